@@ -1,0 +1,45 @@
+"""Packaging of keras-maskrcnn: `pip install .` for users, `pip install -e .[dev]` for work on it."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+
+
+def read_version():
+    """The version stands once, as `__version__` in the package."""
+    text = (HERE / "keras_maskrcnn" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
+    if found is None:
+        raise ValueError('Expected a line `__version__ = "..."` in keras_maskrcnn/__init__.py.')
+    return found.group(1)
+
+
+setup(
+    name="keras-maskrcnn",
+    version=read_version(),
+    description="Mask R-CNN for Keras 3: train, measure COCO AP, export, serve",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["keras_maskrcnn", "keras_maskrcnn.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "tensorflow>=2.18",
+        "keras>=3.8",
+        "numpy>=1.26",
+        "pycocotools>=2.0.8",
+        "scikit-image>=0.22",
+        "pillow>=10.1",  # the first with a scalable built-in font, which draw_instances uses
+        "matplotlib>=3.8",  # every run folder holds the plot of its losses and AP
+    ],
+    extras_require={"dev": ["pytest>=8", "ruff>=0.6", "jax>=0.4.34"]},
+    entry_points={"console_scripts": ["keras-maskrcnn = keras_maskrcnn.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)
