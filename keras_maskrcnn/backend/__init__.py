@@ -1,0 +1,31 @@
+"""The operators that are worth a version of their own on some backend, chosen by `keras.backend.backend()`.
+
+`generic` is the reference in `keras.ops` and runs everywhere; other modules hold only what was measured faster.
+`ops.py`, `roi_align.py` and the stages import the operators from here.
+"""
+
+import keras
+
+from keras_maskrcnn.backend import generic, runtime
+
+if keras.backend.backend() == "tensorflow":
+    from keras_maskrcnn.backend import runtime_tensorflow as runtime
+
+    chosen = generic
+else:
+    chosen = generic
+
+multilevel_roi_align = chosen.multilevel_roi_align
+non_max_suppression = chosen.non_max_suppression
+
+SUPPORTS_JIT = runtime.SUPPORTS_JIT
+DYNAMIC_SIZES = runtime.DYNAMIC_SIZES
+HAS_FUSED_BATCH_NORM = runtime.HAS_FUSED_BATCH_NORM
+fused_batch_norm = getattr(runtime, "fused_batch_norm", None)
+smaller = runtime.smaller
+trim_to_valid = runtime.trim_to_valid
+pad_columns = runtime.pad_columns
+pad_to_multiple = runtime.pad_to_multiple
+scale_loss = runtime.scale_loss
+
+__all__ = ["generic", "multilevel_roi_align", "non_max_suppression"]

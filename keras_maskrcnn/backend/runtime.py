@@ -1,0 +1,49 @@
+"""What the backends do differently around the operators: sizes known late, batch norm, replicas. The portable form.
+
+Compiled backends (JAX) know every size when they trace, so sizes are Python ints and padding rows are computed along.
+`runtime_tensorflow.py` replaces what graph mode can do better.
+"""
+
+from keras import ops
+
+SUPPORTS_JIT = True
+DYNAMIC_SIZES = False
+HAS_FUSED_BATCH_NORM = False
+
+
+def smaller(a, b):
+    """The smaller of two sizes, for slices and top-k."""
+    return min(a, b)
+
+
+def trim_to_valid(valid, *arrays):
+    """Cut the columns in which no row of the batch is valid; here sizes are fixed, so nothing is cut.
+
+    Args:
+        valid: bool (B, N), with the valid columns first.
+        *arrays: (B, N, ...).
+
+    Returns:
+        valid (B, N') and the arrays (B, N', ...).
+    """
+    return (valid, *arrays)
+
+
+def pad_columns(array, size):
+    """Fill an array (B, N, ...) with zeros up to (B, size, ...)."""
+    missing = size - array.shape[1]
+    return ops.pad(array, [[0, 0], [0, missing]] + [[0, 0]] * (len(array.shape) - 2))
+
+
+def pad_to_multiple(images, multiple):
+    """Fill images (B, H, W, C) with zeros at the bottom and right up to multiples of `multiple`."""
+    height, width = images.shape[1], images.shape[2]
+    bottom, right = -height % multiple, -width % multiple
+    if not (bottom or right):
+        return images
+    return ops.pad(images, [[0, 0], [0, bottom], [0, right], [0, 0]])
+
+
+def scale_loss(loss):
+    """Divide a replica's loss by the number of replicas whose gradients are summed; here there is one."""
+    return loss

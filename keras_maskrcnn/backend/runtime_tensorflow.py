@@ -1,0 +1,75 @@
+"""`runtime.py` for TensorFlow's graph mode, in which sizes may be tensors: work follows the valid rows.
+
+XLA has no kernels for crop_and_resize and stock NMS, so the model asks Keras not to compile it (`SUPPORTS_JIT`).
+"""
+
+import tensorflow as tf
+
+SUPPORTS_JIT = False
+DYNAMIC_SIZES = True
+HAS_FUSED_BATCH_NORM = True
+
+
+def smaller(a, b):
+    """The smaller of two sizes, ints or scalar tensors."""
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    return tf.minimum(a, b)
+
+
+def trim_to_valid(valid, *arrays):
+    """Cut the columns in which no row of the batch is valid, but leave at least one column.
+
+    Args:
+        valid: bool (B, N), with the valid columns first.
+        *arrays: (B, N, ...).
+
+    Returns:
+        valid (B, N') and the arrays (B, N', ...).
+    """
+    counts = tf.reduce_sum(tf.cast(valid, tf.int32), axis=1)
+    size = tf.minimum(tf.maximum(tf.reduce_max(counts), 1), tf.shape(valid)[1])
+    return tuple(array[:, :size] for array in (valid, *arrays))
+
+
+def pad_columns(array, size):
+    """Fill an array (B, N, ...) with zeros up to (B, size, ...)."""
+    missing = size - tf.shape(array)[1]
+    padded = tf.pad(array, [[0, 0], [0, missing]] + [[0, 0]] * (len(array.shape) - 2))
+    return tf.ensure_shape(padded, [array.shape[0], size, *array.shape[2:]])
+
+
+def pad_to_multiple(images, multiple):
+    """Fill images (B, H, W, C) with zeros at the bottom and right up to multiples of `multiple`."""
+    height, width = images.shape[1], images.shape[2]
+    if height is not None and width is not None and not (height % multiple or width % multiple):
+        return images
+    sizes = tf.shape(images)
+    padding = [[0, 0], [0, -sizes[1] % multiple], [0, -sizes[2] % multiple], [0, 0]]
+    return tf.pad(images, padding)
+
+
+def scale_loss(loss):
+    """Divide a replica's loss by the number of replicas whose gradients are summed."""
+    return loss / tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def fused_batch_norm(inputs, gamma, beta, epsilon):
+    """Batch norm by the batch's own statistics in one kernel, several times faster on CPU than its parts.
+
+    Args:
+        inputs: float (B, h, w, C). gamma, beta: float32 (C,). epsilon: added to the variance.
+
+    Returns:
+        outputs (B, h, w, C), mean float32 (C,), and unbiased variance float32 (C,), as torch keeps it.
+    """
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=gamma,
+        offset=beta,
+        mean=tf.zeros([0]),
+        variance=tf.zeros([0]),
+        epsilon=epsilon,
+        is_training=True,
+    )
+    return outputs, mean, variance

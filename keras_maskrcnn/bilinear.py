@@ -1,0 +1,136 @@
+"""Where RoIAlign's sample points lie on one axis of a map, and what each cell of the map weighs in them.
+
+The bilinear kernel is a product of two tents, so everything about a box can be said axis by axis. Coordinates are in
+cells: the centre of cell `m` is at `m`. Called by `backend/` for features and by `masks.py` for mask targets.
+"""
+
+from keras import ops
+
+
+def sample_points(start, length, num_bins, sampling_ratio):
+    """Positions of the sample points of each box along one axis (Mask R-CNN, section 3, figure 3).
+
+    Args:
+        start: float (R,), first edge of the box, cells.
+        length: float (R,), cells.
+        num_bins: bins along this axis.
+        sampling_ratio: points in a bin, > 0; the points divide the bin evenly and lie at the middles.
+
+    Returns:
+        float (R, num_bins * sampling_ratio), cells.
+    """
+    count = num_bins * sampling_ratio
+    fractions = (ops.arange(count, dtype="float32") + 0.5) / count
+    return start[:, None] + length[:, None] * fractions
+
+
+def taps(points, extent, margin=1.0):
+    """The two cells that each point lies between, and their weights.
+
+    Args:
+        points: float (R, S), cells.
+        extent: number of cells on the axis, a number or (R, 1).
+        margin: points up to this far beyond the first and last cell's centre read that cell; 0 beyond it.
+
+    Returns:
+        low, high: int32 (R, S), within 0..extent-1.
+        low_weight, high_weight: float (R, S); they sum to 1, or to 0 outside.
+    """
+    last = ops.cast(extent, "float32") - 1.0
+    inside = ops.logical_and(points >= -margin, points <= last + margin)
+    inside = ops.cast(inside, "float32")
+    clipped = ops.maximum(ops.minimum(points, last), 0.0)
+    low = ops.floor(clipped)
+    fraction = clipped - low
+    high = ops.minimum(low + 1.0, last)
+    return (
+        ops.cast(low, "int32"),
+        ops.cast(high, "int32"),
+        (1.0 - fraction) * inside,
+        fraction * inside,
+    )
+
+
+def point_weights(points, extent, margin=1.0):
+    """The same weights as a dense table: what each cell of the axis weighs at each point.
+
+    Args:
+        points: float (..., S), cells.
+        extent: number of cells on the axis, an int or a scalar tensor.
+        margin: as in `taps`.
+
+    Returns:
+        float (..., S, extent). Rows sum to 1, or to 0 outside.
+    """
+    last = ops.cast(extent, "float32") - 1.0
+    inside = ops.cast(ops.logical_and(points >= -margin, points <= last + margin), "float32")
+    clipped = ops.maximum(ops.minimum(points, last), 0.0)[..., None]
+    cells = ops.cast(ops.arange(extent), "float32")
+    return ops.relu(1.0 - ops.abs(clipped - cells)) * inside[..., None]
+
+
+def bin_weights(start, length, num_bins, sampling_ratio, extent, margin=1.0):
+    """What each cell weighs in the average over each bin, so that pooling is a product of matrices.
+
+    Args:
+        start: float (R,), first edge of the box, cells.
+        length: float (R,), cells.
+        num_bins: bins along this axis.
+        sampling_ratio: points in a bin, > 0.
+        extent: number of cells on the axis, an int or a scalar tensor.
+        margin: as in `taps`.
+
+    Returns:
+        float (R, num_bins, extent).
+    """
+    points = sample_points(start, length, num_bins, sampling_ratio)
+    points = ops.reshape(points, (-1, num_bins, sampling_ratio))
+    return ops.mean(point_weights(points, extent, margin), axis=2)
+
+
+def adaptive_counts(length, num_bins):
+    """Points in each bin when the ratio follows the box: one for each cell, rounded up (torchvision's ratio <= 0).
+
+    Args:
+        length: float (R,), cells.
+        num_bins: bins along this axis.
+
+    Returns:
+        float (R,), whole numbers; 0 for a box of no length.
+    """
+    return ops.ceil(length / num_bins)
+
+
+def adaptive_bin_weights(start, length, num_bins, extent):
+    """`bin_weights` where each box has its own number of points in a bin, in fixed memory for boxes of any size.
+
+    Where a bin has several points they are more than half a cell apart, so at most five of them fall on the two cells'
+    width of one tent. For each bin and cell those few are found directly, instead of listing all points of the box.
+
+    Args:
+        start: float (R,), first edge of the box, cells.
+        length: float (R,), cells.
+        num_bins: bins along this axis.
+        extent: number of cells on the axis, an int or a scalar tensor.
+
+    Returns:
+        float (R, num_bins, extent); zeros for a box of no length.
+    """
+    count = adaptive_counts(length, num_bins)[:, None, None]
+    bin_length = length[:, None, None] / num_bins
+    step = bin_length / ops.maximum(count, 1.0)
+    step = ops.where(step > 0, step, ops.ones_like(step))
+    bin_start = start[:, None, None] + bin_length * ops.arange(num_bins, dtype="float32")[:, None]
+    cells = ops.cast(ops.arange(extent), "float32")
+    last = ops.cast(extent, "float32") - 1.0
+    # One before the first point that can reach the cell: rounding must not lose it.
+    first = ops.maximum(ops.ceil((cells - 1.0 - bin_start) / step - 0.5) - 1.0, 0.0)
+    total = ops.zeros_like(first)
+    for k in range(7):
+        index = first + k
+        point = bin_start + (index + 0.5) * step
+        counted = ops.logical_and(index < count, ops.logical_and(point >= -1, point <= last + 1))
+        clipped = ops.maximum(ops.minimum(point, last), 0.0)
+        tent = ops.relu(1.0 - ops.abs(clipped - cells))
+        total = total + ops.where(counted, tent, ops.zeros_like(tent))
+    return total / ops.maximum(count, 1.0)

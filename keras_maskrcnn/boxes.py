@@ -1,0 +1,186 @@
+"""Box geometry: areas, overlaps, the box coder, clipping and scaling.
+
+In and out: float32 boxes `(..., N, [x1, y1, x2, y2])` in one frame (image or network pixels), width = x2 - x1.
+Pure functions in `keras.ops` for any number of leading dimensions; every result is finite for boxes of no size,
+and so is its gradient, because padding rows are boxes of zeros. Called by the stages, targets and `km.ops`.
+"""
+
+import math
+
+from keras import ops
+
+# Widths and heights are not taken for less than this where they are divided by or go into a logarithm, in pixels.
+SMALLEST_SIDE = 1e-6
+
+
+def split_sides(boxes):
+    """Take the four sides apart, in float32 whatever the policy: bfloat16 is off by 2 to 4 px at 1000.
+
+    Args:
+        boxes: (..., [x1, y1, x2, y2]).
+
+    Returns:
+        x1, y1, x2, y2: four float32 tensors (...,).
+    """
+    boxes = ops.cast(ops.convert_to_tensor(boxes), "float32")
+    return boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
+
+
+def area(boxes):
+    """Area of each box; a box whose sides are swapped has none.
+
+    Args:
+        boxes: float (..., [x1, y1, x2, y2]).
+
+    Returns:
+        float (...,), square pixels, >= 0.
+    """
+    x1, y1, x2, y2 = split_sides(boxes)
+    return ops.relu(x2 - x1) * ops.relu(y2 - y1)
+
+
+def pairwise_intersection(a, b):
+    """Shared area of every box of `a` with every box of `b`.
+
+    Args:
+        a: float (..., N, [x1, y1, x2, y2]).
+        b: float (..., M, [x1, y1, x2, y2]), the same frame.
+
+    Returns:
+        float (..., N, M), square pixels.
+    """
+    ax1, ay1, ax2, ay2 = (side[..., :, None] for side in split_sides(a))
+    bx1, by1, bx2, by2 = (side[..., None, :] for side in split_sides(b))
+    width = ops.relu(ops.minimum(ax2, bx2) - ops.maximum(ax1, bx1))
+    height = ops.relu(ops.minimum(ay2, by2) - ops.maximum(ay1, by1))
+    return width * height
+
+
+def pairwise_iou(a, b):
+    """Intersection over union of every box of `a` with every box of `b`.
+
+    Args:
+        a: float (..., N, [x1, y1, x2, y2]).
+        b: float (..., M, [x1, y1, x2, y2]), the same frame.
+
+    Returns:
+        float (..., N, M) in 0..1; 0 where both boxes are empty.
+    """
+    intersection = pairwise_intersection(a, b)
+    union = area(a)[..., :, None] + area(b)[..., None, :] - intersection
+    return _ratio(intersection, union)
+
+
+def pairwise_ioa(a, b):
+    """Share of each box of `a` that lies inside each box of `b` (the overlap rule for crowd regions).
+
+    Args:
+        a: float (..., N, [x1, y1, x2, y2]).
+        b: float (..., M, [x1, y1, x2, y2]), the same frame.
+
+    Returns:
+        float (..., N, M) in 0..1; 0 where the box of `a` is empty.
+    """
+    return _ratio(pairwise_intersection(a, b), area(a)[..., :, None])
+
+
+def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
+    """Say how far each box is from its anchor (Faster R-CNN, eq. 2), the regression target.
+
+    Args:
+        boxes: float (..., N, [x1, y1, x2, y2]). Boxes of no size count as 1e-6 px: finite, to be masked by the caller.
+        anchors: float (..., N, [x1, y1, x2, y2]), the same frame.
+        weights: factors of dx, dy, dw, dh; (10, 10, 5, 5) in the second stage.
+
+    Returns:
+        float (..., N, [dx, dy, dw, dh]). Centre shift in anchor widths and heights, then log size ratio, weighted.
+    """
+    x, y, width, height = _centres_and_sizes(boxes)
+    anchor_x, anchor_y, anchor_width, anchor_height = _centres_and_sizes(anchors)
+    deltas = (
+        (x - anchor_x) / anchor_width,
+        (y - anchor_y) / anchor_height,
+        ops.log(width / anchor_width),
+        ops.log(height / anchor_height),
+    )
+    return ops.stack([delta * weight for delta, weight in zip(deltas, weights)], axis=-1)
+
+
+def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0), max_log_scale=math.log(1000 / 16)):
+    """Move and scale each anchor by the network's answer for it (Faster R-CNN, eq. 2 inverted).
+
+    Args:
+        deltas: float (..., N, [dx, dy, dw, dh]). Centre shift in anchor widths and heights, then log size ratio,
+            each times its weight.
+        anchors: float (..., N, [x1, y1, x2, y2]), network pixels.
+        weights: the factors that `encode_boxes` was given.
+        max_log_scale: largest `dw`, `dh` used. Keeps `exp` finite while the network is still untrained.
+
+    Returns:
+        float (..., N, [x1, y1, x2, y2]), network pixels. Not clipped to the image.
+    """
+    dx, dy, dw, dh = (side / weight for side, weight in zip(split_sides(deltas), weights))
+    x1, y1, x2, y2 = split_sides(anchors)
+    anchor_width, anchor_height = x2 - x1, y2 - y1
+    x = x1 + 0.5 * anchor_width + dx * anchor_width
+    y = y1 + 0.5 * anchor_height + dy * anchor_height
+    half_width = 0.5 * anchor_width * ops.exp(ops.minimum(dw, max_log_scale))
+    half_height = 0.5 * anchor_height * ops.exp(ops.minimum(dh, max_log_scale))
+    return ops.stack([x - half_width, y - half_height, x + half_width, y + half_height], axis=-1)
+
+
+def clip_boxes(boxes, image_sizes):
+    """Cut each box to its image, so that nothing is looked for in the padding.
+
+    Args:
+        boxes: float (B, ..., [x1, y1, x2, y2]), network pixels.
+        image_sizes: (B, [height, width]), network pixels: the part of the canvas that is image.
+
+    Returns:
+        float, the shape of `boxes`. A box wholly outside its image has no area left.
+    """
+    x1, y1, x2, y2 = split_sides(boxes)
+    height, width = _per_image(image_sizes, rank=len(boxes.shape) - 1)
+    return ops.stack(
+        [
+            ops.clip(x1, 0.0, width),
+            ops.clip(y1, 0.0, height),
+            ops.clip(x2, 0.0, width),
+            ops.clip(y2, 0.0, height),
+        ],
+        axis=-1,
+    )
+
+
+def scale_boxes(boxes, factors):
+    """Carry boxes from one frame to another whose axes are stretched, as in resizing an image.
+
+    Args:
+        boxes: float (B, ..., [x1, y1, x2, y2]).
+        factors: float (B, [fy, fx]), pixels of the new frame in one pixel of the old.
+
+    Returns:
+        float, the shape of `boxes`, in the new frame.
+    """
+    x1, y1, x2, y2 = split_sides(boxes)
+    fy, fx = _per_image(factors, rank=len(boxes.shape) - 1)
+    return ops.stack([x1 * fx, y1 * fy, x2 * fx, y2 * fy], axis=-1)
+
+
+def _ratio(part, whole):
+    """`part / whole`, and 0 with a gradient of 0 where the whole is nothing."""
+    return part / ops.where(whole > 0, whole, ops.ones_like(whole))
+
+
+def _centres_and_sizes(boxes):
+    x1, y1, x2, y2 = split_sides(boxes)
+    width = ops.maximum(x2 - x1, SMALLEST_SIDE)
+    height = ops.maximum(y2 - y1, SMALLEST_SIDE)
+    return x1 + 0.5 * width, y1 + 0.5 * height, width, height
+
+
+def _per_image(pairs, rank):
+    """Give the two columns of a (B, 2) table the shape (B, 1, ...) of the given rank, float32."""
+    pairs = ops.cast(ops.convert_to_tensor(pairs), "float32")
+    shape = (-1,) + (1,) * (rank - 1)
+    return ops.reshape(pairs[:, 0], shape), ops.reshape(pairs[:, 1], shape)

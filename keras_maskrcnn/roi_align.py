@@ -1,0 +1,203 @@
+"""RoIAlign: boxes in network pixels and feature maps in, crops of fixed size out (Mask R-CNN, section 3).
+
+`roi_align` crops from one map, `MultiLevelRoIAlign` from the level of a pyramid that fits each box (FPN paper, eq. 1).
+The model's box head and mask head each own one `MultiLevelRoIAlign`; the arithmetic is in `backend/`.
+"""
+
+import keras
+from keras import ops
+
+from keras_maskrcnn import backend
+
+AGGREGATIONS = ("average", "max")
+PYRAMID_STRIDES = (4, 8, 16, 32)
+
+
+def roi_align(
+    features,
+    boxes,
+    box_batch,
+    output_size,
+    spatial_scale,
+    sampling_ratio=2,
+    aligned=False,
+    aggregation="average",
+):
+    """Crop each box from a feature map into bins of bilinear samples, without rounding a coordinate.
+
+    Args:
+        features: float (B, H, W, C).
+        boxes: float (R, [x1, y1, x2, y2]), input pixels. Get no gradient.
+        box_batch: int (R,), the image of each box, 0..B-1.
+        output_size: number of bins, an int or (h, w).
+        spatial_scale: cells of the map in one input pixel (1 / stride).
+        sampling_ratio: points in a bin and axis; 0: one for each cell, as many as the box is large (slow).
+        aligned: True shifts boxes by half a cell, so that cell centres lie at x + 0.5; False is the first
+            published form, which also takes boxes for at least one cell wide.
+        aggregation: "average" or "max" over the points of a bin.
+
+    Returns:
+        (R, h, w, C), the dtype of `features`. Points more than a cell outside the map read 0.
+
+    Raises:
+        ValueError: for an option outside the above, or arrays of other ranks.
+    """
+    features = ops.convert_to_tensor(features)
+    boxes = ops.cast(ops.convert_to_tensor(boxes), "float32")
+    box_batch = ops.cast(ops.convert_to_tensor(box_batch), "int32")
+    if len(features.shape) != 4 or len(boxes.shape) != 2 or len(box_batch.shape) != 1:
+        raise ValueError(
+            "roi_align takes features (B, H, W, C), boxes (R, 4) and box_batch (R,). Received shapes "
+            f"{tuple(features.shape)}, {tuple(boxes.shape)} and {tuple(box_batch.shape)}. For boxes (B, R, 4) "
+            "use MultiLevelRoIAlign, or flatten them and say the image of each in box_batch."
+        )
+    return backend.multilevel_roi_align(
+        [features],
+        boxes,
+        box_batch,
+        ops.zeros_like(box_batch),
+        (float(spatial_scale),),
+        check_output_size(output_size),
+        check_sampling_ratio(sampling_ratio),
+        bool(aligned),
+        check_aggregation(aggregation),
+    )
+
+
+def assign_levels(boxes, num_levels=4, canonical_scale=224, canonical_level=4, first_level=2):
+    """Choose the pyramid level for each box by its size (FPN paper, eq. 1).
+
+    Args:
+        boxes: float (..., [x1, y1, x2, y2]), network pixels.
+        num_levels: levels that can be cropped from.
+        canonical_scale: side of the square box, in network pixels, that belongs to `canonical_level`.
+        canonical_level: its level; 4 is P4.
+        first_level: the level counted as 0; 2 is P2.
+
+    Returns:
+        int32 (...,), 0 for the first level (P2) to num_levels - 1. Boxes of no size go to the first.
+    """
+    boxes = ops.cast(ops.convert_to_tensor(boxes), "float32")
+    width = ops.relu(boxes[..., 2] - boxes[..., 0])
+    height = ops.relu(boxes[..., 3] - boxes[..., 1])
+    # The floor under the logarithm is far below one pixel: it only keeps boxes of no size finite.
+    octaves = ops.log(ops.maximum(ops.sqrt(width * height), 1e-6) / canonical_scale) / ops.log(2.0)
+    level = ops.floor(canonical_level + octaves + 1e-6) - first_level
+    return ops.cast(ops.clip(level, 0, num_levels - 1), "int32")
+
+
+@keras.saving.register_keras_serializable(package="keras_maskrcnn")
+class MultiLevelRoIAlign(keras.layers.Layer):
+    """Crop every box from the one pyramid level that fits its size, for a whole batch in one call.
+
+    Args:
+        output_size: number of bins, an int or (h, w): 7 for the box head, 14 for the mask head.
+        sampling_ratio: points in a bin and axis; 0: as many as the box is large (slow).
+        aligned: as in `roi_align`.
+        aggregation: "average" or "max" over the points of a bin.
+        canonical_scale: side in network pixels of a box that belongs to `canonical_level`.
+        canonical_level: its level; 4 is P4 (stride 16).
+        strides: network pixels in a cell of each level that will be given.
+    """
+
+    def __init__(
+        self,
+        output_size,
+        sampling_ratio=2,
+        aligned=False,
+        aggregation="average",
+        canonical_scale=224,
+        canonical_level=4,
+        strides=PYRAMID_STRIDES,
+        **kwargs,
+    ):
+        # Autocast would round boxes to bfloat16 under mixed precision: 2 to 4 px at 1000 px.
+        super().__init__(autocast=False, **kwargs)
+        self.output_size = check_output_size(output_size)
+        self.sampling_ratio = check_sampling_ratio(sampling_ratio)
+        self.aligned = bool(aligned)
+        self.aggregation = check_aggregation(aggregation)
+        self.canonical_scale = canonical_scale
+        self.canonical_level = canonical_level
+        self.strides = tuple(strides)
+
+    def call(self, pyramid, boxes):
+        """Crop.
+
+        Args:
+            pyramid: list of float (B, H_l, W_l, C), one map for each of `strides`: P2, P3, ...
+            boxes: float (B, R, [x1, y1, x2, y2]), network pixels. Padding rows give crops of no meaning.
+
+        Returns:
+            (B, R, h, w, C), the dtype of the pyramid.
+        """
+        if len(pyramid) != len(self.strides):
+            raise ValueError(
+                f"MultiLevelRoIAlign takes one feature map for each of its strides {self.strides}. Received "
+                f"{len(pyramid)} maps. Leave out P6, which only the region proposals use, or set `strides`."
+            )
+        boxes = ops.cast(boxes, "float32")
+        num_images, num_boxes = ops.shape(boxes)[:2]
+        levels = assign_levels(
+            boxes,
+            len(self.strides),
+            self.canonical_scale,
+            self.canonical_level,
+            first_level=self.strides[0].bit_length() - 1,
+        )
+        images = ops.cast(ops.arange(num_images), "int32")[:, None]
+        crops = backend.multilevel_roi_align(
+            list(pyramid),
+            ops.reshape(boxes, (-1, 4)),
+            ops.reshape(images + ops.zeros_like(levels), (-1,)),
+            ops.reshape(levels, (-1,)),
+            tuple(1.0 / stride for stride in self.strides),
+            self.output_size,
+            self.sampling_ratio,
+            self.aligned,
+            self.aggregation,
+        )
+        channels = pyramid[0].shape[-1]
+        return ops.reshape(crops, (-1, num_boxes, *self.output_size, channels))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "output_size": self.output_size,
+            "sampling_ratio": self.sampling_ratio,
+            "aligned": self.aligned,
+            "aggregation": self.aggregation,
+            "canonical_scale": self.canonical_scale,
+            "canonical_level": self.canonical_level,
+            "strides": self.strides,
+        }
+
+
+def check_output_size(output_size):
+    """Give an output size as (h, w), or say what is wrong with it."""
+    pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    if len(pair) != 2 or not all(isinstance(bins, int) and bins > 0 for bins in pair):
+        raise ValueError(
+            "output_size is a number of bins, or (bins in y, bins in x), each at least 1. "
+            f"Received {output_size!r}. The paper's heads use 7 and 14."
+        )
+    return pair
+
+
+def check_sampling_ratio(sampling_ratio):
+    """Pass a sampling ratio on, or say what is wrong with it."""
+    if not isinstance(sampling_ratio, int) or sampling_ratio < 0:
+        raise ValueError(
+            "sampling_ratio is a whole number of points in a bin and axis, or 0 for as many as the box is large. "
+            f"Received {sampling_ratio!r}. torchvision's -1 is 0 here."
+        )
+    return sampling_ratio
+
+
+def check_aggregation(aggregation):
+    """Pass the name of an aggregation on, or say what is wrong with it."""
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(
+            f'aggregation is one of {AGGREGATIONS}. Received {aggregation!r}. The usual choice is "average".'
+        )
+    return aggregation
