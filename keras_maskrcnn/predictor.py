@@ -1,0 +1,157 @@
+"""From one picture to its instances: numpy in the user's own pixels on both sides of the network.
+
+Comes in: a path, PIL image or array. Goes out: `FoundInstances` with boxes, scores, labels and masks in image
+pixels. Called by users, by `evaluation.py` and by the command line. The network's 28x28 masks travel; full
+masks are pasted only when asked for.
+"""
+
+import functools
+
+import keras
+import numpy as np
+
+from keras_maskrcnn import masks as mask_ops
+from keras_maskrcnn.data.images import read_image
+from keras_maskrcnn.resizing import (
+    bucket_size,
+    canvas_size,
+    network_size,
+    pad_to_canvas,
+    resize_bilinear,
+)
+
+
+class Predictor:
+    """Finds the instances of one image with a trained model.
+
+    Args:
+        model: MaskRCNN, or anything with `.config` and `.predict_on_batch(batch)`.
+        score_threshold: float in 0..1, detections below it are dropped. None means the config's. It can't lie
+            below the config's: those detections never leave the model.
+    """
+
+    def __init__(self, model, score_threshold=None):
+        lowest = model.config.score_threshold
+        if score_threshold is None:
+            score_threshold = lowest
+        if not lowest <= score_threshold <= 1:
+            raise ValueError(
+                f"score_threshold must lie between the model's own, {lowest}, and 1. "
+                f"Received: {score_threshold}. For more detections build the model with a lower threshold: "
+                "dataclasses.replace(config, score_threshold=...)."
+            )
+        self.model = model
+        self.score_threshold = score_threshold
+
+    def __call__(self, image):
+        """Detect, and bring boxes back to image pixels.
+
+        Args:
+            image: path, PIL image, encoded bytes, or uint8 (H, W, 3) RGB. EXIF rotation is applied to all but
+                arrays.
+
+        Returns:
+            FoundInstances, by falling score.
+        """
+        image = read_image(image)
+        height, width = image.shape[:2]
+        size = network_size(height, width, self.model.config)
+        # TensorFlow takes any size through one graph; JAX compiles once per canvas.
+        canvas = (bucket_size if keras.backend.backend() == "jax" else canvas_size)(*size)
+        batch = {
+            "images": pad_to_canvas(resize_bilinear(image, size), canvas)[None],
+            "image_sizes": np.array([size], np.int32),
+        }
+        out = {key: np.asarray(value)[0] for key, value in self.model.predict_on_batch(batch).items()}
+        kept = out["valid"].astype(bool) & (out["scores"] >= self.score_threshold)
+        return FoundInstances(
+            boxes=_to_image_frame(out["boxes"][kept], size, (height, width)),
+            scores=out["scores"][kept],
+            labels=out["labels"][kept],
+            box_masks=out["masks"][kept],
+            image_size=(height, width),
+            config=self.model.config,
+        )
+
+
+class FoundInstances:
+    """The instances of one image, by falling score, in image pixels.
+
+    Args:
+        boxes: float32 (n, [x1, y1, x2, y2]), image pixels, inside the image.
+        scores: float32 (n,).
+        labels: int (n,), 0..K-1.
+        box_masks: float32 (n, M, M), probabilities in the frame of the box.
+        image_size: (height, width), image pixels.
+        config: MaskRCNNConfig; `class_names`, `category_ids` and `mask_pasting` are read.
+    """
+
+    def __init__(self, boxes, scores, labels, box_masks, image_size, config):
+        self.boxes = boxes
+        self.scores = scores
+        self.labels = labels
+        self.box_masks = box_masks
+        self.image_size = image_size
+        self.class_names = config.class_names
+        self.category_ids = config.category_ids
+        self.mask_pasting = config.mask_pasting
+
+    def __len__(self):
+        return len(self.boxes)
+
+    def __repr__(self):
+        return f"FoundInstances({len(self)} in {self.image_size[1]}x{self.image_size[0]} pixels)"
+
+    @functools.cached_property
+    def mask_windows(self):
+        """List of n windows (bool (h, w), x0, y0): each mask cut to where it can be, image pixels.
+
+        This is the form to use for many instances or big images: it needs no (n, H, W) stack.
+        """
+        return mask_ops.paste_mask_windows(
+            self.box_masks, self.boxes, self.image_size, pasting=self.mask_pasting
+        )
+
+    @functools.cached_property
+    def masks(self):
+        """Bool (n, H, W): every mask pasted into the image; made at the first access."""
+        stack = np.zeros((len(self), *self.image_size), bool)
+        for plane, (window, x0, y0) in zip(stack, self.mask_windows, strict=True):
+            plane[y0 : y0 + window.shape[0], x0 : x0 + window.shape[1]] = window
+        return stack
+
+    def to_coco(self, image_id, category_ids=None):
+        """The instances as COCO results, ready for `json.dump` and for pycocotools.
+
+        Args:
+            image_id: id of the image in its dataset.
+            category_ids: K dataset ids of labels 0..K-1; None means the config's.
+
+        Returns:
+            List of n dicts: image_id, category_id, bbox [x, y, width, height], score, segmentation (RLE).
+        """
+        category_ids = self.category_ids if category_ids is None else category_ids
+        sizes = self.boxes[:, 2:] - self.boxes[:, :2]
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(category_ids[label]),
+                "bbox": [*map(float, box[:2]), *map(float, size)],
+                "score": float(score),
+                "segmentation": self._run_lengths(window, x0, y0),
+            }
+            for box, size, score, label, (window, x0, y0) in zip(
+                self.boxes, sizes, self.scores, self.labels, self.mask_windows, strict=True
+            )
+        ]
+
+    def _run_lengths(self, window, x0, y0):
+        code = mask_ops.encode_rle(window, x0, y0, self.image_size)
+        return {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
+
+
+def _to_image_frame(boxes, network, image):
+    """Boxes (n, [x1, y1, x2, y2]) from network to image pixels, clipped; sizes are (height, width)."""
+    factors = np.array([image[1] / network[1], image[0] / network[0]] * 2, np.float32)
+    limits = np.array([image[1], image[0]] * 2, np.float32)
+    return np.clip(boxes.astype(np.float32) * factors, 0, limits)
