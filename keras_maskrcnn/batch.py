@@ -1,0 +1,266 @@
+"""THE DATA CONTRACT: names, shapes and dtypes of what `model.fit` and `model.predict` take.
+
+Loaders fill a batch, the model reads it, `check_batch` stands between them for everybody who builds
+batches by hand. All arrays are numpy, batch first; B images, N rows of ground truth, M mask cells a side.
+
+    images       uint8 | float32 (B, H, W, [r, g, b]) network pixels 0..255, zero padded at right and bottom
+    image_sizes  int32 (B, [height, width]) network pixels: the part of the canvas that is image
+    gt_boxes     float32 (B, N, [x1, y1, x2, y2]) network pixels
+    gt_labels    int32 (B, N), 0..K-1, no background
+    gt_masks     uint8 0/1 (B, N, M, M) in the frame of the gt box: row 0 begins at y1, row M-1 ends at y2
+    gt_valid     bool (B, N): rows that hold an object; the others are padding (zeros)
+    gt_crowd     bool (B, N): valid rows that are crowd regions: never a target, what lies in them is ignored
+    gt_mask_boxes  optional, float32 (B, N, [x1, y1, x2, y2]): the window of network pixels that gt_masks
+                 cover, where that is not the gt box
+
+`images` with `image_sizes` alone is a batch for inference.
+"""
+
+import numpy as np
+
+from keras_maskrcnn.resizing import STRIDE
+
+INPUT_KEYS = ("images", "image_sizes")
+GT_KEYS = ("gt_boxes", "gt_labels", "gt_masks", "gt_valid", "gt_crowd")
+OPTIONAL_KEYS = ("gt_mask_boxes",)
+
+_RANKS = {
+    "images": (4, "(B, H, W, 3)"),
+    "image_sizes": (2, "(B, [height, width])"),
+    "gt_boxes": (3, "(B, N, [x1, y1, x2, y2])"),
+    "gt_labels": (2, "(B, N)"),
+    "gt_masks": (4, "(B, N, M, M)"),
+    "gt_valid": (2, "(B, N)"),
+    "gt_crowd": (2, "(B, N)"),
+    "gt_mask_boxes": (3, "(B, N, [x1, y1, x2, y2])"),
+}
+_LAST_AXIS = {"images": 3, "image_sizes": 2, "gt_boxes": 4, "gt_mask_boxes": 4}
+_KINDS = {
+    "images": ("uf", "uint8 or float32"),
+    "image_sizes": ("iu", "int32"),
+    "gt_boxes": ("f", "float32"),
+    "gt_labels": ("iu", "int32"),
+    "gt_masks": ("ub", "uint8 with values 0 and 1"),
+    "gt_valid": ("b", "bool"),
+    "gt_crowd": ("b", "bool"),
+    "gt_mask_boxes": ("f", "float32"),
+}
+
+
+def empty_batch(batch_size, canvas, max_instances, mask_size):
+    """A batch of black images without objects, to be filled row by row with `fill_row`.
+
+    Args:
+        batch_size: B.
+        canvas: (H, W) network pixels, multiples of 32.
+        max_instances: N.
+        mask_size: M.
+
+    Returns:
+        dict of numpy arrays as in the module docstring, without `gt_mask_boxes`.
+    """
+    rows = (batch_size, max_instances)
+    return {
+        "images": np.zeros((batch_size, *canvas, 3), np.uint8),
+        "image_sizes": np.zeros((batch_size, 2), np.int32),
+        "gt_boxes": np.zeros((*rows, 4), np.float32),
+        "gt_labels": np.zeros(rows, np.int32),
+        "gt_masks": np.zeros((*rows, mask_size, mask_size), np.uint8),
+        "gt_valid": np.zeros(rows, bool),
+        "gt_crowd": np.zeros(rows, bool),
+    }
+
+
+def fill_row(batch, row, image, boxes, labels, masks, crowd):
+    """Write one image and its objects into row `row` of a batch, in place.
+
+    Args:
+        batch: from `empty_batch`; its row must still be empty.
+        row: int, position in the batch.
+        image: uint8 (h, w, 3), network pixels, at most as large as the canvas.
+        boxes: float (n, [x1, y1, x2, y2]), network pixels, n <= N.
+        labels: int (n,).
+        masks: uint8 (n, M, M), in the frame of each box.
+        crowd: bool (n,).
+    """
+    height, width = image.shape[:2]
+    canvas = batch["images"].shape[1:3]
+    if height > canvas[0] or width > canvas[1]:
+        raise ValueError(
+            "Every image must fit into the canvas of its batch. "
+            f"Received an image of {height} x {width} for a canvas of {canvas[0]} x {canvas[1]} "
+            "(height x width, network pixels). Pass a larger `canvas`, or resize or crop first."
+        )
+    count = len(boxes)
+    batch["images"][row, :height, :width] = image
+    batch["image_sizes"][row] = height, width
+    batch["gt_boxes"][row, :count] = boxes
+    batch["gt_labels"][row, :count] = labels
+    batch["gt_masks"][row, :count] = masks
+    batch["gt_valid"][row, :count] = True
+    batch["gt_crowd"][row, :count] = crowd
+
+
+def has_ground_truth(batch):
+    """Whether a batch carries objects to learn from (True) or only images (False)."""
+    return isinstance(batch, dict) and "gt_boxes" in batch
+
+
+def check_batch(batch, config=None):
+    """Raise a ValueError that names key, position and remedy unless a batch keeps the contract.
+
+    Reads values on the host: call it on the first batches of a run, not inside the step.
+
+    Args:
+        batch: dict as in the module docstring, or images alone, (B, H, W, 3).
+        config: MaskRCNNConfig or None. Gives the number of classes that labels are checked against.
+
+    Returns:
+        The same batch as a dict of numpy arrays.
+
+    Raises:
+        ValueError: a key is missing or unknown; a rank, size, dtype or count disagrees; a canvas side is
+            no multiple of 32; a valid box is degenerate, outside its image, or not finite; a label is not
+            in 0..K-1; a mask value is not 0 or 1.
+    """
+    if not isinstance(batch, dict):
+        images = np.asarray(batch)
+        _check_array("images", images)
+        sizes = np.tile(np.asarray(images.shape[1:3], np.int32), (len(images), 1))
+        batch = {"images": images, "image_sizes": sizes}
+    _check_keys(batch)
+    batch = {key: np.asarray(value) for key, value in batch.items()}
+    for key, value in batch.items():
+        _check_array(key, value)
+    _check_sizes_agree(batch)
+    _check_images(batch)
+    if has_ground_truth(batch):
+        _check_boxes(batch)
+        _check_labels(batch, config)
+        _check_masks(batch)
+    return batch
+
+
+def _check_keys(batch):
+    required = INPUT_KEYS + (GT_KEYS if any(key.startswith("gt_") for key in batch) else ())
+    missing = [key for key in required if key not in batch]
+    unknown = [key for key in batch if key not in INPUT_KEYS + GT_KEYS + OPTIONAL_KEYS]
+    if missing or unknown:
+        raise ValueError(
+            f"A batch has the keys {list(INPUT_KEYS)} and, for training, {list(GT_KEYS)}. "
+            f"Received {sorted(map(str, batch))}: missing {missing}, unknown {unknown}. "
+            "Add or rename them; the shapes are listed in keras_maskrcnn/batch.py."
+        )
+
+
+def _check_array(key, value):
+    rank, shape = _RANKS[key]
+    kinds, dtype = _KINDS[key]
+    last = _LAST_AXIS.get(key)
+    if value.ndim != rank or (last is not None and value.shape[-1] != last):
+        hint = "Add the batch axis: array[None]." if value.ndim == rank - 1 else "Reshape it."
+        raise ValueError(f"`{key}` must have shape {shape}. Received shape {value.shape}. {hint}")
+    bad_width = key == "images" and value.dtype.kind == "u" and value.dtype != np.uint8
+    if value.dtype.kind not in kinds or bad_width:
+        raise ValueError(
+            f"`{key}` must be {dtype}. Received dtype {value.dtype}. "
+            f"Convert it (array.astype) before it enters the batch."
+        )
+
+
+def _check_sizes_agree(batch):
+    count = len(batch["images"])
+    rows = batch["gt_boxes"].shape[:2] if has_ground_truth(batch) else (count,)
+    for key, value in batch.items():
+        expected = rows if key.startswith("gt_") else (count,)
+        if value.shape[: len(expected)] != expected or len(value) != count:
+            raise ValueError(
+                f"All arrays of a batch must agree in B = {count}, and ground truth in N as `gt_boxes` "
+                f"{rows} has it. Received `{key}` of shape {value.shape}. "
+                "Pad every image's rows to the same N and mark padding with gt_valid = False."
+            )
+
+
+def _check_images(batch):
+    images, sizes = batch["images"], batch["image_sizes"]
+    canvas = images.shape[1:3]
+    if canvas[0] % STRIDE or canvas[1] % STRIDE or 0 in canvas:
+        raise ValueError(
+            f"Canvas height and width must be multiples of {STRIDE}. Received {canvas}. "
+            "Pad the images with zeros at the right and bottom (resizing.pad_to_canvas)."
+        )
+    if ((sizes < 1) | (sizes > np.asarray(canvas))).any():
+        row = int(np.flatnonzero(((sizes < 1) | (sizes > np.asarray(canvas))).any(-1))[0])
+        raise ValueError(
+            f"Every row of `image_sizes` must be (height, width) within the canvas {canvas}. "
+            f"Received {sizes[row].tolist()} for image {row}. Is it (width, height)?"
+        )
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        row = int(np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))[0])
+        raise ValueError(
+            "`images` must be finite numbers in 0..255. "
+            f"Received NaN or infinity in image {row}. Check how it was read or normalised."
+        )
+
+
+def _check_boxes(batch):
+    boxes, valid = batch["gt_boxes"], batch["gt_valid"]
+    limits = batch["image_sizes"][:, None, ::-1] + 1.0  # one pixel of slack for rounding
+    with np.errstate(invalid="ignore"):
+        ordered = (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        inside = (boxes[..., :2] >= -1.0).all(-1) & (boxes[..., 2:] <= limits).all(-1)
+    for good, rule, remedy in (
+        (np.isfinite(boxes).all(-1), "be finite", "Drop degenerate objects before batching."),
+        (
+            ordered,
+            "satisfy x1 < x2 and y1 < y2",
+            "COCO boxes are (x, y, width, height): convert them first.",
+        ),
+        (inside, "lie inside its image", "Clip boxes to image_sizes, in network pixels."),
+    ):
+        row, instance = _first(valid & ~good)
+        if row is not None:
+            raise ValueError(
+                f"Every valid box must {rule}, in network pixels. Received "
+                f"{boxes[row, instance].tolist()} for instance {instance} of image {row} "
+                f"(height, width = {batch['image_sizes'][row].tolist()}). {remedy}"
+            )
+    row, instance = _first(batch["gt_crowd"] & ~valid)
+    if row is not None:
+        raise ValueError(
+            "A crowd region must be a valid row. Received gt_crowd = True with gt_valid = False for "
+            f"instance {instance} of image {row}. Set gt_valid for crowd rows too."
+        )
+
+
+def _check_labels(batch, config):
+    labels = batch["gt_labels"]
+    num_classes = np.iinfo(np.int32).max if config is None else config.num_classes
+    row, instance = _first(batch["gt_valid"] & ((labels < 0) | (labels >= num_classes)))
+    if row is not None:
+        raise ValueError(
+            f"Labels of valid rows must lie in 0..{num_classes - 1}: background is not counted. "
+            f"Received {labels[row, instance]} for instance {instance} of image {row}. "
+            "Map dataset ids to 0..K-1, or raise num_classes."
+        )
+
+
+def _check_masks(batch):
+    masks = batch["gt_masks"]
+    if masks.shape[2] != masks.shape[3]:
+        raise ValueError(
+            f"`gt_masks` must be square, (B, N, M, M). Received shape {masks.shape}. "
+            "Resample each mask to M x M cells inside its box."
+        )
+    if masks.size and masks.max() > 1:
+        row, instance = _first((masks > 1).any((2, 3)))
+        raise ValueError(
+            f"`gt_masks` must hold 0 and 1. Received {masks[row, instance].max()} in instance "
+            f"{instance} of image {row}. Divide by 255, or threshold."
+        )
+
+
+def _first(flags):
+    """(row, column) of the first True in a (B, N) array, or (None, None)."""
+    found = np.argwhere(flags)
+    return (int(found[0, 0]), int(found[0, 1])) if len(found) else (None, None)

@@ -1,0 +1,248 @@
+"""Batches for `model.fit` on any backend, prepared by worker threads.
+
+Comes in: a Dataset and the model's config. Goes out: dicts as `batch.py` describes them. Threads and not
+processes: Pillow and most of numpy release the interpreter lock, and processes would copy every batch.
+"""
+
+import threading
+import warnings
+
+import keras
+import numpy as np
+
+from keras_maskrcnn.batch import empty_batch, fill_row
+from keras_maskrcnn.data.images import ImageError
+from keras_maskrcnn.data.records import Fault
+from keras_maskrcnn.data.sample import Sample
+from keras_maskrcnn.data.transforms import Resize, ResizeByScale
+from keras_maskrcnn.resizing import canvas_size
+
+
+class DataLoader(keras.utils.PyDataset):
+    """Reads, transforms and pads images with their objects; the same seed gives the same batches.
+
+    What an image becomes depends on (seed, epoch, position of the image) alone, whatever the number of
+    workers. Every batch has the same canvas, so that compiled steps are compiled once. Objects of which
+    less than a pixel is left are dropped; objects beyond `max_instances` are dropped at random with a
+    warning. `fit` shuffles the order of batches once more by Python's `random`: pass `shuffle=False` to
+    `fit`, and an `EpochSync` callback, where runs must be repeatable to the bit or resumed.
+
+    Args:
+        dataset: a Dataset (CocoDataset, DsbDataset, ArrayDataset).
+        config: MaskRCNNConfig, for classes, image size, max_instances and gt_mask_size.
+        batch_size: images a batch.
+        transforms: list of `(sample, rng) -> sample`, in order; None resizes as the config says.
+        shuffle: new random order each epoch.
+        seed: int, of order and transforms.
+        workers: threads.
+        canvas: (H, W) network pixels, multiples of 32; None is the smallest that fits every image.
+        max_instances: rows of ground truth an image; None takes the config's.
+        drop_last: leave out a last batch that is not full. None does so when shuffling, where every
+            image still comes up in other epochs.
+        cache_bytes: decoded images and masks kept in memory up to this many bytes, so that small datasets
+            are decoded once; 0 keeps none.
+
+    Raises:
+        ValueError: classes of dataset and config disagree; the canvas is no multiple of 32; not one batch.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        config,
+        batch_size,
+        transforms=None,
+        shuffle=False,
+        seed=0,
+        workers=2,
+        canvas=None,
+        max_instances=None,
+        drop_last=None,
+        cache_bytes=512 * 2**20,
+    ):
+        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=8)
+        _check_classes(dataset, config)
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.transforms = _default_transforms(config) if transforms is None else list(transforms)
+        self.shuffle = shuffle
+        self.seed = seed
+        self.drop_last = shuffle if drop_last is None else drop_last
+        self.max_instances = max_instances or config.max_instances
+        self.gt_mask_size = config.gt_mask_size
+        self.canvas = _checked_canvas(canvas) if canvas else self._smallest_canvas()
+        self.epoch = 0
+        self._order = (None, None)
+        self._cache = SampleCache(dataset, cache_bytes)
+        self._warned_of_cut = False
+        if len(self) == 0:
+            raise ValueError(
+                f"A loader needs at least one batch. Received {len(dataset)} images for batch_size="
+                f"{batch_size} with drop_last={self.drop_last}. Lower batch_size or pass drop_last=False."
+            )
+
+    def __len__(self):
+        """Batches an epoch."""
+        count = len(self.dataset)
+        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
+
+    def __getitem__(self, index):
+        """The batch at a position of the current epoch: a dict of numpy arrays (see batch.py)."""
+        epoch = self.epoch
+        order = self._epoch_order(epoch)
+        chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+        if not 0 <= index < len(self):
+            raise IndexError(f"Batches are numbered 0..{len(self) - 1}. Received {index}.")
+        batch = empty_batch(len(chosen), self.canvas, self.max_instances, self.gt_mask_size)
+        for row, position in enumerate(chosen):
+            self._fill(
+                batch, row, int(position), np.random.default_rng([self.seed, epoch, position, 1])
+            )
+        return batch
+
+    def set_epoch(self, epoch):
+        """Choose the epoch that the next batches belong to, as when a run is resumed."""
+        self.epoch = int(epoch)
+
+    def on_epoch_end(self):
+        """Go on to the next epoch's order and transforms. Called by Keras."""
+        self.epoch += 1
+
+    def _fill(self, batch, row, position, rng):
+        sample = self._read(position)
+        for transform in self.transforms:
+            sample = transform(sample, rng)
+        found = sample.network_instances(self.max_instances, self.gt_mask_size, rng)
+        if found.num_cut and not self._warned_of_cut:
+            self._warned_of_cut = True
+            warnings.warn(
+                f"{found.num_cut} of {found.num_cut + len(found.boxes)} objects of image "
+                f"{self.dataset[position].image_id} were left out, and so may be others': there are "
+                f"{self.max_instances} rows of ground truth. Raise max_instances; no image of this "
+                f"dataset has more than {self.dataset.max_instances} objects."
+            )
+        image = sample.network_image()
+        fill_row(batch, row, image, found.boxes, found.labels, found.masks, found.crowd)
+
+    def _read(self, position):
+        """The sample at a position, or the next readable one where faults are to be skipped."""
+        for step in range(len(self.dataset)):
+            current = (position + step) % len(self.dataset)
+            try:
+                return self._cache.read(current)
+            except ImageError as error:
+                if self.dataset.on_error == "raise":
+                    raise
+                record = self.dataset[current]
+                self.dataset.add_fault(
+                    Fault(f"image {record.image_id}", str(error), "The next image takes its place.")
+                )
+        raise ImageError(
+            f"No image of {self.dataset.name} can be read. Check the first one's message."
+        )
+
+    def _epoch_order(self, epoch):
+        known, order = self._order
+        if known != epoch:
+            order = np.arange(len(self.dataset))
+            if self.shuffle:
+                np.random.default_rng([self.seed, epoch]).shuffle(order)
+            self._order = (epoch, order)
+        return order
+
+    def _smallest_canvas(self):
+        sizes = np.array([self._bound(*size) for size in set(self.dataset.image_sizes)])
+        return canvas_size(*(int(side) for side in sizes.max(0)))
+
+    def _bound(self, height, width):
+        """Largest (height, width) that the transforms give; those without `bound` keep the size."""
+        for transform in self.transforms:
+            if hasattr(transform, "bound"):
+                height, width = transform.bound(height, width)
+        return height, width
+
+
+class SampleCache:
+    """Samples in image pixels, decoded; the first that fit into a number of bytes are kept.
+
+    Nothing is thrown out again: in a shuffled epoch every image is needed once, so that replacing some by
+    others would gain nothing.
+
+    Args:
+        dataset: a Dataset.
+        max_bytes: int.
+    """
+
+    def __init__(self, dataset, max_bytes):
+        self.dataset = dataset
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._samples = {}
+        self._lock = threading.Lock()
+
+    def read(self, index):
+        """The Sample at a position of the dataset. Raises ImageError if its image cannot be read."""
+        sample = self._samples.get(index)
+        if sample is not None:
+            return sample
+        sample = Sample.whole(self.dataset.load_image(index), self.dataset[index].instances)
+        if self.num_bytes >= self.max_bytes:
+            return sample
+        sample, size = sample.decoded()
+        with self._lock:
+            if index not in self._samples and self.num_bytes + size <= self.max_bytes:
+                self._samples[index] = sample
+                self.num_bytes += size
+        return sample
+
+
+class EpochSync(keras.callbacks.Callback):
+    """Tells a DataLoader which epoch `fit` is in, so that a resumed run sees the data it would have seen.
+
+    Args:
+        loader: DataLoader given to `fit`.
+    """
+
+    def __init__(self, loader):
+        super().__init__()
+        self.loader = loader
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Called by Keras before the first batch of an epoch is asked for."""
+        self.loader.set_epoch(epoch)
+
+
+def _default_transforms(config):
+    if config.image_scale is not None:
+        return [ResizeByScale(config.image_scale)]
+    return [Resize(config.min_size, config.max_size)]
+
+
+def _check_classes(dataset, config):
+    count = len(dataset.class_names)
+    if config.num_classes != count:
+        raise ValueError(
+            f"num_classes must be the dataset's number of classes, background not counted: {count}. "
+            f"Received num_classes={config.num_classes} for {dataset.name} with {_short(dataset.class_names)}. "
+            f"Set num_classes={count} in the config, or read the data with the training set's category_ids."
+        )
+    default = tuple(f"class {k}" for k in range(count))
+    if config.class_names != default and tuple(config.class_names) != dataset.class_names:
+        raise ValueError(
+            "class_names of config and dataset must agree in order. "
+            f"Received {_short(config.class_names)} and {_short(dataset.class_names)} of {dataset.name}. "
+            "Take the config's from the dataset: class_names=dataset.class_names."
+        )
+
+
+def _short(names):
+    return f"{list(names[:5])}{'...' if len(names) > 5 else ''}"
+
+
+def _checked_canvas(canvas):
+    if canvas_size(*canvas) != tuple(canvas):
+        raise ValueError(
+            f"canvas must be (height, width) in multiples of 32. Received {canvas}. "
+            f"The next larger one is {canvas_size(*canvas)}."
+        )
+    return tuple(canvas)

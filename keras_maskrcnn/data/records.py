@@ -1,0 +1,292 @@
+"""What a reader knows of an image before any pixel is read: `Record`, its `Instance`s and their masks.
+
+Masks stay polygons or run lengths until a loader asks for one, and then only the pixels inside the
+object's own box are made: never an (H, W, N) stack. All coordinates are image pixels. The readers
+(`coco`, `dsb`, `arrays`) fill these; `data.sample` turns them into network pixels.
+"""
+
+import dataclasses
+import pathlib
+import warnings
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from keras_maskrcnn.data import rle
+from keras_maskrcnn.data.images import ImageError, read_image
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskWindow:
+    """The pixels of one mask inside a window of its image.
+
+    Args:
+        pixels: uint8 0/1 (h, w).
+        x, y: int, image pixels: where the window begins.
+    """
+
+    pixels: np.ndarray
+    x: int
+    y: int
+
+    def window(self, height, width):
+        """Itself: it is decoded already."""
+        del height, width
+        return self
+
+    def segmentation(self, height, width):
+        """COCO's uncompressed run-length code, {"size", "counts"}."""
+        runs = rle.encode_window(self.pixels, self.x, self.y, height, width)
+        return {"size": [height, width], "counts": runs.tolist()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Polygons:
+    """A mask as the union of polygons, rasterised by COCO's own rule when needed.
+
+    Args:
+        parts: tuple of float32 (k, [x, y]), k >= 3, image pixels; may reach beyond the image.
+    """
+
+    parts: tuple
+
+    def box(self, height, width):
+        """Extent of the polygons, clipped to the image. float32 [x1, y1, x2, y2]."""
+        points = np.concatenate(self.parts)
+        corners = np.concatenate([points.min(0), points.max(0)])
+        return np.clip(corners, 0, (width, height, width, height)).astype(np.float32)
+
+    def window(self, height, width):
+        """Rasterise inside the extent (one pixel wider). Returns MaskWindow."""
+        x1, y1, x2, y2 = self.box(height, width)
+        left, top = max(int(x1) - 1, 0), max(int(y1) - 1, 0)
+        right, bottom = min(int(np.ceil(x2)) + 1, width), min(int(np.ceil(y2)) + 1, height)
+        parts = [(part - (left, top)).astype(np.float64).ravel().tolist() for part in self.parts]
+        codes = coco_mask.frPyObjects(parts, bottom - top, right - left)
+        return MaskWindow(coco_mask.decode(coco_mask.merge(codes)), left, top)
+
+    def segmentation(self, height, width):
+        """COCO's list of flat coordinate lists."""
+        del height, width
+        return [part.ravel().tolist() for part in self.parts]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunLengths:
+    """A mask as COCO run lengths of the whole image, column by column.
+
+    Args:
+        counts: int (runs,), from `rle.parse_counts`.
+    """
+
+    counts: np.ndarray
+
+    def window(self, height, width):
+        """Decode inside the extent. Returns MaskWindow."""
+        del width
+        box = rle.extent(self.counts, height)
+        return MaskWindow(rle.decode_window(self.counts, height, box), int(box[0]), int(box[1]))
+
+    def segmentation(self, height, width):
+        """COCO's uncompressed run-length code, {"size", "counts"}."""
+        return {"size": [height, width], "counts": self.counts.tolist()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """One annotated object, in image pixels.
+
+    Args:
+        label: int, 0..K-1.
+        box: float32 [x1, y1, x2, y2], the extent of the mask's geometry.
+        mask: MaskWindow, Polygons or RunLengths.
+        crowd: whether it marks a region of many objects, not an object.
+        annotation_id: the dataset's id, for messages.
+        area: mask area in square pixels as the dataset states it, or None.
+        stated_box: [x, y, width, height] as the dataset states it, or None.
+    """
+
+    label: int
+    box: np.ndarray
+    mask: object
+    crowd: bool = False
+    annotation_id: int | None = None
+    area: float | None = None
+    stated_box: tuple | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image and its objects.
+
+    Args:
+        image_id: the dataset's id.
+        source: path of the file, or uint8 (H, W, 3) pixels.
+        height, width: int, image pixels after EXIF rotation.
+        instances: tuple of Instance.
+    """
+
+    image_id: int | str
+    source: object
+    height: int
+    width: int
+    instances: tuple = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Something in a dataset that cannot be trained on: where, what, and what to do about it."""
+
+    where: str
+    problem: str
+    remedy: str
+
+    def __str__(self):
+        return f"{self.where}: {self.problem} {self.remedy}"
+
+
+class Dataset:
+    """Records with their class names; what every reader is, and what the loader and evaluation read.
+
+    Args:
+        records: list of Record.
+        class_names: list of str, by label.
+        category_ids: list of int, the dataset's id of each label.
+        name: str, how messages call the dataset (its file or folder).
+        on_error: "raise" or "skip": what `faults` lead to, here and when an image cannot be read later.
+        faults: list of Fault found by the reader.
+
+    Attributes:
+        faults: list of Fault; grows when an image turns out to be unreadable.
+        max_instances: int, most annotations on one image.
+
+    Raises:
+        ValueError: a fault with on_error="raise"; or no image is left.
+    """
+
+    def __init__(self, records, class_names, category_ids, name, on_error="raise", faults=()):
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f'on_error must be "raise" or "skip". Received: {on_error!r}.')
+        self.records = list(records)
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids)
+        self.name = str(name)
+        self.on_error = on_error
+        self.faults = list(faults)
+        self._report_faults()
+        if not self.records:
+            raise ValueError(
+                f"A dataset needs at least one image. Received {self.name}, which holds none"
+                f"{' that is usable' if self.faults else ''}. Check the path and the `images` listed."
+            )
+        self.max_instances = max(len(record.instances) for record in self.records)
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        """The Record at a position (not at an image id)."""
+        return self.records[index]
+
+    @property
+    def image_ids(self):
+        """Ids of the images, by position."""
+        return [record.image_id for record in self.records]
+
+    @property
+    def image_sizes(self):
+        """(height, width) of the images in image pixels, by position."""
+        return [(record.height, record.width) for record in self.records]
+
+    def load_image(self, index):
+        """Read an image: uint8 (H, W, [r, g, b]), image pixels, EXIF applied.
+
+        Raises:
+            ImageError (a ValueError): the file is missing, damaged, or not of the size its record states.
+        """
+        record = self.records[index]
+        image = read_image(record.source)
+        if image.shape[:2] != (record.height, record.width):
+            raise ImageError(self._size_message(record, image.shape[:2]))
+        return image
+
+    def add_fault(self, fault):
+        """Note and announce a fault found while reading; each is announced once."""
+        if fault not in self.faults:
+            self.faults.append(fault)
+            warnings.warn(
+                f"Skipped, {len(self.faults)} so far in {self.name}: {fault}", stacklevel=2
+            )
+
+    def to_coco(self):
+        """The ground truth as a COCO dictionary in dataset ids, for pycocotools.
+
+        Annotations are numbered from 1: pycocotools takes an id of 0 for "no match". Boxes and areas are
+        the stated ones, or else come from the mask.
+        """
+        categories = [
+            {"id": int(key), "name": name}
+            for key, name in zip(self.category_ids, self.class_names, strict=True)
+        ]
+        images = [
+            {"id": r.image_id, "height": r.height, "width": r.width, "file_name": _file_name(r)}
+            for r in self.records
+        ]
+        annotations = [
+            self._annotation(record, instance)
+            for record in self.records
+            for instance in record.instances
+        ]
+        for number, annotation in enumerate(annotations, start=1):
+            annotation["id"] = number
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def _annotation(self, record, instance):
+        size = (record.height, record.width)
+        x1, y1, x2, y2 = (float(v) for v in instance.box)
+        area = instance.area
+        if area is None:
+            area = float(instance.mask.window(*size).pixels.sum())
+        return {
+            "image_id": record.image_id,
+            "category_id": int(self.category_ids[instance.label]),
+            "bbox": list(instance.stated_box or (x1, y1, x2 - x1, y2 - y1)),
+            "area": area,
+            "iscrowd": int(instance.crowd),
+            "segmentation": instance.mask.segmentation(*size),
+        }
+
+    def _report_faults(self):
+        if not self.faults:
+            return
+        shown = "\n".join(f"  {fault}" for fault in self.faults[:5])
+        more = f"\n  ... and {len(self.faults) - 5} more" if len(self.faults) > 5 else ""
+        if self.on_error == "raise":
+            raise ValueError(
+                f"{self.name} must be free of faults. Received {len(self.faults)}:\n{shown}{more}\n"
+                'Mend them, or pass on_error="skip" to leave them out (they are listed in `.faults`).'
+            )
+        warnings.warn(
+            f"Left out {len(self.faults)} faulty entries of {self.name}:\n{shown}{more}",
+            stacklevel=3,
+        )
+
+    def _size_message(self, record, found):
+        stated = (record.height, record.width)
+        if found == stated[::-1]:
+            remedy = (
+                "The sides are swapped: either the annotations hold width for height, or they were drawn "
+                "before the EXIF rotation; re-save the image without its EXIF orientation in that case."
+            )
+        else:
+            remedy = "Annotations and image belong to different versions: resize one of them to the other."
+        return (
+            f"{record.source}: an image must have the size its annotations state. Received a file of "
+            f"{found[0]} x {found[1]}, stated in {self.name}: {stated[0]} x {stated[1]} (height x width). {remedy}"
+        )
+
+
+def _file_name(record):
+    return (
+        pathlib.Path(record.source).name if isinstance(record.source, (str, pathlib.Path)) else ""
+    )

@@ -1,0 +1,116 @@
+"""COCO run-length encoding, read and written without ever holding a mask of the whole image.
+
+A mask of height H and width W is read column by column; `counts` alternates runs of 0 and of 1,
+starting with 0. The compressed form packs each count into characters of 6 bits (pycocotools'
+`rleToString`). Called by `data.records` and the readers. pycocotools decodes to full (H, W) masks:
+450 objects of a 3024 x 4032 image would pass 5 GB through memory for one image.
+"""
+
+import numpy as np
+
+
+def parse_counts(counts):
+    """Run lengths from COCO's compressed string or its uncompressed list.
+
+    Args:
+        counts: str or bytes (compressed), or a sequence of int (uncompressed).
+
+    Returns:
+        int64 (runs,).
+
+    Raises:
+        ValueError: text that is no run-length code, or a negative run.
+    """
+    if isinstance(counts, (str, bytes)):
+        runs = _decompress(counts.encode("ascii") if isinstance(counts, str) else counts)
+    else:
+        runs = np.asarray(counts, np.int64).reshape(-1)
+    if (runs < 0).any():
+        raise ValueError(
+            "Run lengths must not be negative. "
+            f"Received {int(runs.min())}. The run-length code is damaged: export the mask again."
+        )
+    return runs
+
+
+def extent(runs, height):
+    """Box of the pixels set, [x1, y1, x2, y2] in whole pixels (x2, y2 exclusive), or None if empty."""
+    starts, stops = _spans(runs)
+    if len(starts) == 0:
+        return None
+    x1, x2 = starts[0] // height, (stops[-1] - 1) // height + 1
+    first_column, last_column = starts // height, (stops - 1) // height
+    if (
+        first_column != last_column
+    ).any():  # it holds the last row of one column, row 0 of the next
+        return np.array([x1, 0, x2, height], np.int64)
+    return np.array([x1, (starts % height).min(), x2, ((stops - 1) % height).max() + 1], np.int64)
+
+
+def decode_window(runs, height, box):
+    """The pixels of a run-length code inside a box.
+
+    Args:
+        runs: int (runs,), from `parse_counts`.
+        height: int, image pixels.
+        box: int [x1, y1, x2, y2], whole image pixels.
+
+    Returns:
+        uint8 0/1 (y2 - y1, x2 - x1).
+    """
+    x1, y1, x2, y2 = (int(v) for v in box)
+    starts, stops = _spans(runs)
+    first, last = x1 * height, x2 * height
+    starts, stops = np.clip(starts, first, last) - first, np.clip(stops, first, last) - first
+    edges = np.zeros(last - first + 1, np.int8)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, stops, -1)
+    columns = np.cumsum(edges[:-1], dtype=np.int8).view(np.uint8).reshape(x2 - x1, height)
+    return np.ascontiguousarray(columns.T[y1:y2])
+
+
+def encode_window(pixels, x, y, height, width):
+    """Run lengths of an image-sized mask that is zero outside a window; the inverse of `decode_window`.
+
+    Args:
+        pixels: uint8 or bool (h, w), the window.
+        x, y: int, where the window begins in the image.
+        height, width: int, image pixels.
+
+    Returns:
+        int64 (runs,), their sum is height * width.
+    """
+    columns = np.zeros((pixels.shape[1], height), np.int8)
+    columns[:, y : y + pixels.shape[0]] = np.asarray(pixels).T != 0
+    flat = np.concatenate([[0], columns.reshape(-1), [0]])
+    changes = np.flatnonzero(np.diff(flat)) + x * height
+    runs = np.diff(np.concatenate([[0], changes, [height * width]]))
+    return runs[:-1] if len(changes) and changes[-1] == height * width else runs
+
+
+def _decompress(text):
+    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((codes & 0x20) == 0)
+    if len(codes) == 0 or (codes < 0).any() or (codes > 63).any() or ends[-1:] != len(codes) - 1:
+        raise ValueError(
+            "Compressed run lengths must be the text of pycocotools' `encode`. "
+            f"Received {text[:40]!r}. The mask is damaged: export it again."
+        )
+    begins = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - begins + 1
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(begins, lengths))
+    values = np.add.reduceat((codes & 0x1F) << shifts, begins)
+    values -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * lengths), 0)
+    # From the fourth run on, the difference from the run before the last one is stored.
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def _spans(runs):
+    """Starts and stops of the runs of 1, as positions in column-major order; empty runs left out."""
+    stops = np.cumsum(runs)
+    starts = stops - runs
+    starts, stops = starts[1::2], stops[1::2]
+    filled = stops > starts
+    return starts[filled], stops[filled]

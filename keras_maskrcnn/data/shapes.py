@@ -1,0 +1,136 @@
+"""Generated pictures of circles, squares and triangles with exact masks, to try everything without data.
+
+Writes PNG images and COCO annotations, so that a run on them goes the same way as one on real data.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from keras_maskrcnn.data import rle
+
+CLASS_NAMES = ("circle", "square", "triangle")
+_MIN_VISIBLE = 0.4  # a shape may hide at most the rest of an earlier one
+_ATTEMPTS = 20
+
+
+def generate_shapes(directory, num_images, image_size=128, seed=0, max_shapes=5):
+    """Write a dataset of shapes; the same arguments give the same files.
+
+    Each image has one to `max_shapes` shapes of random size, turn and colour on a noisy background. Later
+    shapes cover earlier ones; masks hold what stays visible.
+
+    Args:
+        directory: folder to write `annotations.json` and `images/*.png` to; made if needed.
+        num_images: int >= 1.
+        image_size: pixels, int or (height, width), sides >= 32.
+        seed: int.
+        max_shapes: int >= 1, most shapes on an image.
+
+    Returns:
+        pathlib.Path of `annotations.json`; the images lie in `images` beside it.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if num_images < 1 or max_shapes < 1 or min(height, width) < 32:
+        raise ValueError(
+            "At least one image, one shape an image and 32 pixels a side are needed. Received "
+            f"num_images={num_images}, max_shapes={max_shapes}, image_size={image_size}. Raise them."
+        )
+    directory = pathlib.Path(directory)
+    (directory / "images").mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for number in range(1, num_images + 1):
+        picture, labels, masks = draw_shapes(
+            (height, width), max_shapes, np.random.default_rng([seed, number])
+        )
+        name = f"{number:05d}.png"
+        Image.fromarray(picture).save(directory / "images" / name, compress_level=1)
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        for label, mask in zip(labels, masks, strict=True):
+            annotations.append(_annotation(len(annotations) + 1, number, label, mask))
+    categories = [{"id": k + 1, "name": name} for k, name in enumerate(CLASS_NAMES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path = directory / "annotations.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def draw_shapes(image_size, max_shapes, rng):
+    """One picture of shapes.
+
+    Args:
+        image_size: (height, width), pixels.
+        max_shapes: int, most shapes.
+        rng: numpy Generator.
+
+    Returns:
+        (uint8 (H, W, 3), labels list of int, masks list of bool (H, W): what is visible of each).
+    """
+    background = rng.uniform(0, 255, 3)
+    picture = background + rng.normal(0, 12, (*image_size, 3))
+    labels, masks, areas = [], [], []
+    for _ in range(rng.integers(1, max_shapes + 1)):
+        label, mask = _place(image_size, masks, areas, rng)
+        if mask is None:
+            continue
+        masks = [earlier & ~mask for earlier in masks] + [mask]
+        labels.append(label)
+        areas.append(mask.sum())
+        picture[mask] = _color_unlike(background, rng) + rng.normal(0, 12, (mask.sum(), 3))
+    return np.clip(picture, 0, 255).astype(np.uint8), labels, masks
+
+
+def _place(image_size, masks, areas, rng):
+    """A shape that leaves enough of the earlier ones visible, or None after some attempts."""
+    for _ in range(_ATTEMPTS):
+        label = int(rng.integers(len(CLASS_NAMES)))
+        mask = _shape(label, image_size, rng)
+        left = [(earlier & ~mask).sum() for earlier in masks]
+        if all(seen >= _MIN_VISIBLE * area for seen, area in zip(left, areas, strict=True)):
+            return label, mask
+    return None, None
+
+
+def _shape(label, image_size, rng):
+    """The pixels of one shape: bool (H, W). It lies wholly inside the image."""
+    short = min(image_size)
+    radius = rng.uniform(0.1, 0.25) * short
+    y0, x0 = (rng.uniform(radius, side - radius) for side in image_size)
+    y, x = np.mgrid[: image_size[0], : image_size[1]] + 0.5
+    x, y = x - x0, y - y0
+    if label == 0:
+        return x**2 + y**2 < radius**2
+    # A regular polygon is where the distance along every edge normal is below the inner radius.
+    corners = 4 if label == 1 else 3
+    angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * (2 * np.pi / corners)
+    inner = radius * np.cos(np.pi / corners)
+    return np.all([x * np.cos(a) + y * np.sin(a) < inner for a in angles], axis=0)
+
+
+def _color_unlike(background, rng):
+    """A colour that stands out from the background by at least 80 of 255 in some channel."""
+    while True:
+        color = rng.uniform(0, 255, 3)
+        if np.abs(color - background).max() > 80:
+            return color
+
+
+def _annotation(number, image_id, label, mask):
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    width, height = int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
+    window = mask[y : y + height, x : x + width]
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": label + 1,
+        "iscrowd": 0,
+        "area": int(mask.sum()),
+        "bbox": [x, y, width, height],
+        "segmentation": {
+            "size": list(mask.shape),
+            "counts": rle.encode_window(window, x, y, *mask.shape).tolist(),
+        },
+    }
