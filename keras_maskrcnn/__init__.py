@@ -1,0 +1,50 @@
+"""Mask R-CNN for Keras 3.
+
+Reading order: model.py (the path from images to masks), config.py (every number), batch.py (the data contract),
+then one module a stage; README.md lists them.
+"""
+
+from keras_maskrcnn import data, ops
+from keras_maskrcnn.batch import check_batch
+from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget
+from keras_maskrcnn.config import MaskRCNNConfig
+from keras_maskrcnn.data import CocoDataset, DataLoader
+from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, format_metrics
+from keras_maskrcnn.experiment import train_model
+from keras_maskrcnn.model import MaskRCNN
+from keras_maskrcnn.predictor import Predictor
+from keras_maskrcnn.training.schedules import WarmupMultiStep, sgd
+from keras_maskrcnn.visualize import draw_ground_truth, draw_instances
+from keras_maskrcnn.zoo import (
+    maskrcnn_resnet18_fpn,
+    maskrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn_v2,
+    maskrcnn_resnet101_fpn,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BestCheckpoint",
+    "CocoDataset",
+    "CocoEvaluator",
+    "DataLoader",
+    "MaskRCNN",
+    "MaskRCNNConfig",
+    "Predictor",
+    "TimeBudget",
+    "WarmupMultiStep",
+    "check_batch",
+    "data",
+    "draw_ground_truth",
+    "draw_instances",
+    "evaluate_coco",
+    "format_metrics",
+    "maskrcnn_resnet101_fpn",
+    "maskrcnn_resnet18_fpn",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
+    "ops",
+    "sgd",
+    "train_model",
+]

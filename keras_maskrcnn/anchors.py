@@ -1,0 +1,42 @@
+"""Anchors: the reference boxes that the RPN moves and scales (Faster R-CNN section 3.1.1; FPN section 4.1).
+
+Sizes and ratios come in, boxes in network pixels go out, in the order (row, column, ratio) in which the RPN's
+convolutions lay out their answers. Called by `model.py`.
+"""
+
+import numpy as np
+from keras import ops
+
+
+def cell_anchors(size, ratios):
+    """Anchors around the origin, rounded to whole pixels as torchvision does (half to even).
+
+    Args:
+        size: square root of the anchors' area, network pixels.
+        ratios: height over width, A of them.
+
+    Returns:
+        numpy float32 (A, [x1, y1, x2, y2]).
+    """
+    heights = size * np.sqrt(np.asarray(ratios, "float32"))
+    widths = size / np.sqrt(np.asarray(ratios, "float32"))
+    return np.round(np.stack([-widths, -heights, widths, heights], axis=1) / 2).astype("float32")
+
+
+def level_anchors(rows, columns, stride, cells):
+    """All anchors of one pyramid level; a cell's anchors are centred on the pixel (column * stride, row * stride).
+
+    Args:
+        rows, columns: size of the level's map, ints or scalar tensors.
+        stride: network pixels a cell.
+        cells: float (A, [x1, y1, x2, y2]) from `cell_anchors`.
+
+    Returns:
+        float32 (rows * columns * A, [x1, y1, x2, y2]), network pixels. Not clipped to the image.
+    """
+    y = ops.cast(ops.arange(rows), "float32")[:, None, None, None] * stride
+    x = ops.cast(ops.arange(columns), "float32")[None, :, None, None] * stride
+    cells = ops.convert_to_tensor(cells)[None, None]
+    x = x + ops.zeros_like(y)
+    y = y + ops.zeros_like(x)
+    return ops.reshape(ops.concatenate([x, y, x, y], axis=-1) + cells, (-1, 4))

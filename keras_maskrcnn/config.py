@@ -1,0 +1,227 @@
+"""Every number of the model in one frozen dataclass, each with its unit and its source.
+
+Comes in: keyword arguments of the user, or a dictionary read from a saved model. Goes out: `MaskRCNNConfig`.
+Read by `model.py`, which hands plain numbers to the stages; no stage sees the config itself.
+"""
+
+import dataclasses
+import math
+
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+NORMS = ("frozen_batch", "batch", "group")
+AGGREGATIONS = ("average", "max")
+MASK_PASTINGS = ("subpixel", "torchvision")
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskRCNNConfig:
+    """All hyper-parameters of a Mask R-CNN; the defaults are torchvision's v1 recipe unless a line says otherwise.
+
+    "Paper" is He et al., Mask R-CNN, ICCV 2017; "FPN" is Lin et al., CVPR 2017; "Faster" is Ren et al., NIPS 2015.
+    Pixels are network pixels (after resizing) unless a line says otherwise.
+
+    Args:
+        num_classes: number K of object classes, background not counted. Public labels are 0..K-1.
+        class_names: K names; empty means "class 0", "class 1", ...
+        category_ids: K ids of the dataset behind labels 0..K-1 (COCO's 1..90 with gaps); None means 1..K.
+        backbone: one of "resnet18", "resnet34", "resnet50", "resnet101", "resnet152".
+        norm: "frozen_batch" (paper section 3.1: statistics of pre-training, never updated), "batch" (trained),
+            or "group" (Wu and He 2018, 32 groups). From random weights choose "batch" or "group".
+        min_size, max_size: pixels. The short side is resized to `min_size` unless the long side would pass
+            `max_size` (paper section 3.1: 800; torchvision: 1333).
+        image_scale: if set, network image = source image * image_scale, and min_size and max_size are unused.
+            For microscopy and other data in which one pixel always has the same physical size.
+        pixel_mean, pixel_std: RGB, in 0..255 (ImageNet's 0.485.. and 0.229.. times 255, torchvision).
+        mask_padding: True makes the padded border of a canvas behave as if it did not exist, so that an image
+            gives the same result alone and in a batch. False reproduces torchvision, which lets biases of the
+            padding reach the image's border.
+        fpn_channels: channels of every pyramid level (FPN section 4: 256).
+        head_norm: None, or a norm as above for the convolutions of FPN, RPN and heads (torchvision v2: "batch").
+        anchor_sizes: square root of the anchor area on P2..P6, pixels (FPN section 4.1).
+        anchor_ratios: anchor height over width (FPN section 4.1).
+        rpn_convs: number of 3x3 convolutions of the RPN head (paper 1, torchvision v2: 2).
+        rpn_positive_iou, rpn_negative_iou: anchor matching thresholds (Faster section 3.1.2).
+        rpn_samples, rpn_positive_fraction: anchors an image in the RPN loss (Faster section 3.1.3).
+        rpn_box_weights: box coder weights of the RPN.
+        train_pre_nms, train_post_nms, test_pre_nms, test_post_nms: proposals kept per level before NMS and over
+            all levels after it (FPN section 4.1; torchvision).
+        rpn_nms_threshold: IoU (Faster section 3.3).
+        rpn_min_size: proposals with a shorter side are dropped, pixels (torchvision).
+        roi_samples, roi_positive_fraction: RoIs an image for the heads (paper section 3.1: N = 512, 1:3).
+        roi_iou: RoIs with at least this IoU are positive, others negative (paper section 3.1).
+        mask_samples: positive RoIs an image in the mask loss; None means all that are sampled (paper).
+        crowd_ioa: anchors and RoIs of which a larger share lies in a crowd region are neither positive nor negative.
+        box_weights: box coder weights of the box head (torchvision).
+        smooth_l1_beta: where smooth L1 turns from square to linear (torchvision: 1/9).
+        roi_sampling_ratio, roi_aligned, roi_aggregation: RoIAlign (paper section 3; torchvision: 2, False, "average").
+        box_pool_size, mask_pool_size: RoIAlign bins a side (paper figure 4: 7 and 14).
+        box_convs, box_fcs, box_features: box head layers and width (paper: 0, 2, 1024; torchvision v2: 4, 1, 1024).
+        mask_convs, mask_channels: mask head layers and width (paper figure 4: 4 and 256).
+        mask_size: mask logits a side; mask_pool_size times a power of two (paper: 28).
+        gt_mask_size: ground-truth masks travel as squares of this many cells a side in the frame of their box.
+        score_threshold, nms_threshold, max_detections: final detections (torchvision: 0.05, 0.5, 100).
+        class_agnostic_nms: True lets a detection suppress those of other classes too (PAINS 16).
+        max_instances: ground-truth objects an image that the loader keeps.
+        detection_candidates: highest-scoring (RoI, class) pairs an image that enter the final NMS. Ours: a static
+            bound for compiled backends, far above what passes the score threshold in practice.
+        min_box_size: final boxes with a shorter side are dropped, pixels (torchvision: 1e-2).
+        mask_pasting: "subpixel" samples masks at pixel centres in the exact box; "torchvision" rounds boxes to
+            whole pixels first, as torchvision does.
+    """
+
+    num_classes: int
+    class_names: tuple = ()
+    category_ids: tuple | None = None
+    backbone: str = "resnet50"
+    norm: str = "frozen_batch"
+    min_size: int = 800
+    max_size: int = 1333
+    image_scale: float | None = None
+    pixel_mean: tuple = (123.675, 116.28, 103.53)
+    pixel_std: tuple = (58.395, 57.12, 57.375)
+    mask_padding: bool = True
+    fpn_channels: int = 256
+    head_norm: str | None = None
+    anchor_sizes: tuple = (32, 64, 128, 256, 512)
+    anchor_ratios: tuple = (0.5, 1.0, 2.0)
+    rpn_convs: int = 1
+    rpn_positive_iou: float = 0.7
+    rpn_negative_iou: float = 0.3
+    rpn_samples: int = 256
+    rpn_positive_fraction: float = 0.5
+    rpn_box_weights: tuple = (1.0, 1.0, 1.0, 1.0)
+    train_pre_nms: int = 2000
+    train_post_nms: int = 2000
+    test_pre_nms: int = 1000
+    test_post_nms: int = 1000
+    rpn_nms_threshold: float = 0.7
+    rpn_min_size: float = 1e-3
+    roi_samples: int = 512
+    roi_positive_fraction: float = 0.25
+    roi_iou: float = 0.5
+    mask_samples: int | None = None
+    crowd_ioa: float = 0.5
+    box_weights: tuple = (10.0, 10.0, 5.0, 5.0)
+    smooth_l1_beta: float = 1 / 9
+    roi_sampling_ratio: int = 2
+    roi_aligned: bool = False
+    roi_aggregation: str = "average"
+    box_pool_size: int = 7
+    mask_pool_size: int = 14
+    box_convs: int = 0
+    box_fcs: int = 2
+    box_features: int = 1024
+    mask_convs: int = 4
+    mask_channels: int = 256
+    mask_size: int = 28
+    gt_mask_size: int = 56
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    class_agnostic_nms: bool = False
+    max_detections: int = 100
+    max_instances: int = 100
+    detection_candidates: int = 4096
+    min_box_size: float = 1e-2
+    mask_pasting: str = "subpixel"
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        _check_counts(self)
+        _check_choices(self)
+        _check_geometry(self)
+        if not self.class_names:
+            names = tuple(f"class {k}" for k in range(self.num_classes))
+            object.__setattr__(self, "class_names", names)
+        if self.category_ids is None:
+            object.__setattr__(self, "category_ids", tuple(range(1, self.num_classes + 1)))
+
+    def to_dict(self):
+        """The config as JSON-ready values; `from_dict` inverts it."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values):
+        """A config from `to_dict`'s values. Raises ValueError on a name that is no field."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(
+                f"A MaskRCNNConfig has no field {', '.join(unknown)}. Received: {sorted(values)}. "
+                f"Its fields are {sorted(known)}: remove or rename the unknown ones."
+            )
+        return cls(**values)
+
+    @property
+    def max_positive_rois(self):
+        """Most positive RoIs an image that the sampler draws."""
+        return max(1, int(self.roi_samples * self.roi_positive_fraction))
+
+    @property
+    def max_mask_rois(self):
+        """Positive RoIs an image that enter the mask loss."""
+        return min(self.max_positive_rois, self.mask_samples or self.max_positive_rois)
+
+
+def _check_counts(config):
+    if not isinstance(config.num_classes, int) or config.num_classes < 1:
+        raise ValueError(
+            "num_classes counts the object classes without background and is at least 1. "
+            f"Received: {config.num_classes!r}. For one kind of object pass num_classes=1."
+        )
+    for name in ("class_names", "category_ids"):
+        values = getattr(config, name)
+        if values and len(values) != config.num_classes:
+            raise ValueError(
+                f"{name} must hold one entry for each of the num_classes={config.num_classes} classes, "
+                f"background not counted. Received {len(values)}: {values}."
+            )
+    for name in (
+        "min_size", "max_size", "fpn_channels", "rpn_convs", "rpn_samples", "train_pre_nms", "train_post_nms",
+        "test_pre_nms", "test_post_nms", "roi_samples", "box_fcs", "box_features", "mask_convs", "mask_channels",
+        "gt_mask_size", "max_detections", "max_instances", "detection_candidates", "box_pool_size",
+        "mask_pool_size",
+    ):  # fmt: skip
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1. Received: {getattr(config, name)}.")
+
+
+def _check_choices(config):
+    for name, choices in (
+        ("backbone", BACKBONES),
+        ("norm", NORMS),
+        ("head_norm", (None, *NORMS)),
+        ("roi_aggregation", AGGREGATIONS),
+        ("mask_pasting", MASK_PASTINGS),
+    ):
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name} must be one of {choices}. Received: {getattr(config, name)!r}.")
+
+
+def _check_geometry(config):
+    if len(config.anchor_sizes) != 5:
+        raise ValueError(
+            "anchor_sizes needs five sizes in network pixels, one for each of P2..P6. "
+            f"Received: {config.anchor_sizes}. For small objects halve them: (16, 32, 64, 128, 256)."
+        )
+    doublings = math.log2(config.mask_size / config.mask_pool_size)
+    if doublings < 0 or doublings != int(doublings):
+        raise ValueError(
+            "mask_size must be mask_pool_size times a power of two (14 gives 14, 28, 56, 112). "
+            f"Received: mask_size={config.mask_size}, mask_pool_size={config.mask_pool_size}."
+        )
+    if config.image_scale is not None and not config.image_scale > 0:
+        raise ValueError(f"image_scale must be positive. Received: {config.image_scale}.")
+    if not config.rpn_negative_iou <= config.rpn_positive_iou:
+        raise ValueError(
+            "rpn_negative_iou must not exceed rpn_positive_iou. "
+            f"Received: {config.rpn_negative_iou} and {config.rpn_positive_iou}."
+        )
+    for name in ("score_threshold", "nms_threshold", "rpn_nms_threshold", "roi_iou", "roi_positive_fraction"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} must lie in 0..1. Received: {getattr(config, name)}.")

@@ -1,0 +1,131 @@
+"""Convolution with its norm: the one building block that backbone, pyramid and heads share.
+
+Weights are stored under the field's names (kernel, bias, gamma, beta, moving_mean, moving_variance), so that
+loaders of foreign checkpoints can address them.
+"""
+
+import keras
+from keras import ops
+
+from keras_maskrcnn import backend
+
+EPSILON = 1e-5  # torchvision's and Detectron2's batch norm; Keras' default is 1e-3.
+MOMENTUM = 0.9  # share of the old moving statistics; torchvision's 0.1 of the new.
+GROUPS = 32  # Wu and He 2018, section 4.
+
+
+@keras.saving.register_keras_serializable("keras_maskrcnn")
+class FrozenBatchNorm(keras.layers.Layer):
+    """Batch norm whose statistics and affine weights never change (paper section 3.1): y = x * scale + shift.
+
+    Unlike `BatchNormalization(trainable=False)` it stays frozen when the user sets `model.trainable = True`.
+    """
+
+    def build(self, input_shape):
+        """Create the four weight vectors of length input_shape[-1]."""
+        shape = (input_shape[-1],)
+        add = lambda name, start: self.add_weight(  # noqa: E731
+            name=name, shape=shape, initializer=start, trainable=False, autocast=False
+        )
+        self.gamma = add("gamma", "ones")
+        self.beta = add("beta", "zeros")
+        self.moving_mean = add("moving_mean", "zeros")
+        self.moving_variance = add("moving_variance", "ones")
+
+    def call(self, inputs):
+        """Apply the frozen affine map to float (..., C)."""
+        scale = self.gamma * ops.rsqrt(self.moving_variance + EPSILON)
+        shift = self.beta - self.moving_mean * scale
+        return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
+
+
+@keras.saving.register_keras_serializable("keras_maskrcnn")
+class BatchNorm(keras.layers.BatchNormalization):
+    """Keras' batch norm with the backend's fused kernel where it has one (TensorFlow), and torch's constants."""
+
+    def __init__(self, momentum=MOMENTUM, epsilon=EPSILON, **kwargs):
+        super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
+
+    def call(self, inputs, training=None):
+        """Normalise float (B, h, w, C) by the batch while training, else by the moving statistics."""
+        if not (training and self.trainable and backend.HAS_FUSED_BATCH_NORM):
+            return super().call(inputs, training=training)
+        outputs, mean, variance = backend.fused_batch_norm(inputs, self.gamma, self.beta, self.epsilon)
+        keep = self.momentum
+        self.moving_mean.assign(self.moving_mean * keep + mean * (1.0 - keep))
+        self.moving_variance.assign(self.moving_variance * keep + variance * (1.0 - keep))
+        return outputs
+
+
+def make_norm(norm, name, dtype=None):
+    """The norm layer called `norm`: "frozen_batch", "batch" or "group"."""
+    if norm == "group":
+        return keras.layers.GroupNormalization(groups=GROUPS, epsilon=EPSILON, name=name, dtype=dtype)
+    layer = FrozenBatchNorm if norm == "frozen_batch" else BatchNorm
+    return layer(name=name, dtype=dtype)
+
+
+@keras.saving.register_keras_serializable("keras_maskrcnn")
+class ConvNorm(keras.layers.Layer):
+    """Convolution, norm, ReLU, with padding k // 2 on every side.
+
+    Keras' "same" pads a strided convolution more at the bottom right than at the top left; every published
+    checkpoint was trained with symmetric padding.
+
+    Args:
+        filters: output channels.
+        kernel_size: side of the square kernel, odd.
+        strides: 1 or 2.
+        norm: None (the convolution gets a bias instead), "frozen_batch", "batch" or "group".
+        relu: whether ReLU follows.
+        kernel_initializer: a Keras initializer.
+    """
+
+    def __init__(
+        self, filters, kernel_size, strides=1, norm=None, relu=True, kernel_initializer="he_normal", **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.filters, self.kernel_size, self.strides = filters, kernel_size, strides
+        self.norm_name, self.relu = norm, relu
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.conv = keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding="same" if strides == 1 else "valid",
+            use_bias=norm is None,
+            kernel_initializer=self.kernel_initializer,
+            name="conv",
+            dtype=self.dtype_policy,
+        )
+        self.norm = make_norm(norm, "norm", self.dtype_policy) if norm else None
+
+    def build(self, input_shape):
+        """Build the convolution and its norm for (B, h, w, C)."""
+        self.conv.build(input_shape)
+        if self.norm is not None:
+            self.norm.build((*input_shape[:-1], self.filters))
+
+    def call(self, inputs, training=None):
+        """Float (B, h, w, C) -> float (B, ceil(h / strides), ceil(w / strides), filters)."""
+        side = self.kernel_size // 2
+        if self.strides > 1 and side:
+            inputs = ops.pad(inputs, [[0, 0], [side, side], [side, side], [0, 0]])
+        outputs = self.conv(inputs)
+        if self.norm_name == "batch":
+            outputs = self.norm(outputs, training=training)
+        elif self.norm is not None:
+            outputs = self.norm(outputs)
+        return ops.relu(outputs) if self.relu else outputs
+
+    def get_config(self):
+        """Keras serialisation."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "norm": self.norm_name,
+            "relu": self.relu,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

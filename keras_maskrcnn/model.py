@@ -1,0 +1,366 @@
+"""READ FIRST. Mask R-CNN: images -> pyramid -> proposals -> detections -> masks (He et al., ICCV 2017).
+
+`MaskRCNN.call` is the paper in four statements; each calls one stage, and each stage has a module of its own:
+
+    extract_features   backbone.py, fpn.py           images -> P2..P6
+    propose            anchors.py, rpn.py            pyramid -> proposals
+    detect             box_head.py, detections.py    proposals -> boxes, scores, labels
+    segment            mask_head.py                  detections -> masks
+
+With ground truth among the inputs, `learn` stands in the place of the last two: it samples targets (training/) and
+returns the heads' answers beside them, and `compute_loss` turns those into the five losses. The forward pass is
+written once and runs once a step.
+
+Shapes: B images, H x W canvas, P proposals, S sampled RoIs, Q of them for the mask loss, D detections, K classes.
+All boxes are float32 [x1, y1, x2, y2] in network pixels. The contract of the inputs is in batch.py.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_maskrcnn import backend
+from keras_maskrcnn.anchors import cell_anchors, level_anchors
+from keras_maskrcnn.backbone import ResNet
+from keras_maskrcnn.inputs import as_inputs
+from keras_maskrcnn.box_head import BoxHead
+from keras_maskrcnn.config import MaskRCNNConfig
+from keras_maskrcnn.detections import select_detections
+from keras_maskrcnn.fpn import STRIDES, FeaturePyramid
+from keras_maskrcnn.mask_head import MaskHead
+from keras_maskrcnn.padding import repeat_border, valid_cells
+from keras_maskrcnn.roi_align import MultiLevelRoIAlign
+from keras_maskrcnn.rpn import RPNHead, select_proposals
+from keras_maskrcnn.training import losses, targets
+
+LOSSES = ("rpn_objectness_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss")
+
+
+@keras.saving.register_keras_serializable("keras_maskrcnn")
+class MaskRCNN(keras.Model):
+    """Mask R-CNN on a feature pyramid; trains with `fit`, detects with `predict` or a call.
+
+    Args:
+        config: MaskRCNNConfig.
+        backbone: None for the config's ResNet, or a keras.Model from images (B, H, W, 3) to a list of four maps with
+            strides 4, 8, 16, 32. Such a backbone sees the padding of its canvas, whatever `mask_padding` says.
+        seed: of the sampling of anchors and RoIs.
+        dtype: Keras dtype policy of the layers; box arithmetic and losses are float32 under any policy.
+    """
+
+    def __init__(self, config, backbone=None, seed=0, dtype=None, **kwargs):
+        # autocast=False: Keras would cast boxes and image sizes to the compute dtype at the door.
+        super().__init__(dtype=dtype, autocast=False, **kwargs)
+        if not isinstance(config, MaskRCNNConfig):
+            raise ValueError(
+                f"MaskRCNN takes a MaskRCNNConfig. Received: {type(config).__name__}. "
+                "Write MaskRCNN(MaskRCNNConfig(num_classes=...))."
+            )
+        self.supports_jit = backend.SUPPORTS_JIT
+        self.config, self.seed = config, seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.custom_backbone = backbone is not None
+        self._make_stages(config, backbone)
+        self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in LOSSES}
+        self.build()
+
+    def _make_stages(self, config, backbone):
+        channels, policy, norm = config.fpn_channels, self.dtype_policy, config.head_norm
+        align = {
+            "sampling_ratio": config.roi_sampling_ratio,
+            "aligned": config.roi_aligned,
+            "aggregation": config.roi_aggregation,
+            "dtype": policy,
+        }
+        self.backbone = backbone or ResNet(config.backbone, config.norm, name="backbone", dtype=policy)
+        self.fpn = FeaturePyramid(channels, norm, name="fpn", dtype=policy)
+        self.cells = [cell_anchors(size, config.anchor_ratios) for size in config.anchor_sizes]
+        self.rpn = RPNHead(channels, len(config.anchor_ratios), config.rpn_convs, name="rpn", dtype=policy)
+        self.box_align = MultiLevelRoIAlign(config.box_pool_size, name="box_align", **align)
+        self.box_head = BoxHead(
+            config.num_classes,
+            channels,
+            config.box_pool_size,
+            config.box_convs,
+            config.box_fcs,
+            config.box_features,
+            norm,
+            name="box_head",
+            dtype=policy,
+        )
+        self.mask_align = MultiLevelRoIAlign(config.mask_pool_size, name="mask_align", **align)
+        self.mask_head = MaskHead(
+            config.num_classes,
+            channels,
+            config.mask_channels,
+            config.mask_pool_size,
+            config.mask_size,
+            config.mask_convs,
+            norm,
+            name="mask_head",
+            dtype=policy,
+        )
+
+    def build(self, input_shape=None):
+        """Create all weights; called by the constructor, because no shape depends on the input."""
+        if self.built:
+            return
+        images = (None, None, None, len(self.config.pixel_mean))
+        if self.custom_backbone:
+            maps = [tuple(shape) for shape in self.backbone.compute_output_shape(images)]
+        else:
+            self.backbone.build(images)
+            maps = [(None, None, None, channels) for channels in self.backbone.channels]
+        self.fpn.build(maps)
+        self.rpn.build(None)
+        self.box_head.build(None)
+        self.mask_head.build(None)
+        self.built = True
+
+    # The path ------------------------------------------------------------------------------------------------
+
+    def call(self, inputs, training=None):
+        """Detect, or with ground truth among the inputs answer and say what the answer should have been.
+
+        Args:
+            inputs: images (B, H, W, 3), uint8 or float in 0..255, or a dict with the keys of batch.py.
+            training: whether trainable batch norm uses the batch's statistics.
+
+        Returns:
+            Without ground truth, a dict of boxes float (B, D, 4) network pixels, scores float (B, D) falling,
+            labels int32 (B, D) in 0..K-1, masks float (B, D, 28, 28) probabilities in the frame of their box, and
+            valid bool (B, D); rows that are not valid hold zeros. With ground truth, what `learn` returns.
+        """
+        inputs = as_inputs(inputs, len(self.config.pixel_mean))
+        image_sizes = inputs["image_sizes"]
+        pyramid = self.extract_features(inputs["images"], image_sizes, training)
+        anchors = self.make_anchors(pyramid, image_sizes)
+        rpn_answers = self.rpn(pyramid)
+        learning = "gt_boxes" in inputs
+        proposals = self.propose(rpn_answers, anchors, image_sizes, learning)
+        if learning:
+            return self.learn(pyramid, rpn_answers, anchors, proposals, inputs, training)
+        detections = self.detect(pyramid, proposals, image_sizes)
+        return self.segment(pyramid, detections)
+
+    def extract_features(self, images, image_sizes, training=None):
+        """Normalise, zero the padding, run backbone and pyramid.
+
+        Args:
+            images: (B, H, W, 3), uint8 or float in 0..255. image_sizes: int32 (B, [height, width]).
+            training: for trainable batch norm.
+
+        Returns:
+            P2..P6, list of float (B, h_l, w_l, channels).
+        """
+        config = self.config
+        images = backend.pad_to_multiple(ops.cast(images, "float32"), 32)
+        images = (images - np.array(config.pixel_mean, "float32")) / np.array(config.pixel_std, "float32")
+        images = images * ops.cast(valid_cells(images, image_sizes, 1), "float32")[..., None]
+        masked = image_sizes if config.mask_padding else None
+        if self.custom_backbone:
+            features = self.backbone(images, training=training)
+        else:
+            features = self.backbone(images, image_sizes=masked, training=training)
+        pyramid = self.fpn(features, image_sizes=masked, training=training)
+        return [repeat_border(level, masked, stride) for level, stride in zip(pyramid, STRIDES)]
+
+    def make_anchors(self, pyramid, image_sizes):
+        """Anchors of every level, and which of them stand on the image.
+
+        Returns:
+            List of float (N_l, 4) network pixels, and list of bool (B, N_l), or of None where all count
+            (`mask_padding=False`, torchvision's way).
+        """
+        anchors, valid = [], []
+        for level, stride, cells in zip(pyramid, STRIDES, self.cells):
+            batch, rows, columns = ops.shape(level)[:3]
+            anchors.append(level_anchors(rows, columns, stride, cells))
+            if not self.config.mask_padding:
+                valid.append(None)
+                continue
+            inside = valid_cells(level, image_sizes, stride)[..., None]
+            inside = ops.repeat(inside, len(cells), axis=-1)
+            valid.append(ops.reshape(inside, (batch, -1)))
+        return anchors, valid
+
+    def propose(self, rpn_answers, anchors, image_sizes, learning=False):
+        """The RPN's best boxes.
+
+        Args:
+            rpn_answers: logits and deltas by level, from `self.rpn`. anchors: from `make_anchors`.
+            image_sizes: int32 (B, [height, width]). learning: whether training's counts apply.
+
+        Returns:
+            boxes float (B, P, 4) network pixels, scores float (B, P), valid bool (B, P).
+        """
+        config = self.config
+        return select_proposals(
+            *rpn_answers,
+            *anchors,
+            image_sizes,
+            pre_nms=config.train_pre_nms if learning else config.test_pre_nms,
+            post_nms=config.train_post_nms if learning else config.test_post_nms,
+            nms_threshold=config.rpn_nms_threshold,
+            min_size=config.rpn_min_size,
+            box_weights=config.rpn_box_weights,
+        )
+
+    def detect(self, pyramid, proposals, image_sizes):
+        """Classify and refine the proposals, and keep the best.
+
+        Returns:
+            dict of boxes (B, D', 4), scores, labels, valid (B, D'), D' <= D (see `select_detections`).
+        """
+        config = self.config
+        boxes, _, valid = proposals
+        class_logits, deltas = self.box_head(self.box_align(pyramid[:4], boxes))
+        return select_detections(
+            class_logits,
+            deltas,
+            boxes,
+            valid,
+            image_sizes,
+            score_threshold=config.score_threshold,
+            nms_threshold=config.nms_threshold,
+            class_agnostic_nms=config.class_agnostic_nms,
+            max_detections=config.max_detections,
+            candidates=config.detection_candidates,
+            box_weights=config.box_weights,
+            min_box_size=config.min_box_size,
+        )
+
+    def segment(self, pyramid, detections):
+        """Add the masks, predicted on the refined boxes (section 3.1), and fill up to D rows."""
+        pooled = self.mask_align(pyramid[:4], detections["boxes"])
+        masks = ops.sigmoid(self.mask_head(pooled, detections["labels"]))
+        masks = ops.where(detections["valid"][..., None, None], masks, 0.0)
+        rows = {**detections, "masks": masks}
+        return {name: backend.pad_columns(array, self.config.max_detections) for name, array in rows.items()}
+
+    # Training --------------------------------------------------------------------------------------------------
+
+    def learn(self, pyramid, rpn_answers, anchors, proposals, truth, training=None):
+        """Sample targets and let the heads answer for them.
+
+        Returns:
+            dict of `rpn` (logits (B, N), deltas (B, N, 4), targets), `roi` (class_logits (B, S, K + 1), deltas
+            (B, S, K, 4), targets) and `mask` (logits, targets (B, Q, M, M), positive (B, Q)).
+        """
+        config = self.config
+        logits, deltas = (ops.concatenate(levels, axis=1) for levels in rpn_answers)
+        rpn_targets = self._rpn_targets(anchors, logits, truth)
+        candidates = targets.add_ground_truth(proposals[0], proposals[2], truth)
+        rois = targets.roi_targets(
+            self._noise(candidates[1]),
+            *candidates,
+            truth,
+            num_classes=config.num_classes,
+            iou=config.roi_iou,
+            num_samples=config.roi_samples,
+            positive_fraction=config.roi_positive_fraction,
+            box_weights=config.box_weights,
+            crowd_ioa=config.crowd_ioa,
+        )
+        pooled = self.box_align(pyramid[:4], rois["rois"])
+        class_logits, roi_deltas = self.box_head(pooled, training=training)
+        return {
+            "rpn": {"logits": logits, "deltas": deltas, "targets": rpn_targets},
+            "roi": {"class_logits": class_logits, "deltas": roi_deltas, "targets": rois},
+            "mask": self._learn_masks(pyramid, rois, truth, training),
+        }
+
+    def _noise(self, like):
+        return keras.random.uniform(ops.shape(like), dtype="float32", seed=self.seed_generator)
+
+    def _rpn_targets(self, anchors, logits, truth):
+        config = self.config
+        boxes, valid = anchors
+        return targets.rpn_targets(
+            self._noise(logits),
+            ops.concatenate(boxes, axis=0),
+            None if valid[0] is None else ops.concatenate(valid, axis=1),
+            truth,
+            positive_iou=config.rpn_positive_iou,
+            negative_iou=config.rpn_negative_iou,
+            num_samples=config.rpn_samples,
+            positive_fraction=config.rpn_positive_fraction,
+            box_weights=config.rpn_box_weights,
+            crowd_ioa=config.crowd_ioa,
+        )
+
+    def _learn_masks(self, pyramid, rois, truth, training):
+        # Positives stand first, so the mask head runs on a slice; on TensorFlow on no more than there are.
+        count = backend.smaller(self.config.max_mask_rois, ops.shape(rois["positive"])[1])
+        sampled = [rois[name][:, :count] for name in ("positive", "rois", "labels", "matched")]
+        positive, boxes, labels, matched = backend.trim_to_valid(*sampled)
+        pooled = self.mask_align(pyramid[:4], boxes)
+        return {
+            "logits": self.mask_head(pooled, labels, training=training),
+            "targets": targets.mask_targets(boxes, matched, truth, self.config.mask_size),
+            "positive": positive,
+        }
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The sum of the five losses and of the layers' own (regularisers); each goes to its tracker.
+
+        Raises:
+            ValueError: if the batch holds no ground truth, so that `call` returned detections.
+        """
+        if "rpn" not in y_pred:
+            raise ValueError(
+                "Training needs ground truth in the batch: the keys gt_boxes, gt_labels, gt_masks and gt_valid. "
+                f"Received: {sorted(x) if isinstance(x, dict) else type(x).__name__}. See keras_maskrcnn/batch.py."
+            )
+        beta = self.config.smooth_l1_beta
+        rpn, roi, mask = y_pred["rpn"], y_pred["roi"], y_pred["mask"]
+        values = (
+            *losses.rpn_losses(rpn["logits"], rpn["deltas"], rpn["targets"], beta),
+            *losses.box_head_losses(roi["class_logits"], roi["deltas"], roi["targets"], beta),
+            losses.mask_loss(mask["logits"], mask["targets"], mask["positive"]),
+        )
+        batch = ops.shape(rpn["logits"])[0]
+        for name, value in zip(LOSSES, values):
+            self.loss_trackers[name].update_state(value, sample_weight=ops.cast(batch, "float32"))
+        return backend.scale_loss(sum(values) + sum(self.losses))
+
+    # Keras -----------------------------------------------------------------------------------------------------
+
+    def get_config(self):
+        """Keras serialisation."""
+        return {
+            "config": self.config.to_dict(),
+            "backbone": keras.saving.serialize_keras_object(self.backbone) if self.custom_backbone else None,
+            "seed": self.seed,
+            "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Keras deserialisation."""
+        config = dict(config)
+        trainable = config.pop("trainable", True)
+        backbone = config.pop("backbone", None)
+        if backbone is not None:
+            backbone = keras.saving.deserialize_keras_object(backbone)
+        if isinstance(config.get("dtype"), dict):
+            config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
+        values = MaskRCNNConfig.from_dict(config.pop("config"))
+        model = cls(values, backbone=backbone, **config)
+        model.trainable = trainable
+        return model
+
+    def get_build_config(self):
+        """Nothing: the constructor builds."""
+        return None
+
+    def save_own_variables(self, store):
+        """Keep the sampler's state, which Keras does not, so that training resumes exactly."""
+        super().save_own_variables(store)
+        store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        """Restore the sampler's state."""
+        self.seed_generator.state.assign(store["seed_state"])

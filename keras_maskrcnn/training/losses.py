@@ -1,0 +1,85 @@
+"""The five losses, in float32 whatever the policy (Faster R-CNN eq. 1; Mask R-CNN section 3).
+
+Each is a sum over the samples that count, divided by the number of samples in the batch or by 1 if there are none:
+a batch without objects has finite losses and a useful gradient for its background.
+"""
+
+import math
+
+from keras import ops
+
+
+def _mean(values, weights, count):
+    """Sum of the weighted values over max(count, 1)."""
+    return ops.sum(ops.where(weights, values, 0.0)) / ops.maximum(ops.cast(count, "float32"), 1.0)
+
+
+def _count(mask):
+    return ops.sum(ops.cast(mask, "float32"))
+
+
+def smooth_l1(error, beta):
+    """Square below `beta`, linear above (Fast R-CNN eq. 3 with torchvision's beta); elementwise."""
+    size = ops.abs(error)
+    return ops.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta)
+
+
+def binary_cross_entropy(targets, logits):
+    """Stable sigmoid cross-entropy, elementwise: max(x, 0) - x t + log(1 + exp(-|x|))."""
+    return ops.relu(logits) - logits * targets + ops.log1p(ops.exp(-ops.abs(logits)))
+
+
+def rpn_losses(logits, deltas, targets, beta):
+    """Objectness and box loss of the sampled anchors; both are divided by the number of sampled anchors.
+
+    Args:
+        logits: float (B, N). deltas: float (B, N, 4). targets: from `rpn_targets`.
+        beta: of smooth L1.
+
+    Returns:
+        rpn_objectness_loss, rpn_box_loss: float32 scalars.
+    """
+    logits, deltas = ops.cast(logits, "float32"), ops.cast(deltas, "float32")
+    sampled = ops.logical_or(targets["positive"], targets["negative"])
+    count = _count(sampled)
+    cross_entropy = binary_cross_entropy(ops.cast(targets["positive"], "float32"), logits)
+    error = ops.where(targets["positive"][..., None], deltas - targets["deltas"], 0.0)
+    box = ops.sum(smooth_l1(error, beta), axis=-1)
+    return _mean(cross_entropy, sampled, count), _mean(box, targets["positive"], count)
+
+
+def box_head_losses(class_logits, deltas, targets, beta):
+    """Softmax cross-entropy, and smooth L1 of the deltas of the true class; both over the number of sampled RoIs.
+
+    Args:
+        class_logits: float (B, S, K + 1). deltas: float (B, S, K, 4). targets: from `roi_targets`.
+        beta: of smooth L1.
+
+    Returns:
+        class_loss, box_loss: float32 scalars.
+    """
+    class_logits, deltas = ops.cast(class_logits, "float32"), ops.cast(deltas, "float32")
+    num_classes = deltas.shape[2]
+    count = _count(targets["valid"])
+    chosen = ops.one_hot(targets["labels"], num_classes + 1, dtype="float32")
+    cross_entropy = -ops.sum(chosen * ops.log_softmax(class_logits, axis=-1), axis=-1)
+    own = ops.sum(deltas * chosen[..., :num_classes, None], axis=2)
+    error = ops.where(targets["positive"][..., None], own - targets["deltas"], 0.0)
+    box = ops.sum(smooth_l1(error, beta), axis=-1)
+    return _mean(cross_entropy, targets["valid"], count), _mean(box, targets["positive"], count)
+
+
+def mask_loss(mask_logits, mask_targets, positive):
+    """Mean sigmoid cross-entropy over the cells of the positive RoIs' own-class masks (section 3, "L_mask").
+
+    Args:
+        mask_logits: float (B, Q, M, M), of the true class. mask_targets: float (B, Q, M, M) in 0..1.
+        positive: bool (B, Q).
+
+    Returns:
+        float32 scalar.
+    """
+    mask_logits = ops.cast(mask_logits, "float32")
+    cells = math.prod(mask_logits.shape[2:])
+    each = ops.sum(binary_cross_entropy(mask_targets, mask_logits), axis=(2, 3))
+    return _mean(each, positive, _count(positive) * cells)
