@@ -1,17 +1,18 @@
 """THE DATA CONTRACT: names, shapes and dtypes of what `model.fit` and `model.predict` take.
 
 Loaders fill a batch, the model reads it, `check_batch` stands between them for everybody who builds
-batches by hand. All arrays are numpy, batch first; B images, N rows of ground truth, M mask cells a side.
+batches by hand. All arrays are numpy, batch first; B images, N rows of ground truth, M mask cells a
+side; network pixels.
 
-    images       uint8 | float32 (B, H, W, [r, g, b]) network pixels 0..255, zero padded at right and bottom
-    image_sizes  int32 (B, [height, width]) network pixels: the part of the canvas that is image
-    gt_boxes     float32 (B, N, [x1, y1, x2, y2]) network pixels
+    images       uint8 | float32 (B, H, W, [r, g, b]) 0..255, zero padded at right and bottom
+    image_sizes  int32 (B, [height, width]): the part of the canvas that is image
+    gt_boxes     float32 (B, N, [x1, y1, x2, y2])
     gt_labels    int32 (B, N), 0..K-1, no background
-    gt_masks     uint8 0/1 (B, N, M, M) in the frame of the gt box: row 0 begins at y1, row M-1 ends at y2
+    gt_masks     uint8 0/1 (B, N, M, M) in the frame of the gt box: row 0 at y1, row M-1 ends at y2
     gt_valid     bool (B, N): rows that hold an object; the others are padding (zeros)
-    gt_crowd     bool (B, N): valid rows that are crowd regions: never a target, what lies in them is ignored
-    gt_mask_boxes  optional, float32 (B, N, [x1, y1, x2, y2]): the window of network pixels that gt_masks
-                 cover, where that is not the gt box
+    gt_crowd     bool (B, N): valid rows that are crowd regions: no targets, what lies inside is ignored
+    gt_mask_boxes  optional, float32 (B, N, [x1, y1, x2, y2]): the window of gt_masks, if it is
+                 not the gt box
 
 `images` with `image_sizes` alone is a batch for inference.
 """
@@ -119,9 +120,9 @@ def check_batch(batch, config=None):
         The same batch as a dict of numpy arrays.
 
     Raises:
-        ValueError: a key is missing or unknown; a rank, size, dtype or count disagrees; a canvas side is
-            no multiple of 32; a valid box is degenerate, outside its image, or not finite; a label is not
-            in 0..K-1; a mask value is not 0 or 1.
+        ValueError: a key is missing or unknown; a rank, size, dtype or count disagrees; a canvas
+            side is no multiple of 32; a valid box is degenerate, outside its image, or not finite;
+            a label is not in 0..K-1; a mask value is not 0 or 1.
     """
     if not isinstance(batch, dict):
         images = np.asarray(batch)
@@ -175,8 +176,8 @@ def _check_sizes_agree(batch):
         expected = rows if key.startswith("gt_") else (count,)
         if value.shape[: len(expected)] != expected or len(value) != count:
             raise ValueError(
-                f"All arrays of a batch must agree in B = {count}, and ground truth in N as `gt_boxes` "
-                f"{rows} has it. Received `{key}` of shape {value.shape}. "
+                f"All arrays of a batch must agree in B = {count}, and ground truth in N as "
+                f"`gt_boxes` {rows} has it. Received `{key}` of shape {value.shape}. "
                 "Pad every image's rows to the same N and mark padding with gt_valid = False."
             )
 
@@ -228,8 +229,8 @@ def _check_boxes(batch):
     row, instance = _first(batch["gt_crowd"] & ~valid)
     if row is not None:
         raise ValueError(
-            "A crowd region must be a valid row. Received gt_crowd = True with gt_valid = False for "
-            f"instance {instance} of image {row}. Set gt_valid for crowd rows too."
+            "A crowd region must be a valid row. Received gt_crowd = True with gt_valid = False "
+            f"for instance {instance} of image {row}. Set gt_valid for crowd rows too."
         )
 
 

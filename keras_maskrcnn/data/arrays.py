@@ -1,4 +1,4 @@
-"""A dataset from arrays in memory: for tests, for notebooks, and for formats without a reader of their own."""
+"""A dataset from arrays in memory: for tests, notebooks and formats without a reader."""
 
 import numpy as np
 
@@ -11,14 +11,15 @@ class ArrayDataset(Dataset):
 
     Args:
         images: list of uint8 arrays (H, W, 3), or anything `read_image` takes.
-        masks: for each image a list of bool or 0/1 arrays (H, W), one an object; may be empty. Only the
-            part inside each object's box is kept.
+        masks: for each image a list of bool or 0/1 arrays (H, W), one an object; may be empty. Only
+            the part inside each object's box is kept.
         labels: for each image the labels 0..K-1 of its objects; None means all 0.
         crowds: for each image a list of bool; None means none.
         class_names: names by label; None means one class called "object".
 
     Raises:
-        ValueError: counts disagree, a mask has not its image's size or no pixel, a label is not in 0..K-1.
+        ValueError: counts disagree, a mask has not its image's size or no pixel, a label is not in
+            0..K-1.
     """
 
     def __init__(self, images, masks, labels=None, crowds=None, class_names=None):

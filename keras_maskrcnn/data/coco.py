@@ -1,8 +1,8 @@
 """Reader for COCO-format instance annotations: one JSON file and a folder of images.
 
-Reads polygons, run lengths (compressed and not), crowds, images without objects, and category ids with
-gaps, which become labels 0..K-1 here and are restored by `to_coco`. Boxes come from the segmentation, not
-from the `bbox` field. Everything but the pixels is checked when the file is read.
+Reads polygons, run lengths (compressed and not), crowds, images without objects, and category ids
+with gaps, which become labels 0..K-1 here and are restored by `to_coco`. Boxes come from the
+segmentation, not from the `bbox` field. Everything but the pixels is checked when the file is read.
 """
 
 import json
@@ -22,13 +22,14 @@ class CocoDataset(Dataset):
     Args:
         annotation_file: path of the JSON file.
         image_dir: folder that the `file_name`s are relative to.
-        on_error: "raise" stops at faults and names them; "skip" leaves faulty images and annotations out,
-            warns with their number and lists them in `.faults`.
-        category_ids: the dataset's ids of labels 0..K-1, in order; None takes all `categories` by rising
-            id. Give the training set's where another file lists fewer categories.
+        on_error: "raise" stops at faults and names them; "skip" leaves faulty images and
+            annotations out, warns with their number and lists them in `.faults`.
+        category_ids: the dataset's ids of labels 0..K-1, in order; None takes all `categories` by
+            rising id. Give the training set's where another file lists fewer categories.
 
     Raises:
-        ValueError: the file is missing, no COCO JSON, lists no image, or has faults while on_error="raise".
+        ValueError: the file is missing, no COCO JSON, lists no image, or has faults while
+            on_error="raise".
     """
 
     def __init__(self, annotation_file, image_dir, on_error="raise", category_ids=None):
@@ -38,7 +39,7 @@ class CocoDataset(Dataset):
         unknown = [key for key in ids if key not in names]
         if unknown and category_ids is None or not ids:
             raise ValueError(
-                f"{annotation_file}: at least one category is needed. Received `categories` without any. "
+                f"{annotation_file}: at least one category is needed. Received an empty list. "
                 'Add entries such as {"id": 1, "name": "cell"}.'
             )
         reader = _Reader(
@@ -86,7 +87,8 @@ class _Reader:
             if not _positive_integers(height, width):
                 self._fault(
                     f"image {entry['id']} ({path})",
-                    f"needs `height` and `width` as positive integers. Received {height!r} and {width!r}.",
+                    "needs `height` and `width` as positive integers. "
+                    f"Received {height!r} and {width!r}.",
                     "Write the file's own size into the annotations.",
                 )
                 path = None
@@ -180,7 +182,7 @@ def _read_json(path):
     missing = [key for key in _REQUIRED if not isinstance(content, dict) or key not in content]
     if missing:
         raise ValueError(
-            f"COCO annotations hold the lists {list(_REQUIRED)}. Received {path} without {missing}. "
+            f"COCO annotations hold {list(_REQUIRED)}. Received {path} without {missing}. "
             "Is it an instances file (not captions or results)?"
         )
     return content
@@ -198,9 +200,10 @@ def _geometry(segmentation, height, width):
     mask = Polygons(tuple(_polygon(part) for part in segmentation))
     box = mask.box(height, width)
     if (box[2:] <= box[:2]).any():
+        points = np.concatenate(mask.parts)
         raise _FaultyAnnotation(
-            f"its polygon covers nothing of its image of {height} x {width} (height x width). Received "
-            f"points from {np.concatenate(mask.parts).min(0)} to {np.concatenate(mask.parts).max(0)}.",
+            f"its polygon covers nothing of its image of {height} x {width} (height x width). "
+            f"Received points from {points.min(0).tolist()} to {points.max(0).tolist()}.",
             "Check that it belongs to this image and that x comes before y.",
         )
     return mask, box
@@ -208,7 +211,7 @@ def _geometry(segmentation, height, width):
 
 def _polygon(part):
     try:
-        points = np.asarray(part, np.float32).reshape(-1, 2)
+        points = np.asarray(part, np.float64).reshape(-1, 2)
     except (TypeError, ValueError):
         raise _FaultyAnnotation(
             f"a polygon is a flat list x1, y1, x2, y2, ... Received {str(part)[:60]}.",
@@ -229,7 +232,7 @@ def _run_lengths(segmentation, height, width):
             "The sides are swapped: `size` is [height, width]. " if size == [width, height] else ""
         )
         raise _FaultyAnnotation(
-            f"its mask must have its image's size [{height}, {width}] ([height, width]). Received {size}.",
+            f"its mask must have its image's size, {[height, width]}. Received {size}.",
             f"{swapped}Encode the mask at the size of the image.",
         )
     try:
@@ -238,7 +241,7 @@ def _run_lengths(segmentation, height, width):
         raise _FaultyAnnotation("its run lengths cannot be read.", str(error)) from None
     if runs.sum() != height * width:
         raise _FaultyAnnotation(
-            f"its run lengths must sum to {height} x {width} = {height * width}. Received {runs.sum()}.",
+            f"its run lengths must sum to {height} x {width}. Received a sum of {runs.sum()}.",
             "Encode the mask at the size of the image.",
         )
     box = rle.extent(runs, height)

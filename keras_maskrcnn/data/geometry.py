@@ -1,8 +1,9 @@
 """One axis-aligned map from image pixels to network pixels, for the image, the boxes and the masks.
 
-Resizing, cropping, flipping and quarter turns compose into one `View`, and nothing is resampled until
-the end: then the image once, and each mask once, straight to its final size. So an image and its masks
-cannot be moved apart, and a crop of a large image costs as much as the crop. Called by `data.sample`.
+Resizing, cropping, flipping and quarter turns compose into one `View`, and nothing is resampled
+until the end: then the image once, and each mask once, straight to its final size. So an image and
+its masks cannot be moved apart, and a crop of a large image costs as much as the crop. Called by
+`data.sample`.
 """
 
 import dataclasses
@@ -73,7 +74,7 @@ class View:
         """The rectangle of this view that begins at (x, y), whole view pixels inside the view."""
         if min(x, y) < 0 or y + height > self.height or x + width > self.width:
             raise ValueError(
-                f"A crop must lie inside the view of {self.height} x {self.width} (height x width). "
+                f"A crop must lie inside the view of {self.height} x {self.width} pixels. "
                 f"Received x={x}, y={y}, height={height}, width={width}. Shrink or move it."
             )
         offset = (self.offset[0] - x, self.offset[1] - y)
@@ -94,7 +95,7 @@ class View:
         return moved[:, [1, 0, 3, 2]] if self.transposed else moved
 
     def orient(self, array):
-        """Flip and transpose the first two axes of an array cut from the image, as the view does."""
+        """Flip and transpose the first two axes of an array cut from the image like the view."""
         if self.transposed:
             array = array.swapaxes(0, 1)
         return array[:: -1 if self.scale[1] < 0 else 1, :: -1 if self.scale[0] < 0 else 1]

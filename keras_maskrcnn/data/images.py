@@ -5,9 +5,10 @@ Comes in: a path, the bytes of a file, a PIL image, or an array. Rules, in the o
 * EXIF orientation is applied: what comes out is what a photo viewer shows.
 * An alpha channel is dropped and the stored colours are kept, as TensorFlow's decoders do.
 * Gray becomes three equal channels; palette, CMYK, YCbCr, LAB and 1-bit are converted to RGB.
-* 16 bits and more are scaled by range: the smallest of 8, 10, 12, 14 and 16 bits that holds the image's
-  maximum becomes 0..255. So a 12-bit camera's file uses all of it, and no image is stretched by its content.
-  (Pillow cannot read 16-bit *colour* PNG in full and gives its upper 8 bits.)
+* 16 bits and more are scaled by range: the smallest of 8, 10, 12, 14 and 16 bits that holds the
+  image's maximum becomes 0..255. So a 12-bit camera's file uses all of it, and no image is
+  stretched by its content. (Pillow cannot read 16-bit *colour* PNG in full and gives its upper 8
+  bits.)
 
 Called by the readers and by Predictor.
 """
@@ -22,22 +23,22 @@ _WIDE_RANGES = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
 
 
 class ImageError(ValueError):
-    """An image that is missing, damaged, or not what its annotations say. Names the file and the remedy."""
+    """An image that is missing, damaged, or not what its annotations say."""
 
 
 def read_image(source):
     """Read an image as uint8 RGB, by the rules of the module docstring.
 
     Args:
-        source: path (str or Path), bytes of an encoded file, PIL.Image.Image, or an array: uint8, uint16 or
-            bool of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+        source: path (str or Path), bytes of an encoded file, PIL.Image.Image, or an array: uint8,
+            uint16 or bool of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
 
     Returns:
         uint8 (H, W, [r, g, b]), image pixels, EXIF orientation applied.
 
     Raises:
-        ImageError (a ValueError): the file is missing, empty, truncated, or no image; or the array has
-            another shape or dtype.
+        ImageError (a ValueError): the file is missing, empty, truncated, or no image; or the array
+            has another shape or dtype.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, "array")
@@ -117,8 +118,8 @@ def _from_array(array, name):
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or 0 in array.shape:
         raise ImageError(
-            "An image array must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), channels last. "
-            f"Received {name} of shape {array.shape}. Give one image at a time, and pick three channels."
+            "An image array must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). "
+            f"Received {name} of shape {array.shape}. Give one image at a time, channels last."
         )
     array = array[:, :, :3]
     if array.dtype == bool:
@@ -132,8 +133,8 @@ def _narrow(array, name):
     """16 bits and more to uint8, by range."""
     if array.dtype.kind not in "uif" or not np.isfinite(array).all() or array.min() < 0:
         raise ImageError(
-            "Pixel values must be finite and not negative, in uint8, uint16 or a wider type. Received "
-            f"{name} of dtype {array.dtype}. Scale it to 0..255 and convert it with .astype('uint8')."
+            "Pixel values must be finite and not negative, in uint8, uint16 or a wider type. "
+            f"Received {name} of dtype {array.dtype} with others. Scale it to 0..255 in uint8."
         )
     top = array.max()
     if array.dtype.kind == "f" and top <= 1:

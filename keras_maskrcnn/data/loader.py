@@ -1,7 +1,7 @@
 """Batches for `model.fit` on any backend, prepared by worker threads.
 
-Comes in: a Dataset and the model's config. Goes out: dicts as `batch.py` describes them. Threads and not
-processes: Pillow and most of numpy release the interpreter lock, and processes would copy every batch.
+Comes in: a Dataset and the model's config. Goes out: dicts as `batch.py` describes them. Threads,
+not processes: Pillow and most of numpy release the interpreter lock; processes copy every batch.
 """
 
 import threading
@@ -21,11 +21,12 @@ from keras_maskrcnn.resizing import canvas_size
 class DataLoader(keras.utils.PyDataset):
     """Reads, transforms and pads images with their objects; the same seed gives the same batches.
 
-    What an image becomes depends on (seed, epoch, position of the image) alone, whatever the number of
-    workers. Every batch has the same canvas, so that compiled steps are compiled once. Objects of which
-    less than a pixel is left are dropped; objects beyond `max_instances` are dropped at random with a
-    warning. `fit` shuffles the order of batches once more by Python's `random`: pass `shuffle=False` to
-    `fit`, and an `EpochSync` callback, where runs must be repeatable to the bit or resumed.
+    What an image becomes depends on (seed, epoch, position of the image) alone, whatever the number
+    of workers. Every batch has the same canvas, so that compiled steps are compiled once. Objects
+    of which less than a pixel is left are dropped; objects beyond `max_instances` are dropped at
+    random with a warning. `fit` shuffles the order of batches once more by Python's `random`: pass
+    `shuffle=False` to `fit`, and an `EpochSync` callback, where runs must be repeatable to the bit
+    or resumed.
 
     Args:
         dataset: a Dataset (CocoDataset, DsbDataset, ArrayDataset).
@@ -39,11 +40,12 @@ class DataLoader(keras.utils.PyDataset):
         max_instances: rows of ground truth an image; None takes the config's.
         drop_last: leave out a last batch that is not full. None does so when shuffling, where every
             image still comes up in other epochs.
-        cache_bytes: decoded images and masks kept in memory up to this many bytes, so that small datasets
-            are decoded once; 0 keeps none.
+        cache_bytes: decoded images and masks kept in memory up to this many bytes, so that small
+            datasets are decoded once; 0 keeps none.
 
     Raises:
-        ValueError: classes of dataset and config disagree; the canvas is no multiple of 32; not one batch.
+        ValueError: classes of dataset and config disagree; the canvas is no multiple of 32; not one
+            batch.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class DataLoader(keras.utils.PyDataset):
         if len(self) == 0:
             raise ValueError(
                 f"A loader needs at least one batch. Received {len(dataset)} images for batch_size="
-                f"{batch_size} with drop_last={self.drop_last}. Lower batch_size or pass drop_last=False."
+                f"{batch_size}, drop_last={self.drop_last}. Lower batch_size or set drop_last."
             )
 
     def __len__(self):
@@ -117,8 +119,8 @@ class DataLoader(keras.utils.PyDataset):
             self._warned_of_cut = True
             warnings.warn(
                 f"{found.num_cut} of {found.num_cut + len(found.boxes)} objects of image "
-                f"{self.dataset[position].image_id} were left out, and so may be others': there are "
-                f"{self.max_instances} rows of ground truth. Raise max_instances; no image of this "
+                f"{self.dataset[position].image_id} were left out, and so may be others': there "
+                f"are {self.max_instances} rows of ground truth. Raise max_instances; no image of this "
                 f"dataset has more than {self.dataset.max_instances} objects."
             )
         image = sample.network_image()
@@ -165,8 +167,8 @@ class DataLoader(keras.utils.PyDataset):
 class SampleCache:
     """Samples in image pixels, decoded; the first that fit into a number of bytes are kept.
 
-    Nothing is thrown out again: in a shuffled epoch every image is needed once, so that replacing some by
-    others would gain nothing.
+    Nothing is thrown out again: in a shuffled epoch every image is needed once, so that replacing
+    some by others would gain nothing.
 
     Args:
         dataset: a Dataset.
@@ -181,7 +183,7 @@ class SampleCache:
         self._lock = threading.Lock()
 
     def read(self, index):
-        """The Sample at a position of the dataset. Raises ImageError if its image cannot be read."""
+        """The Sample at a position of the dataset. ImageError if it cannot be read."""
         sample = self._samples.get(index)
         if sample is not None:
             return sample
@@ -197,7 +199,7 @@ class SampleCache:
 
 
 class EpochSync(keras.callbacks.Callback):
-    """Tells a DataLoader which epoch `fit` is in, so that a resumed run sees the data it would have seen.
+    """Tells a DataLoader the epoch `fit` is in, so that a resumed run goes on with the same data.
 
     Args:
         loader: DataLoader given to `fit`.
@@ -208,7 +210,7 @@ class EpochSync(keras.callbacks.Callback):
         self.loader = loader
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Called by Keras before the first batch of an epoch is asked for."""
+        """Keras calls this before it asks for the first batch of an epoch."""
         self.loader.set_epoch(epoch)
 
 
@@ -222,15 +224,17 @@ def _check_classes(dataset, config):
     count = len(dataset.class_names)
     if config.num_classes != count:
         raise ValueError(
-            f"num_classes must be the dataset's number of classes, background not counted: {count}. "
-            f"Received num_classes={config.num_classes} for {dataset.name} with {_short(dataset.class_names)}. "
-            f"Set num_classes={count} in the config, or read the data with the training set's category_ids."
+            f"num_classes must be the dataset's number of classes without background: {count}. "
+            f"Received num_classes={config.num_classes} for {dataset.name} with "
+            f"{_short(dataset.class_names)}. Set num_classes={count} in the config, or read the "
+            "data with the category_ids of the training set."
         )
     default = tuple(f"class {k}" for k in range(count))
     if config.class_names != default and tuple(config.class_names) != dataset.class_names:
         raise ValueError(
             "class_names of config and dataset must agree in order. "
-            f"Received {_short(config.class_names)} and {_short(dataset.class_names)} of {dataset.name}. "
+            f"Received {_short(config.class_names)} and {_short(dataset.class_names)} "
+            f"of {dataset.name}. "
             "Take the config's from the dataset: class_names=dataset.class_names."
         )
 

@@ -1,4 +1,4 @@
-"""What a reader knows of an image before any pixel is read: `Record`, its `Instance`s and their masks.
+"""What a reader knows of an image before its pixels are read: a `Record` of `Instance`s with masks.
 
 Masks stay polygons or run lengths until a loader asks for one, and then only the pixels inside the
 object's own box are made: never an (H, W, N) stack. All coordinates are image pixels. The readers
@@ -45,7 +45,7 @@ class Polygons:
     """A mask as the union of polygons, rasterised by COCO's own rule when needed.
 
     Args:
-        parts: tuple of float32 (k, [x, y]), k >= 3, image pixels; may reach beyond the image.
+        parts: tuple of float64 (k, [x, y]), k >= 3, image pixels; may reach beyond the image.
     """
 
     parts: tuple
@@ -57,13 +57,10 @@ class Polygons:
         return np.clip(corners, 0, (width, height, width, height)).astype(np.float32)
 
     def window(self, height, width):
-        """Rasterise inside the extent (one pixel wider). Returns MaskWindow."""
-        x1, y1, x2, y2 = self.box(height, width)
-        left, top = max(int(x1) - 1, 0), max(int(y1) - 1, 0)
-        right, bottom = min(int(np.ceil(x2)) + 1, width), min(int(np.ceil(y2)) + 1, height)
-        parts = [(part - (left, top)).astype(np.float64).ravel().tolist() for part in self.parts]
-        codes = coco_mask.frPyObjects(parts, bottom - top, right - left)
-        return MaskWindow(coco_mask.decode(coco_mask.merge(codes)), left, top)
+        """Rasterise, in full only as run lengths. Returns MaskWindow, empty for slivers."""
+        parts = self.segmentation(height, width)
+        code = coco_mask.merge(coco_mask.frPyObjects(parts, height, width))
+        return RunLengths(rle.parse_counts(code["counts"])).window(height, width)
 
     def segmentation(self, height, width):
         """COCO's list of flat coordinate lists."""
@@ -85,6 +82,8 @@ class RunLengths:
         """Decode inside the extent. Returns MaskWindow."""
         del width
         box = rle.extent(self.counts, height)
+        if box is None:
+            return MaskWindow(np.zeros((0, 0), np.uint8), 0, 0)
         return MaskWindow(rle.decode_window(self.counts, height, box), int(box[0]), int(box[1]))
 
     def segmentation(self, height, width):
@@ -146,14 +145,15 @@ class Fault:
 
 
 class Dataset:
-    """Records with their class names; what every reader is, and what the loader and evaluation read.
+    """Records with their class names: what every reader is, what loader and evaluation read.
 
     Args:
         records: list of Record.
         class_names: list of str, by label.
         category_ids: list of int, the dataset's id of each label.
         name: str, how messages call the dataset (its file or folder).
-        on_error: "raise" or "skip": what `faults` lead to, here and when an image cannot be read later.
+        on_error: "raise" or "skip": what `faults` lead to, here and when an image cannot be read
+            later.
         faults: list of Fault found by the reader.
 
     Attributes:
@@ -176,8 +176,8 @@ class Dataset:
         self._report_faults()
         if not self.records:
             raise ValueError(
-                f"A dataset needs at least one image. Received {self.name}, which holds none"
-                f"{' that is usable' if self.faults else ''}. Check the path and the `images` listed."
+                f"A dataset needs at least one usable image. Received {self.name} without. "
+                "Check the path and the images listed."
             )
         self.max_instances = max(len(record.instances) for record in self.records)
 
@@ -202,7 +202,7 @@ class Dataset:
         """Read an image: uint8 (H, W, [r, g, b]), image pixels, EXIF applied.
 
         Raises:
-            ImageError (a ValueError): the file is missing, damaged, or not of the size its record states.
+            ImageError (a ValueError): the file is missing, damaged, or not of its record's size.
         """
         record = self.records[index]
         image = read_image(record.source)
@@ -221,8 +221,8 @@ class Dataset:
     def to_coco(self):
         """The ground truth as a COCO dictionary in dataset ids, for pycocotools.
 
-        Annotations are numbered from 1: pycocotools takes an id of 0 for "no match". Boxes and areas are
-        the stated ones, or else come from the mask.
+        Annotations are numbered from 1: pycocotools takes an id of 0 for "no match". Boxes and
+        areas are the stated ones, or else come from the mask.
         """
         categories = [
             {"id": int(key), "name": name}
@@ -264,7 +264,7 @@ class Dataset:
         if self.on_error == "raise":
             raise ValueError(
                 f"{self.name} must be free of faults. Received {len(self.faults)}:\n{shown}{more}\n"
-                'Mend them, or pass on_error="skip" to leave them out (they are listed in `.faults`).'
+                'Mend them, or pass on_error="skip" to leave them out (see `.faults`).'
             )
         warnings.warn(
             f"Left out {len(self.faults)} faulty entries of {self.name}:\n{shown}{more}",
@@ -275,14 +275,14 @@ class Dataset:
         stated = (record.height, record.width)
         if found == stated[::-1]:
             remedy = (
-                "The sides are swapped: either the annotations hold width for height, or they were drawn "
-                "before the EXIF rotation; re-save the image without its EXIF orientation in that case."
+                "The sides are swapped: either the annotations hold width for height, or they were "
+                "drawn before EXIF rotation: then re-save the image without its EXIF orientation."
             )
         else:
-            remedy = "Annotations and image belong to different versions: resize one of them to the other."
+            remedy = "They belong to different versions of the image: resize one to the other."
         return (
-            f"{record.source}: an image must have the size its annotations state. Received a file of "
-            f"{found[0]} x {found[1]}, stated in {self.name}: {stated[0]} x {stated[1]} (height x width). {remedy}"
+            f"{record.source}: an image must have the size (height x width) of {self.name}, "
+            f"{stated[0]} x {stated[1]}. Received a file of {found[0]} x {found[1]}. {remedy}"
         )
 
 

@@ -34,7 +34,7 @@ def parse_counts(counts):
 
 
 def extent(runs, height):
-    """Box of the pixels set, [x1, y1, x2, y2] in whole pixels (x2, y2 exclusive), or None if empty."""
+    """Box of the pixels set, int [x1, y1, x2, y2] with x2 and y2 exclusive; None if empty."""
     starts, stops = _spans(runs)
     if len(starts) == 0:
         return None
@@ -70,12 +70,14 @@ def decode_window(runs, height, box):
 
 
 def encode_window(pixels, x, y, height, width):
-    """Run lengths of an image-sized mask that is zero outside a window; the inverse of `decode_window`.
+    """Run lengths of an image-sized mask that is zero outside a window: inverts `decode_window`.
 
     Args:
         pixels: uint8 or bool (h, w), the window.
-        x, y: int, where the window begins in the image.
-        height, width: int, image pixels.
+        x: int, image column where the window begins.
+        y: int, image row where it begins.
+        height: int, image pixels.
+        width: int, image pixels.
 
     Returns:
         int64 (runs,), their sum is height * width.
@@ -108,7 +110,7 @@ def _decompress(text):
 
 
 def _spans(runs):
-    """Starts and stops of the runs of 1, as positions in column-major order; empty runs left out."""
+    """Starts and stops of the runs of 1, column-major positions; empty runs left out."""
     stops = np.cumsum(runs)
     starts = stops - runs
     starts, stops = starts[1::2], stops[1::2]

@@ -1,7 +1,7 @@
 """One image with its objects on the way into a batch: source pixels, records, and the View of them.
 
-Transforms replace the view; `network_image` and `network_instances` then make pixels, boxes and masks in
-network pixels, once. Called by `data.loader`; transforms (`data.transforms`) act on it.
+Transforms replace the view; `network_image` and `network_instances` then make pixels, boxes and
+masks in network pixels, once. Called by `data.loader`; transforms (`data.transforms`) act on it.
 """
 
 import dataclasses
@@ -59,10 +59,10 @@ class Sample:
     def network_instances(self, max_instances, mask_size, rng):
         """The objects that the view shows, in network pixels.
 
-        Boxes of objects cut by the view's border are recomputed from the pixels that are left. An object is
-        dropped if what is left of it is thinner than one pixel or has no mask pixel. If more than
-        `max_instances` remain, crowd regions are kept and the rest is a random choice: keeping the largest
-        would teach that small ones are background.
+        Boxes of objects cut by the view's border are recomputed from the pixels that are left. An
+        object is dropped if what is left of it is thinner than one pixel or has no mask pixel. If
+        more than `max_instances` remain, crowd regions are kept and the rest is a random choice:
+        keeping the largest would teach that small ones are background.
 
         Args:
             max_instances: int, most rows returned.
@@ -93,7 +93,7 @@ class Sample:
         )
 
     def _visible(self):
-        """Boxes (n, 4) in network pixels, decoded masks and positions of the objects that are visible."""
+        """Boxes (n, 4) in network pixels, masks and positions of the objects that are visible."""
         if not self.instances:
             return np.zeros((0, 4)), [], []
         whole = self.view.from_image(np.stack([instance.box for instance in self.instances]))
@@ -150,8 +150,9 @@ class NetworkInstances:
 def resample_mask(window, box, size):
     """A mask in the frame of a box, antialiased and cut at one half.
 
-    Bilinear over the source pixels with nothing outside the window, wide enough to average when it shrinks.
-    At source pixel centres the result is the source mask, so pasting it back changes nothing there.
+    Bilinear over the source pixels with nothing outside the window, wide enough to average when it
+    shrinks. At source pixel centres the result is the source mask, so pasting it back changes
+    nothing there.
 
     Args:
         window: MaskWindow, image pixels.
@@ -159,8 +160,8 @@ def resample_mask(window, box, size):
         size: M, cells a side.
 
     Returns:
-        uint8 0/1 (M, M). Never empty if the window has a pixel in the box: then at least the cell with the
-        largest coverage is set.
+        uint8 0/1 (M, M). Never empty if the window has a pixel in the box: then at least the cell
+        with the largest coverage is set.
     """
     height, width = window.pixels.shape
     padded = np.zeros((height + 2, width + 2), np.uint8)

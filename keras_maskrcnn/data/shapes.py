@@ -1,4 +1,4 @@
-"""Generated pictures of circles, squares and triangles with exact masks, to try everything without data.
+"""Generated pictures of circles, squares and triangles with exact masks: to try all without data.
 
 Writes PNG images and COCO annotations, so that a run on them goes the same way as one on real data.
 """
@@ -19,8 +19,8 @@ _ATTEMPTS = 20
 def generate_shapes(directory, num_images, image_size=128, seed=0, max_shapes=5):
     """Write a dataset of shapes; the same arguments give the same files.
 
-    Each image has one to `max_shapes` shapes of random size, turn and colour on a noisy background. Later
-    shapes cover earlier ones; masks hold what stays visible.
+    Each image has one to `max_shapes` shapes of random size, turn and colour on a noisy background.
+    Later shapes cover earlier ones; masks hold what stays visible.
 
     Args:
         directory: folder to write `annotations.json` and `images/*.png` to; made if needed.
@@ -36,7 +36,7 @@ def generate_shapes(directory, num_images, image_size=128, seed=0, max_shapes=5)
     if num_images < 1 or max_shapes < 1 or min(height, width) < 32:
         raise ValueError(
             "At least one image, one shape an image and 32 pixels a side are needed. Received "
-            f"num_images={num_images}, max_shapes={max_shapes}, image_size={image_size}. Raise them."
+            f"num_images={num_images}, max_shapes={max_shapes}, image_size={image_size}."
         )
     directory = pathlib.Path(directory)
     (directory / "images").mkdir(parents=True, exist_ok=True)

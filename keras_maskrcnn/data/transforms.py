@@ -1,9 +1,10 @@
 """Transforms of image, boxes and masks together: each changes how a Sample is looked at.
 
-A transform is any callable `(sample, rng) -> sample`. Those here replace the sample's View, so nothing is
-resampled before the last one has run, and mask and image cannot part. `bound(height, width)` tells the
-largest size that a transform may give, from which the loader derives its canvas. Write your own with
-`dataclasses.replace(sample, image=...)` for colours, or `sample.seen(view)` for geometry.
+A transform is any callable `(sample, rng) -> sample`. Those here replace the sample's View, so
+nothing is resampled before the last one has run, and mask and image cannot part. `bound(height,
+width)` tells the largest size that a transform may give, from which the loader derives its canvas.
+Write your own with `dataclasses.replace(sample, image=...)` for colours, or `sample.seen(view)` for
+geometry.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from keras_maskrcnn.resizing import network_size
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """Short side to `min_size` unless the long side would pass `max_size`, as the model does at prediction.
+    """Short side to `min_size` unless the long side would pass `max_size`, as Predictor does.
 
     Args:
         min_size, max_size: network pixels.
@@ -81,7 +82,7 @@ class RandomFlip:
 
 @dataclasses.dataclass(frozen=True)
 class RandomRotate90:
-    """Zero to three quarter turns, each as likely; with both flips all eight symmetries of the square."""
+    """Zero to three quarter turns, each as likely."""
 
     def __call__(self, sample, rng):
         """Sample -> Sample."""
@@ -97,7 +98,7 @@ class RandomRotate90:
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-    """A window of fixed size at a random place; smaller images stay whole and are padded in the batch.
+    """A window of fixed size at a random place; smaller images stay whole and are padded.
 
     Args:
         size: network pixels, int or (height, width).
