@@ -10,8 +10,7 @@ from keras_maskrcnn.backend import generic, runtime
 
 if keras.backend.backend() == "tensorflow":
     from keras_maskrcnn.backend import runtime_tensorflow as runtime
-
-    chosen = generic
+    from keras_maskrcnn.backend import tensorflow as chosen
 else:
     chosen = generic
 
