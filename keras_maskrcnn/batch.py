@@ -10,7 +10,7 @@ side; network pixels.
     gt_labels    int32 (B, N), 0..K-1, no background
     gt_masks     uint8 0/1 (B, N, M, M) in the frame of the gt box: row 0 at y1, row M-1 ends at y2
     gt_valid     bool (B, N): rows that hold an object; the others are padding (zeros)
-    gt_crowd     bool (B, N): valid rows that are crowd regions: no targets, what lies inside is ignored
+    gt_crowd     bool (B, N): valid rows that are crowd regions: no targets, their inside is ignored
     gt_mask_boxes  optional, float32 (B, N, [x1, y1, x2, y2]): the window of gt_masks, if it is
                  not the gt box
 

@@ -120,8 +120,8 @@ class DataLoader(keras.utils.PyDataset):
             warnings.warn(
                 f"{found.num_cut} of {found.num_cut + len(found.boxes)} objects of image "
                 f"{self.dataset[position].image_id} were left out, and so may be others': there "
-                f"are {self.max_instances} rows of ground truth. Raise max_instances; no image of this "
-                f"dataset has more than {self.dataset.max_instances} objects."
+                f"are {self.max_instances} rows of ground truth. Raise max_instances: "
+                f"the fullest image of this dataset has {self.dataset.max_instances} objects."
             )
         image = sample.network_image()
         fill_row(batch, row, image, found.boxes, found.labels, found.masks, found.crowd)

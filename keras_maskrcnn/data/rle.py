@@ -61,10 +61,10 @@ def decode_window(runs, height, box):
     x1, y1, x2, y2 = (int(v) for v in box)
     starts, stops = _spans(runs)
     first, last = x1 * height, x2 * height
-    starts, stops = np.clip(starts, first, last) - first, np.clip(stops, first, last) - first
+    shown = (stops > first) & (starts < last)
     edges = np.zeros(last - first + 1, np.int8)
-    np.add.at(edges, starts, 1)
-    np.add.at(edges, stops, -1)
+    edges[np.maximum(starts[shown], first) - first] += 1
+    edges[np.minimum(stops[shown], last) - first] -= 1
     columns = np.cumsum(edges[:-1], dtype=np.int8).view(np.uint8).reshape(x2 - x1, height)
     return np.ascontiguousarray(columns.T[y1:y2])
 
