@@ -248,6 +248,7 @@ class MaskRCNN(keras.Model):
             (B, S, K, 4), targets) and `mask` (logits, targets (B, Q, M, M), positive (B, Q)).
         """
         config = self.config
+        truth = self._trim_truth(truth)
         logits, deltas = (ops.concatenate(levels, axis=1) for levels in rpn_answers)
         rpn_targets = self._rpn_targets(anchors, logits, truth)
         candidates = targets.add_ground_truth(proposals[0], proposals[2], truth)
@@ -269,6 +270,13 @@ class MaskRCNN(keras.Model):
             "roi": {"class_logits": class_logits, "deltas": roi_deltas, "targets": rois},
             "mask": self._learn_masks(pyramid, rois, truth, training),
         }
+
+    @staticmethod
+    def _trim_truth(truth):
+        """Leave out rows that are padding in every image: matching costs rows times anchors."""
+        names = [name for name in truth if name.startswith("gt_") and name != "gt_valid"]
+        rows = backend.trim_to_valid(ops.cast(truth["gt_valid"], "bool"), *(truth[name] for name in names))
+        return dict(zip(("gt_valid", *names), rows))
 
     def _noise(self, like):
         return keras.random.uniform(ops.shape(like), dtype="float32", seed=self.seed_generator)

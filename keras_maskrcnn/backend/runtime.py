@@ -17,10 +17,10 @@ def smaller(a, b):
 
 
 def trim_to_valid(valid, *arrays):
-    """Cut the columns in which no row of the batch is valid; here sizes are fixed, so nothing is cut.
+    """Cut the columns behind the last valid one of the batch; here sizes are fixed, so nothing is cut.
 
     Args:
-        valid: bool (B, N), with the valid columns first.
+        valid: bool (B, N).
         *arrays: (B, N, ...).
 
     Returns:

@@ -18,17 +18,18 @@ def smaller(a, b):
 
 
 def trim_to_valid(valid, *arrays):
-    """Cut the columns in which no row of the batch is valid, but leave at least one column.
+    """Cut the columns behind the last valid one of the batch, but leave at least one column.
 
     Args:
-        valid: bool (B, N), with the valid columns first.
+        valid: bool (B, N).
         *arrays: (B, N, ...).
 
     Returns:
         valid (B, N') and the arrays (B, N', ...).
     """
-    counts = tf.reduce_sum(tf.cast(valid, tf.int32), axis=1)
-    size = tf.minimum(tf.maximum(tf.reduce_max(counts), 1), tf.shape(valid)[1])
+    columns = tf.range(1, tf.shape(valid)[1] + 1)
+    last = tf.reduce_max(tf.where(tf.reduce_any(valid, axis=0), columns, 0))
+    size = tf.minimum(tf.maximum(last, 1), tf.shape(valid)[1])
     return tuple(array[:, :size] for array in (valid, *arrays))
 
 
