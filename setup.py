@@ -24,6 +24,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    py_modules=["keras_maskrcnn_launcher"],
     packages=find_packages(include=["keras_maskrcnn", "keras_maskrcnn.*"]),
     python_requires=">=3.10",
     install_requires=[
@@ -36,7 +37,7 @@ setup(
         "matplotlib>=3.8",  # every run folder holds the plot of its losses and AP
     ],
     extras_require={"dev": ["pytest>=8", "ruff>=0.6", "jax>=0.4.34"]},
-    entry_points={"console_scripts": ["keras-maskrcnn = keras_maskrcnn.cli:main"]},
+    entry_points={"console_scripts": ["keras-maskrcnn = keras_maskrcnn_launcher:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

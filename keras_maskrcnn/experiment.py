@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget, save_model, write_atomically
+from keras_maskrcnn.data import DataLoader, EpochSync
 from keras_maskrcnn.evaluation import CocoEvaluator
 from keras_maskrcnn.predictor import Predictor
 from keras_maskrcnn.visualize import beside, draw_ground_truth, draw_instances
@@ -67,7 +68,7 @@ def train_model(
         evaluate_every: int, epochs between COCO evaluations; the last epoch is always evaluated.
         steps_per_epoch: int, or None for the loader's length.
         num_overlays: int, validation images drawn at the end.
-        callbacks: further Keras callbacks, called before ours.
+        callbacks: further Keras callbacks, called before evaluation and saving.
         settings: JSON-ready dict, written into config.json.
         verbose: 0 silent, 1 a progress bar and a line an epoch.
 
@@ -84,18 +85,18 @@ def train_model(
     _write_config(model, run_dir, settings)
     evaluator = None if val_dataset is None else CocoEvaluator(val_dataset, evaluate_every)
     recorder = RunRecorder(run_dir, evaluator, minutes, epochs, verbose)
-    every = [*callbacks, recorder]
-    if evaluator is not None:
-        every[-1:] = [evaluator, BestCheckpoint(run_dir / "best.keras"), recorder]
+    first = [] if minutes is None else [TimeBudget(minutes, warmup_steps=warmup_steps)]
+    if isinstance(train_loader, DataLoader):
+        first.append(EpochSync(train_loader))
     if getattr(model.optimizer, "use_ema", False):
-        every.insert(len(callbacks), keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
-    if minutes is not None:
-        every.insert(0, TimeBudget(minutes, warmup_steps=warmup_steps))
+        first.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+    checks = [] if evaluator is None else [evaluator, BestCheckpoint(run_dir / "best.keras")]
     model.fit(
         train_loader,
         epochs=epochs or ENDLESS,
         steps_per_epoch=steps_per_epoch,
-        callbacks=every,
+        shuffle=False,  # the loader shuffles, by its own seed
+        callbacks=[*first, *callbacks, *checks, recorder],
         verbose=0,
     )
     if evaluator is None:

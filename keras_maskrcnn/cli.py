@@ -1,0 +1,354 @@
+"""The command line: keras-maskrcnn demo | train | evaluate | predict | export.
+
+Each command is a function from parsed arguments to an exit status; what it does lives in the package. Called
+through `keras_maskrcnn_launcher`, which quiets TensorFlow first.
+"""
+
+import argparse
+import pathlib
+import sys
+
+SUCCESS, DISAPPOINTED, MISTAKE = 0, 1, 2  # exit status; 2 as argparse's own
+DEMO_AP50, DEMO_BOX_ERROR, DEMO_SCORE_ERROR = 0.80, 1e-3, 1e-5  # what a healthy installation reaches
+
+
+def main(argv=None):
+    """Run the command line.
+
+    Args:
+        argv: list of str, or None for the process's own.
+
+    Returns:
+        Exit status: 0 done, 1 done but not as good as it should be, 2 a mistake in what was given.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:  # the package's word for "what you gave me is not right"
+        if args.debug:
+            raise
+        print(f"keras-maskrcnn {args.command}: {error}\n(--debug shows where)", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("\nstopped; files written so far are whole", file=sys.stderr)
+        return 130
+
+
+def build_parser():
+    """The argparse parser with all commands."""
+    parser = argparse.ArgumentParser(
+        prog="keras-maskrcnn", description="Mask R-CNN for Keras 3: train, measure, predict, export."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, run, add_arguments, summary, examples in _COMMANDS:
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog="examples:\n" + "\n".join(f"  keras-maskrcnn {e}" for e in examples),
+            formatter_class=_HelpFormatter,
+        )
+        add_arguments(command)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.set_defaults(run=run)
+    return parser
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults in the help, line breaks of the examples kept."""
+
+
+# demo ------------------------------------------------------------------------------------------------------
+
+
+def _demo_arguments(command):
+    command.add_argument("--directory", default="demo", help="folder for everything it writes")
+    command.add_argument("--minutes", type=float, default=1.75, help="training time")
+
+
+def _demo(args):
+    from keras_maskrcnn.demo import run_demo
+    from keras_maskrcnn.evaluation import format_metrics
+
+    result = run_demo(args.directory, args.minutes)
+    ap50 = result["metrics"].get("segm_AP50", 0.0)
+    print(f"\nCOCO AP on validation shapes:\n{format_metrics(result['metrics'])}\n")
+    checks = [
+        (ap50 >= DEMO_AP50, f"segm AP50 {ap50:.3f} (at least {DEMO_AP50})"),
+        (
+            result["box_error"] <= DEMO_BOX_ERROR and result["score_error"] <= DEMO_SCORE_ERROR,
+            f"the export, reloaded in a new process, agrees in {result['compared']} detections: boxes to "
+            f"{result['box_error']:.1e} pixels, scores to {result['score_error']:.1e}",
+        ),
+        (result["compared"] > 0, "there were detections to compare"),
+    ]
+    for good, what in checks:
+        print("ok  " if good else "FAIL", what)
+    folder = pathlib.Path(args.directory)
+    print(f"pictures: {folder / 'run' / 'overlays'}, curves: {folder / 'run' / 'curves.png'}")
+    return SUCCESS if all(good for good, _ in checks) else DISAPPOINTED
+
+
+# train -----------------------------------------------------------------------------------------------------
+
+
+def _train_arguments(command):
+    data = command.add_argument_group("data")
+    _dataset_arguments(data)
+    data.add_argument("--val-images", required=True, help="folder of the validation images")
+    data.add_argument("--val-annotations", help="their COCO annotations (.json)")
+    run = command.add_argument_group("run")
+    run.add_argument("--run-dir", default="run", help="folder for weights, metrics and pictures")
+    length = run.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float, help="wall-clock budget, evaluations included")
+    length.add_argument("--epochs", type=int, help="passes over the training images")
+    run.add_argument("--batch-size", type=int, default=4)
+    run.add_argument("--learning-rate", type=float, default=5e-4, help="AdamW's peak")
+    run.add_argument("--weight-decay", type=float, default=1e-4)
+    run.add_argument("--evaluate-every", type=int, default=1, help="epochs between COCO evaluations")
+    run.add_argument("--start-from", help="a .keras file or run folder to fine-tune; it brings its config")
+    run.add_argument("--seed", type=int, default=0)
+    model = command.add_argument_group("model (not with --start-from)")
+    model.add_argument("--backbone", default="resnet50", help="resnet18 to resnet152")
+    model.add_argument("--norm", default="batch", help="batch, group or frozen_batch")
+    model.add_argument("--min-size", type=int, default=800, help="short side, network pixels")
+    model.add_argument("--max-size", type=int, default=1333, help="limit of the long side")
+    model.add_argument("--image-scale", type=float, help="network over source pixels; replaces the sizes")
+    model.add_argument("--anchor-sizes", type=int, nargs=5, default=[32, 64, 128, 256, 512])
+    augment = command.add_argument_group("augmentation (horizontal flips are always on)")
+    augment.add_argument("--crop", type=int, help="train on random squares of so many network pixels")
+    augment.add_argument("--any-way-up", action="store_true", help="quarter turns and vertical flips too")
+
+
+def _train(args):
+    import keras
+
+    from keras_maskrcnn.data import DataLoader
+    from keras_maskrcnn.evaluation import format_metrics
+    from keras_maskrcnn.experiment import train_model
+
+    keras.utils.set_random_seed(args.seed)
+    train = _open_dataset(args.images, args.annotations, args.skip_faulty)
+    model = _model_to_train(args, train)
+    val = _open_dataset(
+        args.val_images, args.val_annotations, args.skip_faulty, model.config.category_ids
+    )
+    loader = DataLoader(
+        train, model.config, args.batch_size, _augmentation(args, model.config), shuffle=True, seed=args.seed
+    )
+    model.compile(
+        keras.optimizers.AdamW(args.learning_rate, weight_decay=args.weight_decay, global_clipnorm=5.0)
+    )
+    print(f"{len(train)} training and {len(val)} validation images, {len(loader)} batches an epoch")
+    settings = {key: value for key, value in vars(args).items() if key != "run"}
+    metrics = train_model(
+        model,
+        loader,
+        val,
+        args.run_dir,
+        epochs=args.epochs,
+        minutes=args.minutes,
+        evaluate_every=args.evaluate_every,
+        settings=settings,
+    )
+    print(f"\nbest epoch, kept as {pathlib.Path(args.run_dir) / 'best.keras'}:\n{format_metrics(metrics)}")
+    return SUCCESS
+
+
+def _model_to_train(args, dataset):
+    """A new model for the dataset's classes, or the one to fine-tune."""
+    from keras_maskrcnn.config import MaskRCNNConfig
+    from keras_maskrcnn.model import MaskRCNN
+
+    if args.start_from:
+        return _load_model(args.start_from)
+    caps = max(100, dataset.max_instances)  # caps come from the data: dense images need more than COCO's 100
+    config = MaskRCNNConfig(
+        num_classes=len(dataset.class_names),
+        class_names=dataset.class_names,
+        category_ids=dataset.category_ids,
+        backbone=args.backbone,
+        norm=args.norm,
+        min_size=args.min_size,
+        max_size=args.max_size,
+        image_scale=args.image_scale,
+        anchor_sizes=tuple(args.anchor_sizes),
+        max_instances=caps,
+        max_detections=caps,
+    )
+    return MaskRCNN(config, seed=args.seed)
+
+
+def _augmentation(args, config):
+    from keras_maskrcnn import data
+
+    if config.image_scale is not None:
+        steps = [data.ResizeByScale(config.image_scale)]
+    else:
+        steps = [data.Resize(config.min_size, config.max_size)]
+    if args.crop:
+        steps.append(data.RandomCrop(args.crop))
+    steps.append(data.RandomFlip(horizontal=True, vertical=args.any_way_up))
+    return [*steps, data.RandomRotate90()] if args.any_way_up else steps
+
+
+# evaluate --------------------------------------------------------------------------------------------------
+
+
+def _evaluate_arguments(command):
+    command.add_argument("model", help="a .keras file or a run folder")
+    _dataset_arguments(command)
+    command.add_argument("--max-detections", type=int, help="detections an image that count")
+    command.add_argument("--json", help="file for the figures, classes included")
+
+
+def _evaluate(args):
+    from keras_maskrcnn.evaluation import evaluate_coco, format_metrics
+    from keras_maskrcnn.experiment import write_json
+
+    model = _load_model(args.model)
+    dataset = _open_dataset(args.images, args.annotations, args.skip_faulty, model.config.category_ids)
+    metrics = evaluate_coco(model, dataset, args.max_detections, verbose=1)
+    print(format_metrics(metrics))
+    if args.json:
+        write_json(args.json, metrics)
+    return SUCCESS
+
+
+# predict ---------------------------------------------------------------------------------------------------
+
+
+def _predict_arguments(command):
+    command.add_argument("model", help="a .keras file or a run folder")
+    command.add_argument("images", nargs="+", help="image files or folders")
+    command.add_argument("--output", default="predictions", help="folder for pictures and detections.json")
+    command.add_argument("--score", type=float, default=0.5, help="detections below are left out")
+
+
+def _predict(args):
+    import keras
+    from PIL import Image
+
+    from keras_maskrcnn.data import read_image
+    from keras_maskrcnn.experiment import write_json
+    from keras_maskrcnn.predictor import Predictor
+    from keras_maskrcnn.visualize import draw_instances
+
+    paths = _image_paths(args.images)
+    predictor = Predictor(_load_model(args.model), args.score)
+    output = pathlib.Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    results = []
+    progress = keras.utils.Progbar(len(paths), unit_name="image")
+    for i, path in enumerate(paths):
+        image = read_image(path)
+        found = predictor(image)
+        # Numbered: two folders may hold files of the same name.
+        Image.fromarray(draw_instances(image, found)).save(output / f"{i:04d}-{path.stem}.png")
+        results += [result | {"file": str(path)} for result in found.to_coco(image_id=i)]
+        progress.update(i + 1)
+    write_json(output / "detections.json", results)
+    print(f"{len(results)} instances in {len(paths)} images; pictures and detections.json in {output}")
+    return SUCCESS
+
+
+def _image_paths(names):
+    """Files, and the image files directly inside folders."""
+    from PIL import Image
+
+    endings = set(Image.registered_extensions())
+    paths = []
+    for path in map(pathlib.Path, names):
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in endings) if path.is_dir() else [path]
+        paths += inside
+    if not paths:
+        raise ValueError(f"There must be an image to predict on. Received {names}: no image files in there.")
+    return paths
+
+
+# export ----------------------------------------------------------------------------------------------------
+
+
+def _export_arguments(command):
+    command.add_argument("model", help="a .keras file or a run folder")
+    command.add_argument("directory", help="folder of the SavedModel")
+
+
+def _export(args):
+    from keras_maskrcnn.serving import export_saved_model
+
+    export_saved_model(_load_model(args.model), args.directory)
+    print(f"wrote {args.directory}; look at it with: saved_model_cli show --dir {args.directory} --all")
+    return SUCCESS
+
+
+# shared by the commands ------------------------------------------------------------------------------------
+
+
+def _dataset_arguments(group):
+    group.add_argument("--images", required=True, help="folder of the images")
+    group.add_argument(
+        "--annotations", help="COCO annotations (.json); without it --images is read as Data Science Bowl folders"
+    )
+    group.add_argument("--skip-faulty", action="store_true", help="leave faulty entries out instead of stopping")
+
+
+def _open_dataset(images, annotations, skip_faulty, category_ids=None):
+    from keras_maskrcnn.data import CocoDataset, DsbDataset
+
+    on_error = "skip" if skip_faulty else "raise"
+    if annotations is None:
+        return DsbDataset(images, on_error=on_error)
+    return CocoDataset(annotations, images, on_error=on_error, category_ids=category_ids)
+
+
+def _load_model(path):
+    import keras
+
+    from keras_maskrcnn import model  # noqa: F401 (registers the classes that the file names)
+    from keras_maskrcnn.experiment import find_model
+
+    return keras.saving.load_model(find_model(path), compile=False)
+
+
+_COMMANDS = (
+    (
+        "demo",
+        _demo,
+        _demo_arguments,
+        "train on generated shapes, measure, export, reload the export, draw; no data needed",
+        ["demo", "demo --directory /tmp/shapes --minutes 5"],
+    ),
+    (
+        "train",
+        _train,
+        _train_arguments,
+        "train on images with COCO annotations into a run folder",
+        [
+            "train --images train/ --annotations train.json --val-images val/ --val-annotations val.json --epochs 12",
+            "train --images bowl/train --val-images bowl/val --minutes 60 --backbone resnet18 --image-scale 1 "
+            "--crop 256 --any-way-up --run-dir runs/nuclei",
+        ],
+    ),
+    (
+        "evaluate",
+        _evaluate,
+        _evaluate_arguments,
+        "measure the COCO AP of a model",
+        ["evaluate run --images val/ --annotations val.json", "evaluate model.keras --images bowl/val --json ap.json"],
+    ),
+    (
+        "predict",
+        _predict,
+        _predict_arguments,
+        "find instances in images; write pictures and COCO results",
+        ["predict run photo.jpg", "predict model.keras photos/ --score 0.7 --output found"],
+    ),
+    (
+        "export",
+        _export,
+        _export_arguments,
+        "write a SavedModel for TensorFlow Serving",
+        ["export run saved_model/1"],
+    ),
+)

@@ -1,0 +1,178 @@
+"""The run folder and its callbacks, on a model small enough to fit in a moment."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+from known_answers import KnownDataset, answers_from, small_config
+from PIL import Image
+
+from keras_maskrcnn import experiment
+from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget, write_atomically
+from keras_maskrcnn.experiment import find_model, train_model
+
+
+class Line(keras.Model):
+    """y = w x, with a config and known detections: enough for a run."""
+
+    def __init__(self, config=None, answers=(), **kwargs):
+        super().__init__(**kwargs)
+        self.config = config or small_config()
+        self.answers = list(answers)
+        self.asked = 0
+        self.dense = keras.layers.Dense(1, use_bias=False)
+        self.dense.build((None, 1))
+        self.built = True
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def predict_on_batch(self, batch):
+        from known_answers import KnownModel
+
+        answer = self.answers[self.asked % len(self.answers)]
+        self.asked += 1
+        return KnownModel(self.config, [answer]).predict_on_batch(batch)
+
+    def get_config(self):
+        return {}
+
+
+def line_and_data(dataset=None, **optimizer):
+    model = Line(answers=answers_from(dataset) if dataset else ())
+    model.compile(keras.optimizers.SGD(**{"learning_rate": 0.01} | optimizer), loss="mse")
+    x = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
+    return model, keras_batches(x)
+
+
+class keras_batches(keras.utils.PyDataset):
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        part = self.x[8 * index : 8 * index + 8]
+        return part, 3 * part
+
+
+def test_a_run_leaves_config_metrics_weights_curves_and_overlays(tmp_path):
+    dataset = KnownDataset([[(10, 10, 30, 30, 0)], [(50, 50, 90, 80, 0)], [(5, 5, 25, 60, 0)]])
+    model, data = line_and_data(dataset)
+    metrics = train_model(
+        model, data, dataset, tmp_path, epochs=3, evaluate_every=2, num_overlays=2, settings={"a": 1}, verbose=0
+    )
+    assert metrics["segm_AP"] == pytest.approx(1.0)
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1.0", "2.0", "3.0"]
+    assert [row["val_segm_AP"] for row in rows] == ["", "1.0", "1.0"]
+    losses = [float(row["loss"]) for row in rows]
+    assert losses[0] > losses[1] > losses[2]
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["model"] == small_config().to_dict() and saved["settings"] == {"a": 1}
+    assert json.loads((tmp_path / "metrics.json").read_text())["segm_AP/kind 1"] == pytest.approx(1.0)
+    assert np.asarray(Image.open(tmp_path / "curves.png")).std() > 0
+    assert len(list((tmp_path / "overlays").glob("*.png"))) == 2
+    assert not list(tmp_path.rglob(".partial*"))
+    assert find_model(tmp_path) == tmp_path / "best.keras"
+
+
+def test_the_model_ends_with_the_best_weights_not_the_last(tmp_path, monkeypatch):
+    dataset = KnownDataset([[(10, 10, 30, 30, 0)]])
+    model, data = line_and_data(dataset)
+    model.answers = [model.answers[0], ([], [], [])]  # perfect after epoch 1, blind after epoch 2
+    weights = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: weights.append(model.get_weights()[0].copy())
+    )
+    monkeypatch.setattr(experiment, "draw_overlays", lambda *_: None)
+    train_model(model, data, dataset, tmp_path, epochs=2, callbacks=[note], verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0], weights[0])
+    model.load_weights(find_model(tmp_path).with_name("last.keras"))
+    np.testing.assert_array_equal(model.get_weights()[0], weights[1])
+
+
+def test_averaged_weights_are_what_is_measured_and_kept(tmp_path):
+    model, data = line_and_data(use_ema=True, ema_momentum=0.5)
+    kept = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if keras.backend.backend() == "jax":
+                self.model.jax_state_sync()
+            kept.append(float(keras.ops.convert_to_numpy(self.model.dense.kernel)[0, 0]))
+
+    train_model(model, data, None, tmp_path, epochs=1, callbacks=[Watch()], verbose=0)
+    average = kept[0]  # Keras starts the average at the first step's weights
+    for weight in kept[1:]:
+        average = 0.5 * average + 0.5 * weight
+    assert float(model.get_weights()[0][0, 0]) == pytest.approx(average, abs=1e-6)
+    assert abs(average - kept[-1]) > 1e-3
+
+
+def test_budget_ends_training_in_time_and_takes_the_rate_to_zero(tmp_path):
+    model, data = line_and_data(learning_rate=0.04)
+    train_model(model, data, None, tmp_path, minutes=3 / 60, warmup_steps=2, verbose=0)
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["minutes"]) * 60 < 4.5
+    assert float(rows[-1]["learning_rate"]) < 0.004
+
+
+def test_rate_warms_up_and_follows_the_cosine_of_elapsed_time():
+    budget = TimeBudget(minutes=1, learning_rate=0.1, warmup_steps=4)
+    assert budget.rate_at(0, 0) == pytest.approx(0.025)
+    assert budget.rate_at(3, 0) == pytest.approx(0.1)
+    assert budget.rate_at(99, 30) == pytest.approx(0.05)
+    assert budget.rate_at(99, 20) == pytest.approx(0.075)
+    assert budget.rate_at(99, 61) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_schedule_under_a_budget_is_refused():
+    model, data = line_and_data(learning_rate=keras.optimizers.schedules.CosineDecay(0.1, 10))
+    with pytest.raises(ValueError, match="learning_rate=<number>"):
+        model.fit(data, callbacks=[TimeBudget(1)], verbose=0)
+
+
+@pytest.mark.parametrize("ends", [{}, {"epochs": 1, "minutes": 1}])
+def test_a_run_needs_one_end(tmp_path, ends):
+    model, data = line_and_data()
+    with pytest.raises(ValueError, match="exactly one"):
+        train_model(model, data, None, tmp_path, **ends)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"old")
+
+    def fail(partial):
+        partial.write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["weights.bin"]
+
+
+def test_best_checkpoint_passes_over_worse_and_unmeasured_epochs(tmp_path):
+    model, _ = line_and_data()
+    checkpoint = BestCheckpoint(tmp_path / "best.keras")
+    checkpoint.set_model(model)
+    saved = []
+    for epoch, logs in enumerate([{"val_segm_AP": 0.2}, {}, {"val_segm_AP": 0.1}, {"val_segm_AP": 0.3}]):
+        model.dense.kernel.assign([[float(epoch)]])
+        checkpoint.on_epoch_end(epoch, logs)
+        other, _ = line_and_data()
+        other.load_weights(tmp_path / "best.keras")
+        saved.append(float(other.get_weights()[0][0, 0]))
+    assert saved == [0, 0, 0, 3]
+
+
+def test_a_path_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="best.keras"):
+        find_model(tmp_path)

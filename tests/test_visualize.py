@@ -1,0 +1,91 @@
+"""Pictures: the right pixels take the right colours, and nothing else changes."""
+
+import numpy as np
+import pytest
+from known_answers import KnownDataset, small_config
+
+from keras_maskrcnn.predictor import FoundInstances
+from keras_maskrcnn.visualize import beside, draw_ground_truth, draw_instances, instance_color
+
+
+def found_in(size, boxes, scores):
+    return FoundInstances(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(scores, np.float32),
+        np.zeros(len(boxes), int),
+        np.ones((len(boxes), 28, 28), np.float32),
+        size,
+        small_config(),
+    )
+
+
+def test_mask_is_blended_inside_outlined_at_its_border_and_nowhere_else():
+    image = np.full((40, 60, 3), 100, np.uint8)
+    picture = draw_instances(image, found_in((40, 60), [(10, 5, 30, 25)], [0.9]), captions=False, boxes=False)
+    color = np.array(instance_color(0))
+    np.testing.assert_allclose(picture[15, 20], 100 * 0.55 + color * 0.45, atol=1)
+    np.testing.assert_array_equal(picture[5, 20], color)  # top row of the mask: outline
+    np.testing.assert_array_equal(picture[24, 29], color)
+    outside = np.ones((40, 60), bool)
+    outside[5:25, 10:30] = False
+    assert (picture[outside] == 100).all()
+    assert (image == 100).all()  # the user's array is not touched
+
+
+def test_instances_below_min_score_are_left_out():
+    image = np.zeros((20, 20, 3), np.uint8)
+    found = found_in((20, 20), [(2, 2, 8, 8), (12, 12, 18, 18)], [0.9, 0.2])
+    picture = draw_instances(image, found, min_score=0.5, captions=False)
+    assert picture[4, 4].any() and not picture[14, 14].any()
+
+
+def test_enlarging_repeats_pixels_and_keeps_places():
+    image = np.zeros((10, 10, 3), np.uint8)
+    found = found_in((10, 10), [(2, 2, 8, 8)], [0.9])
+    large = draw_instances(image, found, captions=False, boxes=False, enlarge=3)
+    assert large.shape == (30, 30, 3)
+    assert large[6:24, 6:24].any(-1).all() and large.any(-1).sum() == 18 * 18
+
+
+def test_captions_and_boxes_stay_inside_the_picture_at_every_corner():
+    image = np.zeros((60, 80, 3), np.uint8)
+    corners = [(0, 0, 10, 10), (70, 0, 80, 10), (0, 50, 10, 60), (70, 50, 80, 60)]
+    picture = draw_instances(image, found_in((60, 80), corners, [0.9] * 4))
+    assert picture.shape == image.shape
+    for x1, y1, x2, y2 in corners:
+        assert picture[y1:y2, x1:x2].any(-1).mean() > 0.9
+
+
+def test_nothing_found_leaves_the_image_as_it_is():
+    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    np.testing.assert_array_equal(draw_instances(image, found_in((9, 9), [], [])), image)
+
+
+def test_ground_truth_shows_annotations_and_crowds_in_gray():
+    dataset = KnownDataset([[(5, 5, 15, 15, 0), (30, 30, 50, 50, 0)]], size=(60, 60), crowd={(0, 1)})
+    annotations = dataset.to_coco()["annotations"]
+    polygon = {**annotations[0], "segmentation": [[40, 5, 55, 5, 55, 20, 40, 20]], "bbox": [40, 5, 15, 15]}
+    image = np.zeros((60, 60, 3), np.uint8)
+    picture = draw_ground_truth(image, [*annotations, polygon], boxes=False)
+    np.testing.assert_array_equal(picture[5, 10], instance_color(0))
+    np.testing.assert_array_equal(picture[30, 40], (150, 150, 150))
+    assert picture[10, 48].any() and not picture[25, 25].any()
+
+
+def test_panels_stand_side_by_side_on_white():
+    left, right = np.zeros((10, 20, 3), np.uint8), np.full((30, 5, 3), 9, np.uint8)
+    panel = beside([left, right])
+    assert panel.shape == (30, 20 + 8 + 5, 3)
+    assert (panel[:10, :20] == 0).all() and (panel[:, 28:] == 9).all() and (panel[10:, :20] == 255).all()
+    titled = beside([left, right], ["a", "b"])
+    np.testing.assert_array_equal(titled[24:], panel)
+
+
+def test_neighbouring_colours_differ():
+    colors = np.array([instance_color(i) for i in range(50)], float)
+    assert np.abs(np.diff(colors, axis=0)).max(axis=1).min() > 60
+
+
+def test_a_float_image_is_refused():
+    with pytest.raises(ValueError, match="uint8"):
+        draw_instances(np.zeros((5, 5, 3)), found_in((5, 5), [], []))
