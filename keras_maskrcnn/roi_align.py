@@ -121,12 +121,13 @@ class MultiLevelRoIAlign(keras.layers.Layer):
         self.canonical_level = canonical_level
         self.strides = tuple(strides)
 
-    def call(self, pyramid, boxes):
+    def call(self, pyramid, boxes, training=False):
         """Crop.
 
         Args:
             pyramid: list of float (B, H_l, W_l, C), one map for each of `strides`: P2, P3, ...
             boxes: float (B, R, [x1, y1, x2, y2]), network pixels. Padding rows give crops of no meaning.
+            training: choose the operator that is fast with its gradient; the result is the same to 1e-4.
 
         Returns:
             (B, R, h, w, C), the dtype of the pyramid.
@@ -146,7 +147,8 @@ class MultiLevelRoIAlign(keras.layers.Layer):
             first_level=self.strides[0].bit_length() - 1,
         )
         images = ops.cast(ops.arange(num_images), "int32")[:, None]
-        crops = backend.multilevel_roi_align(
+        crop = backend.trainable_multilevel_roi_align if training else backend.multilevel_roi_align
+        crops = crop(
             list(pyramid),
             ops.reshape(boxes, (-1, 4)),
             ops.reshape(images + ops.zeros_like(levels), (-1,)),

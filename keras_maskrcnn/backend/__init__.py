@@ -15,6 +15,7 @@ else:
     chosen = generic
 
 multilevel_roi_align = chosen.multilevel_roi_align
+trainable_multilevel_roi_align = chosen.trainable_multilevel_roi_align
 non_max_suppression = chosen.non_max_suppression
 
 SUPPORTS_JIT = runtime.SUPPORTS_JIT
@@ -27,4 +28,4 @@ pad_columns = runtime.pad_columns
 pad_to_multiple = runtime.pad_to_multiple
 scale_loss = runtime.scale_loss
 
-__all__ = ["generic", "multilevel_roi_align", "non_max_suppression"]
+__all__ = ["generic", "multilevel_roi_align", "non_max_suppression", "trainable_multilevel_roi_align"]

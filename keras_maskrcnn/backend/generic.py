@@ -54,6 +54,10 @@ def multilevel_roi_align(
     return ops.cast(pooled, pyramid[0].dtype)
 
 
+# Nothing is gained here by preparing the gradient in the forward pass.
+trainable_multilevel_roi_align = multilevel_roi_align
+
+
 def box_frames(boxes, levels, scales, aligned):
     """Put boxes into the cells of their level, where RoIAlign samples.
 
@@ -78,28 +82,36 @@ def box_frames(boxes, levels, scales, aligned):
 
 
 def flatten_pyramid(pyramid):
-    """Lay all cells of all images and levels in one table, so that one gather serves all.
+    """Lay all cells of all images and levels in one table, so that one index finds any of them.
 
     Args:
         pyramid: list of L feature maps, (B, H_l, W_l, C).
 
     Returns:
-        cells: (sum of B * H_l * W_l, C).
+        (sum of B * H_l * W_l, C): level by level, in each image by image, row by row.
+    """
+    cells = [ops.reshape(level, (-1, level.shape[-1])) for level in pyramid]
+    return cells[0] if len(cells) == 1 else ops.concatenate(cells, axis=0)
+
+
+def map_sizes(pyramid):
+    """Where the cells of each level are in the table of `flatten_pyramid`.
+
+    Args:
+        pyramid: list of L feature maps, (B, H_l, W_l, C).
+
+    Returns:
         heights, widths, offsets: int32 (L,): size of each map and the row of its first cell.
     """
-    shapes = [ops.shape(level) for level in pyramid]
-    cells = [ops.reshape(level, (-1, level.shape[-1])) for level in pyramid]
-    sizes = [shape[0] * shape[1] * shape[2] for shape in shapes]
-    offsets = [0]
-    for size in sizes[:-1]:
-        offsets.append(offsets[-1] + size)
-
-    def column(values):
-        return ops.stack([ops.cast(value, "int32") for value in values])
-
-    table = cells[0] if len(cells) == 1 else ops.concatenate(cells, axis=0)
-    heights, widths = ([shape[axis] for shape in shapes] for axis in (1, 2))
-    return table, column(heights), column(widths), column(offsets)
+    heights, widths, offsets, end = [], [], [], 0
+    for level in pyramid:
+        num_images, height, width, _ = ops.shape(level)
+        heights.append(height)
+        widths.append(width)
+        offsets.append(end)
+        end = end + num_images * height * width
+    columns = (heights, widths, offsets)
+    return tuple(ops.stack([ops.cast(n, "int32") for n in column]) for column in columns)
 
 
 def _pool_by_gathers(pyramid, frame, box_batch, levels, output_size, ratio):
@@ -111,7 +123,8 @@ def _pool_by_gathers(pyramid, frame, box_batch, levels, output_size, ratio):
         float32 (R, h, w, C).
     """
     y, x, height, width = frame
-    cells, heights, widths, offsets = flatten_pyramid(pyramid)
+    cells = flatten_pyramid(pyramid)
+    heights, widths, offsets = map_sizes(pyramid)
     own_height, own_width = ops.take(heights, levels), ops.take(widths, levels)
     first = ops.take(offsets, levels) + ops.cast(box_batch, "int32") * own_height * own_width
     y_taps = _axis_taps(y, height, own_height, output_size[0], ratio)

@@ -1,8 +1,9 @@
 """RoIAlign and NMS from stock TensorFlow operators, several times faster in graph mode than `generic`.
 
-Only operators that every TensorFlow runtime has are used, so a SavedModel needs no library of ours. Sizes may be free
-(None). XLA compiles neither `CropAndResize` nor `NonMaxSuppression` nor sparse products: under `jit_compile=True`
-use `generic`. Figures below: 2 cores, 512 boxes of 7x7 on (4, 64, 64, 128) / 1000 on (1, 200, 264, 256).
+Only operators that every TensorFlow runtime has are used, so a SavedModel needs no library of
+ours. Sizes may be free (None). XLA compiles neither crop_and_resize nor stock NMS nor sparse
+products: under `jit_compile=True` use `generic`. Times below are of 2 cores, milliseconds, for
+128 boxes of 7x7 in each of four (64, 64, 128) maps / 1000 boxes of 7x7 in one of (256, 256, 256).
 """
 
 import numpy as np
@@ -15,64 +16,106 @@ from keras_maskrcnn.backend import generic
 def multilevel_roi_align(
     pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
 ):
-    """Crop every box from its own level only; arguments and result as `generic.multilevel_roi_align`.
+    """Crop by crop_and_resize; arguments and result as `generic.multilevel_roi_align`.
 
-    Forward is crop_and_resize at the sample points (10 / 31 ms). The gradient on CPU is a sparse product of our own
-    (12 / 27 ms): the stock one loses updates between threads and is wrong by up to 20 %.
+    For inference, 13 / 31 ms: the cropper that every runtime and exchange format has. Its stock
+    gradient loses updates between the threads of a CPU and is wrong by up to 20 % (on a GPU it
+    is right); ours is that of `trainable_multilevel_roi_align`.
     """
+
+    def crop(points, ratio):
+        frame = _stack_frame(boxes, levels, scales, aligned)
+        own = [tf.where(tf.equal(levels, number))[:, 0] for number in range(len(pyramid))]
+        places = tf.math.invert_permutation(tf.concat(own, axis=0))
+
+        def forward(*maps):
+            crops = [
+                _crop_level(features, tf.gather(frame, rows), tf.gather(box_batch, rows), points, ratio)
+                for features, rows in zip(maps, own)
+            ]
+            return tf.gather(tf.concat(crops, axis=0), places)
+
+        @tf.custom_gradient
+        def forward_with_exact_gradient(*maps):
+            def gradient(upstream):
+                matrix = _sampling_matrix(maps, frame, box_batch, levels, points, ratio)
+                return _spread(matrix, upstream, maps)
+
+            return forward(*maps), gradient
+
+        return (forward if _on_gpu(pyramid[0]) else forward_with_exact_gradient)(*pyramid)
+
     if sampling_ratio == 0:
         return generic.multilevel_roi_align(
             pyramid, boxes, box_batch, levels, scales, output_size, 0, aligned, aggregation
         )
-    if aggregation == "max":
-        # A bin of one point is its point; the largest of ratio x ratio of them is the answer.
-        points = tuple(bins * sampling_ratio for bins in output_size)
-        crops = multilevel_roi_align(
-            pyramid, boxes, box_batch, levels, scales, points, 1, aligned, "average"
+    return _aggregate(crop, output_size, sampling_ratio, aggregation)
+
+
+def trainable_multilevel_roi_align(
+    pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
+):
+    """Crop by a product with a sparse matrix; arguments and result as `multilevel_roi_align`.
+
+    For training: the transpose of the matrix, made once, gives the exact gradient. 11 ms and 8
+    for the gradient / 23 and 15, and no points of 4 times the size of the crops are in memory.
+    """
+    if sampling_ratio == 0 or _on_gpu(pyramid[0]):
+        return multilevel_roi_align(
+            pyramid,
+            boxes,
+            box_batch,
+            levels,
+            scales,
+            output_size,
+            sampling_ratio,
+            aligned,
+            aggregation,
         )
-        return tf.nn.max_pool2d(crops, sampling_ratio, sampling_ratio, "VALID")
-    frame = generic.box_frames(tf.stop_gradient(boxes), levels, scales, aligned)
-    fields = tf.stack(frame, axis=1)
-    own = [tf.where(tf.equal(levels, number))[:, 0] for number in range(len(pyramid))]
-    parts = [(tf.gather(fields, rows), tf.gather(box_batch, rows)) for rows in own]
-    places = tf.math.invert_permutation(tf.concat(own, axis=0))
 
-    def forward(*maps):
-        crops = [
-            _crop_level(features, *part, output_size, sampling_ratio)
-            for features, part in zip(maps, parts)
-        ]
-        return tf.gather(tf.concat(crops, axis=0), places)
+    def crop(points, ratio):
+        frame = _stack_frame(boxes, levels, scales, aligned)
+        matrix = _sampling_matrix(pyramid, frame, box_batch, levels, points, ratio)
 
-    @tf.custom_gradient
-    def forward_with_exact_gradient(*maps):
-        def gradient(upstream):
-            return [
-                _crop_level_gradient(
-                    tf.gather(upstream, rows), features, *part, output_size, sampling_ratio
-                )
-                for features, rows, part in zip(maps, own, parts)
-            ]
+        @tf.custom_gradient
+        def multiply(*maps):
+            cells = generic.flatten_pyramid(maps)
+            crops = tf.raw_ops.SparseMatrixMatMul(a=matrix, b=tf.cast(cells, tf.float32))
+            crops = tf.reshape(crops, (-1, *points, maps[0].shape[-1]))
+            return tf.cast(crops, maps[0].dtype), lambda upstream: _spread(matrix, upstream, maps)
 
-        return forward(*maps), gradient
+        return multiply(*pyramid)
 
-    # On a GPU the stock gradient adds atomically: right, and faster than a sparse product.
-    return (forward if _on_gpu(pyramid[0]) else forward_with_exact_gradient)(*pyramid)
+    return _aggregate(crop, output_size, sampling_ratio, aggregation)
+
+
+def _aggregate(crop, output_size, ratio, aggregation):
+    """Call crop(bins, ratio) for the average over the points of a bin, or for single points and take the largest."""
+    if aggregation == "average":
+        return crop(output_size, ratio)
+    points = crop(tuple(bins * ratio for bins in output_size), 1)
+    return tf.nn.max_pool2d(points, ratio, ratio, "VALID")
+
+
+def _stack_frame(boxes, levels, scales, aligned):
+    """Boxes in cells of their levels, float32 (R, [y, x, height, width])."""
+    boxes = tf.stop_gradient(boxes)
+    return tf.stack(generic.box_frames(boxes, levels, scales, aligned), axis=1)
 
 
 def _on_gpu(tensor):
-    """Whether the operators on a tensor will run on a GPU, as far as is known when the graph is built."""
+    """Whether operators on a tensor will run on a GPU, as far as is known when the graph is built."""
     if tensor.device:
         return "GPU" in tensor.device
     return bool(tf.config.list_logical_devices("GPU"))
 
 
-def _crop_level(features, fields, images, output_size, ratio):
-    """Crop boxes from one map: bilinear at every point by crop_and_resize, then the average of each bin.
+def _crop_level(features, frame, images, output_size, ratio):
+    """Crop boxes from one map: bilinear at every point by crop_and_resize, then averages of bins.
 
     Args:
         features: float (B, H, W, C).
-        fields: float32 (r, [y, x, height, width]), cells.
+        frame: float32 (r, [y, x, height, width]), cells.
         images: int32 (r,).
         output_size: (h, w), bins.
         ratio: points in a bin and axis.
@@ -80,82 +123,102 @@ def _crop_level(features, fields, images, output_size, ratio):
     Returns:
         (r, h, w, C), the dtype of the features.
     """
-    # One cell of the border's own values all around: points up to a cell outside the map read the border.
-    padded = tf.pad(
-        tf.cast(features, tf.float32), [[0, 0], [1, 1], [1, 1], [0, 0]], mode="SYMMETRIC"
-    )
-    points = tf.constant(output_size, tf.float32) * ratio
-    half_step = 0.5 * fields[:, 2:] / points
-    last = tf.cast(tf.shape(features)[1:3] + 1, tf.float32)
-    corners = fields[:, :2] + 1.0
-    first_and_last = tf.concat([corners + half_step, corners + fields[:, 2:] - half_step], axis=1)
-    first_and_last /= tf.tile(last, [2])
-    grid = (output_size[0] * ratio, output_size[1] * ratio)
-    crops = tf.image.crop_and_resize(padded, first_and_last, images, grid)
+    # A border of one cell with the border's own values: points up to a cell outside read the border.
+    border = [[0, 0], [1, 1], [1, 1], [0, 0]]
+    padded = tf.pad(tf.cast(features, tf.float32), border, mode="SYMMETRIC")
+    points = (output_size[0] * ratio, output_size[1] * ratio)
+    half_step = 0.5 * frame[:, 2:] / tf.constant(points, tf.float32)
+    first = frame[:, :2] + 1.0 + half_step
+    last = frame[:, :2] + 1.0 + frame[:, 2:] - half_step
+    extent = tf.cast(tf.shape(features)[1:3] + 1, tf.float32)
+    window = tf.concat([first / extent, last / extent], axis=1)
+    crops = tf.image.crop_and_resize(padded, window, images, points)
     if ratio > 1:
+        # 4 to 9 ms; the mean over a reshaped axis takes 70 to 300.
         crops = tf.nn.avg_pool2d(crops, ratio, ratio, "VALID")
     return tf.cast(crops, features.dtype)
 
 
-def _crop_level_gradient(upstream, features, fields, images, output_size, ratio):
-    """Spread the gradient of each bin over the cells that it was averaged from.
-
-    Cropping is a product with a sparse matrix (bins, cells); this is the product with its transpose. Every row of
-    that is summed by one thread in the order of the boxes: the same bits for any number of threads.
+def _sampling_matrix(pyramid, frame, images, levels, output_size, ratio):
+    """What every cell of the pyramid weighs in every bin of every box, 4 * ratio^2 entries a bin.
 
     Args:
-        upstream: float (r, h, w, C).
-        features, fields, images, output_size, ratio: as for `_crop_level`.
+        pyramid: list of L maps (B, H_l, W_l, C), of which only the sizes count.
+        frame: float32 (R, [y, x, height, width]), cells of the box's level.
+        images, levels: int32 (R,).
+        output_size: (h, w), bins.
+        ratio: points in a bin and axis.
 
     Returns:
-        (B, H, W, C), the dtype of the features.
+        sparse matrix (R * h * w, cells), in the order of `generic.flatten_pyramid`.
     """
-    size = tf.shape(features, out_type=tf.int64)
-    cells, weights = _bin_cells(fields, images, size, output_size, ratio)
+    sizes = generic.map_sizes(pyramid)
+    heights, widths, offsets = (tf.cast(tf.gather(column, levels), tf.int64) for column in sizes)
+    rows, row_weights = _axis_cells(frame[:, 0], frame[:, 2], heights, output_size[0], ratio)
+    columns, column_weights = _axis_cells(frame[:, 1], frame[:, 3], widths, output_size[1], ratio)
+    first = offsets + tf.cast(images, tf.int64) * heights * widths
+    rows = first[:, None, None] + rows * widths[:, None, None]
+    cells = rows[:, :, None, :, None] + columns[:, None, :, None, :]
+    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
     taps = 4 * ratio * ratio
     num_bins = tf.size(cells, out_type=tf.int64) // taps
     bins = tf.broadcast_to(tf.range(num_bins)[:, None], (num_bins, taps))
-    matrix = tf.raw_ops.SparseTensorToCSRSparseMatrix(
-        # Stacking in front and transposing is faster than stacking pairs: 2 against 3 ms.
-        indices=tf.transpose(tf.stack([tf.reshape(bins, [-1]), cells])),
-        values=weights,
-        dense_shape=tf.stack([num_bins, size[0] * size[1] * size[2]]),
+    # Stacked in front and transposed: 2 ms where stacking pairs takes 3.
+    indices = tf.transpose(tf.stack([tf.reshape(bins, [-1]), tf.reshape(cells, [-1])]))
+    num_cells = tf.add_n([tf.size(level[..., 0], out_type=tf.int64) for level in pyramid])
+    return tf.raw_ops.SparseTensorToCSRSparseMatrix(
+        indices=indices,
+        values=tf.reshape(weights, [-1]),
+        dense_shape=tf.stack([num_bins, num_cells]),
     )
-    # The product with an explicit transpose: 6 / 15 ms against 8 / 30 ms with transpose_a=True.
-    transposed = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=tf.float32)
-    channels = features.shape[-1]
-    table = tf.reshape(tf.cast(upstream, tf.float32), (-1, channels))
-    gradient = tf.raw_ops.SparseMatrixMatMul(a=transposed, b=table)
-    return tf.cast(tf.reshape(gradient, size), features.dtype)
 
 
-def _bin_cells(fields, images, size, output_size, ratio):
-    """The cells that each bin reads, and their weights, in the order of the bins.
+def _axis_cells(start, length, extent, bins, ratio):
+    """The cells that each bin reads along one axis and their weights in its average.
 
     Returns:
-        cells: int64 (r * h * w * 4 * ratio^2,), rows of the map as a table (B * H * W, C).
+        cells: int64 (R, bins, 2 * ratio).
         weights: float32, the same shape.
     """
-    taps = []
-    for axis, bins in enumerate(output_size):
-        points = bilinear.sample_points(fields[:, axis], fields[:, axis + 2], bins, ratio)
-        low, high, low_weight, high_weight = bilinear.taps(points, size[axis + 1])
-        shape = (-1, bins, 2 * ratio)
-        cells = tf.cast(tf.reshape(tf.stack([low, high], axis=2), shape), tf.int64)
-        weights = tf.reshape(tf.stack([low_weight, high_weight], axis=2), shape) / ratio
-        taps.append((cells, weights))
-    (rows, row_weights), (columns, column_weights) = taps
-    rows = (tf.cast(images, tf.int64)[:, None, None] * size[1] + rows) * size[2]
-    cells = rows[:, :, None, :, None] + columns[:, None, :, None, :]
-    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
-    return tf.reshape(cells, [-1]), tf.reshape(weights, [-1])
+    points = bilinear.sample_points(start, length, bins, ratio)
+    low, high, low_weight, high_weight = bilinear.taps(points, extent[:, None])
+    shape = (-1, bins, 2 * ratio)
+    cells = tf.reshape(tf.stack([low, high], axis=2), shape)
+    weights = tf.reshape(tf.stack([low_weight, high_weight], axis=2), shape)
+    return tf.cast(cells, tf.int64), weights / ratio
+
+
+def _spread(matrix, upstream, pyramid):
+    """Give each cell its share of the gradient of the bins that read it.
+
+    Every cell is summed by one thread in the order of the boxes: the same bits for any number of
+    threads. The explicit transpose costs 2 to 4 ms and saves 3 to 16 over `transpose_a=True`.
+
+    Args:
+        matrix: as `_sampling_matrix` makes it.
+        upstream: float (R, h, w, C).
+        pyramid: list of L maps (B, H_l, W_l, C), of which only sizes and dtype count.
+
+    Returns:
+        list of L gradients, (B, H_l, W_l, C).
+    """
+    channels = pyramid[0].shape[-1]
+    transposed = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=tf.float32)
+    upstream = tf.reshape(tf.cast(upstream, tf.float32), (-1, channels))
+    cells = tf.raw_ops.SparseMatrixMatMul(a=transposed, b=upstream)
+    shares = tf.split(cells, [tf.size(level[..., 0]) for level in pyramid])
+    return [
+        tf.cast(tf.reshape(share, tf.shape(level)), level.dtype)
+        for share, level in zip(shares, pyramid)
+    ]
 
 
 def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, valid):
     """Exact NMS by the stock operator; arguments and result as `generic.non_max_suppression`.
 
-    One call for each class of each image. Moving the classes apart instead, as is often done, rounds the boxes.
-    Two images of 2000 boxes 12 ms (generic: 16 to 29), four of 4500 in five classes 90 ms (280). N may be free.
+    One call for each class of each image: to move the classes apart instead, as is often done,
+    rounds the boxes. Two images of 2000 boxes take 12 ms (generic 16 to 29), four of 4500 in
+    five classes 90 ms (generic 280). N may be free.
     """
     boxes, scores = tf.stop_gradient(boxes), tf.stop_gradient(scores)
     num_images, num_boxes = tf.shape(scores)[0], tf.shape(scores)[1]
@@ -185,7 +248,7 @@ def _rows_by_group(num_images, num_boxes, classes, valid):
 
     Returns:
         rows: int32 (V,), valid rows, those of a group together and in their order.
-        ends: int32 (G,), where each group ends in `rows`; at least one group, be it empty.
+        ends: int32 (G,), where each group ends in `rows`; the last group is empty.
     """
     group = tf.broadcast_to(tf.range(num_images)[:, None], (num_images, num_boxes))
     if classes is not None:
@@ -202,9 +265,8 @@ def _rows_by_group(num_images, num_boxes, classes, valid):
 def _best_kept(scores, kept, max_outputs):
     """The best `max_outputs` kept boxes of each image, with a fixed shape."""
     num_boxes = tf.shape(scores)[1]
-    best, indices = tf.math.top_k(
-        tf.where(kept, scores, -np.inf), tf.minimum(max_outputs, num_boxes)
-    )
+    candidates = tf.where(kept, scores, -np.inf)
+    best, indices = tf.math.top_k(candidates, tf.minimum(max_outputs, num_boxes))
     keep = best > -np.inf
     padding = [[0, 0], [0, max_outputs - tf.shape(best)[1]]]
     shape = (scores.shape[0], max_outputs)
