@@ -2,6 +2,7 @@
 
 from keras_maskrcnn.data.arrays import ArrayDataset
 from keras_maskrcnn.data.coco import CocoDataset
+from keras_maskrcnn.data.dsb import DsbDataset
 from keras_maskrcnn.data.images import ImageError, read_image
 from keras_maskrcnn.data.loader import DataLoader, EpochSync
 from keras_maskrcnn.data.records import (
@@ -31,6 +32,7 @@ __all__ = [
     "ColorJitter",
     "DataLoader",
     "Dataset",
+    "DsbDataset",
     "EpochSync",
     "Fault",
     "ImageError",

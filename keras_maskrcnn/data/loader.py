@@ -64,6 +64,8 @@ class DataLoader(keras.utils.PyDataset):
     ):
         super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=8)
         _check_classes(dataset, config)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1. Received {batch_size}.")
         self.dataset = dataset
         self.batch_size = batch_size
         self.transforms = _default_transforms(config) if transforms is None else list(transforms)
@@ -75,7 +77,7 @@ class DataLoader(keras.utils.PyDataset):
         self.canvas = _checked_canvas(canvas) if canvas else self._smallest_canvas()
         self.epoch = 0
         self._order = (None, None)
-        self._cache = SampleCache(dataset, cache_bytes)
+        self.cache = SampleCache(dataset, cache_bytes)
         self._warned_of_cut = False
         if len(self) == 0:
             raise ValueError(
@@ -90,11 +92,11 @@ class DataLoader(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         """The batch at a position of the current epoch: a dict of numpy arrays (see batch.py)."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"Batches are numbered 0..{len(self) - 1}. Received {index}.")
         epoch = self.epoch
         order = self._epoch_order(epoch)
         chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-        if not 0 <= index < len(self):
-            raise IndexError(f"Batches are numbered 0..{len(self) - 1}. Received {index}.")
         batch = empty_batch(len(chosen), self.canvas, self.max_instances, self.gt_mask_size)
         for row, position in enumerate(chosen):
             self._fill(
@@ -131,7 +133,7 @@ class DataLoader(keras.utils.PyDataset):
         for step in range(len(self.dataset)):
             current = (position + step) % len(self.dataset)
             try:
-                return self._cache.read(current)
+                return self.cache.read(current)
             except ImageError as error:
                 if self.dataset.on_error == "raise":
                     raise
@@ -237,10 +239,16 @@ def _check_classes(dataset, config):
             f"of {dataset.name}. "
             "Take the config's from the dataset: class_names=dataset.class_names."
         )
+    if tuple(config.category_ids) not in (tuple(range(1, count + 1)), dataset.category_ids):
+        raise ValueError(
+            "category_ids of config and dataset must agree in order. "
+            f"Received {_short(config.category_ids)} and {_short(dataset.category_ids)} "
+            f"of {dataset.name}. Read the data with category_ids=config.category_ids."
+        )
 
 
 def _short(names):
-    return f"{list(names[:5])}{'...' if len(names) > 5 else ''}"
+    return f"{tuple(names[:5])}{'...' if len(names) > 5 else ''}"
 
 
 def _checked_canvas(canvas):

@@ -93,7 +93,8 @@ def encode_window(pixels, x, y, height, width):
 def _decompress(text):
     codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero((codes & 0x20) == 0)
-    if len(codes) == 0 or (codes < 0).any() or (codes > 63).any() or ends[-1:] != len(codes) - 1:
+    whole = len(ends) > 0 and ends[-1] == len(codes) - 1
+    if not whole or (codes < 0).any() or (codes > 63).any():
         raise ValueError(
             "Compressed run lengths must be the text of pycocotools' `encode`. "
             f"Received {text[:40]!r}. The mask is damaged: export it again."

@@ -173,5 +173,16 @@ def resample_mask(window, box, size):
     coverage = np.asarray(coverage)
     mask = (coverage >= 128).astype(np.uint8)
     if not mask.any():
-        mask.flat[coverage.argmax()] = 1
+        mask[_fullest_cell(padded, box, size)] = 1
     return mask
+
+
+def _fullest_cell(pixels, box, size):
+    """(row, column) of the cell with most pixels; 8-bit coverage would round small ones to zero."""
+    rows, columns = np.nonzero(pixels)
+    places = (np.stack([rows, columns]) + 0.5 - box[1::-1, None]) / (box[3:1:-1] - box[1::-1])[
+        :, None
+    ]
+    cells = np.clip(places * size, 0, size - 1).astype(int)
+    counts = np.bincount(cells[0] * size + cells[1], minlength=1)
+    return divmod(int(counts.argmax()), size)
