@@ -269,7 +269,7 @@ def _best_kept(scores, kept, max_outputs):
     best, indices = tf.math.top_k(candidates, tf.minimum(max_outputs, num_boxes))
     keep = best > -np.inf
     padding = [[0, 0], [0, max_outputs - tf.shape(best)[1]]]
-    shape = (scores.shape[0], max_outputs)
+    shape = (scores.shape[0], max_outputs if isinstance(max_outputs, int) else None)
     return tuple(
         tf.ensure_shape(tf.pad(columns, padding), shape)
         for columns in (tf.where(keep, indices, 0), keep)
