@@ -13,6 +13,7 @@ from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, format_metri
 from keras_maskrcnn.experiment import train_model
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.predictor import Predictor
+from keras_maskrcnn.serving import export_saved_model
 from keras_maskrcnn.training.schedules import WarmupMultiStep, sgd
 from keras_maskrcnn.visualize import draw_ground_truth, draw_instances
 from keras_maskrcnn.zoo import (
@@ -39,6 +40,7 @@ __all__ = [
     "draw_ground_truth",
     "draw_instances",
     "evaluate_coco",
+    "export_saved_model",
     "format_metrics",
     "maskrcnn_resnet101_fpn",
     "maskrcnn_resnet18_fpn",
