@@ -1,4 +1,4 @@
-"""DataLoader inside `model.fit` on every backend: dictionaries arrive, threads run, epochs follow."""
+"""DataLoader in `model.fit` on every backend: dictionaries arrive, threads run, epochs follow."""
 
 import keras
 import numpy as np

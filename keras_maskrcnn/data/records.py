@@ -59,7 +59,8 @@ class Polygons:
     def window(self, height, width):
         """Rasterise, in full only as run lengths. Returns MaskWindow, empty for slivers."""
         parts = self.segmentation(height, width)
-        code = coco_mask.merge(coco_mask.frPyObjects(parts, height, width))
+        codes = coco_mask.frPyObjects(parts, height, width)
+        code = codes[0] if len(codes) == 1 else coco_mask.merge(codes)
         return RunLengths(rle.parse_counts(code["counts"])).window(height, width)
 
     def segmentation(self, height, width):

@@ -62,10 +62,12 @@ def decode_window(runs, height, box):
     starts, stops = _spans(runs)
     first, last = x1 * height, x2 * height
     shown = (stops > first) & (starts < last)
-    edges = np.zeros(last - first + 1, np.int8)
-    edges[np.maximum(starts[shown], first) - first] += 1
-    edges[np.minimum(stops[shown], last) - first] -= 1
-    columns = np.cumsum(edges[:-1], dtype=np.int8).view(np.uint8).reshape(x2 - x1, height)
+    edges = np.zeros(2 * np.count_nonzero(shown) + 2, np.int64)  # where 0 and 1 take turns
+    edges[1:-1:2] = np.maximum(starts[shown] - first, 0)
+    edges[2:-1:2] = np.minimum(stops[shown], last) - first
+    edges[-1] = last - first
+    turns = (np.arange(len(edges) - 1) & 1).astype(np.uint8)
+    columns = np.repeat(turns, np.diff(edges)).reshape(x2 - x1, height)
     return np.ascontiguousarray(columns.T[y1:y2])
 
 
