@@ -11,6 +11,8 @@ from keras_maskrcnn.backend import generic, runtime
 if keras.backend.backend() == "tensorflow":
     from keras_maskrcnn.backend import runtime_tensorflow as runtime
     from keras_maskrcnn.backend import tensorflow as chosen
+elif keras.backend.backend() == "jax":
+    from keras_maskrcnn.backend import jax as chosen
 else:
     chosen = generic
 

@@ -42,20 +42,37 @@ def multilevel_roi_align(
     if sampling_ratio == 0:
         crop = _ADAPTIVE[aggregation]
         return _crop_box_by_box(crop, pyramid, frame, box_batch, levels, output_size)
-    if aggregation == "max":
-        # A bin of one point is its point; the largest of ratio x ratio of them is the answer.
-        rows, columns = output_size
-        points = (rows * sampling_ratio, columns * sampling_ratio)
-        values = _pool_by_gathers(pyramid, frame, box_batch, levels, points, 1)
-        blocks = (-1, rows, sampling_ratio, columns, sampling_ratio, pyramid[0].shape[-1])
-        pooled = ops.max(ops.reshape(values, blocks), axis=(2, 4))
-    else:
-        pooled = _pool_by_gathers(pyramid, frame, box_batch, levels, output_size, sampling_ratio)
-    return ops.cast(pooled, pyramid[0].dtype)
+
+    def crop(bins, ratio):
+        return pool_by_gathers(pyramid, frame, box_batch, levels, bins, ratio)
+
+    crops = aggregate(crop, output_size, sampling_ratio, aggregation)
+    return ops.cast(crops, pyramid[0].dtype)
 
 
 # Nothing is gained here by preparing the gradient in the forward pass.
 trainable_multilevel_roi_align = multilevel_roi_align
+
+
+def aggregate(crop, output_size, ratio, aggregation):
+    """Average the points of each bin, or take the largest (Mask R-CNN, section 3: "max or average").
+
+    Args:
+        crop: function of ((h, w), ratio) -> (R, h, w, C), the average over the points of each bin.
+        output_size: (h, w), bins.
+        ratio: points in a bin and axis.
+        aggregation: "average" or "max".
+
+    Returns:
+        (R, h, w, C).
+    """
+    if aggregation == "average":
+        return crop(output_size, ratio)
+    # A bin of one point is its point.
+    rows, columns = output_size
+    points = crop((rows * ratio, columns * ratio), 1)
+    points = ops.reshape(points, (-1, rows, ratio, columns, ratio, points.shape[-1]))
+    return ops.max(points, axis=(2, 4))
 
 
 def box_frames(boxes, levels, scales, aligned):
@@ -114,8 +131,15 @@ def map_sizes(pyramid):
     return tuple(ops.stack([ops.cast(n, "int32") for n in column]) for column in columns)
 
 
-def _pool_by_gathers(pyramid, frame, box_batch, levels, output_size, ratio):
-    """Average over the points of each bin, one gather for each of the cells around each point.
+def pool_by_gathers(pyramid, frame, box_batch, levels, output_size, ratio):
+    """Average the points of each bin, with one gather for each of the cells around each point.
+
+    Args:
+        pyramid: list of L feature maps, float (B, H_l, W_l, C).
+        frame: y, x, height, width as from `box_frames`.
+        box_batch, levels: int32 (R,).
+        output_size: (h, w), bins.
+        ratio: points in a bin and axis.
 
     Sixteen gathers of (R, h, w, C) at ratio 2 instead of one sixteen times as large: XLA fuses them.
 
