@@ -1,7 +1,8 @@
-"""Where RoIAlign's sample points lie on one axis of a map, and what each cell of the map weighs in them.
+"""Where RoIAlign samples along one axis of a map, and what each cell of the map weighs there.
 
-The bilinear kernel is a product of two tents, so everything about a box can be said axis by axis. Coordinates are in
-cells: the centre of cell `m` is at `m`. Called by `backend/` for features and by `masks.py` for mask targets.
+The bilinear kernel is a product of two tents, so everything about a box can be said axis by axis.
+Coordinates are in cells: the centre of cell `m` is at `m`. Called by `backend/` for features and
+by `masks.py` for mask targets.
 """
 
 from keras import ops
@@ -14,7 +15,8 @@ def sample_points(start, length, num_bins, sampling_ratio):
         start: float (R,), first edge of the box, cells.
         length: float (R,), cells.
         num_bins: bins along this axis.
-        sampling_ratio: points in a bin, > 0; the points divide the bin evenly and lie at the middles.
+        sampling_ratio: points in a bin, > 0; the points divide the bin evenly and lie at the
+            middles.
 
     Returns:
         float (R, num_bins * sampling_ratio), cells.
@@ -30,7 +32,8 @@ def taps(points, extent, margin=1.0):
     Args:
         points: float (R, S), cells.
         extent: number of cells on the axis, a number or (R, 1).
-        margin: points up to this far beyond the first and last cell's centre read that cell; 0 beyond it.
+        margin: points up to this far beyond the first and last cell's centre read that cell; 0
+            beyond it.
 
     Returns:
         low, high: int32 (R, S), within 0..extent-1.
@@ -89,7 +92,7 @@ def bin_weights(start, length, num_bins, sampling_ratio, extent, margin=1.0):
 
 
 def adaptive_counts(length, num_bins):
-    """Points in each bin when the ratio follows the box: one for each cell, rounded up (torchvision's ratio <= 0).
+    """Points in each bin when the ratio follows the box: one a cell (torchvision's ratio <= 0).
 
     Args:
         length: float (R,), cells.
@@ -102,10 +105,11 @@ def adaptive_counts(length, num_bins):
 
 
 def adaptive_bin_weights(start, length, num_bins, extent):
-    """`bin_weights` where each box has its own number of points in a bin, in fixed memory for boxes of any size.
+    """`bin_weights` where each box has its own number of points, in fixed memory for any size.
 
-    Where a bin has several points they are more than half a cell apart, so at most five of them fall on the two cells'
-    width of one tent. For each bin and cell those few are found directly, instead of listing all points of the box.
+    Where a bin has several points they are more than half a cell apart, so at most five of them
+    fall on the two cells' width of one tent. For each bin and cell those few are found directly,
+    instead of listing all points of the box.
 
     Args:
         start: float (R,), first edge of the box, cells.

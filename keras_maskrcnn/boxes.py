@@ -1,20 +1,25 @@
 """Box geometry: areas, overlaps, the box coder, clipping and scaling.
 
-In and out: float32 boxes `(..., N, [x1, y1, x2, y2])` in one frame (image or network pixels), width = x2 - x1.
-Pure functions in `keras.ops` for any number of leading dimensions; every result is finite for boxes of no size,
-and so is its gradient, because padding rows are boxes of zeros. Called by the stages, targets and `km.ops`.
+In and out: float32 boxes `(..., N, [x1, y1, x2, y2])` in one frame (image or network pixels),
+width = x2 - x1. Pure functions in `keras.ops` for any number of leading dimensions; every result
+is finite for boxes of no size, and so is its gradient, because padding rows are boxes of zeros.
+Called by the stages, targets and `km.ops`.
 """
 
 import math
 
 from keras import ops
 
-# Widths and heights are not taken for less than this where they are divided by or go into a logarithm, in pixels.
+# Widths and heights are not taken for less than this where they are divided by or go into a
+# logarithm, in pixels.
 SMALLEST_SIDE = 1e-6
+
+# Largest growth of an anchor that is believed, torchvision's and Detectron's number.
+MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 def split_sides(boxes):
-    """Take the four sides apart, in float32 whatever the policy: bfloat16 is off by 2 to 4 px at 1000.
+    """Take the four sides apart, in float32: bfloat16 would be off by 2 to 4 px at 1000.
 
     Args:
         boxes: (..., [x1, y1, x2, y2]).
@@ -72,7 +77,7 @@ def pairwise_iou(a, b):
 
 
 def pairwise_ioa(a, b):
-    """Share of each box of `a` that lies inside each box of `b` (the overlap rule for crowd regions).
+    """Share of each box of `a` that lies inside each box of `b` (the rule for crowd regions).
 
     Args:
         a: float (..., N, [x1, y1, x2, y2]).
@@ -88,12 +93,14 @@ def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     """Say how far each box is from its anchor (Faster R-CNN, eq. 2), the regression target.
 
     Args:
-        boxes: float (..., N, [x1, y1, x2, y2]). Boxes of no size count as 1e-6 px: finite, to be masked by the caller.
+        boxes: float (..., N, [x1, y1, x2, y2]). Boxes of no size count as 1e-6 px: finite, to be
+            masked by the caller.
         anchors: float (..., N, [x1, y1, x2, y2]), the same frame.
         weights: factors of dx, dy, dw, dh; (10, 10, 5, 5) in the second stage.
 
     Returns:
-        float (..., N, [dx, dy, dw, dh]). Centre shift in anchor widths and heights, then log size ratio, weighted.
+        float (..., N, [dx, dy, dw, dh]). Centre shift in anchor widths and heights, then log size
+        ratio, weighted.
     """
     x, y, width, height = _centres_and_sizes(boxes)
     anchor_x, anchor_y, anchor_width, anchor_height = _centres_and_sizes(anchors)
@@ -103,23 +110,28 @@ def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
         ops.log(width / anchor_width),
         ops.log(height / anchor_height),
     )
-    return ops.stack([delta * weight for delta, weight in zip(deltas, weights)], axis=-1)
+    return ops.stack(
+        [delta * weight for delta, weight in zip(deltas, weights, strict=True)], axis=-1
+    )
 
 
-def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0), max_log_scale=math.log(1000 / 16)):
+def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0), max_log_scale=MAX_LOG_SCALE):
     """Move and scale each anchor by the network's answer for it (Faster R-CNN, eq. 2 inverted).
 
     Args:
-        deltas: float (..., N, [dx, dy, dw, dh]). Centre shift in anchor widths and heights, then log size ratio,
-            each times its weight.
+        deltas: float (..., N, [dx, dy, dw, dh]). Centre shift in anchor widths and heights, then
+            log size ratio, each times its weight.
         anchors: float (..., N, [x1, y1, x2, y2]), network pixels.
         weights: the factors that `encode_boxes` was given.
-        max_log_scale: largest `dw`, `dh` used. Keeps `exp` finite while the network is still untrained.
+        max_log_scale: largest `dw`, `dh` used. Keeps `exp` finite while the network is still
+            untrained.
 
     Returns:
         float (..., N, [x1, y1, x2, y2]), network pixels. Not clipped to the image.
     """
-    dx, dy, dw, dh = (side / weight for side, weight in zip(split_sides(deltas), weights))
+    dx, dy, dw, dh = (
+        side / weight for side, weight in zip(split_sides(deltas), weights, strict=True)
+    )
     x1, y1, x2, y2 = split_sides(anchors)
     anchor_width, anchor_height = x2 - x1, y2 - y1
     x = x1 + 0.5 * anchor_width + dx * anchor_width

@@ -1,8 +1,9 @@
-"""Masks between the box frame and the image frame: targets to train on, and pasting of what was found.
+"""Masks between the box frame and the image frame: targets to train on, pasting what was found.
 
-`sample_masks` runs inside the training graph, in network pixels. The pasting functions run on the host in numpy,
-in image pixels, for `Predictor`, the evaluator and pictures; `paste_mask_windows` is the form that never builds an
-(n, H, W) stack (450 objects on a 12-megapixel image once took 416 GB).
+`sample_masks` runs inside the training graph, in network pixels. The pasting functions run on the
+host in numpy, in image pixels, for `Predictor`, the evaluator and pictures; `paste_mask_windows`
+is the form that never builds an (n, H, W) stack (450 objects on a 12-megapixel image once took 416
+GB).
 """
 
 import numpy as np
@@ -16,17 +17,19 @@ def sample_masks(gt_masks, gt_mask_boxes, matched, rois, size, sampling_ratio=2)
     """Cut the mask target of each roi out of the mask of the instance it was matched with.
 
     Args:
-        gt_masks: (B, N, M1, M2), 0/1 or probabilities, in the frame of `gt_mask_boxes`: row 0 begins at y1, row M1
-            ends at y2.
-        gt_mask_boxes: float (B, N, [x1, y1, x2, y2]), network pixels: the window that each mask covers.
-        matched: int (B, R), the row of `gt_masks` for each roi, 0..N-1. Where a roi has no instance, any.
+        gt_masks: (B, N, M1, M2), 0/1 or probabilities, in the frame of `gt_mask_boxes`: row 0
+            begins at y1, row M1 ends at y2.
+        gt_mask_boxes: float (B, N, [x1, y1, x2, y2]), network pixels: the window that each mask
+            covers.
+        matched: int (B, R), the row of `gt_masks` for each roi, 0..N-1. Where a roi has no
+            instance, any.
         rois: float (B, R, [x1, y1, x2, y2]), network pixels.
         size: rows and columns of the target.
         sampling_ratio: points in a bin and axis.
 
     Returns:
-        float32 (B, R, size, size), 0..1: the bilinear average over each bin; 0 outside the window and wherever the
-        window has no size (padding rows). Not rounded to 0/1.
+        float32 (B, R, size, size), 0..1: the bilinear average over each bin; 0 outside the window
+        and wherever the window has no size (padding rows). Not rounded to 0/1.
     """
     if gt_masks.shape[1] == 0:
         empty = ops.zeros_like(ops.cast(rois[..., 0], "float32"))
@@ -48,7 +51,7 @@ def _rows_of(table, matched):
 
 
 def _window_weights(rois, windows, side, size, sampling_ratio, extent):
-    """Weights (B, R, size, extent) of the mask's cells in the bins of each roi, along x (side 0) or y (side 1)."""
+    """Weights (B, R, size, extent) of mask cells in the bins of rois, along x (side 0) or y (1)."""
     window_start = windows[..., side]
     window_length = windows[..., side + 2] - window_start
     has_size = window_length > 0
@@ -64,7 +67,7 @@ def _window_weights(rois, windows, side, size, sampling_ratio, extent):
 
 
 def paste_masks(masks, boxes, image_size, threshold=0.5):
-    """Paste masks into the image by torchvision's rule: grow mask and box by one cell, round the box, resize.
+    """Paste masks by torchvision's rule: grow mask and box by one cell, round the box, resize.
 
     Args:
         masks: float (n, m, m), probabilities in the box frame.
@@ -79,10 +82,10 @@ def paste_masks(masks, boxes, image_size, threshold=0.5):
 
 
 def paste_masks_subpixel(masks, boxes, image_size, threshold=0.5):
-    """Paste masks into the image exactly: sample at pixel centres in the box as it is, to the fraction of a pixel.
+    """Paste masks exactly: sample at pixel centres in the box as it is, not rounded.
 
-    Args, returns: as `paste_masks`. A pixel whose centre is outside the box is False; near the border
-    of the box the mask fades towards 0, as in detectron2.
+    Args, returns: as `paste_masks`. A pixel whose centre is outside the box is False; near the
+    border of the box the mask fades towards 0, as in detectron2.
     """
     return _stack(masks, boxes, image_size, threshold, "subpixel")
 
@@ -98,8 +101,8 @@ def paste_mask_windows(masks, boxes, image_size, threshold=0.5, pasting="subpixe
         pasting: "subpixel" (as `paste_masks_subpixel`) or "torchvision" (as `paste_masks`).
 
     Returns:
-        list of n (window bool (h, w), x0, y0): pixel (y, x) of the window is pixel (y0 + y, x0 + x) of the image.
-        Windows lie inside the image; one that would lie outside has no pixels.
+        list of n (window bool (h, w), x0, y0): pixel (y, x) of the window is pixel (y0 + y, x0 +
+        x) of the image. Windows lie inside the image; one that would lie outside has no pixels.
 
     Raises:
         ValueError: when the shapes do not belong together or `pasting` is unknown.
@@ -108,7 +111,7 @@ def paste_mask_windows(masks, boxes, image_size, threshold=0.5, pasting="subpixe
     if masks.ndim != 3 or boxes.shape != (len(masks), 4):
         raise ValueError(
             "Pasting takes masks (n, m, m) and boxes (n, 4). "
-            f"Received {masks.shape} and {boxes.shape}. Choose the mask of each object's class first."
+            f"Received {masks.shape} and {boxes.shape}. Choose each object's mask by its class first."
         )
     if pasting not in _AXES:
         raise ValueError(
@@ -118,7 +121,7 @@ def paste_mask_windows(masks, boxes, image_size, threshold=0.5, pasting="subpixe
     axis = _AXES[pasting]
     height, width = (int(side) for side in image_size)
     windows = []
-    for mask, box in zip(masks, boxes):
+    for mask, box in zip(masks, boxes, strict=True):
         y0, rows = axis(box[1], box[3], mask.shape[0], height)
         x0, columns = axis(box[0], box[2], mask.shape[1], width)
         windows.append((rows @ mask @ columns.T > threshold, x0, y0))
@@ -128,17 +131,18 @@ def paste_mask_windows(masks, boxes, image_size, threshold=0.5, pasting="subpixe
 def _stack(masks, boxes, image_size, threshold, pasting):
     windows = paste_mask_windows(masks, boxes, image_size, threshold, pasting)
     stack = np.zeros((len(windows), int(image_size[0]), int(image_size[1])), bool)
-    for canvas, (window, x0, y0) in zip(stack, windows):
+    for canvas, (window, x0, y0) in zip(stack, windows, strict=True):
         canvas[y0 : y0 + window.shape[0], x0 : x0 + window.shape[1]] = window
     return stack
 
 
 def _subpixel_axis(low, high, cells, extent):
-    """Pixels of an image axis whose centres are in [low, high), and what each mask cell weighs in them.
+    """Pixels of an axis with their centres in [low, high), and what each mask cell weighs there.
 
     Returns:
         first: the first such pixel, >= 0.
-        weights: float32 (pixels, cells). Beyond the outermost cell's centre there are zeros to mix with.
+        weights: float32 (pixels, cells). Beyond the outermost cell's centre there are zeros to mix
+            with.
     """
     low, high = float(low), float(high)
     first = min(max(int(np.ceil(low - 0.5)), 0), extent)
@@ -152,7 +156,7 @@ def _subpixel_axis(low, high, cells, extent):
 
 
 def _torchvision_axis(low, high, cells, extent):
-    """The same by torchvision's rule: a border of one empty cell, the box grown to match and cut to whole pixels."""
+    """As `_subpixel_axis`, with one empty cell around, and the box grown to match and rounded."""
     scale = np.float32((cells + 2) / cells)
     half = (high - low) * np.float32(0.5) * scale
     middle = (high + low) * np.float32(0.5)
@@ -161,7 +165,8 @@ def _torchvision_axis(low, high, cells, extent):
     first = min(max(start, 0), extent)
     last = max(min(end + 1, extent), first)
     pixels = np.arange(first, last) - start
-    # Half-pixel resize of the grown mask (cells + 2) to `size`; it reads the edge cell beyond the edge.
+    # Half-pixel resize of the grown mask (cells + 2) to `size`; it reads the edge cell beyond the
+    # edge.
     points = (pixels + 0.5) * ((cells + 2) / size) - 0.5
     points = np.clip(points, 0, cells + 1) - 1
     weights = np.maximum(1.0 - np.abs(points[:, None] - np.arange(cells)), 0.0)
@@ -172,18 +177,20 @@ _AXES = {"subpixel": _subpixel_axis, "torchvision": _torchvision_axis}
 
 
 def encode_rle(window, x0, y0, image_size):
-    """Encode a pasted window as the COCO run-length code of the whole image, without building the image.
+    """Encode a pasted window as COCO run lengths of the whole image, without building the image.
 
     Args:
         window: bool (h, w), as from `paste_mask_windows`.
-        x0, y0: image pixel of the window's first column and row.
+        x0: image pixel of the window's first column.
+        y0: image pixel of its first row.
         image_size: (height, width), image pixels.
 
     Returns:
         dict with "size" [height, width] and compressed "counts" (bytes), as pycocotools makes it.
     """
     height, width = (int(side) for side in image_size)
-    # COCO counts down the columns. A zero above and below each column marks where its runs begin and end.
+    # COCO counts down the columns. A zero above and below each column marks where its runs begin
+    # and end.
     columns = np.zeros((window.shape[1], window.shape[0] + 2), np.int8)
     columns[:, 1:-1] = window.T
     changes = np.diff(columns, axis=1)

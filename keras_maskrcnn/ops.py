@@ -1,7 +1,8 @@
 """The public operators, `km.ops.*`: what a detector needs and `keras.ops` has not.
 
-Tensors of the current backend in and out (masks on the host: numpy). Arguments are checked here or in the module that
-an operator comes from; the arithmetic is in `backend/`, `boxes.py` and `masks.py`.
+Tensors of the current backend in and out (masks on the host: numpy). Arguments are checked here or
+in the module that an operator comes from; the arithmetic is in `backend/`, `boxes.py` and
+`masks.py`.
 """
 
 from keras import ops
@@ -45,7 +46,7 @@ __all__ = [
 def non_max_suppression(
     boxes, scores, iou_threshold=0.5, max_outputs=None, classes=None, valid=None
 ):
-    """Keep the best box of each cluster of overlapping ones: exact greedy NMS with a fixed size of output.
+    """Keep the best box of each cluster of overlapping ones: exact greedy NMS of fixed size.
 
     Args:
         boxes: float (N, [x1, y1, x2, y2]) or (B, N, [x1, y1, x2, y2]).
@@ -53,7 +54,8 @@ def non_max_suppression(
         iou_threshold: a box is suppressed when its IoU with a kept, better one is greater.
         max_outputs: D, most boxes kept of an image; None: N.
         classes: int (N,) or (B, N): only boxes of one class suppress each other. None: all do.
-        valid: bool (N,) or (B, N): rows that are False are never kept and suppress nothing. None: all are valid.
+        valid: bool (N,) or (B, N): rows that are False are never kept and suppress nothing. None:
+            all are valid.
 
     Returns:
         indices: int32 (..., D), by falling score, equal scores by lower index; 0 where not kept.
@@ -67,16 +69,18 @@ def non_max_suppression(
     rank = len(boxes.shape)
     if rank not in (2, 3) or boxes.shape[-1] != 4 or len(scores.shape) != rank - 1:
         raise ValueError(
-            "non_max_suppression takes boxes (N, 4) with scores (N,), or boxes (B, N, 4) with scores (B, N). "
-            f"Received boxes {tuple(boxes.shape)} and scores {tuple(scores.shape)}. For a table of scores by class, "
-            "flatten it, repeat the boxes and say the class of each row in `classes`."
+            "non_max_suppression takes boxes (N, 4) with scores (N,), or boxes (B, N, 4) with "
+            f"scores (B, N). Received boxes {tuple(boxes.shape)} and scores {tuple(scores.shape)}. "
+            "For a table of scores by class, flatten it, repeat the boxes and say the class of "
+            "each row in `classes`."
         )
     if max_outputs is None:
         max_outputs = boxes.shape[-2]
     if max_outputs is None:
         raise ValueError(
-            "max_outputs must be given when the number of boxes is not known while the graph is built. "
-            f"Received max_outputs=None and boxes {tuple(boxes.shape)}. Pass the most boxes to keep, such as 1000."
+            "max_outputs must be given when the number of boxes is unknown while the graph is "
+            f"built. Received max_outputs=None and boxes {tuple(boxes.shape)}. Pass the most boxes "
+            "to keep, such as 1000."
         )
     classes = None if classes is None else ops.cast(ops.convert_to_tensor(classes), "int32")
     valid = None if valid is None else ops.cast(ops.convert_to_tensor(valid), "bool")

@@ -1,7 +1,8 @@
-"""RoIAlign: boxes in network pixels and feature maps in, crops of fixed size out (Mask R-CNN, section 3).
+"""RoIAlign: boxes and feature maps in, crops of fixed size out (Mask R-CNN, section 3).
 
-`roi_align` crops from one map, `MultiLevelRoIAlign` from the level of a pyramid that fits each box (FPN paper, eq. 1).
-The model's box head and mask head each own one `MultiLevelRoIAlign`; the arithmetic is in `backend/`.
+`roi_align` crops from one map, `MultiLevelRoIAlign` from the level of a pyramid that fits each box
+(FPN paper, eq. 1). The model's box head and mask head each own one `MultiLevelRoIAlign`; the
+arithmetic is in `backend/`.
 """
 
 import keras
@@ -23,7 +24,7 @@ def roi_align(
     aligned=False,
     aggregation="average",
 ):
-    """Crop each box from a feature map into bins of bilinear samples, without rounding a coordinate.
+    """Crop each box from a map into bins of bilinear samples, without rounding a coordinate.
 
     Args:
         features: float (B, H, W, C).
@@ -31,9 +32,10 @@ def roi_align(
         box_batch: int (R,), the image of each box, 0..B-1.
         output_size: number of bins, an int or (h, w).
         spatial_scale: cells of the map in one input pixel (1 / stride).
-        sampling_ratio: points in a bin and axis; 0: one for each cell, as many as the box is large (slow).
-        aligned: True shifts boxes by half a cell, so that cell centres lie at x + 0.5; False is the first
-            published form, which also takes boxes for at least one cell wide.
+        sampling_ratio: points in a bin and axis; 0: one for each cell, as many as the box is large
+            (slow).
+        aligned: True shifts boxes by half a cell, so that cell centres lie at x + 0.5; False is
+            the first published form, which also takes boxes for at least one cell wide.
         aggregation: "average" or "max" over the points of a bin.
 
     Returns:
@@ -47,9 +49,9 @@ def roi_align(
     box_batch = ops.cast(ops.convert_to_tensor(box_batch), "int32")
     if len(features.shape) != 4 or len(boxes.shape) != 2 or len(box_batch.shape) != 1:
         raise ValueError(
-            "roi_align takes features (B, H, W, C), boxes (R, 4) and box_batch (R,). Received shapes "
-            f"{tuple(features.shape)}, {tuple(boxes.shape)} and {tuple(box_batch.shape)}. For boxes (B, R, 4) "
-            "use MultiLevelRoIAlign, or flatten them and say the image of each in box_batch."
+            "roi_align takes features (B, H, W, C), boxes (R, 4) and box_batch (R,). Received "
+            f"shapes {tuple(features.shape)}, {tuple(boxes.shape)} and {tuple(box_batch.shape)}. "
+            "Flatten boxes (B, R, 4) and say the image of each in box_batch."
         )
     return backend.multilevel_roi_align(
         [features],
@@ -70,12 +72,14 @@ def assign_levels(boxes, num_levels=4, canonical_scale=224, canonical_level=4, f
     Args:
         boxes: float (..., [x1, y1, x2, y2]), network pixels.
         num_levels: levels that can be cropped from.
-        canonical_scale: side of the square box, in network pixels, that belongs to `canonical_level`.
+        canonical_scale: side of the square box, in network pixels, that belongs to
+            `canonical_level`.
         canonical_level: its level; 4 is P4.
         first_level: the level counted as 0; 2 is P2.
 
     Returns:
-        int32 (...,), 0 for the first level (P2) to num_levels - 1. Boxes of no size go to the first.
+        int32 (...,), 0 for the first level (P2) to num_levels - 1. Boxes of no size go to the
+        first.
     """
     boxes = ops.cast(ops.convert_to_tensor(boxes), "float32")
     width = ops.relu(boxes[..., 2] - boxes[..., 0])
@@ -126,16 +130,19 @@ class MultiLevelRoIAlign(keras.layers.Layer):
 
         Args:
             pyramid: list of float (B, H_l, W_l, C), one map for each of `strides`: P2, P3, ...
-            boxes: float (B, R, [x1, y1, x2, y2]), network pixels. Padding rows give crops of no meaning.
-            training: choose the operator that is fast with its gradient; the result is the same to 1e-4.
+            boxes: float (B, R, [x1, y1, x2, y2]), network pixels. Padding rows give crops of no
+                meaning.
+            training: choose the operator that is fast with its gradient; the result is the same to
+                1e-4.
 
         Returns:
             (B, R, h, w, C), the dtype of the pyramid.
         """
         if len(pyramid) != len(self.strides):
             raise ValueError(
-                f"MultiLevelRoIAlign takes one feature map for each of its strides {self.strides}. Received "
-                f"{len(pyramid)} maps. Leave out P6, which only the region proposals use, or set `strides`."
+                "MultiLevelRoIAlign takes one feature map for each of its strides "
+                f"{self.strides}. Received {len(pyramid)} maps. Leave out P6, which only the "
+                "region proposals use, or set `strides`."
             )
         boxes = ops.cast(boxes, "float32")
         num_images, num_boxes = ops.shape(boxes)[:2]
@@ -163,6 +170,7 @@ class MultiLevelRoIAlign(keras.layers.Layer):
         return ops.reshape(crops, (-1, num_boxes, *self.output_size, channels))
 
     def get_config(self):
+        """Say the arguments that make this layer again."""
         return {
             **super().get_config(),
             "output_size": self.output_size,
@@ -190,7 +198,7 @@ def check_sampling_ratio(sampling_ratio):
     """Pass a sampling ratio on, or say what is wrong with it."""
     if not isinstance(sampling_ratio, int) or sampling_ratio < 0:
         raise ValueError(
-            "sampling_ratio is a whole number of points in a bin and axis, or 0 for as many as the box is large. "
+            "sampling_ratio is a whole number of points in a bin and axis, or 0 for one a cell. "
             f"Received {sampling_ratio!r}. torchvision's -1 is 0 here."
         )
     return sampling_ratio
@@ -200,6 +208,7 @@ def check_aggregation(aggregation):
     """Pass the name of an aggregation on, or say what is wrong with it."""
     if aggregation not in AGGREGATIONS:
         raise ValueError(
-            f'aggregation is one of {AGGREGATIONS}. Received {aggregation!r}. The usual choice is "average".'
+            f"aggregation is one of {AGGREGATIONS}. Received {aggregation!r}. "
+            'The usual choice is "average".'
         )
     return aggregation

@@ -1,7 +1,7 @@
-"""The operators that are worth a version of their own on some backend, chosen by `keras.backend.backend()`.
+"""What is worth a version of its own on some backend, chosen by `keras.backend.backend()`.
 
-`generic` is the reference in `keras.ops` and runs everywhere; other modules hold only what was measured faster.
-`ops.py`, `roi_align.py` and the stages import the operators from here.
+`generic` is the reference in `keras.ops` and runs everywhere; other modules hold only what was
+measured faster. `ops.py`, `roi_align.py` and the stages import the operators from here.
 """
 
 import keras
@@ -30,4 +30,9 @@ pad_columns = runtime.pad_columns
 pad_to_multiple = runtime.pad_to_multiple
 scale_loss = runtime.scale_loss
 
-__all__ = ["generic", "multilevel_roi_align", "non_max_suppression", "trainable_multilevel_roi_align"]
+__all__ = [
+    "generic",
+    "multilevel_roi_align",
+    "non_max_suppression",
+    "trainable_multilevel_roi_align",
+]

@@ -1,7 +1,8 @@
 """RoIAlign and exact NMS in `keras.ops`: the reference that runs on every backend, also compiled.
 
-In: feature maps and boxes in network pixels. Out: crops, or the indices of kept boxes. Shapes are fixed by the inputs,
-so XLA compiles all of it. The checks of arguments are in `roi_align.py` and `ops.py`, which call this.
+In: feature maps and boxes in network pixels. Out: crops, or the indices of kept boxes. Shapes are
+fixed by the inputs, so XLA compiles all of it. The checks of arguments are in `roi_align.py` and
+`ops.py`, which call this.
 """
 
 import numpy as np
@@ -55,7 +56,7 @@ trainable_multilevel_roi_align = multilevel_roi_align
 
 
 def aggregate(crop, output_size, ratio, aggregation):
-    """Average the points of each bin, or take the largest (Mask R-CNN, section 3: "max or average").
+    """Average the points of each bin, or take the largest (Mask R-CNN, section 3: both work).
 
     Args:
         crop: function of ((h, w), ratio) -> (R, h, w, C), the average over the points of each bin.
@@ -137,11 +138,13 @@ def pool_by_gathers(pyramid, frame, box_batch, levels, output_size, ratio):
     Args:
         pyramid: list of L feature maps, float (B, H_l, W_l, C).
         frame: y, x, height, width as from `box_frames`.
-        box_batch, levels: int32 (R,).
+        box_batch: int32 (R,), the image of each box.
+        levels: int32 (R,), the map of each box.
         output_size: (h, w), bins.
         ratio: points in a bin and axis.
 
-    Sixteen gathers of (R, h, w, C) at ratio 2 instead of one sixteen times as large: XLA fuses them.
+    Sixteen gathers of (R, h, w, C) at ratio 2 instead of one sixteen times as large: XLA fuses
+    them.
 
     Returns:
         float32 (R, h, w, C).
@@ -164,15 +167,19 @@ def pool_by_gathers(pyramid, frame, box_batch, levels, output_size, ratio):
 
 
 def _axis_taps(start, length, extent, bins, ratio):
-    """The cells that bins read along one axis: 2 * ratio pairs (cell int32, weight float32), (R, bins) each."""
+    """The cells that bins read along one axis: 2 * ratio pairs (cell, weight), (R, bins) each."""
     points = bilinear.sample_points(start, length, bins, ratio)
     low, high, low_weight, high_weight = bilinear.taps(points, extent[:, None])
     pairs = ((low, low_weight), (high, high_weight))
-    return [(cell[:, k::ratio], weight[:, k::ratio] / ratio) for k in range(ratio) for cell, weight in pairs]
+    return [
+        (cell[:, k::ratio], weight[:, k::ratio] / ratio)
+        for k in range(ratio)
+        for cell, weight in pairs
+    ]
 
 
 def _crop_box_by_box(crop, pyramid, frame, box_batch, levels, output_size):
-    """Adaptive ratio: one box at a time against its whole map, because no two have the same number of points.
+    """Crop one box at a time from its whole map, because each has its own number of points.
 
     Exact and of bounded memory, not fast: the cost of a box is that of its map.
     """
@@ -218,7 +225,9 @@ def _adaptive_average(values, box, output_size):
 
 
 def _adaptive_max(values, box, output_size):
-    """Largest of one box's points in each bin; boxes larger than their map get the points of one its size.
+    """Largest of one box's own points in each bin.
+
+    Boxes larger than their map get as many points as one of its size.
 
     Args and returns: as `_adaptive_average`.
     """
@@ -249,15 +258,15 @@ _ADAPTIVE = {"average": _adaptive_average, "max": _adaptive_max}
 def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, valid):
     """Keep the best box of every cluster, exactly as the greedy algorithm does, with fixed shapes.
 
-    Boxes go by falling score in tiles. A tile first loses what the kept boxes of earlier tiles suppress; then
-    "suppressed by a box that is kept" is repeated inside the tile until nothing changes, which is the greedy answer
-    because each round settles at least one more box of it.
+    Boxes go by falling score in tiles. A tile first loses what the kept boxes of earlier tiles
+    suppress; then "suppressed by a box that is kept" is repeated inside the tile until nothing
+    changes, which is the greedy answer because each round settles at least one more box of it.
 
     Args:
         boxes: float32 (B, N, [x1, y1, x2, y2]); N must be known when the graph is built.
         scores: float32 (B, N).
         iou_threshold: suppress above it.
-        max_outputs: D, an int.
+        max_outputs: D, an int (on TensorFlow also a scalar tensor).
         classes: int (B, N) or None: boxes of different classes leave each other alone.
         valid: bool (B, N) or None: rows that are False are never kept and suppress nothing.
 
@@ -300,6 +309,8 @@ def _keep_tile_by_tile(sides, classes, candidate, iou_threshold, tile):
             axis of a (B, N, 4) table is too short for vector instructions.
         classes: int (B, N) or None.
         candidate: float32 (B, N), 1 or 0; 0 is never kept.
+        iou_threshold: suppress above it.
+        tile: boxes in a step.
 
     Returns:
         float32 (B, N), 1 or 0.

@@ -14,7 +14,8 @@ from jax import numpy as jnp
 from keras_maskrcnn import bilinear
 from keras_maskrcnn.backend import generic
 
-# A loop step is unrolled over the points of a bin; above this many the compile time is not worth it.
+# A loop step is unrolled over the points of a bin; above this many the compile time is not worth
+# it.
 LARGEST_UNROLLED_RATIO = 4
 
 
@@ -50,7 +51,7 @@ non_max_suppression = generic.non_max_suppression
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _crop(bins, ratio, like, pyramid, frame, images, levels):
-    """`generic.pool_by_gathers` with a gradient of its own; `like` says shapes and dtype of the pyramid."""
+    """`generic.pool_by_gathers` with its own gradient; `like`: shapes and dtypes of the pyramid."""
     return generic.pool_by_gathers(pyramid, frame, images, levels, bins, ratio)
 
 
@@ -102,8 +103,8 @@ def _spread_by_loop(bins, ratio, like, boxes, upstream):
         at_row = box * num_rows + number // num_columns % num_rows
         at_column = box * num_columns + number % num_columns
         value = upstream[number]
-        for row, row_weight in zip(rows[at_row], row_weights[at_row]):
-            for column, pair in zip(columns[at_column], column_weights[at_column]):
+        for row, row_weight in zip(rows[at_row], row_weights[at_row], strict=True):
+            for column, pair in zip(columns[at_column], column_weights[at_column], strict=True):
                 start = (row + column, 0)
                 two = lax.dynamic_slice(cells, start, (2, channels))
                 two = two + (row_weight * pair)[:, None] * value
@@ -115,7 +116,7 @@ def _spread_by_loop(bins, ratio, like, boxes, upstream):
     cells = jnp.zeros((sum(sizes) + 1, channels), "float32")
     cells = lax.fori_loop(0, num_boxes * num_rows * num_columns, add_bin, cells)
     result, first = [], 0
-    for size, shape in zip(sizes, like):
+    for size, shape in zip(sizes, like, strict=True):
         result.append(cells[first : first + size].reshape(shape.shape).astype(shape.dtype))
         first += size
     return result
