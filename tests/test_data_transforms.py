@@ -100,9 +100,35 @@ def test_scale_jitter_is_log_uniform():
     assert 0.4 < np.mean(np.array(sizes) < 1000) < 0.6
 
 
-def test_color_jitter_moves_brightness_and_leaves_the_source_alone():
-    sample = marked_sample()
-    gray = dataclasses.replace(sample, image=np.full((40, 60, 3), 100, np.uint8))
-    changed = ColorJitter(0.3, 0.0)(gray, np.random.default_rng(1))
-    assert changed.image.min() == changed.image.max() and 70 <= changed.image.max() <= 130
-    assert gray.image.max() == 100 and changed.image.dtype == np.uint8
+def colored(sample):
+    return dataclasses.replace(sample, image=np.full((40, 60, 3), (60, 90, 150), np.uint8))
+
+
+def test_color_jitter_moves_one_thing_at_a_time():
+    sample = colored(marked_sample())
+    for jitter, kept in (
+        # Brightness keeps the ratios of the channels, saturation their mean, contrast the mean of
+        # the image (100 here, so each channel keeps its ratio to the others' distance from it).
+        (ColorJitter(0.3, 0, 0), lambda rgb: rgb / rgb[0] - np.array([1, 1.5, 2.5])),
+        (ColorJitter(0, 0, 0.5), lambda rgb: rgb.mean() - 100),
+        (
+            ColorJitter(0, 0.5, 0),
+            lambda rgb: (rgb - 100) / (rgb[2] - 100) - np.array([-0.8, -0.2, 1]),
+        ),
+    ):
+        seen = set()
+        for seed in range(5):
+            image = jitter(sample, np.random.default_rng(seed)).network_image()
+            assert image.dtype == np.uint8 and (image == image[0, 0]).all()
+            assert np.abs(kept(image[0, 0].astype(float))).max() < 0.7
+            seen.add(tuple(image[0, 0].tolist()))
+        assert len(seen) == 5
+    assert sample.network_image()[0, 0].tolist() == [60, 90, 150]
+
+
+def test_colour_changes_compose_and_clip_once():
+    sample = colored(marked_sample())
+    double = np.diag([2.0, 2, 2, 1])[:3]
+    shift = np.eye(4)[:3] + np.array([[0, 0, 0, -200.0]] * 3)
+    image = sample.recolored(double).recolored(shift).network_image()
+    assert image[0, 0].tolist() == [0, 0, 100]  # 2 x - 200, and not min(2 x, 255) - 200

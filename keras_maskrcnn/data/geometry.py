@@ -85,13 +85,13 @@ class View:
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         if self.transposed:
             boxes = boxes[:, [1, 0, 3, 2]]
-        moved = boxes * np.tile(self.scale, 2) + np.tile(self.offset, 2)
+        moved = boxes * np.array(self.scale * 2) + np.array(self.offset * 2)
         return _ordered(moved)
 
     def to_image(self, boxes):
         """Boxes of the view in image pixels, the inverse of `from_image`."""
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-        moved = _ordered((boxes - np.tile(self.offset, 2)) / np.tile(self.scale, 2))
+        moved = _ordered((boxes - np.array(self.offset * 2)) / np.array(self.scale * 2))
         return moved[:, [1, 0, 3, 2]] if self.transposed else moved
 
     def orient(self, array):

@@ -22,11 +22,13 @@ class Sample:
         image: uint8 (H, W, 3), image pixels.
         instances: tuple of Instance, image pixels.
         view: View, from image pixels to network pixels.
+        color: float (3, [r, g, b, 1]) that makes new colours of old ones, or None.
     """
 
     image: np.ndarray
     instances: tuple
     view: View
+    color: np.ndarray | None = None
 
     @classmethod
     def whole(cls, image, instances):
@@ -52,9 +54,20 @@ class Sample:
         """The same image and objects through another view."""
         return dataclasses.replace(self, view=view)
 
+    def recolored(self, matrix):
+        """The same with colours `matrix @ [r, g, b, 1]` of those so far; clipped at the end only."""
+        matrix = np.asarray(matrix, np.float64)
+        if self.color is not None:
+            matrix = matrix @ np.concatenate([self.color, [[0, 0, 0, 1]]])
+        return dataclasses.replace(self, color=matrix)
+
     def network_image(self):
         """uint8 (height, width, 3), network pixels."""
-        return self.view.pixels(self.image)
+        pixels = self.view.pixels(self.image)
+        if self.color is None:
+            return pixels
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(image.convert("RGB", tuple(self.color.ravel().tolist())))
 
     def network_instances(self, max_instances, mask_size, rng):
         """The objects that the view shows, in network pixels.
