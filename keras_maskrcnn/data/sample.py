@@ -55,7 +55,7 @@ class Sample:
         return dataclasses.replace(self, view=view)
 
     def recolored(self, matrix):
-        """The same with colours `matrix @ [r, g, b, 1]` of those so far; clipped at the end only."""
+        """The same with colours `matrix @ [r, g, b, 1]` of those so far, clipped at the end."""
         matrix = np.asarray(matrix, np.float64)
         if self.color is not None:
             matrix = matrix @ np.concatenate([self.color, [[0, 0, 0, 1]]])
