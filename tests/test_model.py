@@ -1,0 +1,255 @@
+"""The whole model: padding, batches, empty images, precision, options, saving. Values, not shapes."""
+
+import dataclasses
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from tiny import images_only, random_batch, sample_everything, scatter_weights, tiny_config
+
+import keras_maskrcnn as km
+from keras_maskrcnn.model import LOSSES
+
+SMALL, LARGE = (80, 100), (128, 112)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = scatter_weights(km.MaskRCNN(sample_everything()))
+    model.compile(keras.optimizers.SGD(0.0))
+    return model
+
+
+def found(model, batch):
+    return model.predict_on_batch(images_only(batch))
+
+
+def losses_of(model, batch):
+    """The five losses of a batch by `test_on_batch`, which changes nothing."""
+    model.reset_metrics()
+    return {name: float(value) for name, value in model.test_on_batch(batch, return_dict=True).items()}
+
+
+def counts_of(model, batch):
+    """By how many samples each loss is divided."""
+    answers = model(batch, training=False)
+    total = lambda mask: float(ops.sum(ops.cast(mask, "float32")))  # noqa: E731
+    rpn, roi = answers["rpn"]["targets"], answers["roi"]["targets"]
+    rpn_count, roi_count = total(rpn["positive"]) + total(rpn["negative"]), total(roi["valid"])
+    return dict(zip(LOSSES, (rpn_count, rpn_count, roi_count, roi_count, total(answers["mask"]["positive"]))))
+
+
+def test_there_is_something_to_compare(model):
+    batch = random_batch([SMALL], (96, 128))
+    answers = found(model, batch)
+    assert answers["valid"].sum() == 10
+    assert answers["scores"].max() > 0.2 and np.ptp(answers["masks"]) > 0.5
+    losses = losses_of(model, batch)
+    assert all(losses[name] > 1e-4 for name in LOSSES)
+    assert losses["loss"] == pytest.approx(sum(losses[name] for name in LOSSES), rel=1e-5)
+
+
+@pytest.mark.parametrize("canvas", [(96, 128), (160, 192)])
+def test_detections_do_not_depend_on_the_canvas_or_the_neighbour(model, canvas):
+    alone = found(model, random_batch([SMALL], (96, 128)))
+    beside = found(model, random_batch([LARGE, SMALL] if canvas[0] > 128 else [SMALL, SMALL], canvas))
+    for name, tolerance in (("boxes", 1e-3), ("scores", 1e-4), ("masks", 1e-4), ("labels", 0), ("valid", 0)):
+        np.testing.assert_allclose(
+            beside[name][1].astype("float32"), alone[name][0].astype("float32"), atol=tolerance, err_msg=name
+        )
+
+
+def test_losses_do_not_depend_on_the_canvas_or_rows_of_padding(model):
+    expected = losses_of(model, random_batch([SMALL], (96, 128)))
+    padded = losses_of(model, random_batch([SMALL], (160, 192), rows=9))
+    assert padded == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_losses_of_a_batch_are_those_of_its_images_weighted_by_their_samples(model):
+    singles = [random_batch([size], (128, 128)) for size in (SMALL, LARGE)]
+    together = losses_of(model, random_batch([SMALL, LARGE], (128, 128)))
+    each = [(losses_of(model, batch), counts_of(model, batch)) for batch in singles]
+    for name in LOSSES:
+        weights = [counts[name] for _, counts in each]
+        expected = np.average([losses[name] for losses, _ in each], weights=weights)
+        assert together[name] == pytest.approx(expected, rel=1e-4), name
+
+
+def test_padding_counts_where_torchvision_counts_it():
+    # The twin of torchvision must show the very effect that the model above does not have.
+    twin = scatter_weights(km.MaskRCNN(sample_everything(mask_padding=False)))
+    narrow, wide = (found(twin, random_batch([SMALL], canvas)) for canvas in ((96, 128), (160, 192)))
+    assert np.abs(narrow["scores"] - wide["scores"]).max() > 1e-3
+
+
+def test_a_batch_without_objects_has_finite_losses_and_gradients_that_teach_background():
+    model = km.MaskRCNN(tiny_config())
+    model.compile(keras.optimizers.SGD(0.01))
+    batch = random_batch([SMALL, LARGE], (128, 128), num_objects=0)
+    before = [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
+    losses = model.train_on_batch(batch, return_dict=True)
+    assert losses["rpn_box_loss"] == 0 and losses["box_loss"] == 0 and losses["mask_loss"] == 0
+    assert losses["rpn_objectness_loss"] == pytest.approx(np.log(2), abs=0.05)
+    assert losses["class_loss"] == pytest.approx(np.log(4), abs=0.1)
+    after = [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
+    assert all(np.isfinite(weight).all() for weight in after)
+    moved = {w.path.split("/")[-3] for w, a, b in zip(model.trainable_weights, before, after) if (a != b).any()}
+    assert "mask_rcnn" not in moved and {"conv1", "stem"} & moved
+
+
+def test_objects_of_no_size_and_a_black_image_stay_finite():
+    model = km.MaskRCNN(tiny_config())
+    model.compile(keras.optimizers.SGD(0.01))
+    batch = random_batch([SMALL, LARGE], (128, 128))
+    batch["images"][:] = 0
+    batch["gt_boxes"][0, 0] = [5, 5, 5, 5]
+    losses = model.train_on_batch(batch, return_dict=True)
+    assert all(np.isfinite(value) for value in losses.values())
+    assert all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in model.trainable_weights)
+
+
+def test_mixed_precision_keeps_boxes_and_losses_in_float32():
+    batch = random_batch([(960, 64)], (960, 64), num_objects=1)
+    exact = scatter_weights(km.MaskRCNN(sample_everything()))
+    mixed = scatter_weights(km.MaskRCNN(sample_everything(), dtype="mixed_bfloat16"))
+    for model in (exact, mixed):
+        model.compile(keras.optimizers.SGD(0.0))
+    answers = mixed(images_only(batch))
+    assert keras.backend.standardize_dtype(answers["boxes"].dtype) == "float32"
+    # bfloat16 boxes would be multiples of 4 pixels beyond 512.
+    far = ops.convert_to_numpy(answers["boxes"])[..., 3]
+    assert np.abs(far / 4 - np.round(far / 4)).max() > 0.01
+    assert losses_of(mixed, batch) == pytest.approx(losses_of(exact, batch), rel=0.05, abs=0.01)
+    assert mixed.fpn.laterals[0].conv.compute_dtype == "bfloat16"
+
+
+def test_training_learns_one_image_by_heart():
+    config = tiny_config(norm="batch", rpn_samples=128, roi_samples=64, score_threshold=0.3, mask_channels=32)
+    model = km.MaskRCNN(config)
+    model.compile(keras.optimizers.Adam(2e-3))
+    batch = random_batch([(96, 96)], (96, 96), num_objects=2)
+    batch["gt_masks"][0, :, :, :7], batch["gt_masks"][0, :, :, 7:] = 1, 0  # left halves
+    first = model.train_on_batch(batch, return_dict=True)["loss"]
+    model.reset_metrics()
+    for _ in range(60):
+        model.train_on_batch(batch)
+    model.reset_metrics()
+    last = model.train_on_batch(batch, return_dict=True)["loss"]
+    assert last < 0.25 * first
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norm": "group", "head_norm": "group", "mask_size": 56, "roi_aggregation": "max", "roi_aligned": True},
+        {"norm": "batch", "head_norm": "batch", "box_convs": 1, "box_fcs": 1, "rpn_convs": 2, "num_classes": 1},
+        {"backbone": "resnet50", "class_agnostic_nms": True, "anchor_ratios": (1.0,)},
+    ],
+    ids=["group56max", "v2like", "resnet50"],
+)
+def test_options_train_and_detect(options):
+    config = tiny_config(**options)
+    model = km.MaskRCNN(config)
+    model.compile(keras.optimizers.SGD(1e-3))
+    batch = random_batch([SMALL], (96, 128), num_classes=config.num_classes)
+    losses = model.train_on_batch(batch, return_dict=True)
+    assert 1 < losses["loss"] < 20
+    answers = found(model, batch)
+    assert answers["masks"].shape == (1, 10, config.mask_size, config.mask_size)
+    assert (np.diff(answers["scores"][0]) <= 0).all()
+    assert answers["labels"].max() < config.num_classes
+    limit = np.array([100, 80, 100, 80])
+    assert (answers["boxes"] >= 0).all() and (answers["boxes"] <= limit).all()
+
+
+def test_class_agnostic_nms_leaves_no_overlap_between_classes():
+    kept = {}
+    for agnostic in (False, True):
+        config = tiny_config(class_agnostic_nms=agnostic, max_detections=60)
+        boxes = found(scatter_weights(km.MaskRCNN(config)), random_batch([SMALL], (96, 128)))
+        boxes = boxes["boxes"][0][boxes["valid"][0]]
+        iou = ops.convert_to_numpy(km.ops.pairwise_iou(boxes, boxes)) - np.eye(len(boxes))
+        kept[agnostic] = iou.max()
+    assert kept[True] <= 0.5 < kept[False]
+
+
+def test_a_keras_model_serves_as_backbone():
+    inputs = keras.Input((None, None, 3))
+    maps, features = [], inputs
+    for strides, filters in ((4, 8), (2, 12), (2, 16), (2, 20)):
+        features = keras.layers.Conv2D(filters, strides, strides, activation="relu")(features)
+        maps.append(features)
+    backbone = keras.Model(inputs, maps)
+    model = km.MaskRCNN(tiny_config(), backbone=backbone)
+    model.compile(keras.optimizers.SGD(1e-3))
+    batch = random_batch([SMALL], (96, 128))
+    assert np.isfinite(model.train_on_batch(batch))
+    copy = km.MaskRCNN.from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    np.testing.assert_allclose(found(copy, batch)["boxes"], found(model, batch)["boxes"], atol=1e-5)
+
+
+def test_saved_and_loaded_in_a_fresh_process_bit_for_bit(tmp_path):
+    model = scatter_weights(km.MaskRCNN(tiny_config(class_names=("a", "b", "c"), category_ids=(3, 7, 9))))
+    batch = images_only(random_batch([SMALL], (96, 128)))
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    np.savez(tmp_path / "question.npz", **batch)
+    code = """
+import sys, keras, numpy as np
+import keras_maskrcnn as km
+folder = sys.argv[1]
+batch = dict(np.load(folder + "/question.npz"))
+whole = keras.saving.load_model(folder + "/model.keras")
+assert whole.config.class_names == ("a", "b", "c") and whole.config.category_ids == (3, 7, 9)
+weights = km.MaskRCNN(whole.config, seed=5)
+weights.load_weights(folder + "/model.weights.h5")
+for name, model in (("whole", whole), ("weights", weights)):
+    np.savez(folder + f"/{name}.npz", **model.predict_on_batch(batch))
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=300)
+    expected = model.predict_on_batch(batch)
+    for name in ("whole", "weights"):
+        answer = np.load(tmp_path / f"{name}.npz")
+        for key, value in expected.items():
+            np.testing.assert_array_equal(answer[key], value, err_msg=f"{name} {key}")
+
+
+def test_config_round_trip_and_its_errors():
+    config = tiny_config(norm="group")
+    assert km.MaskRCNNConfig.from_dict(config.to_dict()) == config
+    assert dataclasses.replace(config, min_size=64).min_size == 64
+    with pytest.raises(ValueError, match="num_classes.*Received: 0"):
+        km.MaskRCNNConfig(num_classes=0)
+    with pytest.raises(ValueError, match="class_names.*Received 1"):
+        km.MaskRCNNConfig(num_classes=2, class_names=("one",))
+    with pytest.raises(ValueError, match="no field lerning_rate"):
+        km.MaskRCNNConfig.from_dict({"num_classes": 1, "lerning_rate": 1})
+    with pytest.raises(ValueError, match="mask_size.*30"):
+        km.MaskRCNNConfig(num_classes=1, mask_size=30)
+    with pytest.raises(ValueError, match="five sizes.*Received: \\(32,\\)"):
+        km.MaskRCNNConfig(num_classes=1, anchor_sizes=(32,))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (np.zeros((64, 64, 3), "uint8"), "4 axes.*\\(64, 64, 3\\).*images\\[None\\]"),
+        (np.zeros((1, 64, 64, 1), "uint8"), "channels last.*\\(1, 64, 64, 1\\)"),
+        (np.zeros((1, 64, 64, 3), bool), "uint8 or float.*bool"),
+        ({"image": np.zeros((1, 64, 64, 3), "uint8")}, "missing \\['images'\\].*unknown \\['image'\\]"),
+        ({"images": np.zeros((1, 64, 64, 3)), "gt_boxes": np.zeros((1, 2, 4))}, "missing \\['gt_labels'"),
+    ],
+    ids=["rank", "channels", "dtype", "key", "no labels"],
+)
+def test_a_wrong_batch_is_named(model, batch, message):
+    with pytest.raises(ValueError, match=message):
+        model(batch)
+
+
+def test_fit_without_ground_truth_is_named(model):
+    with pytest.raises(ValueError, match="needs ground truth.*Received: \\['image_sizes', 'images'\\]"):
+        model.fit(images_only(random_batch([SMALL], (96, 128))), verbose=0)
