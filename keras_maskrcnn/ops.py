@@ -62,7 +62,7 @@ def non_max_suppression(
         keep: bool (..., D), True for the leading entries that are kept boxes.
 
     Raises:
-        ValueError: when the shapes do not belong together.
+        ValueError: when the shapes do not belong together, or a threshold is not one.
     """
     boxes = ops.cast(ops.convert_to_tensor(boxes), "float32")
     scores = ops.cast(ops.convert_to_tensor(scores), "float32")
@@ -73,6 +73,11 @@ def non_max_suppression(
             f"scores (B, N). Received boxes {tuple(boxes.shape)} and scores {tuple(scores.shape)}. "
             "For a table of scores by class, flatten it, repeat the boxes and say the class of "
             "each row in `classes`."
+        )
+    if not 0 <= iou_threshold <= 1:
+        raise ValueError(
+            "iou_threshold is a share of the union, 0..1. "
+            f"Received {iou_threshold}. The usual choice is 0.5, or 0.7 for proposals."
         )
     if max_outputs is None:
         max_outputs = boxes.shape[-2]
