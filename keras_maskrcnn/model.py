@@ -115,6 +115,9 @@ class MaskRCNN(keras.Model):
         self.rpn.build(None)
         self.box_head.build(None)
         self.mask_head.build(None)
+        # Layers without weights count as built too, or Keras would run a batch through the model to build them.
+        for layer in (self.fpn.upsample, self.box_align, self.mask_align):
+            layer.built = True
         self.built = True
 
     # The path ------------------------------------------------------------------------------------------------

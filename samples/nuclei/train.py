@@ -50,7 +50,6 @@ def make_model(dataset, dtype=None):
         train_post_nms=500,
         roi_samples=128,
         mask_samples=24,
-        gt_mask_size=28,
         max_instances=dataset.max_instances,
         max_detections=MAX_DETECTIONS,
     )
@@ -90,7 +89,7 @@ def main(arguments=None):
     model = make_model(train)
     loader = make_loader(train, model.config, options.batch_size, options.seed)
     model.compile(
-        optimizer=keras.optimizers.AdamW(options.learning_rate, weight_decay=0.05, clipnorm=10.0)
+        optimizer=keras.optimizers.AdamW(options.learning_rate, weight_decay=0.05, global_clipnorm=10.0)
     )
     metrics = km.train_model(
         model,
