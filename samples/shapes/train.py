@@ -1,0 +1,20 @@
+"""Train a Mask R-CNN on generated shapes; see the README beside this file."""
+
+import argparse
+
+from keras_maskrcnn import format_metrics
+from keras_maskrcnn.demo import train_on_shapes
+
+
+def main():
+    """Read the arguments, train, print the COCO figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--directory", default="runs/shapes", help="folder for data and run")
+    parser.add_argument("--minutes", type=float, default=5, help="wall-clock budget of training")
+    args = parser.parse_args()
+    _, _, metrics = train_on_shapes(args.directory, args.minutes)
+    print(format_metrics(metrics))
+
+
+if __name__ == "__main__":
+    main()

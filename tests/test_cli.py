@@ -1,0 +1,113 @@
+"""The command line: helps, user mistakes without tracebacks, and each command once on a tiny model."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_maskrcnn import cli
+from keras_maskrcnn.data import generate_shapes
+
+COMMANDS = ["demo", "train", "evaluate", "predict", "export"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_helps_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text and f"keras-maskrcnn {command}" in text
+
+
+def test_mistakes_are_told_in_a_line_and_not_in_a_traceback(tmp_path, capsys):
+    status = cli.main(["predict", str(tmp_path / "no.keras"), "photo.jpg"])
+    told = capsys.readouterr().err
+    assert status == cli.MISTAKE
+    assert "photo.jpg" in told or "no.keras" in told
+    assert "Traceback" not in told
+    with pytest.raises(ValueError):
+        cli.main(["predict", str(tmp_path / "no.keras"), "photo.jpg", "--debug"])
+
+
+def test_a_missing_annotation_file_is_named(tmp_path, capsys):
+    folders = ["--images", str(tmp_path), "--val-images", str(tmp_path)]
+    files = ["--annotations", str(tmp_path / "gone.json"), "--val-annotations", str(tmp_path / "gone.json")]
+    assert cli.main(["train", *folders, *files, "--epochs", "1"]) == cli.MISTAKE
+    assert "gone.json" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_named(tmp_path, capsys):
+    assert cli.main(["predict", "model.keras", str(tmp_path)]) == cli.MISTAKE
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def small_model(**overrides):
+    """A model of the demo's recipe, as small as it gets, with every score passing."""
+    import dataclasses
+
+    from keras_maskrcnn.demo import shapes_config
+    from keras_maskrcnn.model import MaskRCNN
+
+    small = {"fpn_channels": 16, "box_features": 16, "mask_channels": 8, "score_threshold": 0.01}
+    return MaskRCNN(dataclasses.replace(shapes_config(), **(small | overrides)))
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    generate_shapes(folder, 4, image_size=64)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    small_model().save(path)
+    return path
+
+
+def dataset_arguments(folder, prefix=""):
+    return [
+        f"--{prefix}images", str(folder / "images"), f"--{prefix}annotations", str(folder / "annotations.json")
+    ]  # fmt: skip
+
+
+def test_train_fine_tunes_into_a_run_folder_that_the_others_read(shapes, model_file, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = [*dataset_arguments(shapes), *dataset_arguments(shapes, "val-"), "--epochs", "1"]
+    arguments += ["--batch-size", "2", "--start-from", str(model_file), "--run-dir", str(run)]
+    assert cli.main(["train", *arguments, "--any-way-up", "--crop", "64"]) == cli.SUCCESS
+    assert "segm" in capsys.readouterr().out
+    assert {"best.keras", "last.keras", "metrics.csv", "curves.png"} <= {p.name for p in run.iterdir()}
+    figures = tmp_path / "ap.json"
+    assert cli.main(["evaluate", str(run), *dataset_arguments(shapes), "--json", str(figures)]) == cli.SUCCESS
+    measured, kept = json.loads(figures.read_text()), json.loads((run / "metrics.json").read_text())
+    assert measured["segm_AP"] == pytest.approx(kept["segm_AP"], abs=1e-4)
+
+
+def test_predict_writes_a_picture_for_each_image_and_coco_results(shapes, model_file, tmp_path):
+    output = tmp_path / "found"
+    arguments = ["predict", str(model_file), str(shapes / "images"), "--output", str(output)]
+    assert cli.main([*arguments, "--score", "0.01"]) == cli.SUCCESS
+    pictures = sorted(output.glob("*.png"))
+    assert len(pictures) == 4
+    assert np.asarray(Image.open(pictures[0])).shape == (64, 64, 3)
+    for result in json.loads((output / "detections.json").read_text()):
+        assert result["segmentation"]["size"] == [64, 64] and result["score"] >= 0.01
+
+
+@pytest.mark.tensorflow
+def test_export_is_reloaded_and_agrees(shapes, model_file, tmp_path, capsys):
+    from keras_maskrcnn.data import CocoDataset
+    from keras_maskrcnn.demo import compare_export
+
+    assert cli.main(["export", str(model_file), str(tmp_path / "saved")]) == cli.SUCCESS
+    dataset = CocoDataset(shapes / "annotations.json", shapes / "images")
+    images = np.stack([dataset.load_image(i) for i in range(2)])
+    model = keras.saving.load_model(model_file, compile=False)
+    errors = compare_export(model, tmp_path / "saved", images)
+    assert errors["compared"] > 0
+    assert errors["box_error"] <= 1e-3 and errors["score_error"] <= 1e-5
