@@ -138,13 +138,14 @@ class MaskRCNN(keras.Model):
         image_sizes = inputs["image_sizes"]
         pyramid = self.extract_features(inputs["images"], image_sizes, training)
         anchors = self.make_anchors(pyramid, image_sizes)
-        rpn_answers = self.rpn(pyramid)
+        rpn_answers = self.rpn(pyramid, image_sizes if self.config.mask_padding else None)
         learning = "gt_boxes" in inputs
         proposals = self.propose(rpn_answers, anchors, image_sizes, learning)
+        maps = self.roi_maps(pyramid, image_sizes)
         if learning:
-            return self.learn(pyramid, rpn_answers, anchors, proposals, inputs, training)
-        detections = self.detect(pyramid, proposals, image_sizes)
-        return self.segment(pyramid, detections)
+            return self.learn(maps, rpn_answers, anchors, proposals, inputs, training)
+        detections = self.detect(maps, proposals, image_sizes)
+        return self.segment(maps, detections)
 
     def extract_features(self, images, image_sizes, training=None):
         """Normalise, zero the padding, run backbone and pyramid.
@@ -165,8 +166,12 @@ class MaskRCNN(keras.Model):
             features = self.backbone(images, training=training)
         else:
             features = self.backbone(images, image_sizes=masked, training=training)
-        pyramid = self.fpn(features, image_sizes=masked, training=training)
-        return [repeat_border(level, masked, stride) for level, stride in zip(pyramid, STRIDES)]
+        return self.fpn(features, image_sizes=masked, training=training)
+
+    def roi_maps(self, pyramid, image_sizes):
+        """P2..P5 as RoIAlign reads them: beyond the image's last cell it shall find that cell, not the padding."""
+        masked = image_sizes if self.config.mask_padding else None
+        return [repeat_border(level, masked, stride) for level, stride in zip(pyramid[:4], STRIDES)]
 
     def make_anchors(self, pyramid, image_sizes):
         """Anchors of every level, and which of them stand on the image.
@@ -209,7 +214,7 @@ class MaskRCNN(keras.Model):
             box_weights=config.rpn_box_weights,
         )
 
-    def detect(self, pyramid, proposals, image_sizes):
+    def detect(self, maps, proposals, image_sizes):
         """Classify and refine the proposals, and keep the best.
 
         Returns:
@@ -217,7 +222,7 @@ class MaskRCNN(keras.Model):
         """
         config = self.config
         boxes, _, valid = proposals
-        class_logits, deltas = self.box_head(self.box_align(pyramid[:4], boxes))
+        class_logits, deltas = self.box_head(self.box_align(maps, boxes))
         return select_detections(
             class_logits,
             deltas,
@@ -233,9 +238,9 @@ class MaskRCNN(keras.Model):
             min_box_size=config.min_box_size,
         )
 
-    def segment(self, pyramid, detections):
+    def segment(self, maps, detections):
         """Add the masks, predicted on the refined boxes (section 3.1), and fill up to D rows."""
-        pooled = self.mask_align(pyramid[:4], detections["boxes"])
+        pooled = self.mask_align(maps, detections["boxes"])
         masks = ops.sigmoid(self.mask_head(pooled, detections["labels"]))
         masks = ops.where(detections["valid"][..., None, None], masks, 0.0)
         rows = {**detections, "masks": masks}
@@ -243,7 +248,7 @@ class MaskRCNN(keras.Model):
 
     # Training --------------------------------------------------------------------------------------------------
 
-    def learn(self, pyramid, rpn_answers, anchors, proposals, truth, training=None):
+    def learn(self, maps, rpn_answers, anchors, proposals, truth, training=None):
         """Sample targets and let the heads answer for them.
 
         Returns:
@@ -266,12 +271,12 @@ class MaskRCNN(keras.Model):
             box_weights=config.box_weights,
             crowd_ioa=config.crowd_ioa,
         )
-        pooled = self.box_align(pyramid[:4], rois["rois"])
+        pooled = self.box_align(maps, rois["rois"])
         class_logits, roi_deltas = self.box_head(pooled, training=training)
         return {
             "rpn": {"logits": logits, "deltas": deltas, "targets": rpn_targets},
             "roi": {"class_logits": class_logits, "deltas": roi_deltas, "targets": rois},
-            "mask": self._learn_masks(pyramid, rois, truth, training),
+            "mask": self._learn_masks(maps, rois, truth, training),
         }
 
     @staticmethod
@@ -300,12 +305,12 @@ class MaskRCNN(keras.Model):
             crowd_ioa=config.crowd_ioa,
         )
 
-    def _learn_masks(self, pyramid, rois, truth, training):
+    def _learn_masks(self, maps, rois, truth, training):
         # Positives stand first, so the mask head runs on a slice; on TensorFlow on no more than there are.
         count = backend.smaller(self.config.max_mask_rois, ops.shape(rois["positive"])[1])
         sampled = [rois[name][:, :count] for name in ("positive", "rois", "labels", "matched")]
         positive, boxes, labels, matched = backend.trim_to_valid(*sampled)
-        pooled = self.mask_align(pyramid[:4], boxes)
+        pooled = self.mask_align(maps, boxes)
         return {
             "logits": self.mask_head(pooled, labels, training=training),
             "targets": targets.mask_targets(boxes, matched, truth, self.config.mask_size),

@@ -10,7 +10,9 @@ from keras import ops
 from keras_maskrcnn import backend
 from keras_maskrcnn.boxes import clip_boxes, decode_boxes
 from keras_maskrcnn.layers import ConvNorm
+from keras_maskrcnn.padding import zero_padding
 
+STRIDES = (4, 8, 16, 32, 64)  # of P2..P6
 NEVER = -1e9  # the score of a row that must not be chosen
 
 
@@ -42,20 +44,21 @@ class RPNHead(keras.layers.Layer):
         for layer in (*self.convs, self.objectness, self.deltas):
             layer.build(shape)
 
-    def call(self, pyramid):
+    def call(self, pyramid, image_sizes=None):
         """Answer for every anchor of every level.
 
         Args:
-            pyramid: list of float (B, h_l, w_l, channels).
+            pyramid: P2..P6, list of float (B, h_l, w_l, channels).
+            image_sizes: int (B, [height, width]), network pixels; None leaves the padding as it comes.
 
         Returns:
             List over levels of objectness logits float32 (B, N_l), and of deltas float32
             (B, N_l, [dx, dy, dw, dh]); anchors in the order row, column, ratio.
         """
         logits, deltas = [], []
-        for features in pyramid:
-            for conv in self.convs:
-                features = conv(features)
+        for features, stride in zip(pyramid, STRIDES):
+            for index, conv in enumerate(self.convs):
+                features = conv(zero_padding(features, image_sizes, stride) if index else features)
             batch = ops.shape(features)[0]
             logits.append(ops.reshape(self.objectness(features), (batch, -1)))
             deltas.append(ops.reshape(self.deltas(features), (batch, -1, 4)))
