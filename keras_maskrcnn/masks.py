@@ -62,7 +62,7 @@ def _window_weights(rois, windows, side, size, sampling_ratio, extent):
     weights = bilinear.bin_weights(
         flat_start, flat_length, size, sampling_ratio, extent, margin=0.5
     )
-    shape = (-1, ops.shape(rois)[1], size, extent)
+    shape = (*ops.shape(rois)[:2], size, extent)
     return ops.reshape(weights, shape) * ops.cast(has_size, "float32")[..., None, None]
 
 

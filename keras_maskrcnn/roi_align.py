@@ -87,6 +87,8 @@ def assign_levels(boxes, num_levels=4, canonical_scale=224, canonical_level=4, f
     # The floor under the logarithm is far below one pixel: it only keeps boxes of no size finite.
     octaves = ops.log(ops.maximum(ops.sqrt(width * height), 1e-6) / canonical_scale) / ops.log(2.0)
     level = ops.floor(canonical_level + octaves + 1e-6) - first_level
+    # A box of a network that diverged has no size either; its level is an index all the same.
+    level = ops.where(ops.isnan(level), 0.0, level)
     return ops.cast(ops.clip(level, 0, num_levels - 1), "int32")
 
 
@@ -167,7 +169,7 @@ class MultiLevelRoIAlign(keras.layers.Layer):
             self.aggregation,
         )
         channels = pyramid[0].shape[-1]
-        return ops.reshape(crops, (-1, num_boxes, *self.output_size, channels))
+        return ops.reshape(crops, (num_images, num_boxes, *self.output_size, channels))
 
     def get_config(self):
         """Say the arguments that make this layer again."""

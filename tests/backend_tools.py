@@ -4,42 +4,6 @@ import keras
 import numpy as np
 
 
-def pull_back(function, inputs, upstream):
-    """Gradient of sum(function(*inputs) * upstream) with respect to every input, compiled.
-
-    Args:
-        function: of tensors, to one tensor.
-        inputs: list of arrays.
-        upstream: array of the shape of the result.
-
-    Returns:
-        list of float32 numpy arrays.
-    """
-    if keras.backend.backend() == "jax":
-        import jax
-
-        @jax.jit
-        def run(inputs):
-            result, back = jax.vjp(function, *inputs)
-            return back(jax.numpy.asarray(upstream, result.dtype))
-
-        gradients = run([jax.numpy.asarray(each) for each in inputs])
-    else:
-        import tensorflow as tf
-
-        @tf.function(autograph=False)
-        def run(inputs):
-            with tf.GradientTape() as tape:
-                tape.watch(inputs)
-                result = function(*inputs)
-            seed = tf.cast(upstream, result.dtype)
-            kept = tape.gradient(result, inputs, seed, unconnected_gradients="zero")
-            return [tf.convert_to_tensor(each) for each in kept]
-
-        gradients = run([tf.convert_to_tensor(each) for each in inputs])
-    return [np.asarray(keras.ops.cast(each, "float32")) for each in gradients]
-
-
 def compiled(function):
     """The function as a graph (TensorFlow) or jitted (JAX)."""
     if keras.backend.backend() == "jax":
@@ -49,6 +13,49 @@ def compiled(function):
     import tensorflow as tf
 
     return tf.function(function, autograph=False)
+
+
+def pull_back_function(function):
+    """Make a compiled function of (inputs, upstream) that gives result and gradients.
+
+    Args:
+        function: of tensors, to one tensor.
+
+    Returns:
+        function of (list of arrays, array of the shape of the result), which returns the result and
+        the list of gradients of sum(result * upstream): float32 numpy arrays.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def run(inputs, upstream):
+            result, back = jax.vjp(function, *inputs)
+            return result, back(upstream.astype(result.dtype))
+    else:
+        import tensorflow as tf
+
+        def run(inputs, upstream):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                result = function(*inputs)
+            seed = tf.cast(upstream, result.dtype)
+            kept = tape.gradient(result, inputs, seed, unconnected_gradients="zero")
+            return result, [tf.convert_to_tensor(each) for each in kept]
+
+    run = compiled(run)
+
+    def pull(inputs, upstream):
+        tensors = [keras.ops.convert_to_tensor(each) for each in (*inputs, upstream)]
+        result, gradients = run(tensors[:-1], tensors[-1])
+        result, *gradients = (keras.ops.cast(each, "float32") for each in (result, *gradients))
+        return to_numpy(result), to_numpy(gradients)
+
+    return pull
+
+
+def pull_back(function, inputs, upstream):
+    """A result, and the gradient of sum(result * upstream) with respect to every input, compiled."""
+    return pull_back_function(function)(inputs, upstream)
 
 
 def to_numpy(values):

@@ -69,11 +69,10 @@ def aggregate(crop, output_size, ratio, aggregation):
     """
     if aggregation == "average":
         return crop(output_size, ratio)
-    # A bin of one point is its point.
-    rows, columns = output_size
-    points = crop((rows * ratio, columns * ratio), 1)
-    points = ops.reshape(points, (-1, rows, ratio, columns, ratio, points.shape[-1]))
-    return ops.max(points, axis=(2, 4))
+    # A bin of one point is its point. The gradient of pooling chooses one point; that of a plain
+    # maximum looks for equal values, and XLA may round them otherwise when it computes them again.
+    points = crop(tuple(bins * ratio for bins in output_size), 1)
+    return ops.max_pool(points, ratio, ratio, "valid", data_format="channels_last")
 
 
 def box_frames(boxes, levels, scales, aligned):
@@ -185,6 +184,8 @@ def _crop_box_by_box(crop, pyramid, frame, box_batch, levels, output_size):
     """
     y, x, height, width = frame
     channels = pyramid[0].shape[-1]
+    if y.shape[0] == 0:  # `ops.map` looks at the first box to know what it will get.
+        return ops.zeros((0, *output_size, channels), pyramid[0].dtype)
     result = 0.0
     for number, level in enumerate(pyramid):
 
@@ -247,7 +248,7 @@ def _adaptive_max(values, box, output_size):
     (rows, row_counted), (columns, column_counted) = axes
     strips = ops.einsum("psh,hwc->pswc", rows, values)
     points = ops.einsum("pswc,qtw->psqtc", strips, columns)
-    counted = ops.logical_and(row_counted[:, None, None], column_counted)[None, :, None, :, None]
+    counted = ops.logical_and(row_counted[:, None], column_counted)[None, :, None, :, None]
     largest = ops.max(ops.where(counted, points, -np.inf), axis=(1, 3))
     return ops.where(ops.any(counted), largest, 0.0)
 

@@ -61,6 +61,8 @@ def _crop_forward(bins, ratio, like, pyramid, frame, images, levels):
 
 
 def _crop_backward(bins, ratio, like, boxes, upstream):
+    if upstream.shape[0] == 0:
+        return [jnp.zeros(shape.shape, shape.dtype) for shape in like], None, None, None
     by_loop = functools.partial(_spread_by_loop, bins, ratio, like)
     by_scatter = functools.partial(_spread_by_scatter, bins, ratio, like)
     pyramid = lax.platform_dependent(boxes, upstream, cpu=by_loop, default=by_scatter)
