@@ -130,15 +130,11 @@ def _train(args):
     keras.utils.set_random_seed(args.seed)
     train = _open_dataset(args.images, args.annotations, args.skip_faulty)
     model = _model_to_train(args, train)
-    val = _open_dataset(
-        args.val_images, args.val_annotations, args.skip_faulty, model.config.category_ids
-    )
+    val = _open_dataset(args.val_images, args.val_annotations, args.skip_faulty, model.config.category_ids)
     loader = DataLoader(
         train, model.config, args.batch_size, _augmentation(args, model.config), shuffle=True, seed=args.seed
     )
-    model.compile(
-        keras.optimizers.AdamW(args.learning_rate, weight_decay=args.weight_decay, global_clipnorm=5.0)
-    )
+    model.compile(keras.optimizers.AdamW(args.learning_rate, weight_decay=args.weight_decay, global_clipnorm=5.0))
     print(f"{len(train)} training and {len(val)} validation images, {len(loader)} batches an epoch")
     settings = {key: value for key, value in vars(args).items() if key != "run"}
     metrics = train_model(

@@ -259,9 +259,7 @@ def _index(ground_truth, annotations):
 
 def _renumbered(annotations):
     """Copies with ids 1, 2, ...: COCOeval takes a match with id 0 for no match, and writes into annotations."""
-    return [
-        {"iscrowd": 0, **annotation, "id": i} for i, annotation in enumerate(annotations, start=1)
-    ]
+    return [{"iscrowd": 0, **annotation, "id": i} for i, annotation in enumerate(annotations, start=1)]
 
 
 def _as_annotations(detections, iou_type):

@@ -135,9 +135,7 @@ class RunRecorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Open the epoch's progress bar."""
-        self._bar = keras.utils.Progbar(
-            self.params["steps"], verbose=self.verbose, stateful_metrics=["loss"]
-        )
+        self._bar = keras.utils.Progbar(self.params["steps"], verbose=self.verbose, stateful_metrics=["loss"])
         if self.verbose:
             done = f"{self._minutes():.1f} of {self.minutes} minutes"
             print(f"epoch {epoch + 1}" + (f", {done}" if self.minutes else f" of {self.epochs}"))

@@ -108,9 +108,7 @@ class FoundInstances:
 
         This is the form to use for many instances or big images: it needs no (n, H, W) stack.
         """
-        return mask_ops.paste_mask_windows(
-            self.box_masks, self.boxes, self.image_size, pasting=self.mask_pasting
-        )
+        return mask_ops.paste_mask_windows(self.box_masks, self.boxes, self.image_size, pasting=self.mask_pasting)
 
     @functools.cached_property
     def masks(self):

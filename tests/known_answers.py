@@ -8,8 +8,7 @@ from keras_maskrcnn.config import MaskRCNNConfig
 def small_config(num_classes=1, **overrides):
     """A config whose network frame is the image frame."""
     return MaskRCNNConfig(
-        **{"num_classes": num_classes, "backbone": "resnet18", "norm": "batch", "image_scale": 1.0}
-        | overrides
+        **{"num_classes": num_classes, "backbone": "resnet18", "norm": "batch", "image_scale": 1.0} | overrides
     )
 
 
@@ -86,13 +85,9 @@ class KnownDataset:
                     }
                 )
         return {
-            "images": [
-                {"id": i, "height": self.size[0], "width": self.size[1]} for i in self.image_ids
-            ],
+            "images": [{"id": i, "height": self.size[0], "width": self.size[1]} for i in self.image_ids],
             "annotations": annotations,
-            "categories": [
-                {"id": c, "name": n} for c, n in zip(self.category_ids, self.class_names, strict=True)
-            ],
+            "categories": [{"id": c, "name": n} for c, n in zip(self.category_ids, self.class_names, strict=True)],
         }
 
 

@@ -87,9 +87,7 @@ def test_the_model_ends_with_the_best_weights_not_the_last(tmp_path, monkeypatch
     model, data = line_and_data(dataset)
     model.answers = [model.answers[0], ([], [], [])]  # perfect after epoch 1, blind after epoch 2
     weights = []
-    note = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda *_: weights.append(model.get_weights()[0].copy())
-    )
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: weights.append(model.get_weights()[0].copy()))
     monkeypatch.setattr(experiment, "draw_overlays", lambda *_: None)
     train_model(model, data, dataset, tmp_path, epochs=2, callbacks=[note], verbose=0)
     np.testing.assert_array_equal(model.get_weights()[0], weights[0])
