@@ -59,9 +59,7 @@ def _window_weights(rois, windows, side, size, sampling_ratio, extent):
     start = (rois[..., side] - window_start) * cells_in_pixel - 0.5
     length = (rois[..., side + 2] - rois[..., side]) * cells_in_pixel
     flat_start, flat_length = ops.reshape(start, (-1,)), ops.reshape(length, (-1,))
-    weights = bilinear.bin_weights(
-        flat_start, flat_length, size, sampling_ratio, extent, margin=0.5
-    )
+    weights = bilinear.bin_weights(flat_start, flat_length, size, sampling_ratio, extent, margin=0.5)
     shape = (*ops.shape(rois)[:2], size, extent)
     return ops.reshape(weights, shape) * ops.cast(has_size, "float32")[..., None, None]
 
@@ -111,7 +109,7 @@ def paste_mask_windows(masks, boxes, image_size, threshold=0.5, pasting="subpixe
     if masks.ndim != 3 or boxes.shape != (len(masks), 4):
         raise ValueError(
             "Pasting takes masks (n, m, m) and boxes (n, 4). "
-            f"Received {masks.shape} and {boxes.shape}. Choose each object's mask by its class first."
+            f"Received {masks.shape} and {boxes.shape}. Choose each object's mask by its class."
         )
     if pasting not in _AXES:
         raise ValueError(
@@ -201,7 +199,9 @@ def encode_rle(window, x0, y0, image_size):
     starts = starts[np.concatenate([[True], ~joined])] if len(starts) else starts
     ends = ends[np.concatenate([~joined, [True]])] if len(ends) else ends
     bounds = np.stack([starts, ends], axis=1).ravel()
-    counts = np.diff(np.concatenate([[0], bounds, [height * width]]))
+    # pycocotools writes no run of nothing at the end.
+    end = [height * width] if not len(ends) or ends[-1] < height * width else []
+    counts = np.diff(np.concatenate([[0], bounds, end]))
     code = {"size": [height, width], "counts": counts.astype(int).tolist()}
     return coco_mask.frPyObjects(code, height, width)
 

@@ -1,4 +1,4 @@
-"""What tests need of the chosen backend and Keras does not give: gradients and compiled functions."""
+"""What tests need of the backend and Keras does not give: gradients and compiled functions."""
 
 import keras
 import numpy as np
@@ -54,7 +54,7 @@ def pull_back_function(function):
 
 
 def pull_back(function, inputs, upstream):
-    """A result, and the gradient of sum(result * upstream) with respect to every input, compiled."""
+    """A result, and the gradients of sum(result * upstream), compiled."""
     return pull_back_function(function)(inputs, upstream)
 
 

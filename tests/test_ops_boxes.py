@@ -1,4 +1,4 @@
-"""Box geometry: numbers worked out by hand, round trips, torchvision's numbers, and boxes of no size."""
+"""Box geometry: numbers by hand, round trips, torchvision's numbers, boxes of no size."""
 
 import math
 import pathlib

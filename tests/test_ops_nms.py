@@ -1,4 +1,4 @@
-"""NMS: cases by hand, a greedy loop in numpy, torchvision's indices, and everything that must change nothing."""
+"""NMS: cases by hand, a greedy loop in numpy, torchvision's indices, what changes nothing."""
 
 import pathlib
 
@@ -91,9 +91,7 @@ def test_most_outputs_cuts_and_pads():
 
 @pytest.mark.parametrize("shape", [(0,), (1, 0), (2, 0)])
 def test_no_boxes(shape):
-    indices, keep = to_numpy(
-        km_ops.non_max_suppression(np.zeros((*shape, 4)), np.zeros(shape), max_outputs=3)
-    )
+    indices, keep = to_numpy(km_ops.non_max_suppression(np.zeros((*shape, 4)), np.zeros(shape), max_outputs=3))
     assert indices.shape == (*shape[:-1], 3) and not keep.any()
 
 
@@ -115,7 +113,8 @@ def test_a_batch_of_two_is_two_batches_of_one():
     boxes, scores = clusters(np.random.default_rng(0), 2, 100)
     classes = (100 * scores).astype("int32") % 2
     together = run(boxes, scores, classes=classes)
-    assert together == [run(*rows[:2], classes=rows[2]) for rows in zip(boxes, scores, classes)]
+    for image in range(2):
+        assert together[image] == run(boxes[image], scores[image], classes=classes[image])
 
 
 def test_padding_rows_change_nothing():

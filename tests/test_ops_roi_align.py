@@ -1,4 +1,4 @@
-"""RoIAlign: ramps whose bins are known, torchvision's values and gradients, and what must change nothing."""
+"""RoIAlign: ramps with known bins, torchvision's values and gradients, what changes nothing."""
 
 import pathlib
 
@@ -30,8 +30,7 @@ def crop(features, boxes, *args, **kwargs):
 
 def random_pyramid(rng, num_images, height, width, channels=3):
     return [
-        rng.standard_normal((num_images, height // s, width // s, channels)).astype("float32")
-        for s in (4, 8, 16, 32)
+        rng.standard_normal((num_images, height // s, width // s, channels)).astype("float32") for s in (4, 8, 16, 32)
     ]
 
 
@@ -142,9 +141,7 @@ def test_levels_of_the_paper():
     # 224 px belongs to P4; half of it to P3; a pixel less than 224 is P3 as well. P2 is 0.
     sides = [0, 10, 111, 112, 223, 224, 447, 448, 5000]
     boxes = np.array([[0, 0, side, side] for side in sides], "float32")
-    np.testing.assert_array_equal(
-        to_numpy(km_ops.assign_levels(boxes)), [0, 0, 0, 1, 1, 2, 2, 3, 3]
-    )
+    np.testing.assert_array_equal(to_numpy(km_ops.assign_levels(boxes)), [0, 0, 0, 1, 1, 2, 2, 3, 3])
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -171,9 +168,7 @@ def test_a_batch_of_two_is_two_batches_of_one_and_padding_changes_nothing():
     # A larger canvas changes only what touches the border of the smaller one.
     inside = np.clip(boxes, 36, 60)
     wide = [np.pad(level, [[0, 0], [0, 3], [0, 4], [0, 0]]) for level in pyramid]
-    np.testing.assert_allclose(
-        to_numpy(layer(wide, inside)), to_numpy(layer(pyramid, inside)), atol=1e-4
-    )
+    np.testing.assert_allclose(to_numpy(layer(wide, inside)), to_numpy(layer(pyramid, inside)), atol=1e-4)
 
 
 @pytest.mark.parametrize("num_boxes, ratio", [(0, 2), (1, 2), (0, 0), (1, 0)])
@@ -192,9 +187,7 @@ def test_no_boxes_and_boxes_of_no_size_have_finite_gradients(num_boxes, ratio):
 
 
 def test_boxes_of_a_diverged_network_read_nothing_beyond_the_map():
-    boxes = np.array(
-        [[np.nan] * 4, [np.inf] * 4, [-np.inf, 0, np.inf, 9], [-1e30, -1e30, 1e30, 1e30]]
-    )
+    boxes = np.array([[np.nan] * 4, [np.inf] * 4, [-np.inf, 0, np.inf, 9], [-1e30, -1e30, 1e30, 1e30]])
     layer = MultiLevelRoIAlign(2)
     pyramid = random_pyramid(np.random.default_rng(0), 1, 64, 64)
     result, gradients = pull_back(
