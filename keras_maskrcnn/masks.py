@@ -8,7 +8,6 @@ GB).
 
 import numpy as np
 from keras import ops
-from pycocotools import mask as coco_mask
 
 from keras_maskrcnn import bilinear
 
@@ -172,40 +171,3 @@ def _torchvision_axis(low, high, cells, extent):
 
 
 _AXES = {"subpixel": _subpixel_axis, "torchvision": _torchvision_axis}
-
-
-def encode_rle(window, x0, y0, image_size):
-    """Encode a pasted window as COCO run lengths of the whole image, without building the image.
-
-    Args:
-        window: bool (h, w), as from `paste_mask_windows`.
-        x0: image pixel of the window's first column.
-        y0: image pixel of its first row.
-        image_size: (height, width), image pixels.
-
-    Returns:
-        dict with "size" [height, width] and compressed "counts" (bytes), as pycocotools makes it.
-    """
-    height, width = (int(side) for side in image_size)
-    # COCO counts down the columns. A zero above and below each column marks where its runs begin
-    # and end.
-    columns = np.zeros((window.shape[1], window.shape[0] + 2), np.int8)
-    columns[:, 1:-1] = window.T
-    changes = np.diff(columns, axis=1)
-    starts = _image_positions(changes == 1, x0, y0, height)
-    ends = _image_positions(changes == -1, x0, y0, height)
-    # A run that ends at the foot of a column goes on where one begins at the head of the next.
-    joined = starts[1:] == ends[:-1]
-    starts = starts[np.concatenate([[True], ~joined])] if len(starts) else starts
-    ends = ends[np.concatenate([~joined, [True]])] if len(ends) else ends
-    bounds = np.stack([starts, ends], axis=1).ravel()
-    # pycocotools writes no run of nothing at the end.
-    end = [height * width] if not len(ends) or ends[-1] < height * width else []
-    counts = np.diff(np.concatenate([[0], bounds, end]))
-    code = {"size": [height, width], "counts": counts.astype(int).tolist()}
-    return coco_mask.frPyObjects(code, height, width)
-
-
-def _image_positions(marks, x0, y0, height):
-    column, row = np.nonzero(marks)
-    return (column + x0) * height + row + y0

@@ -9,8 +9,10 @@ import functools
 
 import keras
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from keras_maskrcnn import masks as mask_ops
+from keras_maskrcnn.data import rle
 from keras_maskrcnn.data.images import read_image
 from keras_maskrcnn.resizing import (
     bucket_size,
@@ -144,7 +146,9 @@ class FoundInstances:
         ]
 
     def _run_lengths(self, window, x0, y0):
-        code = mask_ops.encode_rle(window, x0, y0, self.image_size)
+        runs = rle.encode_window(window, x0, y0, *self.image_size)
+        code = {"size": list(self.image_size), "counts": runs.tolist()}
+        code = coco_mask.frPyObjects(code, *self.image_size)
         return {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
 
 

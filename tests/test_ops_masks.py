@@ -5,10 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 from backend_tools import compiled, to_numpy
-from pycocotools import mask as coco_mask
 
 import keras_maskrcnn.ops as km_ops
-from keras_maskrcnn.masks import encode_rle
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "ops.npz")
 MASKS, BOXES = GOLDEN["paste_masks"][:, 0], GOLDEN["paste_boxes"]
@@ -126,17 +124,6 @@ def test_pasting_equals_torchvision():
     expected = np.unpackbits(GOLDEN["paste_out_packed"], axis=-1).astype(bool)
     equal = (km_ops.paste_masks(MASKS, BOXES, SIZE) == expected).mean(axis=(1, 2))
     assert equal.min() >= 0.999
-
-
-@pytest.mark.parametrize("pasting", ["subpixel", "torchvision"])
-def test_run_lengths_of_windows_are_those_of_whole_images(pasting):
-    paste = {"subpixel": km_ops.paste_masks_subpixel, "torchvision": km_ops.paste_masks}[pasting]
-    # Besides the golden boxes: one that fills the image, so that runs go on from column to column.
-    masks = np.concatenate([MASKS, np.ones((1, 28, 28)), np.zeros((1, 28, 28))])
-    boxes = np.concatenate([BOXES, [[-9, -9, 170, 130]], [[10, 10, 50, 50]]])
-    windows = km_ops.paste_mask_windows(masks, boxes, SIZE, 0.5, pasting)
-    for window, whole in zip(windows, paste(masks, boxes, SIZE), strict=True):
-        assert encode_rle(*window, SIZE) == coco_mask.encode(np.asfortranarray(whole, np.uint8))
 
 
 def test_wrong_arguments_are_explained():
