@@ -66,7 +66,8 @@ def train_model(
         minutes: float wall-clock budget of training and its evaluations, or None.
         warmup_steps: int, steps of linear warm-up under a time budget.
         evaluate_every: int, epochs between COCO evaluations; the last epoch is always evaluated.
-        steps_per_epoch: int, or None for the loader's length.
+        steps_per_epoch: int, or None for the loader's length. For a quick try of one epoch: with more, Keras cuts
+            some of them short where the loader's data ends.
         num_overlays: int, validation images drawn at the end.
         callbacks: further Keras callbacks, called before evaluation and saving.
         settings: JSON-ready dict, written into config.json.
