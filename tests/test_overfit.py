@@ -23,6 +23,7 @@ def learn_by_heart(config, dataset, steps, learning_rate):
     return km.evaluate_coco(model, dataset)
 
 
+@pytest.mark.tensorflow  # of JAX too, but there it takes three times as long
 def test_generated_shapes(tmp_path):
     annotations = km.data.generate_shapes(tmp_path, num_images=3, image_size=96, seed=0, max_shapes=2)
     config = km.MaskRCNNConfig(
