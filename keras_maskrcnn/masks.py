@@ -30,9 +30,9 @@ def sample_masks(gt_masks, gt_mask_boxes, matched, rois, size, sampling_ratio=2)
         float32 (B, R, size, size), 0..1: the bilinear average over each bin; 0 outside the window
         and wherever the window has no size (padding rows). Not rounded to 0/1.
     """
-    if gt_masks.shape[1] == 0:
-        empty = ops.zeros_like(ops.cast(rois[..., 0], "float32"))
-        return ops.tile(empty[..., None, None], (1, 1, size, size))
+    if not gt_masks.shape[1]:  # no masks, or known late: there must be a row to read, be it empty
+        gt_masks = ops.pad(gt_masks, [[0, 0], [0, 1], [0, 0], [0, 0]])
+        gt_mask_boxes = ops.pad(gt_mask_boxes, [[0, 0], [0, 1], [0, 0]])
     masks = _rows_of(ops.cast(gt_masks, "float32"), matched)
     windows = _rows_of(ops.cast(gt_mask_boxes, "float32"), matched)
     rois = ops.cast(rois, "float32")

@@ -80,6 +80,25 @@ def test_windows_of_no_size_and_no_rois_give_finite_targets():
     np.testing.assert_array_equal(to_numpy(no_masks), np.zeros((1, 2, 3, 3)))
 
 
+@pytest.mark.tensorflow
+def test_number_of_masks_and_rois_may_be_free():
+    import tensorflow as tf
+
+    free = [(None, None, 4, 4), (None, None, 4), (None, None), (None, None, 4)]
+    dtypes = (tf.float32, tf.float32, tf.int32, tf.float32)
+    function = tf.function(
+        lambda *args: km_ops.sample_masks(*args, 3),
+        input_signature=[tf.TensorSpec(*each) for each in zip(free, dtypes, strict=True)],
+        autograph=False,
+    )
+    window = np.array([[[0, 0, 4, 4]]], "float32")
+    one = function(np.ones((1, 1, 4, 4), "float32"), window, np.zeros((1, 1), "int32"), window)
+    np.testing.assert_array_equal(to_numpy(one), np.ones((1, 1, 3, 3)))
+    masks, windows = np.zeros((1, 0, 4, 4), "float32"), np.zeros((1, 0, 4), "float32")
+    none = function(masks, windows, np.zeros((1, 1), "int32"), window)
+    np.testing.assert_array_equal(to_numpy(none), np.zeros((1, 1, 3, 3)))
+
+
 def test_subpixel_pasting_takes_pixels_whose_centre_is_inside():
     # The box covers 2.4..5.6 in x: centres 2.5, 3.5, 4.5, 5.5; and 1.0..3.0 in y: 1.5, 2.5.
     pasted = km_ops.paste_masks_subpixel(np.ones((1, 28, 28)), [[2.4, 1.0, 5.6, 3.0]], (5, 8), 0.4)

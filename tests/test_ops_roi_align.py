@@ -254,6 +254,19 @@ def test_gradient_is_the_same_every_time():
         np.testing.assert_allclose(each, gradients[0], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_layer_works_in_a_functional_model(ratio):
+    maps = [keras.Input((64 // 2**n, 64 // 2**n, 3)) for n in range(4)]
+    boxes = keras.Input((5, 4))
+    layer = MultiLevelRoIAlign((3, 2), ratio)
+    model = keras.Model([*maps, boxes], layer(maps, boxes))
+    assert model.output_shape == (None, 5, 3, 2, 3)
+    rng = np.random.default_rng(0)
+    inputs = [*random_pyramid(rng, 2, 256, 256), random_boxes(rng, 2, 5, 256, 256)]
+    expected = to_numpy(layer(inputs[:4], inputs[4]))
+    np.testing.assert_allclose(model.predict(inputs, verbose=0), expected, atol=1e-5)
+
+
 def test_layer_is_made_again_from_its_config():
     layer = MultiLevelRoIAlign((7, 5), 3, True, "max", 160, 5, strides=(8, 16))
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))

@@ -3,7 +3,8 @@
 Only operators that every TensorFlow runtime has are used, so a SavedModel needs no library of
 ours. Sizes may be free (None). XLA compiles neither crop_and_resize nor stock NMS nor sparse
 products: under `jit_compile=True` use `generic`. Times below are of 2 cores, milliseconds, for
-128 boxes of 7x7 in each of four (64, 64, 128) maps / 1000 boxes of 7x7 in one of (256, 256, 256).
+128 boxes of 7x7 in each of four (64, 64, 128) maps / 1000 boxes of 7x7 in one of (256, 256, 256);
+`benchmarks/operators.py` takes them again.
 """
 
 import numpy as np
@@ -13,9 +14,7 @@ from keras_maskrcnn import bilinear
 from keras_maskrcnn.backend import generic
 
 
-def multilevel_roi_align(
-    pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
-):
+def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
     """Crop by crop_and_resize; arguments and result as `generic.multilevel_roi_align`.
 
     For inference, 13 / 31 ms: the cropper that every runtime and exchange format has. Its stock
@@ -30,9 +29,7 @@ def multilevel_roi_align(
 
         def forward(*maps):
             crops = [
-                _crop_level(
-                    features, tf.gather(frame, rows), tf.gather(box_batch, rows), points, ratio
-                )
+                _crop_level(features, tf.gather(frame, rows), tf.gather(box_batch, rows), points, ratio)
                 for features, rows in zip(maps, own, strict=True)
             ]
             return tf.gather(tf.concat(crops, axis=0), places)
@@ -208,8 +205,7 @@ def _spread(matrix, upstream, pyramid):
     cells = tf.raw_ops.SparseMatrixMatMul(a=transposed, b=upstream)
     shares = tf.split(cells, [tf.size(level[..., 0]) for level in pyramid])
     return [
-        tf.cast(tf.reshape(share, tf.shape(level)), level.dtype)
-        for share, level in zip(shares, pyramid, strict=True)
+        tf.cast(tf.reshape(share, tf.shape(level)), level.dtype) for share, level in zip(shares, pyramid, strict=True)
     ]
 
 
@@ -229,9 +225,7 @@ def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, vali
     def suppress(number, kept):
         first = tf.where(number > 0, ends[tf.maximum(number - 1, 0)], 0)
         group = slice(first, ends[number])
-        best = tf.image.non_max_suppression(
-            row_boxes[group], row_scores[group], max_outputs, iou_threshold
-        )
+        best = tf.image.non_max_suppression(row_boxes[group], row_scores[group], max_outputs, iou_threshold)
         return number + 1, kept.write(number, tf.gather(rows, best + first))
 
     num_groups = tf.size(ends)
@@ -270,7 +264,4 @@ def _best_kept(scores, kept, max_outputs):
     keep = best > -np.inf
     padding = [[0, 0], [0, max_outputs - tf.shape(best)[1]]]
     shape = (scores.shape[0], max_outputs if isinstance(max_outputs, int) else None)
-    return tuple(
-        tf.ensure_shape(tf.pad(columns, padding), shape)
-        for columns in (tf.where(keep, indices, 0), keep)
-    )
+    return tuple(tf.ensure_shape(tf.pad(columns, padding), shape) for columns in (tf.where(keep, indices, 0), keep))
