@@ -1,4 +1,4 @@
-"""RoIAlign and exact NMS in `keras.ops`: the reference that runs on every backend, also compiled.
+"""RoIAlign in `keras.ops`, with the NMS of `tiled_nms.py`: the reference on every backend.
 
 In: feature maps and boxes in network pixels. Out: crops, or the indices of kept boxes. Shapes are
 fixed by the inputs, so XLA compiles all of it. The checks of arguments are in `roi_align.py` and
@@ -9,18 +9,24 @@ import numpy as np
 from keras import ops
 
 from keras_maskrcnn import bilinear
-from keras_maskrcnn import boxes as boxes_module
+from keras_maskrcnn.backend.tiled_nms import non_max_suppression
 
-# Boxes per step of NMS: 256 was the fastest of 128..1024 for 2000 boxes on JAX and on TensorFlow.
-NMS_TILE = 256
+__all__ = [
+    "aggregate",
+    "box_frames",
+    "flatten_pyramid",
+    "map_sizes",
+    "multilevel_roi_align",
+    "non_max_suppression",
+    "pool_by_gathers",
+    "trainable_multilevel_roi_align",
+]
 
 # Boxes are cut to this many pixels before they are cropped.
 FARTHEST = 1e6
 
 
-def multilevel_roi_align(
-    pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
-):
+def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
     """Crop every box from its own level of a feature pyramid (Mask R-CNN, section 3, "RoIAlign").
 
     Args:
@@ -170,11 +176,7 @@ def _axis_taps(start, length, extent, bins, ratio):
     points = bilinear.sample_points(start, length, bins, ratio)
     low, high, low_weight, high_weight = bilinear.taps(points, extent[:, None])
     pairs = ((low, low_weight), (high, high_weight))
-    return [
-        (cell[:, k::ratio], weight[:, k::ratio] / ratio)
-        for k in range(ratio)
-        for cell, weight in pairs
-    ]
+    return [(cell[:, k::ratio], weight[:, k::ratio] / ratio) for k in range(ratio) for cell, weight in pairs]
 
 
 def _crop_box_by_box(crop, pyramid, frame, box_batch, levels, output_size):
@@ -254,125 +256,3 @@ def _adaptive_max(values, box, output_size):
 
 
 _ADAPTIVE = {"average": _adaptive_average, "max": _adaptive_max}
-
-
-def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, valid):
-    """Keep the best box of every cluster, exactly as the greedy algorithm does, with fixed shapes.
-
-    Boxes go by falling score in tiles. A tile first loses what the kept boxes of earlier tiles
-    suppress; then "suppressed by a box that is kept" is repeated inside the tile until nothing
-    changes, which is the greedy answer because each round settles at least one more box of it.
-
-    Args:
-        boxes: float32 (B, N, [x1, y1, x2, y2]); N must be known when the graph is built.
-        scores: float32 (B, N).
-        iou_threshold: suppress above it.
-        max_outputs: D, an int (on TensorFlow also a scalar tensor).
-        classes: int (B, N) or None: boxes of different classes leave each other alone.
-        valid: bool (B, N) or None: rows that are False are never kept and suppress nothing.
-
-    Returns:
-        indices: int32 (B, D) by falling score, equal scores by lower index; 0 where not kept.
-        keep: bool (B, D).
-    """
-    boxes, scores = ops.stop_gradient(boxes), ops.stop_gradient(scores)
-    if valid is not None:
-        scores = ops.where(valid, scores, -np.inf)
-    boxes, scores, classes = _pad_to_tiles(boxes, scores, classes)
-    order = ops.cast(ops.argsort(-scores, axis=1), "int32")
-    sides = list(boxes_module.split_sides(ops.take_along_axis(boxes, order[..., None], axis=1)))
-    if classes is not None:
-        classes = ops.take_along_axis(classes, order, axis=1)
-    candidate = ops.cast(ops.take_along_axis(scores, order, axis=1) > -np.inf, "float32")
-    tile = min(NMS_TILE, order.shape[1])
-    kept = _keep_tile_by_tile(sides, classes, candidate, iou_threshold, tile)
-    return _first_kept(order, kept, max_outputs)
-
-
-def _pad_to_tiles(boxes, scores, classes):
-    """Add rows that are never kept, up to a whole number of tiles and at least one row."""
-    num_boxes = scores.shape[1]
-    tile = min(NMS_TILE, max(num_boxes, 1))
-    missing = -num_boxes % tile if num_boxes else 1
-    if missing:
-        boxes = ops.pad(boxes, [[0, 0], [0, missing], [0, 0]])
-        scores = ops.pad(scores, [[0, 0], [0, missing]], constant_values=-np.inf)
-        if classes is not None:
-            classes = ops.pad(classes, [[0, 0], [0, missing]])
-    return boxes, scores, classes
-
-
-def _keep_tile_by_tile(sides, classes, candidate, iou_threshold, tile):
-    """Greedy suppression of boxes that are in score order.
-
-    Args:
-        sides: x1, y1, x2, y2, each float32 (B, N), N a multiple of `tile`. Four arrays: the last
-            axis of a (B, N, 4) table is too short for vector instructions.
-        classes: int (B, N) or None.
-        candidate: float32 (B, N), 1 or 0; 0 is never kept.
-        iou_threshold: suppress above it.
-        tile: boxes in a step.
-
-    Returns:
-        float32 (B, N), 1 or 0.
-    """
-    later = ops.convert_to_tensor(np.triu(np.ones((tile, tile), "float32"), 1))
-
-    def suppresses(rows, columns):
-        hit = _overlap_exceeds(sides, rows, columns, iou_threshold)
-        if classes is not None:
-            hit = ops.logical_and(hit, classes[:, rows, None] == classes[:, None, columns])
-        return ops.cast(hit, "float32")
-
-    def unsuppressed(alive, kept, hits):
-        # Sums of ones are exact in float32: below one half means that nobody kept hits it.
-        return alive * ops.cast(ops.matmul(kept[:, None, :], hits)[:, 0, :] < 0.5, "float32")
-
-    kept = []
-    for first in range(0, candidate.shape[1], tile):
-        own = slice(first, first + tile)
-        alive = candidate[:, own]
-        if kept:
-            before = suppresses(slice(0, first), own)
-            alive = unsuppressed(alive, ops.concatenate(kept, axis=1), before)
-        inside = suppresses(own, own) * later
-
-        def changed(now, last):
-            return ops.any(now != last)
-
-        def settle(now, last, alive=alive, inside=inside):
-            return unsuppressed(alive, now, inside), now
-
-        start = (unsuppressed(alive, alive, inside), alive)
-        kept.append(ops.while_loop(changed, settle, start)[0])
-    return ops.concatenate(kept, axis=1)
-
-
-def _overlap_exceeds(sides, rows, columns, iou_threshold):
-    """Whether IoU > threshold, with torchvision's arithmetic; bool (B, rows, columns)."""
-    x1, y1, x2, y2 = sides
-    width = ops.minimum(x2[:, rows, None], x2[:, None, columns]) - ops.maximum(
-        x1[:, rows, None], x1[:, None, columns]
-    )
-    height = ops.minimum(y2[:, rows, None], y2[:, None, columns]) - ops.maximum(
-        y1[:, rows, None], y1[:, None, columns]
-    )
-    shared = ops.relu(width) * ops.relu(height)
-    areas = (x2 - x1) * (y2 - y1)
-    union = areas[:, rows, None] + areas[:, None, columns] - shared
-    return ops.logical_and(union > 0, shared / ops.where(union > 0, union, 1.0) > iou_threshold)
-
-
-def _first_kept(order, kept, max_outputs):
-    """The first `max_outputs` kept boxes in score order, with a fixed shape."""
-    num_boxes = order.shape[1]
-    missing = max(max_outputs - num_boxes, 0)
-    place = ops.arange(num_boxes, dtype="int32")
-    # Kept boxes keep their places, the others go behind all of them.
-    place = ops.where(kept > 0.5, place, place + num_boxes)
-    place = ops.sort(place, axis=1)[:, :max_outputs]
-    keep = place < num_boxes
-    indices = ops.take_along_axis(order, ops.where(keep, place, 0), axis=1)
-    indices = ops.where(keep, indices, 0)
-    padding = [[0, 0], [0, missing]]
-    return ops.pad(indices, padding), ops.pad(keep, padding)
