@@ -19,21 +19,11 @@ from keras_maskrcnn.backend import generic
 LARGEST_UNROLLED_RATIO = 4
 
 
-def multilevel_roi_align(
-    pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
-):
+def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
     """Crop every box from its own level; arguments and result as `generic.multilevel_roi_align`."""
     if sampling_ratio == 0 or sampling_ratio > LARGEST_UNROLLED_RATIO:
         return generic.multilevel_roi_align(
-            pyramid,
-            boxes,
-            box_batch,
-            levels,
-            scales,
-            output_size,
-            sampling_ratio,
-            aligned,
-            aggregation,
+            pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
         )
     frame = generic.box_frames(lax.stop_gradient(boxes), levels, scales, aligned)
     like = tuple(jax.ShapeDtypeStruct(level.shape, level.dtype) for level in pyramid)

@@ -61,15 +61,7 @@ def trainable_multilevel_roi_align(
     """
     if sampling_ratio == 0 or _on_gpu(pyramid[0]):
         return multilevel_roi_align(
-            pyramid,
-            boxes,
-            box_batch,
-            levels,
-            scales,
-            output_size,
-            sampling_ratio,
-            aligned,
-            aggregation,
+            pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
         )
 
     def crop(points, ratio):
