@@ -5,7 +5,7 @@
 #   make lint        ruff
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 RUN := TF_CPP_MIN_LOG_LEVEL=3
 # Two stamps: the demo needs no test tools and no JAX.
 BASE := .venv/.base-installed

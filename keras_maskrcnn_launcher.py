@@ -1,15 +1,36 @@
-"""Entry point of the `keras-maskrcnn` command: quiets TensorFlow, then runs `keras_maskrcnn.cli`.
+"""Entry point of the `keras-maskrcnn` command: imports TensorFlow without its chatter, then runs the command line.
 
 TensorFlow reads its log level when it is imported, and importing anything of the package imports it; so the level
-has to be set from outside the package.
+has to be set from outside the package. Some lines come before that level applies: they are held back, too.
 """
 
+import contextlib
 import os
+import sys
+import tempfile
 
 
 def main():
     """Run the command line. Returns its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from keras_maskrcnn.cli import main as run
-
+    with _held_back_stderr():
+        from keras_maskrcnn.cli import main as run
     return run()
+
+
+@contextlib.contextmanager
+def _held_back_stderr():
+    """Keep what C++ code writes to stderr; show it only if an error follows."""
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(original, held.read())
+            raise
+        finally:
+            os.dup2(original, 2)
+            os.close(original)

@@ -115,10 +115,11 @@ def _draw(image, windows, boxes, captions, enlarge, gray=None):
         _paint(canvas, window, x0, y0, color, enlarge)
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
+    thickness = max(1, min(picture.size) // 250)
     for i in reversed(range(len(windows))):
         if boxes is not None:
             x1, y1, x2, y2 = (float(v) * enlarge for v in boxes[i])
-            pen.rectangle([x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)], outline=colors[i])
+            pen.rectangle([x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)], outline=colors[i], width=thickness)
     if captions is not None:
         _write_captions(picture, pen, windows, captions, colors, enlarge)
     return np.asarray(picture)
