@@ -36,7 +36,7 @@ setup(
         "pillow>=10.1",  # the first with a scalable built-in font, which draw_instances uses
         "matplotlib>=3.8",  # every run folder holds the plot of its losses and AP
     ],
-    extras_require={"dev": ["pytest>=8", "ruff>=0.6", "jax>=0.4.34"]},
+    extras_require={"dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "jax>=0.4.34"]},
     entry_points={"console_scripts": ["keras-maskrcnn = keras_maskrcnn_launcher:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

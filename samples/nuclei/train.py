@@ -33,7 +33,13 @@ def read_folder(folder):
     return km.data.DsbDataset(folder)
 
 
-def make_model(dataset, dtype=None):
+def split(dataset, every=8):
+    """Training and validation part of a dataset: every eighth image goes to validation."""
+    parts = [record for i, record in enumerate(dataset.records) if i % every], dataset.records[::every]
+    return [km.data.Dataset(part, dataset.class_names, dataset.category_ids, dataset.name) for part in parts]
+
+
+def make_model(dataset):
     """ResNet-18-FPN, narrow heads: sized for two CPU cores."""
     config = km.MaskRCNNConfig(
         num_classes=1,
@@ -53,7 +59,7 @@ def make_model(dataset, dtype=None):
         max_instances=dataset.max_instances,
         max_detections=MAX_DETECTIONS,
     )
-    return km.MaskRCNN(config, dtype=dtype)
+    return km.MaskRCNN(config)
 
 
 def make_loader(dataset, config, batch_size, seed):
@@ -85,7 +91,7 @@ def main(arguments=None):
     keras.utils.set_random_seed(options.seed)
 
     train = read_folder(options.train)
-    val = read_folder(options.val) if options.val else None
+    train, val = (train, read_folder(options.val)) if options.val else split(train)
     model = make_model(train)
     loader = make_loader(train, model.config, options.batch_size, options.seed)
     model.compile(
