@@ -110,9 +110,7 @@ def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
         ops.log(width / anchor_width),
         ops.log(height / anchor_height),
     )
-    return ops.stack(
-        [delta * weight for delta, weight in zip(deltas, weights, strict=True)], axis=-1
-    )
+    return ops.stack([delta * weight for delta, weight in zip(deltas, weights, strict=True)], axis=-1)
 
 
 def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0), max_log_scale=MAX_LOG_SCALE):
@@ -129,9 +127,7 @@ def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0), max_log_scale=MA
     Returns:
         float (..., N, [x1, y1, x2, y2]), network pixels. Not clipped to the image.
     """
-    dx, dy, dw, dh = (
-        side / weight for side, weight in zip(split_sides(deltas), weights, strict=True)
-    )
+    dx, dy, dw, dh = (side / weight for side, weight in zip(split_sides(deltas), weights, strict=True))
     x1, y1, x2, y2 = split_sides(anchors)
     anchor_width, anchor_height = x2 - x1, y2 - y1
     x = x1 + 0.5 * anchor_width + dx * anchor_width

@@ -141,8 +141,7 @@ class MaskRCNNConfig:
     def to_dict(self):
         """The config as JSON-ready values; `from_dict` inverts it."""
         return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
         }
 
     @classmethod

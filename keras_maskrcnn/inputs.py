@@ -73,6 +73,4 @@ def _check_images(images, channels):
         )
     dtype = str(getattr(images.dtype, "name", images.dtype))
     if dtype == "bool" or dtype.startswith(("complex", "string")):
-        raise ValueError(
-            f"`images` must be uint8 or float with values in 0..255. Received dtype {dtype}."
-        )
+        raise ValueError(f"`images` must be uint8 or float with values in 0..255. Received dtype {dtype}.")

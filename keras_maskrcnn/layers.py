@@ -81,9 +81,7 @@ class ConvNorm(keras.layers.Layer):
         kernel_initializer: a Keras initializer.
     """
 
-    def __init__(
-        self, filters, kernel_size, strides=1, norm=None, relu=True, kernel_initializer="he_normal", **kwargs
-    ):
+    def __init__(self, filters, kernel_size, strides=1, norm=None, relu=True, kernel_initializer="he_normal", **kwargs):
         super().__init__(**kwargs)
         self.filters, self.kernel_size, self.strides = filters, kernel_size, strides
         self.norm_name, self.relu = norm, relu

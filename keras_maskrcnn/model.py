@@ -22,11 +22,11 @@ from keras import ops
 from keras_maskrcnn import backend
 from keras_maskrcnn.anchors import cell_anchors, level_anchors
 from keras_maskrcnn.backbone import ResNet
-from keras_maskrcnn.inputs import as_inputs
 from keras_maskrcnn.box_head import BoxHead
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.detections import select_detections
 from keras_maskrcnn.fpn import STRIDES, FeaturePyramid
+from keras_maskrcnn.inputs import as_inputs
 from keras_maskrcnn.mask_head import MaskHead
 from keras_maskrcnn.padding import repeat_border, valid_cells
 from keras_maskrcnn.roi_align import MultiLevelRoIAlign

@@ -43,9 +43,7 @@ __all__ = [
 ]
 
 
-def non_max_suppression(
-    boxes, scores, iou_threshold=0.5, max_outputs=None, classes=None, valid=None
-):
+def non_max_suppression(boxes, scores, iou_threshold=0.5, max_outputs=None, classes=None, valid=None):
     """Keep the best box of each cluster of overlapping ones: exact greedy NMS of fixed size.
 
     Args:
@@ -93,7 +91,5 @@ def non_max_suppression(
     if rank == 2:
         rows = [None if row is None else row[None] for row in rows]
     boxes, scores, classes, valid = rows
-    indices, keep = backend.non_max_suppression(
-        boxes, scores, float(iou_threshold), int(max_outputs), classes, valid
-    )
+    indices, keep = backend.non_max_suppression(boxes, scores, float(iou_threshold), int(max_outputs), classes, valid)
     return (indices[0], keep[0]) if rank == 2 else (indices, keep)

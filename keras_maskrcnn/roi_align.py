@@ -210,7 +210,6 @@ def check_aggregation(aggregation):
     """Pass the name of an aggregation on, or say what is wrong with it."""
     if aggregation not in AGGREGATIONS:
         raise ValueError(
-            f"aggregation is one of {AGGREGATIONS}. Received {aggregation!r}. "
-            'The usual choice is "average".'
+            f'aggregation is one of {AGGREGATIONS}. Received {aggregation!r}. The usual choice is "average".'
         )
     return aggregation

@@ -95,9 +95,7 @@ def select_level(logits, deltas, anchors, valid, image_sizes, *, pre_nms, nms_th
     deltas = ops.take_along_axis(deltas, order[..., None], axis=1)
     boxes = decode_boxes(deltas, ops.take(anchors, order, axis=0), box_weights)
     boxes = clip_boxes(boxes, image_sizes)
-    large = ops.logical_and(
-        boxes[..., 2] - boxes[..., 0] >= min_size, boxes[..., 3] - boxes[..., 1] >= min_size
-    )
+    large = ops.logical_and(boxes[..., 2] - boxes[..., 0] >= min_size, boxes[..., 3] - boxes[..., 1] >= min_size)
     large = ops.logical_and(large, scores > NEVER / 2)
     kept, keep = backend.non_max_suppression(boxes, scores, nms_threshold, count, None, large)
     boxes = ops.take_along_axis(boxes, kept[..., None], axis=1)

@@ -104,9 +104,7 @@ def test_images_without_objects_are_kept(write):
     assert write(data)[1].instances == ()
     data["annotations"] = []
     dataset = write(data)
-    assert (
-        len(dataset) == 2 and dataset.max_instances == 0 and dataset.to_coco()["annotations"] == []
-    )
+    assert len(dataset) == 2 and dataset.max_instances == 0 and dataset.to_coco()["annotations"] == []
 
 
 def test_to_coco_evaluates_as_the_original_file(write, tmp_path):

@@ -158,8 +158,7 @@ def test_a_mask_is_never_empty():
 def test_objects_beyond_the_rows_are_left_out_at_random_but_crowds_stay():
     pixel = np.ones((2, 2), np.uint8)
     instances = [
-        Instance(i, np.array([i, 0, i + 2, 2], np.float32), MaskWindow(pixel, i, 0), crowd=i == 5)
-        for i in range(10)
+        Instance(i, np.array([i, 0, i + 2, 2], np.float32), MaskWindow(pixel, i, 0), crowd=i == 5) for i in range(10)
     ]
     sample = sample_of(*instances)
     choices = set()

@@ -9,9 +9,7 @@ from PIL import Image
 from keras_maskrcnn.data import ImageError, read_image
 from keras_maskrcnn.data.images import image_size
 
-RGB = np.array(
-    [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[9, 8, 7], [6, 5, 4], [3, 2, 1]]], np.uint8
-)
+RGB = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[9, 8, 7], [6, 5, 4], [3, 2, 1]]], np.uint8)
 
 
 def png(array_or_image):
@@ -53,9 +51,7 @@ def test_gray_becomes_three_equal_channels():
 def test_gray_with_alpha_and_one_bit():
     gray = Image.fromarray(np.array([[0, 100]], np.uint8)).convert("LA")
     assert read_image(png(gray)).tolist() == [[[0] * 3, [100] * 3]]
-    assert read_image(png(Image.fromarray(np.array([[True, False]])))).tolist() == [
-        [[255] * 3, [0] * 3]
-    ]
+    assert read_image(png(Image.fromarray(np.array([[True, False]])))).tolist() == [[[255] * 3, [0] * 3]]
     assert read_image(np.array([[True, False]])).tolist() == [[[255] * 3, [0] * 3]]
 
 
@@ -97,9 +93,7 @@ def test_sixteen_bit_tiff_gray_and_colour(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     colour = np.arange(18, dtype=np.uint16).reshape(2, 3, 3) * 257 * 15
     tifffile.imwrite(tmp_path / "colour.tif", colour, photometric="rgb")
-    np.testing.assert_array_equal(
-        read_image(tmp_path / "colour.tif"), np.arange(18).reshape(2, 3, 3) * 15
-    )
+    np.testing.assert_array_equal(read_image(tmp_path / "colour.tif"), np.arange(18).reshape(2, 3, 3) * 15)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

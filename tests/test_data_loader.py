@@ -30,9 +30,7 @@ AUGMENT = [ScaleJitter(0.8, 1.25), RandomCrop(64), RandomRotate90(), RandomFlip(
 
 def config_of(dataset, **changes):
     numbers = {"image_scale": 1.0, "max_instances": 8, "gt_mask_size": 14, **changes}
-    return MaskRCNNConfig(
-        num_classes=len(dataset.class_names), class_names=dataset.class_names, **numbers
-    )
+    return MaskRCNNConfig(num_classes=len(dataset.class_names), class_names=dataset.class_names, **numbers)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +55,7 @@ def test_a_plain_batch_holds_images_and_objects_as_they_are(shapes):
         instances = shapes[index].instances
         valid = batch["gt_valid"][row]
         assert valid.sum() == len(instances)
-        np.testing.assert_array_equal(
-            batch["gt_boxes"][row][valid], np.stack([i.box for i in instances])
-        )
+        np.testing.assert_array_equal(batch["gt_boxes"][row][valid], np.stack([i.box for i in instances]))
         assert batch["gt_labels"][row][valid].tolist() == [i.label for i in instances]
     assert batch["image_sizes"].tolist() == [[72, 96]] * 2
     assert batch["gt_masks"].shape == (2, 8, 14, 14)
@@ -74,9 +70,7 @@ def test_the_default_transform_resizes_as_the_config_says(shapes):
 
 def test_batches_depend_on_seed_epoch_and_position_alone(shapes):
     def loader(seed=5, **keywords):
-        return DataLoader(
-            shapes, config_of(shapes), 3, AUGMENT, shuffle=True, seed=seed, **keywords
-        )
+        return DataLoader(shapes, config_of(shapes), 3, AUGMENT, shuffle=True, seed=seed, **keywords)
 
     first, second = loader(workers=1), loader(workers=4, cache_bytes=0)
     forwards = [first[i] for i in range(3)]
@@ -93,9 +87,7 @@ def test_batches_depend_on_seed_epoch_and_position_alone(shapes):
 
 def test_threads_give_the_batches_of_one_thread(shapes):
     loader = DataLoader(shapes, config_of(shapes), 2, AUGMENT, shuffle=True)
-    expected = [
-        DataLoader(shapes, config_of(shapes), 2, AUGMENT, shuffle=True)[i] for i in range(5)
-    ]
+    expected = [DataLoader(shapes, config_of(shapes), 2, AUGMENT, shuffle=True)[i] for i in range(5)]
     found = {}
 
     def work(indices):
@@ -249,9 +241,7 @@ def test_a_large_photo_with_many_objects_stays_small_in_memory(tmp_path):
     for number in range(1, 301):
         x, y = 10 + 195 * (number % 20), 10 + 195 * (number // 20 % 15)
         part = [x, y, x + 60, y, x + 60, y + 50, x, y + 50]
-        annotations.append(
-            {"id": number, "image_id": 1, "category_id": 1, "segmentation": [part], "iscrowd": 0}
-        )
+        annotations.append({"id": number, "image_id": 1, "category_id": 1, "segmentation": [part], "iscrowd": 0})
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": 3000, "width": 4000}],
         "annotations": annotations,

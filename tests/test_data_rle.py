@@ -48,9 +48,7 @@ def test_compressed_codes_decode_as_pycocotools_does(mask):
             # Exact in x; in y it may be the whole height where a run goes on in the next column.
             assert found[[0, 2]].tolist() == [box[0], box[2]]
             assert found[1] <= box[1] and found[3] >= box[3]
-            np.testing.assert_array_equal(
-                placed(RunLengths(runs).window(*mask.shape), mask.shape), mask
-            )
+            np.testing.assert_array_equal(placed(RunLengths(runs).window(*mask.shape), mask.shape), mask)
 
 
 @pytest.mark.parametrize("mask", random_masks())

@@ -24,9 +24,7 @@ def marked_sample(height=40, width=60):
     image = np.zeros((height, width, 3), np.uint8)
     image[8:30, 12:50] = 255
     pixels = np.ones((22, 38), np.uint8)
-    return Sample.whole(
-        image, [Instance(0, np.array([12, 8, 50, 30], np.float32), MaskWindow(pixels, 12, 8))]
-    )
+    return Sample.whole(image, [Instance(0, np.array([12, 8, 50, 30], np.float32), MaskWindow(pixels, 12, 8))])
 
 
 def white_box(image):
@@ -83,18 +81,14 @@ def test_random_choices_are_all_taken():
 
 
 def test_crops_cover_the_image_and_small_images_stay_whole():
-    corners = {
-        RandomCrop(38)(marked_sample(), np.random.default_rng(seed)).view.offset
-        for seed in range(300)
-    }
+    corners = {RandomCrop(38)(marked_sample(), np.random.default_rng(seed)).view.offset for seed in range(300)}
     assert {-x for x, _ in corners} == set(range(23)) and {-y for _, y in corners} == {0, 1, 2}
     assert RandomCrop(64)(marked_sample(), np.random.default_rng(0)).size == (40, 60)
 
 
 def test_scale_jitter_is_log_uniform():
     sizes = [
-        ScaleJitter(0.5, 2.0)(marked_sample(1000, 1000), np.random.default_rng(seed)).size[0]
-        for seed in range(400)
+        ScaleJitter(0.5, 2.0)(marked_sample(1000, 1000), np.random.default_rng(seed)).size[0] for seed in range(400)
     ]
     assert min(sizes) >= 500 and max(sizes) <= 2000
     assert 0.4 < np.mean(np.array(sizes) < 1000) < 0.6

@@ -39,9 +39,7 @@ def test_fit_trains_from_the_loader_with_threads():
     model = Brightness()
     model.compile(optimizer=keras.optimizers.SGD(0.25))
     epochs = []
-    watch = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda e, logs: epochs.append(train.epoch)
-    )
+    watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: epochs.append(train.epoch))
     history = model.fit(
         train,
         validation_data=val,

@@ -28,9 +28,7 @@ def found(model, batch):
 def losses_of(model, batch):
     """The five losses of a batch by `test_on_batch`, which changes nothing."""
     model.reset_metrics()
-    return {
-        name: float(value) for name, value in model.test_on_batch(batch, return_dict=True).items()
-    }
+    return {name: float(value) for name, value in model.test_on_batch(batch, return_dict=True).items()}
 
 
 def counts_of(model, batch):
@@ -39,11 +37,7 @@ def counts_of(model, batch):
     total = lambda mask: float(ops.sum(ops.cast(mask, "float32")))  # noqa: E731
     rpn, roi = answers["rpn"]["targets"], answers["roi"]["targets"]
     rpn_count, roi_count = total(rpn["positive"]) + total(rpn["negative"]), total(roi["valid"])
-    return dict(
-        zip(
-            LOSSES, (rpn_count, rpn_count, roi_count, roi_count, total(answers["mask"]["positive"]))
-        )
-    )
+    return dict(zip(LOSSES, (rpn_count, rpn_count, roi_count, roi_count, total(answers["mask"]["positive"]))))
 
 
 def test_there_is_something_to_compare(model):
@@ -59,9 +53,7 @@ def test_there_is_something_to_compare(model):
 @pytest.mark.parametrize("canvas", [(96, 128), (160, 192)])
 def test_detections_do_not_depend_on_the_canvas_or_the_neighbour(model, canvas):
     alone = found(model, random_batch([SMALL], (96, 128)))
-    beside = found(
-        model, random_batch([LARGE, SMALL] if canvas[0] > 128 else [SMALL, SMALL], canvas)
-    )
+    beside = found(model, random_batch([LARGE, SMALL] if canvas[0] > 128 else [SMALL, SMALL], canvas))
     for name, tolerance in (
         ("boxes", 1e-3),
         ("scores", 1e-4),
@@ -96,9 +88,7 @@ def test_losses_of_a_batch_are_those_of_its_images_weighted_by_their_samples(mod
 def test_padding_counts_where_torchvision_counts_it():
     # The twin of torchvision must show the very effect that the model above does not have.
     twin = scatter_weights(km.MaskRCNN(sample_everything(mask_padding=False)))
-    narrow, wide = (
-        found(twin, random_batch([SMALL], canvas)) for canvas in ((96, 128), (160, 192))
-    )
+    narrow, wide = (found(twin, random_batch([SMALL], canvas)) for canvas in ((96, 128), (160, 192)))
     assert np.abs(narrow["scores"] - wide["scores"]).max() > 1e-3
 
 
@@ -114,9 +104,7 @@ def test_a_batch_without_objects_has_finite_losses_and_gradients_that_teach_back
     after = [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
     assert all(np.isfinite(weight).all() for weight in after)
     moved = {w.path for w, a, b in zip(model.trainable_weights, before, after) if (a != b).any()}
-    assert any("/backbone/" in path for path in moved) and any(
-        "/box_head/classes/" in path for path in moved
-    )
+    assert any("/backbone/" in path for path in moved) and any("/box_head/classes/" in path for path in moved)
     assert not any("/mask_head/" in path for path in moved)
 
 
@@ -128,9 +116,7 @@ def test_objects_of_no_size_and_a_black_image_stay_finite():
     batch["gt_boxes"][0, 0] = [5, 5, 5, 5]
     losses = model.train_on_batch(batch, return_dict=True)
     assert all(np.isfinite(value) for value in losses.values())
-    assert all(
-        np.isfinite(ops.convert_to_numpy(weight)).all() for weight in model.trainable_weights
-    )
+    assert all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in model.trainable_weights)
 
 
 def test_config_round_trip_and_its_errors():
@@ -172,7 +158,5 @@ def test_a_wrong_batch_is_named(model, batch, message):
 
 
 def test_fit_without_ground_truth_is_named(model):
-    with pytest.raises(
-        ValueError, match="needs ground truth.*Received: \\['image_sizes', 'images'\\]"
-    ):
+    with pytest.raises(ValueError, match="needs ground truth.*Received: \\['image_sizes', 'images'\\]"):
         model.fit(images_only(random_batch([SMALL], (96, 128))), verbose=0)

@@ -35,9 +35,7 @@ def test_mixed_precision_keeps_boxes_and_losses_in_float32():
 
 
 def test_training_learns_one_image_by_heart():
-    config = tiny_config(
-        norm="batch", rpn_samples=128, roi_samples=64, score_threshold=0.3, mask_channels=32
-    )
+    config = tiny_config(norm="batch", rpn_samples=128, roi_samples=64, score_threshold=0.3, mask_channels=32)
     model = km.MaskRCNN(config)
     model.compile(keras.optimizers.Adam(2e-3))
     batch = random_batch([(96, 96)], (96, 96), num_objects=2)
@@ -122,9 +120,7 @@ def test_a_keras_model_serves_as_backbone():
 
 
 def test_saved_and_loaded_in_a_fresh_process_bit_for_bit(tmp_path):
-    model = scatter_weights(
-        km.MaskRCNN(tiny_config(class_names=("a", "b", "c"), category_ids=(3, 7, 9)))
-    )
+    model = scatter_weights(km.MaskRCNN(tiny_config(class_names=("a", "b", "c"), category_ids=(3, 7, 9))))
     batch = images_only(random_batch([SMALL], (96, 128)))
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")

@@ -36,9 +36,7 @@ def test_nuclei_on_the_bowls_own_layout(tmp_path, capsys):
     write_bowl(tmp_path / "data", 4)
     sample = runpy.run_path(str(SAMPLES / "nuclei" / "train.py"))
     run = tmp_path / "run"
-    sample["main"](
-        ["--train", str(tmp_path / "data"), "--steps", "2", "--batch-size", "1", "--output", str(run)]
-    )
+    sample["main"](["--train", str(tmp_path / "data"), "--steps", "2", "--batch-size", "1", "--output", str(run)])
     assert "AP and AR400 count up to 400 detections an image" in capsys.readouterr().out
     (row,) = csv.DictReader(open(run / "metrics.csv", encoding="utf-8"))
     assert 0.5 < float(row["loss"]) < 20

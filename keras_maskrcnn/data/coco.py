@@ -42,9 +42,7 @@ class CocoDataset(Dataset):
                 f"{annotation_file}: at least one category is needed. Received an empty list. "
                 'Add entries such as {"id": 1, "name": "cell"}.'
             )
-        reader = _Reader(
-            content, pathlib.Path(image_dir), {key: k for k, key in enumerate(ids)}, names
-        )
+        reader = _Reader(content, pathlib.Path(image_dir), {key: k for k, key in enumerate(ids)}, names)
         super().__init__(
             reader.records(),
             [names.get(key, f"category {key}") for key in ids],
@@ -87,8 +85,7 @@ class _Reader:
             if not _positive_integers(height, width):
                 self._fault(
                     f"image {entry['id']} ({path})",
-                    "needs `height` and `width` as positive integers. "
-                    f"Received {height!r} and {width!r}.",
+                    f"needs `height` and `width` as positive integers. Received {height!r} and {width!r}.",
                     "Write the file's own size into the annotations.",
                 )
                 path = None
@@ -170,15 +167,11 @@ class _FaultyAnnotation(Exception):
 
 def _read_json(path):
     if not path.is_file():
-        raise ValueError(
-            f"An annotation file must exist. Received {path}, which does not. Check the path."
-        )
+        raise ValueError(f"An annotation file must exist. Received {path}, which does not. Check the path.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(
-            f"An annotation file must be JSON. Received {path}: {error}. Export it again."
-        ) from error
+        raise ValueError(f"An annotation file must be JSON. Received {path}: {error}. Export it again.") from error
     missing = [key for key in _REQUIRED if not isinstance(content, dict) or key not in content]
     if missing:
         raise ValueError(
@@ -228,9 +221,7 @@ def _polygon(part):
 def _run_lengths(segmentation, height, width):
     size = list(segmentation.get("size", ()))
     if size != [height, width]:
-        swapped = (
-            "The sides are swapped: `size` is [height, width]. " if size == [width, height] else ""
-        )
+        swapped = "The sides are swapped: `size` is [height, width]. " if size == [width, height] else ""
         raise _FaultyAnnotation(
             f"its mask must have its image's size, {[height, width]}. Received {size}.",
             f"{swapped}Encode the mask at the size of the image.",

@@ -67,9 +67,7 @@ def _read_id(number, path, faults):
         try:
             box, window = crop_mask(read_image(file)[:, :, 0], size, str(file))
         except ValueError as error:
-            faults.append(
-                Fault(f"mask {position} of image {path.name}", str(error), "Or remove it.")
-            )
+            faults.append(Fault(f"mask {position} of image {path.name}", str(error), "Or remove it."))
             continue
         instances.append(Instance(0, box, window, annotation_id=position))
     return Record(number, images[0], *size, tuple(instances))

@@ -99,9 +99,7 @@ class DataLoader(keras.utils.PyDataset):
         chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
         batch = empty_batch(len(chosen), self.canvas, self.max_instances, self.gt_mask_size)
         for row, position in enumerate(chosen):
-            self._fill(
-                batch, row, int(position), np.random.default_rng([self.seed, epoch, position, 1])
-            )
+            self._fill(batch, row, int(position), np.random.default_rng([self.seed, epoch, position, 1]))
         return batch
 
     def set_epoch(self, epoch):
@@ -138,12 +136,8 @@ class DataLoader(keras.utils.PyDataset):
                 if self.dataset.on_error == "raise":
                     raise
                 record = self.dataset[current]
-                self.dataset.add_fault(
-                    Fault(f"image {record.image_id}", str(error), "The next image takes its place.")
-                )
-        raise ImageError(
-            f"No image of {self.dataset.name} can be read. Check the first one's message."
-        )
+                self.dataset.add_fault(Fault(f"image {record.image_id}", str(error), "The next image takes its place."))
+        raise ImageError(f"No image of {self.dataset.name} can be read. Check the first one's message.")
 
     def _epoch_order(self, epoch):
         known, order = self._order

@@ -215,9 +215,7 @@ class Dataset:
         """Note and announce a fault found while reading; each is announced once."""
         if fault not in self.faults:
             self.faults.append(fault)
-            warnings.warn(
-                f"Skipped, {len(self.faults)} so far in {self.name}: {fault}", stacklevel=2
-            )
+            warnings.warn(f"Skipped, {len(self.faults)} so far in {self.name}: {fault}", stacklevel=2)
 
     def to_coco(self):
         """The ground truth as a COCO dictionary in dataset ids, for pycocotools.
@@ -226,18 +224,12 @@ class Dataset:
         areas are the stated ones, or else come from the mask.
         """
         categories = [
-            {"id": int(key), "name": name}
-            for key, name in zip(self.category_ids, self.class_names, strict=True)
+            {"id": int(key), "name": name} for key, name in zip(self.category_ids, self.class_names, strict=True)
         ]
         images = [
-            {"id": r.image_id, "height": r.height, "width": r.width, "file_name": _file_name(r)}
-            for r in self.records
+            {"id": r.image_id, "height": r.height, "width": r.width, "file_name": _file_name(r)} for r in self.records
         ]
-        annotations = [
-            self._annotation(record, instance)
-            for record in self.records
-            for instance in record.instances
-        ]
+        annotations = [self._annotation(record, instance) for record in self.records for instance in record.instances]
         for number, annotation in enumerate(annotations, start=1):
             annotation["id"] = number
         return {"images": images, "annotations": annotations, "categories": categories}
@@ -288,6 +280,4 @@ class Dataset:
 
 
 def _file_name(record):
-    return (
-        pathlib.Path(record.source).name if isinstance(record.source, (str, pathlib.Path)) else ""
-    )
+    return pathlib.Path(record.source).name if isinstance(record.source, (str, pathlib.Path)) else ""

@@ -40,9 +40,7 @@ def extent(runs, height):
         return None
     x1, x2 = starts[0] // height, (stops[-1] - 1) // height + 1
     first_column, last_column = starts // height, (stops - 1) // height
-    if (
-        first_column != last_column
-    ).any():  # it holds the last row of one column, row 0 of the next
+    if (first_column != last_column).any():  # it holds the last row of one column, row 0 of the next
         return np.array([x1, 0, x2, height], np.int64)
     return np.array([x1, (starts % height).min(), x2, ((stops - 1) % height).max() + 1], np.int64)
 

@@ -39,8 +39,7 @@ class Sample:
         """The same with all masks decoded, and the bytes that image and masks take."""
         size = self.image.shape[:2]
         instances = tuple(
-            dataclasses.replace(instance, mask=instance.mask.window(*size))
-            for instance in self.instances
+            dataclasses.replace(instance, mask=instance.mask.window(*size)) for instance in self.instances
         )
         masks = sum(instance.mask.pixels.nbytes for instance in instances)
         return dataclasses.replace(self, instances=instances), self.image.nbytes + masks
@@ -193,9 +192,7 @@ def resample_mask(window, box, size):
 def _fullest_cell(pixels, box, size):
     """(row, column) of the cell with most pixels; 8-bit coverage would round small ones to zero."""
     rows, columns = np.nonzero(pixels)
-    places = (np.stack([rows, columns]) + 0.5 - box[1::-1, None]) / (box[3:1:-1] - box[1::-1])[
-        :, None
-    ]
+    places = (np.stack([rows, columns]) + 0.5 - box[1::-1, None]) / (box[3:1:-1] - box[1::-1])[:, None]
     cells = np.clip(places * size, 0, size - 1).astype(int)
     counts = np.bincount(cells[0] * size + cells[1], minlength=1)
     return divmod(int(counts.argmax()), size)

@@ -42,9 +42,7 @@ def generate_shapes(directory, num_images, image_size=128, seed=0, max_shapes=5)
     (directory / "images").mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for number in range(1, num_images + 1):
-        picture, labels, masks = draw_shapes(
-            (height, width), max_shapes, np.random.default_rng([seed, number])
-        )
+        picture, labels, masks = draw_shapes((height, width), max_shapes, np.random.default_rng([seed, number]))
         name = f"{number:05d}.png"
         Image.fromarray(picture).save(directory / "images" / name, compress_level=1)
         images.append({"id": number, "file_name": name, "height": height, "width": width})

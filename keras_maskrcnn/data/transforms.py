@@ -159,12 +159,9 @@ class ColorJitter:
     def __call__(self, sample, rng):
         """Sample -> Sample."""
         gain, spread, color = (
-            rng.uniform(1 - reach, 1 + reach)
-            for reach in (self.brightness, self.contrast, self.saturation)
+            rng.uniform(1 - reach, 1 + reach) for reach in (self.brightness, self.contrast, self.saturation)
         )
-        mean = float(
-            sample.image[::8, ::8].mean()
-        )  # of some pixels: near enough, and 60 times faster
+        mean = float(sample.image[::8, ::8].mean())  # of some pixels: near enough, and 60 times faster
         matrix = np.full((3, 4), (1 - color) / 3)
         matrix[:, :3] += color * np.eye(3)
         matrix[:, 3] = mean * (1 / spread - 1)

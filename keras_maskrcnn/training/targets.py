@@ -58,9 +58,7 @@ def rpn_targets(
         positive = ops.logical_and(positive, anchors_valid)
         negative = ops.logical_and(negative, anchors_valid)
     positive, negative = sample(noise, positive, negative, num_samples, positive_fraction)
-    matched = ops.take_along_axis(
-        ops.cast(truth["gt_boxes"], "float32"), ops.maximum(assigned, 0)[..., None], axis=1
-    )
+    matched = ops.take_along_axis(ops.cast(truth["gt_boxes"], "float32"), ops.maximum(assigned, 0)[..., None], axis=1)
     deltas = encode_boxes(matched, anchors[None], box_weights)
     return {"positive": positive, "negative": negative, "deltas": ops.stop_gradient(deltas)}
 

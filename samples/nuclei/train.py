@@ -94,9 +94,7 @@ def main(arguments=None):
     train, val = (train, read_folder(options.val)) if options.val else split(train)
     model = make_model(train)
     loader = make_loader(train, model.config, options.batch_size, options.seed)
-    model.compile(
-        optimizer=keras.optimizers.AdamW(options.learning_rate, weight_decay=0.05, global_clipnorm=10.0)
-    )
+    model.compile(optimizer=keras.optimizers.AdamW(options.learning_rate, weight_decay=0.05, global_clipnorm=10.0))
     metrics = km.train_model(
         model,
         loader,
