@@ -36,7 +36,8 @@ class MaskRCNNConfig:
             gives the same result alone and in a batch. False reproduces torchvision, which lets biases of the
             padding reach the image's border.
         fpn_channels: channels of every pyramid level (FPN section 4: 256).
-        head_norm: None, or a norm as above for the convolutions of FPN, RPN and heads (torchvision v2: "batch").
+        head_norm: None, or a norm as above for the convolutions of FPN and heads, not of the RPN (torchvision v2:
+            "batch").
         anchor_sizes: square root of the anchor area on P2..P6, pixels (FPN section 4.1).
         anchor_ratios: anchor height over width (FPN section 4.1).
         rpn_convs: number of 3x3 convolutions of the RPN head (paper 1, torchvision v2: 2).

@@ -117,8 +117,8 @@ def select_proposals(logits, deltas, anchors, valid, image_sizes, *, post_nms, *
         falling value; valid bool (B, P). P is post_nms, or fewer where the levels hold fewer.
     """
     levels = [
-        select_level(ops.stop_gradient(l), ops.stop_gradient(d), a, v, image_sizes, **level_options)
-        for l, d, a, v in zip(logits, deltas, anchors, valid)
+        select_level(*map(ops.stop_gradient, answers), *cells, image_sizes, **level_options)
+        for answers, cells in zip(zip(logits, deltas), zip(anchors, valid))
     ]
     boxes = ops.concatenate([boxes for boxes, _ in levels], axis=1)
     scores = ops.concatenate([scores for _, scores in levels], axis=1)
