@@ -13,13 +13,13 @@ import tempfile
 def main():
     """Run the command line. Returns its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _held_back_stderr():
+    with held_back_stderr():
         from keras_maskrcnn.cli import main as run
     return run()
 
 
 @contextlib.contextmanager
-def _held_back_stderr():
+def held_back_stderr():
     """Keep what C++ code writes to stderr; show it only if an error follows."""
     sys.stderr.flush()
     original = os.dup(2)

@@ -63,7 +63,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 def _demo_arguments(command):
     command.add_argument("--directory", default="demo", help="folder for everything it writes")
-    command.add_argument("--minutes", type=float, default=2.25, help="training time")
+    command.add_argument("--minutes", type=_positive(float), default=2.5, help="training time")
 
 
 def _demo(args):
@@ -100,23 +100,23 @@ def _train_arguments(command):
     run = command.add_argument_group("run")
     run.add_argument("--run-dir", default="run", help="folder for weights, metrics and pictures")
     length = run.add_mutually_exclusive_group(required=True)
-    length.add_argument("--minutes", type=float, help="wall-clock budget, evaluations included")
-    length.add_argument("--epochs", type=int, help="passes over the training images")
-    run.add_argument("--batch-size", type=int, default=4)
-    run.add_argument("--learning-rate", type=float, default=5e-4, help="AdamW's peak")
+    length.add_argument("--minutes", type=_positive(float), help="wall-clock budget, evaluations included")
+    length.add_argument("--epochs", type=_positive(int), help="passes over the training images")
+    run.add_argument("--batch-size", type=_positive(int), default=4)
+    run.add_argument("--learning-rate", type=_positive(float), default=5e-4, help="AdamW's peak")
     run.add_argument("--weight-decay", type=float, default=1e-4)
-    run.add_argument("--evaluate-every", type=int, default=1, help="epochs between COCO evaluations")
+    run.add_argument("--evaluate-every", type=_positive(int), default=1, help="epochs between COCO evaluations")
     run.add_argument("--start-from", help="a .keras file or run folder to fine-tune; it brings its config")
     run.add_argument("--seed", type=int, default=0)
     model = command.add_argument_group("model (not with --start-from)")
     model.add_argument("--backbone", default="resnet50", help="resnet18 to resnet152")
     model.add_argument("--norm", default="batch", help="batch, group or frozen_batch")
-    model.add_argument("--min-size", type=int, default=800, help="short side, network pixels")
-    model.add_argument("--max-size", type=int, default=1333, help="limit of the long side")
-    model.add_argument("--image-scale", type=float, help="network over source pixels; replaces the sizes")
+    model.add_argument("--min-size", type=_positive(int), default=800, help="short side, network pixels")
+    model.add_argument("--max-size", type=_positive(int), default=1333, help="limit of the long side")
+    model.add_argument("--image-scale", type=_positive(float), help="network over source pixels; replaces the sizes")
     model.add_argument("--anchor-sizes", type=int, nargs=5, default=[32, 64, 128, 256, 512])
     augment = command.add_argument_group("augmentation (horizontal flips are always on)")
-    augment.add_argument("--crop", type=int, help="train on random squares of so many network pixels")
+    augment.add_argument("--crop", type=_positive(int), help="train on random squares of so many network pixels")
     augment.add_argument("--any-way-up", action="store_true", help="quarter turns and vertical flips too")
 
 
@@ -194,7 +194,7 @@ def _augmentation(args, config):
 def _evaluate_arguments(command):
     command.add_argument("model", help="a .keras file or a run folder")
     _dataset_arguments(command)
-    command.add_argument("--max-detections", type=int, help="detections an image that count")
+    command.add_argument("--max-detections", type=_positive(int), help="detections an image that count")
     command.add_argument("--json", help="file for the figures, classes included")
 
 
@@ -279,6 +279,19 @@ def _export(args):
 
 
 # shared by the commands ------------------------------------------------------------------------------------
+
+
+def _positive(kind):
+    """An argparse type: a number of this kind above zero."""
+
+    def parse(text):
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"must be above zero, received {text}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it where the text is no number
+    return parse
 
 
 def _dataset_arguments(group):

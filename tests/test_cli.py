@@ -1,6 +1,8 @@
 """The command line: helps, user mistakes without tracebacks, and each command once on a tiny model."""
 
+import dataclasses
 import json
+import os
 
 import keras
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.data import generate_shapes
+from keras_maskrcnn_launcher import held_back_stderr
 
 COMMANDS = ["demo", "train", "evaluate", "predict", "export"]
 
@@ -44,10 +47,26 @@ def test_an_empty_folder_is_named(tmp_path, capsys):
     assert str(tmp_path) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [["--batch-size", "0"], ["--minutes", "-1"], ["--epochs", "some"]])
+def test_numbers_that_can_not_be_are_refused(given, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--images", str(tmp_path), "--val-images", str(tmp_path), *given])
+    assert stop.value.code == cli.MISTAKE
+    assert given[0] in capsys.readouterr().err
+
+
+def test_chatter_of_a_quiet_start_is_shown_only_with_an_error(capfd):
+    with held_back_stderr():
+        os.write(2, b"chatter")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ImportError), held_back_stderr():
+        os.write(2, b"what went wrong")
+        raise ImportError
+    assert capfd.readouterr().err == "what went wrong"
+
+
 def small_model(**overrides):
     """A model of the demo's recipe, as small as it gets, with every score passing."""
-    import dataclasses
-
     from keras_maskrcnn.demo import shapes_config
     from keras_maskrcnn.model import MaskRCNN
 
