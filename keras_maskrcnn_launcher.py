@@ -12,15 +12,18 @@ import tempfile
 
 def main():
     """Run the command line. Returns its exit status."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with held_back_stderr():
+    with quiet_tensorflow():
         from keras_maskrcnn.cli import main as run
     return run()
 
 
 @contextlib.contextmanager
-def held_back_stderr():
-    """Keep what C++ code writes to stderr; show it only if an error follows."""
+def quiet_tensorflow():
+    """Import TensorFlow inside this: its log level is set, and what it writes before that counts is held back.
+
+    If an error follows, all of it is shown.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     original = os.dup(2)
     with tempfile.TemporaryFile() as held:

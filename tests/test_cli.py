@@ -11,7 +11,7 @@ from PIL import Image
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.data import generate_shapes
-from keras_maskrcnn_launcher import held_back_stderr
+from keras_maskrcnn_launcher import quiet_tensorflow
 
 COMMANDS = ["demo", "train", "evaluate", "predict", "export"]
 
@@ -56,10 +56,10 @@ def test_numbers_that_can_not_be_are_refused(given, tmp_path, capsys):
 
 
 def test_chatter_of_a_quiet_start_is_shown_only_with_an_error(capfd):
-    with held_back_stderr():
+    with quiet_tensorflow():
         os.write(2, b"chatter")
     assert capfd.readouterr().err == ""
-    with pytest.raises(ImportError), held_back_stderr():
+    with pytest.raises(ImportError), quiet_tensorflow():
         os.write(2, b"what went wrong")
         raise ImportError
     assert capfd.readouterr().err == "what went wrong"

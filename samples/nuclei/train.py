@@ -6,16 +6,15 @@ A folder holds either `annotations.json` (COCO) with `images/`, or the layout of
 `<id>/images/*.png` and `<id>/masks/*.png`. With `--val` left out, every eighth training image is kept for validation.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-
 import argparse
 import pathlib
 
-import keras
+from keras_maskrcnn_launcher import quiet_tensorflow
 
-import keras_maskrcnn as km
+with quiet_tensorflow():
+    import keras
+
+    import keras_maskrcnn as km
 
 # One pixel has about the same size in all images, so all are enlarged alike: half of the nuclei are under 19 pixels.
 SCALE = 2.0
