@@ -58,8 +58,10 @@ class TimeBudget(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs=None):
-        """Note when the callbacks after this one begin."""
+        """Note when the callbacks after this one begin; end training if they leave no time for another step."""
         self._epoch_ended = time.monotonic()
+        if self.elapsed() + self.reserve >= self.seconds - self.reserve:
+            self.model.stop_training = True
 
     def on_epoch_begin(self, epoch, logs=None):
         """Measure what they took."""

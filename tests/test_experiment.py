@@ -2,6 +2,7 @@
 
 import csv
 import json
+import types
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from known_answers import KnownDataset, answers_from, small_config
 from PIL import Image
 
-from keras_maskrcnn import experiment
+from keras_maskrcnn import callbacks, experiment
 from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget, write_atomically
 from keras_maskrcnn.experiment import find_model, train_model
 
@@ -113,13 +114,41 @@ def test_averaged_weights_are_what_is_measured_and_kept(tmp_path):
     assert abs(average - kept[-1]) > 1e-3
 
 
-def test_budget_ends_training_in_time_and_takes_the_rate_to_zero(tmp_path):
+def test_budget_ends_training_in_time_and_takes_the_rate_to_zero(tmp_path, monkeypatch):
+    # A clock of our own: a step takes 1 second, the end of an epoch (4 steps) 3 seconds, the budget is 30.
+    now = [0.0]
+    monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    rates = []
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            rates.append(float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
+            now[0] += 1
+
+        def on_epoch_end(self, epoch, logs=None):
+            now[0] += 3
+
     model, data = line_and_data(learning_rate=0.04)
-    train_model(model, data, None, tmp_path, minutes=3 / 60, warmup_steps=2, verbose=0)
-    with open(tmp_path / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert float(rows[-1]["minutes"]) * 60 < 4.5
-    assert float(rows[-1]["learning_rate"]) < 0.004
+    train_model(model, data, None, tmp_path, minutes=0.5, warmup_steps=2, callbacks=[Clock()], verbose=0)
+    # Epochs begin at 0, 7, 14, 21; the last step may end at 27, which leaves the 3 seconds of an epoch's end.
+    assert len(rates) == 4 * 4 and now[0] == 28
+    assert rates[0] == pytest.approx(0.02) and rates[1] == pytest.approx(0.04 * 0.5 * (1 + np.cos(np.pi / 30)))
+    assert rates[-1] == pytest.approx(0.04 * 0.5 * (1 + np.cos(np.pi * 24 / 27)))
+
+
+def test_budget_stops_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    model, data = line_and_data()
+    steps = []
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            steps.append(batch)
+            now[0] += 1
+
+    train_model(model, data, None, tmp_path, minutes=0.1, callbacks=[Clock()], verbose=0)
+    assert steps == [0, 1, 2, 3, 0, 1]
 
 
 def test_rate_warms_up_and_follows_the_cosine_of_elapsed_time():
