@@ -32,24 +32,26 @@ class ResidualBlock(keras.layers.Layer):
         bottleneck: which of the two.
         norm: see `ConvNorm`.
         stride_in: network pixels a cell of the block's input, for zeroing the padding.
+        branch_scale: first gamma of the residual branch under a frozen norm. Nothing normalises there before weights
+            are loaded, and sums of many full branches would grow a hundredfold.
     """
 
-    def __init__(self, width, strides, bottleneck, norm, stride_in, **kwargs):
+    def __init__(self, width, strides, bottleneck, norm, stride_in, branch_scale=1.0, **kwargs):
         super().__init__(**kwargs)
         self.width, self.strides, self.bottleneck = width, strides, bottleneck
-        self.norm, self.stride_in = norm, stride_in
+        self.norm, self.stride_in, self.branch_scale = norm, stride_in, branch_scale
         self.filters = width * 4 if bottleneck else width
         shared = {"norm": norm, "dtype": self.dtype_policy}
         if bottleneck:
             self.convs = [
                 ConvNorm(width, 1, name="conv1", **shared),
                 ConvNorm(width, 3, strides, name="conv2", **shared),
-                ConvNorm(self.filters, 1, relu=False, name="conv3", **shared),
+                ConvNorm(self.filters, 1, relu=False, name="conv3", frozen_scale=branch_scale, **shared),
             ]
         else:
             self.convs = [
                 ConvNorm(width, 3, strides, name="conv1", **shared),
-                ConvNorm(width, 3, relu=False, name="conv2", **shared),
+                ConvNorm(width, 3, relu=False, name="conv2", frozen_scale=branch_scale, **shared),
             ]
         self.shortcut = None
 
@@ -85,6 +87,7 @@ class ResidualBlock(keras.layers.Layer):
             "bottleneck": self.bottleneck,
             "norm": self.norm,
             "stride_in": self.stride_in,
+            "branch_scale": self.branch_scale,
         }
 
 
@@ -106,6 +109,7 @@ class ResNet(keras.layers.Layer):
         self.pool = keras.layers.MaxPooling2D(3, 2, name="pool", dtype=self.dtype_policy)
         # One flat list: Keras saves no weights of layers in nested lists.
         self.blocks, self.ends = [], []
+        branch_scale = sum(BLOCKS[depth]) ** -0.5
         for index, (count, width) in enumerate(zip(BLOCKS[depth], WIDTHS)):
             for block in range(count):
                 strides = 2 if block == 0 and index else 1
@@ -113,7 +117,14 @@ class ResNet(keras.layers.Layer):
                 name = f"stage{index + 1}_block{block + 1}"
                 self.blocks.append(
                     ResidualBlock(
-                        width, strides, depth not in BASIC, norm, stride_in, name=name, dtype=self.dtype_policy
+                        width,
+                        strides,
+                        depth not in BASIC,
+                        norm,
+                        stride_in,
+                        branch_scale,
+                        name=name,
+                        dtype=self.dtype_policy,
                     )
                 )
             self.ends.append(len(self.blocks) - 1)

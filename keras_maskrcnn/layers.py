@@ -19,7 +19,14 @@ class FrozenBatchNorm(keras.layers.Layer):
     """Batch norm whose statistics and affine weights never change (paper section 3.1): y = x * scale + shift.
 
     Unlike `BatchNormalization(trainable=False)` it stays frozen when the user sets `model.trainable = True`.
+
+    Args:
+        scale: gamma as long as no weights are loaded.
     """
+
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
 
     def build(self, input_shape):
         """Create the four weight vectors of length input_shape[-1]."""
@@ -27,7 +34,7 @@ class FrozenBatchNorm(keras.layers.Layer):
         add = lambda name, start: self.add_weight(  # noqa: E731
             name=name, shape=shape, initializer=start, trainable=False, autocast=False
         )
-        self.gamma = add("gamma", "ones")
+        self.gamma = add("gamma", keras.initializers.Constant(self.scale))
         self.beta = add("beta", "zeros")
         self.moving_mean = add("moving_mean", "zeros")
         self.moving_variance = add("moving_variance", "ones")
@@ -37,6 +44,10 @@ class FrozenBatchNorm(keras.layers.Layer):
         scale = self.gamma * ops.rsqrt(self.moving_variance + EPSILON)
         shift = self.beta - self.moving_mean * scale
         return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
+
+    def get_config(self):
+        """Keras serialisation."""
+        return {**super().get_config(), "scale": self.scale}
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -57,12 +68,13 @@ class BatchNorm(keras.layers.BatchNormalization):
         return outputs
 
 
-def make_norm(norm, name, dtype=None):
-    """The norm layer called `norm`: "frozen_batch", "batch" or "group"."""
+def make_norm(norm, name, dtype=None, frozen_scale=1.0):
+    """The norm layer called `norm`: "frozen_batch" (with its first gamma), "batch" or "group"."""
     if norm == "group":
         return keras.layers.GroupNormalization(groups=GROUPS, epsilon=EPSILON, name=name, dtype=dtype)
-    layer = FrozenBatchNorm if norm == "frozen_batch" else BatchNorm
-    return layer(name=name, dtype=dtype)
+    if norm == "frozen_batch":
+        return FrozenBatchNorm(frozen_scale, name=name, dtype=dtype)
+    return BatchNorm(name=name, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -79,12 +91,23 @@ class ConvNorm(keras.layers.Layer):
         norm: None (the convolution gets a bias instead), "frozen_batch", "batch" or "group".
         relu: whether ReLU follows.
         kernel_initializer: a Keras initializer.
+        frozen_scale: gamma of a frozen norm as long as no weights are loaded.
     """
 
-    def __init__(self, filters, kernel_size, strides=1, norm=None, relu=True, kernel_initializer="he_normal", **kwargs):
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=1,
+        norm=None,
+        relu=True,
+        kernel_initializer="he_normal",
+        frozen_scale=1.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.filters, self.kernel_size, self.strides = filters, kernel_size, strides
-        self.norm_name, self.relu = norm, relu
+        self.norm_name, self.relu, self.frozen_scale = norm, relu, frozen_scale
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.conv = keras.layers.Conv2D(
             filters,
@@ -96,7 +119,7 @@ class ConvNorm(keras.layers.Layer):
             name="conv",
             dtype=self.dtype_policy,
         )
-        self.norm = make_norm(norm, "norm", self.dtype_policy) if norm else None
+        self.norm = make_norm(norm, "norm", self.dtype_policy, frozen_scale) if norm else None
 
     def build(self, input_shape):
         """Build the convolution and its norm for (B, h, w, C)."""
@@ -126,4 +149,5 @@ class ConvNorm(keras.layers.Layer):
             "norm": self.norm_name,
             "relu": self.relu,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "frozen_scale": self.frozen_scale,
         }
