@@ -34,21 +34,24 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0):
         verbose: 1 shows a progress bar.
 
     Returns:
-        Dictionary of floats as in `coco_metrics`, plus `seconds_per_image`.
+        Dictionary of floats as in `coco_metrics`, plus `seconds_per_image` and `images_at_cap`: how many images have
+        as many detections as the model can give, so that objects may have been cut off there.
     """
     dataset = getattr(dataset, "dataset", dataset)
     if max_detections is None:
         max_detections = max(100, model.config.max_detections)
     predictor = Predictor(model)
-    detections = []
+    detections, at_cap = [], 0
     progress = keras.utils.Progbar(len(dataset), unit_name="image", verbose=verbose)
     started = time.perf_counter()
     for i, image_id in enumerate(dataset.image_ids):
-        detections += predictor(dataset.load_image(i)).to_coco(image_id, dataset.category_ids)
+        found = predictor(dataset.load_image(i))
+        at_cap += len(found) == model.config.max_detections
+        detections += found.to_coco(image_id, dataset.category_ids)
         progress.update(i + 1)
     seconds = (time.perf_counter() - started) / max(len(dataset), 1)
     metrics = coco_metrics(dataset.to_coco(), detections, max_detections)
-    return metrics | {"seconds_per_image": seconds}
+    return metrics | {"seconds_per_image": seconds, "images_at_cap": float(at_cap)}
 
 
 def coco_metrics(ground_truth, detections, max_detections=100):
@@ -103,6 +106,9 @@ def format_metrics(metrics):
         lines.append(f"{name:<{width}} " + " ".join(f"{cell:>8}" for cell in cells))
     rule = "COCO's own cap" if cap == 100 else "COCO's own cap is 100"
     lines.append(f"AP and AR{cap} count up to {cap} detections an image ({rule}); - = no such ground truth")
+    if metrics.get("images_at_cap"):
+        count = int(metrics["images_at_cap"])
+        lines.append(f"images with all the detections the model can give: {count}; config.max_detections limits them")
     return "\n".join(lines)
 
 

@@ -86,6 +86,14 @@ def test_more_than_a_hundred_objects_count_up_to_the_models_cap():
     assert "count up to 300 detections" in format_metrics(metrics)
 
 
+def test_images_that_fill_the_models_rows_are_counted():
+    dataset = KnownDataset([[(10, 10, 30, 30, 0), (40, 40, 60, 60, 0)], [(10, 10, 30, 30, 0)]])
+    metrics = evaluate_coco(KnownModel(small_config(max_detections=2), answers_from(dataset)), dataset)
+    assert metrics["images_at_cap"] == 1
+    assert "can give: 1;" in format_metrics(metrics)
+    assert "can give" not in format_metrics(metrics | {"images_at_cap": 0.0})
+
+
 def random_scene(seed):
     """Ground truth with crowds, and detections that are near, far, doubled and mislabelled."""
     rng = np.random.default_rng(seed)
