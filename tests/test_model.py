@@ -99,8 +99,8 @@ def test_a_batch_without_objects_has_finite_losses_and_gradients_that_teach_back
     before = [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
     losses = model.train_on_batch(batch, return_dict=True)
     assert losses["rpn_box_loss"] == 0 and losses["box_loss"] == 0 and losses["mask_loss"] == 0
-    assert losses["rpn_objectness_loss"] == pytest.approx(np.log(2), abs=0.05)
-    assert losses["class_loss"] == pytest.approx(np.log(4), abs=0.1)
+    assert losses["rpn_objectness_loss"] == pytest.approx(np.log(2), abs=0.1)
+    assert losses["class_loss"] == pytest.approx(np.log(4), abs=0.3)
     after = [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
     assert all(np.isfinite(weight).all() for weight in after)
     moved = {w.path for w, a, b in zip(model.trainable_weights, before, after) if (a != b).any()}
