@@ -63,7 +63,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 def _demo_arguments(command):
     command.add_argument("--directory", default="demo", help="folder for everything it writes")
-    command.add_argument("--minutes", type=_positive(float), default=2.75, help="training time")
+    command.add_argument("--minutes", type=_positive(float), default=3.0, help="training time")
 
 
 def _demo(args):
@@ -268,12 +268,13 @@ def _image_paths(names):
 def _export_arguments(command):
     command.add_argument("model", help="a .keras file or a run folder")
     command.add_argument("directory", help="folder of the SavedModel")
+    command.add_argument("--overwrite", action="store_true", help="replace a folder that exists")
 
 
 def _export(args):
     from keras_maskrcnn.serving import export_saved_model
 
-    export_saved_model(_load_model(args.model), args.directory)
+    export_saved_model(_load_model(args.model), args.directory, overwrite=args.overwrite)
     print(f"wrote {args.directory}; look at it with: saved_model_cli show --dir {args.directory} --all")
     return SUCCESS
 

@@ -18,7 +18,7 @@ from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.predictor import Predictor
 
 IMAGE_SIZE = 96  # pixels a side
-MAX_SHAPES = 4  # on an image
+MAX_SHAPES = 3  # on an image
 NUM_TRAIN, NUM_VAL = 1000, 60
 TRAIN_SEED, VAL_SEED = 1, 2  # two sets of images: validation shapes are never trained on
 BATCH_SIZE = 8
@@ -51,7 +51,7 @@ def shapes_config():
         box_features=256,
         mask_convs=2,
         mask_channels=64,
-        max_detections=20,
+        max_detections=50,
         max_instances=8,
     )
 
@@ -79,7 +79,7 @@ def train_on_shapes(directory, minutes, verbose=1):
     augment = [RandomFlip(horizontal=True, vertical=True), RandomRotate90()]
     loader = DataLoader(train, config, BATCH_SIZE, transforms=augment, shuffle=True)
     model = MaskRCNN(config)
-    model.compile(keras.optimizers.AdamW(LEARNING_RATE, weight_decay=1e-4, global_clipnorm=5.0))
+    model.compile(keras.optimizers.AdamW(LEARNING_RATE, weight_decay=1e-4, beta_2=0.99, global_clipnorm=5.0))
     metrics = train_model(
         model,
         loader,
@@ -110,7 +110,7 @@ def run_demo(directory, minutes):
     print(f"1/3 training on {NUM_TRAIN} generated images for {minutes:g} minutes", flush=True)
     model, val, metrics = train_on_shapes(directory, minutes)
     print("2/3 exporting a SavedModel", flush=True)
-    export_saved_model(model, directory / "saved_model")
+    export_saved_model(model, directory / "saved_model", overwrite=True)
     print("3/3 reloading it in a new process", flush=True)
     images = np.stack([val.load_image(i) for i in range(4)])
     return {"metrics": metrics} | compare_export(model, directory / "saved_model", images)
