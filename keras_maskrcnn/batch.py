@@ -25,7 +25,7 @@ INPUT_KEYS = ("images", "image_sizes")
 GT_KEYS = ("gt_boxes", "gt_labels", "gt_masks", "gt_valid", "gt_crowd")
 OPTIONAL_KEYS = ("gt_mask_boxes",)
 
-_RANKS = {
+RANKS = {
     "images": (4, "(B, H, W, 3)"),
     "image_sizes": (2, "(B, [height, width])"),
     "gt_boxes": (3, "(B, N, [x1, y1, x2, y2])"),
@@ -155,7 +155,7 @@ def _check_keys(batch):
 
 
 def _check_array(key, value):
-    rank, shape = _RANKS[key]
+    rank, shape = RANKS[key]
     kinds, dtype = _KINDS[key]
     last = _LAST_AXIS.get(key)
     if value.ndim != rank or (last is not None and value.shape[-1] != last):

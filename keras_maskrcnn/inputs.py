@@ -6,18 +6,8 @@ Called by `model.py`.
 
 from keras import ops
 
-from keras_maskrcnn.batch import GT_KEYS, INPUT_KEYS, OPTIONAL_KEYS
+from keras_maskrcnn.batch import GT_KEYS, INPUT_KEYS, OPTIONAL_KEYS, RANKS
 
-RANKS = {
-    "images": 4,
-    "image_sizes": 2,
-    "gt_boxes": 3,
-    "gt_labels": 2,
-    "gt_masks": 4,
-    "gt_valid": 2,
-    "gt_crowd": 2,
-    "gt_mask_boxes": 3,
-}
 REQUIRED_GT = tuple(key for key in GT_KEYS if key != "gt_crowd")
 
 
@@ -39,9 +29,10 @@ def as_inputs(inputs, channels=3):
     _check_keys(inputs)
     inputs = {key: ops.convert_to_tensor(value) for key, value in inputs.items()}
     for key, value in inputs.items():
-        if len(value.shape) != RANKS[key]:
+        rank, _ = RANKS[key]
+        if len(value.shape) != rank:
             raise ValueError(
-                f"`{key}` must have {RANKS[key]} axes, batch first. Received shape {tuple(value.shape)}. "
+                f"`{key}` must have {rank} axes, batch first. Received shape {tuple(value.shape)}. "
                 + ("For one image pass images[None]." if key == "images" else "See keras_maskrcnn/batch.py.")
             )
     _check_images(inputs["images"], channels)

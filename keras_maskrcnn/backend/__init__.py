@@ -21,7 +21,6 @@ trainable_multilevel_roi_align = chosen.trainable_multilevel_roi_align
 non_max_suppression = chosen.non_max_suppression
 
 SUPPORTS_JIT = runtime.SUPPORTS_JIT
-DYNAMIC_SIZES = runtime.DYNAMIC_SIZES
 HAS_FUSED_BATCH_NORM = runtime.HAS_FUSED_BATCH_NORM
 fused_batch_norm = getattr(runtime, "fused_batch_norm", None)
 smaller = runtime.smaller

@@ -7,7 +7,6 @@ Compiled backends (JAX) know every size when they trace, so sizes are Python int
 from keras import ops
 
 SUPPORTS_JIT = True
-DYNAMIC_SIZES = False
 HAS_FUSED_BATCH_NORM = False
 
 

@@ -6,7 +6,6 @@ XLA has no kernels for crop_and_resize and stock NMS, so the model asks Keras no
 import tensorflow as tf
 
 SUPPORTS_JIT = False
-DYNAMIC_SIZES = True
 HAS_FUSED_BATCH_NORM = True
 
 

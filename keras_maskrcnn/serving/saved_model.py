@@ -11,8 +11,6 @@ import tempfile
 
 import keras
 
-from keras_maskrcnn.resizing import STRIDE
-
 SIGNATURE = "serving_default"
 
 
@@ -68,7 +66,7 @@ def _write(model, directory):
 
 
 def serve_images(model, images):
-    """What `serving_default` computes: resize, pad, detect, and bring boxes back to the pixels that came in.
+    """What `serving_default` computes: resize, detect (the model pads), and bring boxes back to source pixels.
 
     Args:
         model: MaskRCNN.
@@ -81,11 +79,8 @@ def serve_images(model, images):
 
     batch, source = tf.shape(images)[0], tf.shape(images)[1:3]
     network = network_size_in_graph(source, model.config)
-    canvas = -(-network // STRIDE) * STRIDE
     # The same float32 arithmetic as resizing.resize_bilinear, which Predictor uses.
     resized = tf.image.resize(tf.cast(images, tf.float32), network, "bilinear", antialias=False)
-    missing = canvas - network
-    resized = tf.pad(resized, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
     sizes = tf.broadcast_to(network[None], (batch, 2))
     found = dict(model({"images": resized, "image_sizes": sizes}, training=False))
     factors = tf.cast(source, tf.float32) / tf.cast(network, tf.float32)
