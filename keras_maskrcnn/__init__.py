@@ -16,6 +16,7 @@ from keras_maskrcnn.predictor import Predictor
 from keras_maskrcnn.serving import export_saved_model
 from keras_maskrcnn.training.schedules import WarmupMultiStep, sgd
 from keras_maskrcnn.visualize import draw_ground_truth, draw_instances
+from keras_maskrcnn.weights import load_weights, torchvision_state_dict
 from keras_maskrcnn.zoo import (
     maskrcnn_resnet18_fpn,
     maskrcnn_resnet50_fpn,
@@ -42,11 +43,13 @@ __all__ = [
     "evaluate_coco",
     "export_saved_model",
     "format_metrics",
+    "load_weights",
     "maskrcnn_resnet101_fpn",
     "maskrcnn_resnet18_fpn",
     "maskrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn_v2",
     "ops",
     "sgd",
+    "torchvision_state_dict",
     "train_model",
 ]

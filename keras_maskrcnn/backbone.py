@@ -7,7 +7,7 @@ Torchvision puts a bottleneck's stride on the 3x3 convolution, pads symmetricall
 import keras
 from keras import ops
 
-from keras_maskrcnn.layers import ConvNorm
+from keras_maskrcnn.layers import EPSILON, ConvNorm
 from keras_maskrcnn.padding import zero_padding
 
 STRIDES = (4, 8, 16, 32)  # of C2..C5
@@ -34,14 +34,16 @@ class ResidualBlock(keras.layers.Layer):
         stride_in: network pixels a cell of the block's input, for zeroing the padding.
         branch_scale: first gamma of the residual branch under a frozen norm. Nothing normalises there before weights
             are loaded, and sums of many full branches would grow a hundredfold.
+        norm_epsilon: see `ConvNorm`.
     """
 
-    def __init__(self, width, strides, bottleneck, norm, stride_in, branch_scale=1.0, **kwargs):
+    def __init__(self, width, strides, bottleneck, norm, stride_in, branch_scale=1.0, norm_epsilon=EPSILON, **kwargs):
         super().__init__(**kwargs)
         self.width, self.strides, self.bottleneck = width, strides, bottleneck
-        self.norm, self.stride_in, self.branch_scale = norm, stride_in, branch_scale
+        self.norm, self.norm_epsilon = norm, norm_epsilon
+        self.stride_in, self.branch_scale = stride_in, branch_scale
         self.filters = width * 4 if bottleneck else width
-        shared = {"norm": norm, "dtype": self.dtype_policy}
+        shared = {"norm": norm, "norm_epsilon": norm_epsilon, "dtype": self.dtype_policy}
         if bottleneck:
             self.convs = [
                 ConvNorm(width, 1, name="conv1", **shared),
@@ -63,7 +65,14 @@ class ResidualBlock(keras.layers.Layer):
             shape = (*shape[:-1], conv.filters)
         if self.strides != 1 or input_shape[-1] != self.filters:
             self.shortcut = ConvNorm(
-                self.filters, 1, self.strides, self.norm, relu=False, name="shortcut", dtype=self.dtype_policy
+                self.filters,
+                1,
+                self.strides,
+                self.norm,
+                relu=False,
+                norm_epsilon=self.norm_epsilon,
+                name="shortcut",
+                dtype=self.dtype_policy,
             )
             self.shortcut.build(input_shape)
 
@@ -88,6 +97,7 @@ class ResidualBlock(keras.layers.Layer):
             "norm": self.norm,
             "stride_in": self.stride_in,
             "branch_scale": self.branch_scale,
+            "norm_epsilon": self.norm_epsilon,
         }
 
 
@@ -98,14 +108,15 @@ class ResNet(keras.layers.Layer):
     Args:
         depth: "resnet18" .. "resnet152".
         norm: "frozen_batch", "batch" or "group".
+        norm_epsilon: added to the norm's variance.
     """
 
-    def __init__(self, depth, norm="frozen_batch", **kwargs):
+    def __init__(self, depth, norm="frozen_batch", norm_epsilon=EPSILON, **kwargs):
         super().__init__(**kwargs)
         if depth not in BLOCKS:
             raise ValueError(f"A ResNet is one of {tuple(BLOCKS)}. Received: {depth!r}.")
-        self.depth, self.norm = depth, norm
-        self.stem = ConvNorm(64, 7, 2, norm, name="stem", dtype=self.dtype_policy)
+        self.depth, self.norm, self.norm_epsilon = depth, norm, norm_epsilon
+        self.stem = ConvNorm(64, 7, 2, norm, norm_epsilon=norm_epsilon, name="stem", dtype=self.dtype_policy)
         self.pool = keras.layers.MaxPooling2D(3, 2, name="pool", dtype=self.dtype_policy)
         # One flat list: Keras saves no weights of layers in nested lists.
         self.blocks, self.ends = [], []
@@ -123,6 +134,7 @@ class ResNet(keras.layers.Layer):
                         norm,
                         stride_in,
                         branch_scale,
+                        norm_epsilon,
                         name=name,
                         dtype=self.dtype_policy,
                     )
@@ -133,6 +145,22 @@ class ResNet(keras.layers.Layer):
     def channels(self):
         """Channels of C2..C5."""
         return tuple(self.blocks[end].filters for end in self.ends)
+
+    @property
+    def stages(self):
+        """The four lists of blocks behind C2..C5."""
+        starts = [0, *(end + 1 for end in self.ends[:-1])]
+        return [self.blocks[start : end + 1] for start, end in zip(starts, self.ends)]
+
+    def freeze_first(self, count):
+        """Freeze the first `count` of: stem, stage 1, .., stage 4 (torchvision's `trainable_layers`, from behind).
+
+        Args:
+            count: 0..5.
+        """
+        for part in [[self.stem], *self.stages][:count]:
+            for layer in part:
+                layer.trainable = False
 
     def build(self, input_shape):
         """Build for images (B, H, W, 3)."""
@@ -166,4 +194,4 @@ class ResNet(keras.layers.Layer):
 
     def get_config(self):
         """Keras serialisation."""
-        return {**super().get_config(), "depth": self.depth, "norm": self.norm}
+        return {**super().get_config(), "depth": self.depth, "norm": self.norm, "norm_epsilon": self.norm_epsilon}

@@ -10,7 +10,7 @@ import math
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 NORMS = ("frozen_batch", "batch", "group")
 AGGREGATIONS = ("average", "max")
-MASK_PASTINGS = ("subpixel", "torchvision")
+MASK_RULES = ("subpixel", "torchvision")  # of pasting and of targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,10 @@ class MaskRCNNConfig:
         backbone: one of "resnet18", "resnet34", "resnet50", "resnet101", "resnet152".
         norm: "frozen_batch" (paper section 3.1: statistics of pre-training, never updated), "batch" (trained),
             or "group" (Wu and He 2018, 32 groups). From random weights choose "batch" or "group".
+        norm_epsilon: added to the variance in the ResNet's norm (torchvision: 1e-5, but 0 with its COCO weights of
+            v1, which were converted from Caffe2's; `weights="coco"` sets that).
+        trainable_layers: parts of the ResNet that train, counted from the last: 5 all, 3 not the stem and the first
+            stage (paper's code and torchvision with pre-trained weights), 0 none.
         min_size, max_size: pixels. The short side is resized to `min_size` unless the long side would pass
             `max_size` (paper section 3.1: 800; torchvision: 1333).
         image_scale: if set, network image = source image * image_scale, and min_size and max_size are unused.
@@ -68,6 +72,9 @@ class MaskRCNNConfig:
         min_box_size: final boxes with a shorter side are dropped, pixels (torchvision: 1e-2).
         mask_pasting: "subpixel" samples masks at pixel centres in the exact box; "torchvision" rounds boxes to
             whole pixels first, as torchvision does.
+        mask_targets: how ground-truth masks become targets. "subpixel": pixel centres lie at x + 0.5, 2x2 points a
+            bin. "torchvision" (`project_masks_on_boxes`): RoIAlign with aligned=False, so half a pixel further, and
+            about one point a pixel.
     """
 
     num_classes: int
@@ -75,6 +82,8 @@ class MaskRCNNConfig:
     category_ids: tuple | None = None
     backbone: str = "resnet50"
     norm: str = "frozen_batch"
+    norm_epsilon: float = 1e-5
+    trainable_layers: int = 5
     min_size: int = 800
     max_size: int = 1333
     image_scale: float | None = None
@@ -124,6 +133,7 @@ class MaskRCNNConfig:
     detection_candidates: int = 4096
     min_box_size: float = 1e-2
     mask_pasting: str = "subpixel"
+    mask_targets: str = "subpixel"
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -197,7 +207,8 @@ def _check_choices(config):
         ("norm", NORMS),
         ("head_norm", (None, *NORMS)),
         ("roi_aggregation", AGGREGATIONS),
-        ("mask_pasting", MASK_PASTINGS),
+        ("mask_pasting", MASK_RULES),
+        ("mask_targets", MASK_RULES),
     ):
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} must be one of {choices}. Received: {getattr(config, name)!r}.")
@@ -217,6 +228,13 @@ def _check_geometry(config):
         )
     if config.image_scale is not None and not config.image_scale > 0:
         raise ValueError(f"image_scale must be positive. Received: {config.image_scale}.")
+    if config.trainable_layers not in range(6):
+        raise ValueError(
+            "trainable_layers counts the trained parts of the ResNet (stem and four stages) and lies in 0..5. "
+            f"Received: {config.trainable_layers!r}."
+        )
+    if not 0 <= config.norm_epsilon < 1:
+        raise ValueError(f"norm_epsilon must lie in 0..1. Received: {config.norm_epsilon!r}.")
     if not config.rpn_negative_iou <= config.rpn_positive_iou:
         raise ValueError(
             "rpn_negative_iou must not exceed rpn_positive_iou. "

@@ -22,11 +22,12 @@ class FrozenBatchNorm(keras.layers.Layer):
 
     Args:
         scale: gamma as long as no weights are loaded.
+        epsilon: added to the variance.
     """
 
-    def __init__(self, scale=1.0, **kwargs):
+    def __init__(self, scale=1.0, epsilon=EPSILON, **kwargs):
         super().__init__(**kwargs)
-        self.scale = scale
+        self.scale, self.epsilon = scale, epsilon
 
     def build(self, input_shape):
         """Create the four weight vectors of length input_shape[-1]."""
@@ -41,13 +42,13 @@ class FrozenBatchNorm(keras.layers.Layer):
 
     def call(self, inputs):
         """Apply the frozen affine map to float (..., C)."""
-        scale = self.gamma * ops.rsqrt(self.moving_variance + EPSILON)
+        scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
         shift = self.beta - self.moving_mean * scale
         return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
 
     def get_config(self):
         """Keras serialisation."""
-        return {**super().get_config(), "scale": self.scale}
+        return {**super().get_config(), "scale": self.scale, "epsilon": self.epsilon}
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -68,13 +69,13 @@ class BatchNorm(keras.layers.BatchNormalization):
         return outputs
 
 
-def make_norm(norm, name, dtype=None, frozen_scale=1.0):
+def make_norm(norm, name, dtype=None, frozen_scale=1.0, epsilon=EPSILON):
     """The norm layer called `norm`: "frozen_batch" (with its first gamma), "batch" or "group"."""
     if norm == "group":
-        return keras.layers.GroupNormalization(groups=GROUPS, epsilon=EPSILON, name=name, dtype=dtype)
+        return keras.layers.GroupNormalization(groups=GROUPS, epsilon=epsilon, name=name, dtype=dtype)
     if norm == "frozen_batch":
-        return FrozenBatchNorm(frozen_scale, name=name, dtype=dtype)
-    return BatchNorm(name=name, dtype=dtype)
+        return FrozenBatchNorm(frozen_scale, epsilon, name=name, dtype=dtype)
+    return BatchNorm(epsilon=epsilon, name=name, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -92,6 +93,7 @@ class ConvNorm(keras.layers.Layer):
         relu: whether ReLU follows.
         kernel_initializer: a Keras initializer.
         frozen_scale: gamma of a frozen norm as long as no weights are loaded.
+        norm_epsilon: added to the norm's variance.
     """
 
     def __init__(
@@ -103,11 +105,13 @@ class ConvNorm(keras.layers.Layer):
         relu=True,
         kernel_initializer="he_normal",
         frozen_scale=1.0,
+        norm_epsilon=EPSILON,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.filters, self.kernel_size, self.strides = filters, kernel_size, strides
-        self.norm_name, self.relu, self.frozen_scale = norm, relu, frozen_scale
+        self.norm_name, self.relu = norm, relu
+        self.frozen_scale, self.norm_epsilon = frozen_scale, norm_epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.conv = keras.layers.Conv2D(
             filters,
@@ -119,7 +123,7 @@ class ConvNorm(keras.layers.Layer):
             name="conv",
             dtype=self.dtype_policy,
         )
-        self.norm = make_norm(norm, "norm", self.dtype_policy, frozen_scale) if norm else None
+        self.norm = make_norm(norm, "norm", self.dtype_policy, frozen_scale, norm_epsilon) if norm else None
 
     def build(self, input_shape):
         """Build the convolution and its norm for (B, h, w, C)."""
@@ -150,4 +154,5 @@ class ConvNorm(keras.layers.Layer):
             "relu": self.relu,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "frozen_scale": self.frozen_scale,
+            "norm_epsilon": self.norm_epsilon,
         }

@@ -12,7 +12,7 @@ from keras import ops
 from keras_maskrcnn import bilinear
 
 
-def sample_masks(gt_masks, gt_mask_boxes, matched, rois, size, sampling_ratio=2):
+def sample_masks(gt_masks, gt_mask_boxes, matched, rois, size, sampling_ratio=2, aligned=True):
     """Cut the mask target of each roi out of the mask of the instance it was matched with.
 
     Args:
@@ -24,7 +24,8 @@ def sample_masks(gt_masks, gt_mask_boxes, matched, rois, size, sampling_ratio=2)
             instance, any.
         rois: float (B, R, [x1, y1, x2, y2]), network pixels.
         size: rows and columns of the target.
-        sampling_ratio: points in a bin and axis.
+        sampling_ratio: points in a bin and axis; 0: about one for each cell of `gt_masks`.
+        aligned: False reads everything half a pixel further on, as RoIAlign's first form does.
 
     Returns:
         float32 (B, R, size, size), 0..1: the bilinear average over each bin; 0 outside the window
@@ -36,6 +37,8 @@ def sample_masks(gt_masks, gt_mask_boxes, matched, rois, size, sampling_ratio=2)
     masks = _rows_of(ops.cast(gt_masks, "float32"), matched)
     windows = _rows_of(ops.cast(gt_mask_boxes, "float32"), matched)
     rois = ops.cast(rois, "float32")
+    if not aligned:
+        rois = rois + 0.5
     rows = _window_weights(rois, windows, 1, size, sampling_ratio, ops.shape(masks)[2])
     columns = _window_weights(rois, windows, 0, size, sampling_ratio, ops.shape(masks)[3])
     return ops.matmul(ops.matmul(rows, masks), ops.swapaxes(columns, 2, 3))
@@ -58,7 +61,10 @@ def _window_weights(rois, windows, side, size, sampling_ratio, extent):
     start = (rois[..., side] - window_start) * cells_in_pixel - 0.5
     length = (rois[..., side + 2] - rois[..., side]) * cells_in_pixel
     flat_start, flat_length = ops.reshape(start, (-1,)), ops.reshape(length, (-1,))
-    weights = bilinear.bin_weights(flat_start, flat_length, size, sampling_ratio, extent, margin=0.5)
+    if sampling_ratio:
+        weights = bilinear.bin_weights(flat_start, flat_length, size, sampling_ratio, extent, margin=0.5)
+    else:
+        weights = bilinear.adaptive_bin_weights(flat_start, flat_length, size, extent)
     shape = (*ops.shape(rois)[:2], size, extent)
     return ops.reshape(weights, shape) * ops.cast(has_size, "float32")[..., None, None]
 

@@ -72,7 +72,9 @@ class MaskRCNN(keras.Model):
             "aggregation": config.roi_aggregation,
             "dtype": policy,
         }
-        self.backbone = backbone or ResNet(config.backbone, config.norm, name="backbone", dtype=policy)
+        self.backbone = backbone or ResNet(
+            config.backbone, config.norm, config.norm_epsilon, name="backbone", dtype=policy
+        )
         self.fpn = FeaturePyramid(channels, norm, name="fpn", dtype=policy)
         self.cells = [cell_anchors(size, config.anchor_ratios) for size in config.anchor_sizes]
         self.rpn = RPNHead(channels, len(config.anchor_ratios), config.rpn_convs, name="rpn", dtype=policy)
@@ -110,6 +112,7 @@ class MaskRCNN(keras.Model):
             maps = [tuple(shape) for shape in self.backbone.compute_output_shape(images)]
         else:
             self.backbone.build(images)
+            self.backbone.freeze_first(5 - self.config.trainable_layers)
             maps = [(None, None, None, channels) for channels in self.backbone.channels]
         self.fpn.build(maps)
         self.rpn.build(None)
@@ -313,7 +316,7 @@ class MaskRCNN(keras.Model):
         pooled = self.mask_align(maps, boxes)
         return {
             "logits": self.mask_head(pooled, labels, training=training),
-            "targets": targets.mask_targets(boxes, matched, truth, self.config.mask_size),
+            "targets": targets.mask_targets(boxes, matched, truth, self.config.mask_size, self.config.mask_targets),
             "positive": positive,
         }
 
@@ -365,7 +368,8 @@ class MaskRCNN(keras.Model):
             config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         values = MaskRCNNConfig.from_dict(config.pop("config"))
         model = cls(values, backbone=backbone, **config)
-        model.trainable = trainable
+        if not trainable:  # True would thaw the parts that the config froze
+            model.trainable = False
         return model
 
     def get_build_config(self):

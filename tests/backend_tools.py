@@ -58,6 +58,44 @@ def pull_back(function, inputs, upstream):
     return pull_back_function(function)(inputs, upstream)
 
 
+def losses_and_gradients(model, batch, weights):
+    """The losses of one training step with norms in inference mode, and the gradients of their sum, compiled.
+
+    Args:
+        model: MaskRCNN. batch: with ground truth. weights: list of trainable variables of the model.
+
+    Returns:
+        dict of the named losses, floats, and the list of gradients, numpy arrays.
+    """
+
+    def forward(batch):
+        total = model.compute_loss(batch, None, model(batch, training=False))
+        return total, {name: tracker.result() for name, tracker in model.loss_trackers.items()}
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def step(values, batch):
+            with keras.StatelessScope(state_mapping=list(zip(weights, values))):
+                return forward(batch)
+
+        arrays = [weight.value for weight in weights]
+        # This step computes for longer than it compiles: the optimiser that conftest.py switched off comes back.
+        fast = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+        gradients, named = jax.jit(jax.grad(step, has_aux=True), compiler_options=fast)(arrays, batch)
+    else:
+        import tensorflow as tf
+
+        @tf.function(autograph=False)
+        def step(batch):
+            with tf.GradientTape() as tape:
+                total, named = forward(batch)
+            return tape.gradient(total, [weight.value for weight in weights]), named
+
+        gradients, named = step(batch)
+    return {name: float(value) for name, value in named.items()}, to_numpy(list(gradients))
+
+
 def to_numpy(values):
     """Tensors to numpy, in any nesting of tuples and lists."""
     if isinstance(values, list | tuple):

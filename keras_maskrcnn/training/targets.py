@@ -11,6 +11,12 @@ from keras_maskrcnn.masks import sample_masks
 from keras_maskrcnn.training.matching import BELOW, ignore_crowds, match
 from keras_maskrcnn.training.sampling import order_samples, sample
 
+# How a mask is read: torchvision's `project_masks_on_boxes` is RoIAlign in its first, unaligned form.
+MASK_RULES = {
+    "subpixel": {"sampling_ratio": 2, "aligned": True},
+    "torchvision": {"sampling_ratio": 0, "aligned": False},
+}
+
 
 def split_crowds(truth):
     """Objects to learn and crowd regions to ignore: two bool (B, G) of `gt_valid` and `gt_crowd`."""
@@ -117,16 +123,17 @@ def roi_targets(
     }
 
 
-def mask_targets(rois, matched, truth, mask_size):
+def mask_targets(rois, matched, truth, mask_size, rule="subpixel"):
     """The matched objects' masks seen through the RoIs (Mask R-CNN section 3, "Mask Representation").
 
     Args:
         rois: float (B, Q, 4), network pixels. matched: int32 (B, Q). truth: the batch's `gt_*` arrays.
-        mask_size: cells a side.
+        mask_size: cells a side. rule: "subpixel" or "torchvision", see MaskRCNNConfig.
 
     Returns:
         float32 (B, Q, mask_size, mask_size) in 0..1.
     """
     windows = truth.get("gt_mask_boxes", truth["gt_boxes"])
-    masks = sample_masks(truth["gt_masks"], ops.cast(windows, "float32"), matched, rois, mask_size)
+    windows = ops.cast(windows, "float32")
+    masks = sample_masks(truth["gt_masks"], windows, matched, rois, mask_size, **MASK_RULES[rule])
     return ops.stop_gradient(masks)

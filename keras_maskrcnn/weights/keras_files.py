@@ -1,0 +1,102 @@
+"""Load `.weights.h5` and `.keras` files with a receipt, and with other classes than the file's.
+
+Keras owns the layout of these files. A file is compared, dataset by dataset, with one that the model itself writes;
+what fits replaces the model's own there, and Keras loads the result. So an interrupted or refused load changes nothing.
+"""
+
+import pathlib
+import re
+import shutil
+import tempfile
+import zipfile
+
+import h5py
+
+from keras_maskrcnn.weights.receipt import Receipt, check_account
+
+PREDICTORS = re.compile(r"(^|/)(box_head/classes|box_head/deltas|mask_head/logits)/")
+# The optimizer's moments and the sampler's state belong to a run, not to the weights.
+NOT_WEIGHTS = re.compile(r"^(optimizer/|vars/seed_state$)")
+BACKBONE = "backbone/"
+MEMBER = "model.weights.h5"  # of a .keras archive
+
+
+def load_keras_file(model, path, heads=True, skip_mismatch=False):
+    """Put the weights of a Keras file into a model of the same architecture.
+
+    Args:
+        model: MaskRCNN.
+        path: of a `.weights.h5` or `.keras` file.
+        heads: False leaves the class, box and mask predictors as they are.
+        skip_mismatch: True loads what fits.
+
+    Returns:
+        Receipt.
+
+    Raises:
+        ValueError: for datasets that are missing, of another shape, or unknown.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source = _weights_file(pathlib.Path(path), pathlib.Path(folder))
+        merged = pathlib.Path(folder) / "merged.weights.h5"
+        model.save_weights(merged)
+        receipt = _merge(source, merged, str(path), heads, skip_mismatch)
+        model.load_weights(merged)
+    return receipt
+
+
+def write_backbone(model, path):
+    """Write the backbone's weights alone, as a `.weights.h5` file that `load_keras_file` reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = pathlib.Path(folder) / "whole.weights.h5"
+        model.save_weights(whole)
+        with h5py.File(whole, "r") as source, h5py.File(path, "w") as target:
+            for key in _shapes(source):
+                if key.startswith(BACKBONE):
+                    target[key] = source[key][...]
+
+
+def _weights_file(path, folder):
+    if path.suffix != ".keras":
+        return path
+    with zipfile.ZipFile(path) as archive, archive.open(MEMBER) as member:
+        with open(folder / "source.weights.h5", "wb") as file:
+            shutil.copyfileobj(member, file)
+    return folder / "source.weights.h5"
+
+
+def _merge(source, merged, name, heads, skip_mismatch):
+    """Copy into `merged` what fits of `source`; a file of nothing but a backbone is asked for nothing else."""
+    with h5py.File(source, "r") as theirs, h5py.File(merged, "r+") as ours:
+        have, want = _shapes(theirs), _shapes(ours)
+        asked = {key for key in want if heads or not PREDICTORS.search(key)}
+        if have and all(key.startswith(BACKBONE) for key in have):
+            asked = {key for key in asked if key.startswith(BACKBONE)}
+        fitting = [key for key in asked if have.get(key) == want[key]]
+        problems = {
+            "missing": [f"{key} {want[key]}" for key in sorted(asked - set(have))],
+            "shape": [
+                f"{key}: {have[key]}, the model has {want[key]}"
+                for key in sorted(asked & set(have))
+                if have[key] != want[key]
+            ],
+            "unknown": [f"{key} {have[key]}" for key in sorted(set(have) - set(want))],
+        }
+        skipped = check_account(name, problems, skip_mismatch)
+        for key in fitting:
+            ours[key][...] = theirs[key][...]
+        used = [(key, have[key]) for key in want if key in fitting]
+        missing = [(key, want[key]) for key in want if key not in fitting]
+        left_over = [(key, have[key]) for key in have if key not in fitting]
+    return Receipt(name, tuple(used), tuple(left_over), tuple(missing), skipped)
+
+
+def _shapes(file):
+    found = {}
+
+    def visit(key, node):
+        if isinstance(node, h5py.Dataset) and not NOT_WEIGHTS.search(key):
+            found[key] = node.shape
+
+    file.visititems(visit)
+    return found

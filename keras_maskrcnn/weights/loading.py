@@ -1,0 +1,103 @@
+"""`load_weights`: any file of weights, into a model, with a receipt."""
+
+import collections.abc
+import dataclasses
+import pathlib
+
+from keras_maskrcnn.weights import published
+from keras_maskrcnn.weights.keras_files import load_keras_file
+from keras_maskrcnn.weights.pth import read_pth, tensor_to_numpy
+from keras_maskrcnn.weights.torchvision import load_state
+
+
+def load_weights(model, source, heads=True, skip_mismatch=False):
+    """Load weights, and account for every tensor.
+
+    Args:
+        model: MaskRCNN.
+        source: path of a `.weights.h5`, `.keras`, torchvision `.pth` / `.pt` or `.safetensors` file, or a torchvision
+            state dict (names to arrays or tensors). A torchvision classifier (resnet18 .. resnet152) goes into the
+            backbone.
+        heads: False leaves the last layers, which have one output for each class, as they are: for fine-tuning on
+            other classes.
+        skip_mismatch: True loads what fits; the receipt says what did not.
+
+    Returns:
+        Receipt; it also stays on the model as `model.weights_receipt`.
+
+    Raises:
+        ValueError: for tensors that are missing, of another shape or unknown, and for files that are none of the
+            above or hold more than tensors. The model is then as it was.
+        FileNotFoundError: if there is no such file.
+    """
+    if isinstance(source, collections.abc.Mapping):
+        state = {name: tensor_to_numpy(value) for name, value in source.items()}
+        receipt = load_state(model, state, "state dict", heads, skip_mismatch)
+    else:
+        receipt = _load_file(model, pathlib.Path(source), heads, skip_mismatch)
+    model.weights_receipt = receipt
+    return receipt
+
+
+def _load_file(model, path, heads, skip_mismatch):
+    if not path.is_file():
+        raise FileNotFoundError(f"There must be a file of weights at {path}. There is {_what(path)}.")
+    if path.name.endswith((".weights.h5", ".keras")):
+        return load_keras_file(model, path, heads, skip_mismatch)
+    receipt = load_state(model, read_state(path), str(path), heads, skip_mismatch)
+    epsilon = published.norm_epsilon(path.name)
+    if epsilon is not None and epsilon != model.config.norm_epsilon:
+        note = f"these weights were published for norm_epsilon={epsilon}; this model has {model.config.norm_epsilon}"
+        receipt = dataclasses.replace(receipt, notes=(*receipt.notes, note))
+    return receipt
+
+
+def read_state(path):
+    """Read a torchvision state dict from a file.
+
+    Args:
+        path: of a `.pth`, `.pt` or `.safetensors` file.
+
+    Returns:
+        dict of names to numpy arrays.
+
+    Raises:
+        ValueError: for another kind of file, or one that holds more than tensors.
+        ImportError: for a `.safetensors` file without the package safetensors.
+    """
+    path = pathlib.Path(path)
+    if path.suffix in (".pth", ".pt"):
+        return read_pth(path)
+    if path.suffix == ".safetensors":
+        return _safetensors().load_file(path)
+    raise ValueError(
+        "Weights are read from .weights.h5, .keras, .pth, .pt and .safetensors files. "
+        f"Received: {path.name}. Rename the file if it is one of these under another name."
+    )
+
+
+def write_state(state, path):
+    """Write a torchvision state dict to a `.safetensors` file, whole or not at all.
+
+    Args:
+        state: dict of names to numpy arrays, from `torchvision_state_dict`.
+        path: ends in `.safetensors`; torch reads it with `safetensors.torch.load_file`.
+    """
+    path = pathlib.Path(path)
+    unfinished = path.with_name(path.name + ".unfinished")
+    _safetensors().save_file(state, unfinished)
+    unfinished.replace(path)
+
+
+def _safetensors():
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(
+            "A .safetensors file needs the package safetensors: pip install keras-maskrcnn[safetensors]"
+        ) from error
+    return safetensors.numpy
+
+
+def _what(path):
+    return "a folder; name the file in it" if path.is_dir() else "nothing"

@@ -1,0 +1,183 @@
+"""Torchvision's published weights: download once, verify, convert once, load.
+
+The cache is `$KERAS_HOME/keras_maskrcnn`, by default `~/.keras/keras_maskrcnn`. It holds the published `.pth` files,
+what they were converted to (`.weights.h5`), and beside each of those a `.json` with its checksums.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+
+import keras
+
+from keras_maskrcnn.weights.keras_files import load_keras_file, write_backbone
+from keras_maskrcnn.weights.pth import read_pth
+from keras_maskrcnn.weights.torchvision import load_state
+
+URL = "https://download.pytorch.org/models/"
+MIRROR = "KERAS_MASKRCNN_WEIGHTS_URL"  # environment: another place with the same files
+
+# Published names; the eight digits are the beginning of the file's SHA-256. torchvision/models/detection/mask_rcnn.py
+# and models/resnet.py (IMAGENET1K_V1, what torchvision's detectors start from).
+COCO_FILES = {
+    "maskrcnn_resnet50_fpn": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
+    "maskrcnn_resnet50_fpn_v2": "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
+}
+IMAGENET_FILES = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet34": "resnet34-b627a593.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "resnet101": "resnet101-63fe2227.pth",
+    "resnet152": "resnet152-394f9c45.pth",
+}
+# Torchvision calls `overwrite_eps(model, 0.0)` for its COCO weights of v1.
+NORM_EPSILONS = {COCO_FILES["maskrcnn_resnet50_fpn"]: 0.0}
+
+
+def norm_epsilon(file):
+    """The batch norm epsilon that a published file was made for, or None for a file of another name."""
+    known = {*COCO_FILES.values(), *IMAGENET_FILES.values()}
+    return NORM_EPSILONS.get(file, 1e-5) if file in known else None
+
+
+def find_file(weights, model_name, backbone):
+    """Name of the published file behind `weights="coco"` or `weights="imagenet"`.
+
+    Args:
+        weights: "coco" or "imagenet". model_name: of the builder. backbone: "resnet18" .. "resnet152".
+
+    Raises:
+        ValueError: if nothing is published under that name.
+    """
+    if weights == "coco" and model_name in COCO_FILES:
+        return COCO_FILES[model_name]
+    if weights == "imagenet" and backbone in IMAGENET_FILES:
+        return IMAGENET_FILES[backbone]
+    raise ValueError(
+        f'weights is None, "coco" (for {" and ".join(COCO_FILES)}) or "imagenet" (for any ResNet). '
+        f"Received {weights!r} for {model_name}. For a file of your own use keras_maskrcnn.load_weights."
+    )
+
+
+def load_published(model, file, make_reference, variant, heads=True):
+    """Load a published file into a model, through the cache.
+
+    Args:
+        model: MaskRCNN.
+        file: from `find_file`.
+        make_reference: function of no arguments that builds the model the file belongs to. Called if nothing is
+            cached.
+        variant: what tells this conversion of the file from others: "80", "90", "backbone".
+        heads: False leaves the predictors as they are.
+
+    Returns:
+        Receipt.
+    """
+    converted = cache_folder() / f"{pathlib.Path(file).stem}.{variant}.weights.h5"
+    if not is_intact(converted):
+        convert(file, converted, make_reference())
+    return load_keras_file(model, converted, heads)
+
+
+def convert(file, target, reference):
+    """Fetch a published file and write it as Keras weights with a sidecar of checksums; each file whole or not at all.
+
+    Args:
+        file: published name. target: path of the `.weights.h5`. reference: MaskRCNN that the file fits.
+    """
+    source = fetch(file)
+    receipt = load_state(reference, read_pth(source), file)
+    sidecar = target.with_suffix(".json")
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        unfinished = pathlib.Path(folder) / "converted.weights.h5"
+        if file in IMAGENET_FILES.values():
+            write_backbone(reference, unfinished)
+        else:
+            reference.save_weights(unfinished)
+        account = {
+            "source": file,
+            "source_sha256": sha256(source),
+            "sha256": sha256(unfinished),
+            "keras_maskrcnn": _version(),
+            "receipt": str(receipt).splitlines(),
+        }
+        note = pathlib.Path(folder) / "sidecar.json"
+        note.write_text(json.dumps(account, indent=1), encoding="utf-8")
+        # The sidecar last: weights without one count as unfinished.
+        sidecar.unlink(missing_ok=True)
+        os.replace(unfinished, target)
+        os.replace(note, sidecar)
+
+
+def is_intact(converted):
+    """Whether a converted file is there, of this version of the package, and as it was written."""
+    sidecar = converted.with_suffix(".json")
+    if not (converted.is_file() and sidecar.is_file()):
+        return False
+    account = json.loads(sidecar.read_text(encoding="utf-8"))
+    return account["keras_maskrcnn"] == _version() and account["sha256"] == sha256(converted)
+
+
+def fetch(file):
+    """The published file in the cache, downloaded if it is not there.
+
+    Args:
+        file: name whose part after the last dash is the beginning of its SHA-256.
+
+    Returns:
+        pathlib.Path.
+
+    Raises:
+        OSError: if it can't be downloaded; says from where, and where to put it by hand.
+        ValueError: if what came, or what lies there, has another checksum. A download is deleted then.
+    """
+    path = cache_folder() / file
+    if path.is_file():
+        _verify(path, f"Delete {path}, and it is downloaded again.")
+        return path
+    url = os.environ.get(MIRROR, URL).rstrip("/") + "/" + file
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        try:
+            downloaded = pathlib.Path(keras.utils.get_file(file, url, cache_dir=folder, cache_subdir=""))
+        except Exception as error:  # Keras raises bare ones
+            raise OSError(
+                f"{url} could not be downloaded: {error}\nDownload it on a machine that can, put it at\n  {path}\n"
+                f"and run this again. Or set {MIRROR} to a mirror of {URL}"
+            ) from error
+        _verify(downloaded, f"The download from {url} was thrown away. Try again.")
+        os.replace(downloaded, path)
+    return path
+
+
+def cache_folder():
+    """The folder of downloaded and converted weights; made if it is not there."""
+    home = os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras"
+    folder = pathlib.Path(home) / "keras_maskrcnn"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def sha256(path):
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _verify(path, remedy):
+    expected = path.stem.rsplit("-", 1)[-1]
+    found = sha256(path)
+    if not found.startswith(expected):
+        raise ValueError(
+            f"{path.name} must have a SHA-256 that begins with {expected}, as its name says. Received {found}. {remedy}"
+        )
+
+
+def _version():
+    from keras_maskrcnn import __version__
+
+    return __version__

@@ -1,0 +1,328 @@
+"""Torchvision's names and layouts of every tensor, in both directions.
+
+`tensor_table` walks a model beside torchvision's module tree, in torchvision's order, and pairs each weight with
+its name there. Loading and exporting read the same table. Class 0 is background in torchvision; here background is
+the last class column, and box deltas and mask logits have no background rows.
+
+Sources: torchvision/models/detection/{mask_rcnn,faster_rcnn,rpn}.py and ops/feature_pyramid_network.py.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+from keras import ops
+
+from keras_maskrcnn.weights.coco import COCO_CATEGORY_IDS, COCO_SLOTS
+from keras_maskrcnn.weights.receipt import Receipt, check_account
+
+# The last layers, one output for each class: what differs when the classes do.
+PREDICTORS = (
+    "roi_heads.box_predictor.cls_score",
+    "roi_heads.box_predictor.bbox_pred",
+    "roi_heads.mask_predictor.mask_fcn_logits",
+)
+COUNTER = "num_batches_tracked"  # of torch's batch norm; momentum is constant here, so nothing needs it
+
+# Names of files written before torchvision 0.12 (`_load_from_state_dict` with version < 2), the published COCO
+# weights of v1 among them.
+_OLD_NAMES = (
+    (r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.(weight|bias)", r"backbone.fpn.\1_blocks.\2.0.\3"),
+    (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
+)
+_OLD_MASK_NAME = r"roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One weight beside its torchvision name.
+
+    Args:
+        name: torchvision's name.
+        weight: the Keras variable; None for a counter, which has no counterpart.
+        layout: "conv", "dense", "flat" (dense on flattened (rows, columns, channels)) or "vector".
+        pooled: rows, columns and channels behind a "flat" layout.
+        classes: None, or "scores", "boxes", "masks": torchvision's rows are classes, background first.
+    """
+
+    name: str
+    weight: object = None
+    layout: str = "vector"
+    pooled: tuple = ()
+    classes: str | None = None
+
+    @property
+    def shape(self):
+        """Shape of torchvision's tensor."""
+        if self.weight is None:
+            return ()
+        return to_torch(np.empty(tuple(self.weight.shape), np.bool_), self).shape
+
+
+# The table ---------------------------------------------------------------------------------------------------
+
+
+def tensor_table(model):
+    """Pair every weight of a model with torchvision's name, in the order of torchvision's state dict.
+
+    Args:
+        model: MaskRCNN with a ResNet of its own.
+
+    Returns:
+        List of Entry. Names that torchvision does not know (a second deconvolution for 56x56 masks, more fully
+        connected layers) continue its numbering.
+
+    Raises:
+        ValueError: for a model with a custom backbone, which torchvision has no names for.
+    """
+    if model.custom_backbone:
+        raise ValueError(
+            "Torchvision's names exist for the ResNets of MaskRCNNConfig only. Received a model with a backbone of "
+            "its own. Save and load it as .keras or .weights.h5."
+        )
+    return [
+        *_backbone(model.backbone),
+        *_pyramid(model.fpn),
+        *_rpn(model.rpn),
+        *_box_head(model.box_head),
+        *_mask_head(model.mask_head),
+    ]
+
+
+def _backbone(resnet):
+    body = "backbone.body"
+    yield from _conv_norm(resnet.stem, f"{body}.conv1", f"{body}.bn1")
+    for stage, blocks in enumerate(resnet.stages, start=1):
+        for index, block in enumerate(blocks):
+            prefix = f"{body}.layer{stage}.{index}"
+            for number, conv in enumerate(block.convs, start=1):
+                yield from _conv_norm(conv, f"{prefix}.conv{number}", f"{prefix}.bn{number}")
+            if block.shortcut is not None:
+                yield from _conv_norm(block.shortcut, f"{prefix}.downsample.0", f"{prefix}.downsample.1")
+
+
+def _pyramid(fpn):
+    for kind, layers in (("inner_blocks", fpn.laterals), ("layer_blocks", fpn.outputs)):
+        for index, layer in enumerate(layers):
+            yield from _numbered(layer, f"backbone.fpn.{kind}.{index}")
+
+
+def _rpn(rpn):
+    for index, conv in enumerate(rpn.convs):
+        yield from _numbered(conv, f"rpn.head.conv.{index}")
+    yield from _with_bias(rpn.objectness, "rpn.head.cls_logits", "conv")
+    yield from _with_bias(rpn.deltas, "rpn.head.bbox_pred", "conv")
+
+
+def _box_head(head):
+    prefix = "roi_heads.box_head"
+    for index, conv in enumerate(head.convs):
+        yield from _numbered(conv, f"{prefix}.{index}")
+    for index, fc in enumerate(head.fcs):
+        # TwoMLPHead, or FastRCNNConvFCHead: a Sequential of convolutions, Flatten, then Linear and ReLU in turn.
+        name = f"{prefix}.{len(head.convs) + 1 + 2 * index}" if head.convs else f"{prefix}.fc{6 + index}"
+        pooled = () if index else (head.pool_size, head.pool_size, head.channels)
+        yield from _with_bias(fc, name, "dense" if index else "flat", pooled)
+    yield from _with_bias(head.classes, "roi_heads.box_predictor.cls_score", "dense", classes="scores")
+    yield from _with_bias(head.deltas, "roi_heads.box_predictor.bbox_pred", "dense", classes="boxes")
+
+
+def _mask_head(head):
+    for index, conv in enumerate(head.convs):
+        yield from _numbered(conv, f"roi_heads.mask_head.{index}")
+    for index, deconv in enumerate(head.deconvs):
+        yield from _with_bias(deconv, f"roi_heads.mask_predictor.conv{5 + index}_mask", "conv")
+    yield from _with_bias(head.logits, "roi_heads.mask_predictor.mask_fcn_logits", "conv", classes="masks")
+
+
+def _numbered(layer, prefix):
+    """Conv2dNormActivation: convolution 0, norm 1."""
+    return _conv_norm(layer, f"{prefix}.0", f"{prefix}.1")
+
+
+def _conv_norm(layer, conv, norm):
+    yield Entry(f"{conv}.weight", layer.conv.kernel, "conv")
+    if layer.conv.use_bias:
+        yield Entry(f"{conv}.bias", layer.conv.bias)
+    if layer.norm is None:
+        return
+    yield Entry(f"{norm}.weight", layer.norm.gamma)
+    yield Entry(f"{norm}.bias", layer.norm.beta)
+    if layer.norm_name != "group":
+        yield Entry(f"{norm}.running_mean", layer.norm.moving_mean)
+        yield Entry(f"{norm}.running_var", layer.norm.moving_variance)
+        yield Entry(f"{norm}.{COUNTER}")
+
+
+def _with_bias(layer, name, layout, pooled=(), classes=None):
+    yield Entry(f"{name}.weight", layer.kernel, layout, pooled, classes)
+    yield Entry(f"{name}.bias", layer.bias, "vector", (), classes)
+
+
+# Layouts -----------------------------------------------------------------------------------------------------
+
+
+def to_torch(array, entry):
+    """An array of ours in torchvision's layout; background rows of boxes and masks become zeros.
+
+    Args:
+        array: of the shape of `entry.weight`. entry: Entry.
+
+    Returns:
+        Array: convolutions (out, in, h, w), deconvolutions (in, out, h, w), dense (out, in).
+    """
+    if entry.layout == "conv":
+        array = array.transpose(3, 2, 0, 1)
+    elif entry.layout == "flat":
+        array = array.reshape(*entry.pooled, -1).transpose(3, 2, 0, 1)
+        array = array.reshape(len(array), -1)
+    elif entry.layout == "dense":
+        array = array.T
+    if entry.classes == "scores":
+        return np.roll(array, 1, axis=0)
+    if entry.classes:
+        background = np.zeros((_rows_a_class(entry), *array.shape[1:]), array.dtype)
+        return np.concatenate([background, array])
+    return array
+
+
+def from_torch(array, entry):
+    """The inverse of `to_torch`; what torchvision has in the background rows of boxes and masks is dropped."""
+    if entry.classes == "scores":
+        array = np.roll(array, -1, axis=0)
+    elif entry.classes:
+        array = array[_rows_a_class(entry) :]
+    if entry.layout == "conv":
+        return array.transpose(2, 3, 1, 0)
+    if entry.layout == "flat":
+        rows, columns, channels = entry.pooled
+        array = array.reshape(len(array), channels, rows, columns).transpose(2, 3, 1, 0)
+        return array.reshape(-1, array.shape[-1])
+    return array.T if entry.layout == "dense" else array
+
+
+def _rows_a_class(entry):
+    return 4 if entry.classes == "boxes" else 1
+
+
+def _take_classes(array, entry, category_ids):
+    """The rows of background and of these categories, for a table whose class k is category k."""
+    rows = _rows_a_class(entry)
+    grouped = array.reshape(-1, rows, *array.shape[1:])
+    return grouped[[0, *category_ids]].reshape(-1, *array.shape[1:])
+
+
+# Loading and exporting -----------------------------------------------------------------------------------------
+
+
+def load_state(model, state, source="state dict", heads=True, skip_mismatch=False):
+    """Put a torchvision state dict into a model. Nothing is assigned unless all adds up.
+
+    Three kinds are told apart by their names: a detector; a ResNet classifier (`conv1.weight`, ...), which goes into
+    the backbone; and the 91-row heads of COCO for a model of its 80 real categories, whose rows are picked.
+
+    Args:
+        model: MaskRCNN.
+        state: dict of torchvision names to arrays.
+        source: for messages.
+        heads: False leaves the class, box and mask predictors as they are.
+        skip_mismatch: True loads what fits.
+
+    Returns:
+        Receipt.
+
+    Raises:
+        ValueError: for tensors that are missing, of another shape, or unknown.
+    """
+    state = current_names(state)
+    table = tensor_table(model)
+    classifier = "backbone.body.conv1.weight" not in state and "conv1.weight" in state
+    if classifier:
+        state = {f"backbone.body.{name}" if not name.startswith("fc.") else name: a for name, a in state.items()}
+    asked = {entry.name: entry for entry in table if _is_asked(entry, classifier, heads)}
+    problems = {"missing": [], "shape": [], "unknown": []}
+    used, values = [], []
+    for entry in asked.values():
+        if entry.name not in state:
+            if entry.weight is not None:
+                problems["missing"].append(f"{entry.name} {entry.shape}")
+            continue
+        array = _fitting(np.asarray(state[entry.name]), entry, model.config)
+        if array.shape != entry.shape:
+            problems["shape"].append(f"{entry.name}: {np.shape(state[entry.name])}, the model has {entry.shape}")
+        elif entry.weight is not None:
+            used.append((entry.name, np.shape(state[entry.name])))
+            values.append((entry.weight, from_torch(array, entry)))
+    left_over = [(name, np.shape(array)) for name, array in state.items() if name not in asked]
+    allowed = {entry.name for entry in table}
+    for name, shape in left_over:
+        if name not in allowed and not name.endswith(COUNTER) and not (classifier and name.startswith("fc.")):
+            problems["unknown"].append(f"{name} {shape}")
+    skipped = check_account(source, problems, skip_mismatch)
+    _assign(values)
+    got = {name for name, _ in used}
+    missing = [(entry.name, entry.shape) for entry in table if entry.weight is not None and entry.name not in got]
+    return Receipt(source, tuple(used), tuple(left_over), tuple(missing), skipped)
+
+
+def torchvision_state_dict(model):
+    """All weights of a model under torchvision's names, ready for `load_state_dict` of its twin there.
+
+    Torchvision's twin has `num_classes=K + 1`. Its background rows of boxes and masks, which nothing reads, are zeros.
+
+    Args:
+        model: MaskRCNN, without a second deconvolution (`mask_size` is twice `mask_pool_size`).
+
+    Returns:
+        dict of names to numpy arrays: float32 in torch's layout, int64 scalars for batch norm's counters.
+
+    Raises:
+        ValueError: if torchvision has no such architecture.
+    """
+    if len(model.mask_head.deconvs) != 1:
+        raise ValueError(
+            "Torchvision's mask head has one deconvolution: mask_size must be twice mask_pool_size to be exported. "
+            f"Received mask_size={model.config.mask_size}, mask_pool_size={model.config.mask_pool_size}."
+        )
+    return {
+        entry.name: np.zeros((), np.int64)
+        if entry.weight is None
+        else np.ascontiguousarray(to_torch(np.asarray(ops.convert_to_numpy(entry.weight), np.float32), entry))
+        for entry in tensor_table(model)
+    }
+
+
+def current_names(state):
+    """A state dict under today's names: without wrapping, `module.` of DataParallel, or names of old versions."""
+    for wrapping in ("model", "state_dict"):  # checkpoints of torchvision's reference scripts, of Lightning
+        if isinstance(state.get(wrapping), dict):
+            state = state[wrapping]
+    renamed = {}
+    for name, array in state.items():
+        name = name.removeprefix("module.")
+        for old, new in _OLD_NAMES:
+            name = re.sub(f"^{old}$", new, name)
+        mask = re.match(f"^{_OLD_MASK_NAME}$", name)
+        if mask:  # counted from 1
+            name = f"roi_heads.mask_head.{int(mask[1]) - 1}.0.{mask[2]}"
+        renamed[name] = array
+    return renamed
+
+
+def _is_asked(entry, classifier, heads):
+    if classifier:
+        return entry.name.startswith("backbone.body.")
+    return heads or not entry.name.startswith(PREDICTORS)
+
+
+def _fitting(array, entry, config):
+    """The rows of COCO's 80 real categories, where the source has all 90 slots and the model only those."""
+    if entry.classes and tuple(config.category_ids) == COCO_CATEGORY_IDS:
+        if len(array) == (COCO_SLOTS + 1) * _rows_a_class(entry):
+            return _take_classes(array, entry, COCO_CATEGORY_IDS)
+    return array
+
+
+def _assign(values):
+    for weight, array in values:
+        weight.assign(np.ascontiguousarray(array, np.float32))
