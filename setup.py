@@ -25,18 +25,23 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     py_modules=["keras_maskrcnn_launcher"],
+    package_data={"keras_maskrcnn": ["fingerprint.json"]},
     packages=find_packages(include=["keras_maskrcnn", "keras_maskrcnn.*"]),
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.18",
         "keras>=3.8",
+        "h5py>=3.8",  # Keras writes .weights.h5 with it
         "numpy>=1.26",
         "pycocotools>=2.0.8",
         "scikit-image>=0.22",
         "pillow>=10.1",  # the first with a scalable built-in font, which draw_instances uses
         "matplotlib>=3.8",  # every run folder holds the plot of its losses and AP
     ],
-    extras_require={"dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "jax>=0.4.34"]},
+    extras_require={
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "jax>=0.4.34", "safetensors>=0.4"],
+        "safetensors": ["safetensors>=0.4"],  # reads and writes .safetensors files of weights
+    },
     entry_points={"console_scripts": ["keras-maskrcnn = keras_maskrcnn_launcher:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -23,19 +23,19 @@ def cell_anchors(size, ratios):
     return np.round(np.stack([-widths, -heights, widths, heights], axis=1) / 2).astype("float32")
 
 
-def level_anchors(rows, columns, stride, cells):
-    """All anchors of one pyramid level; a cell's anchors are centred on the pixel (column * stride, row * stride).
+def level_anchors(rows, columns, spacing, cells):
+    """All anchors of one pyramid level; a cell's anchors are centred on the pixel (column, row) * spacing.
 
     Args:
         rows, columns: size of the level's map, ints or scalar tensors.
-        stride: network pixels a cell.
+        spacing: (y, x), network pixels from cell to cell: ints or scalar tensors.
         cells: float (A, [x1, y1, x2, y2]) from `cell_anchors`.
 
     Returns:
         float32 (rows * columns * A, [x1, y1, x2, y2]), network pixels. Not clipped to the image.
     """
-    y = ops.cast(ops.arange(rows), "float32")[:, None, None, None] * stride
-    x = ops.cast(ops.arange(columns), "float32")[None, :, None, None] * stride
+    y = ops.cast(ops.arange(rows), "float32")[:, None, None, None] * ops.cast(spacing[0], "float32")
+    x = ops.cast(ops.arange(columns), "float32")[None, :, None, None] * ops.cast(spacing[1], "float32")
     cells = ops.convert_to_tensor(cells)[None, None]
     x = x + ops.zeros_like(y)
     y = y + ops.zeros_like(x)

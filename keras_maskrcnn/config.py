@@ -44,6 +44,8 @@ class MaskRCNNConfig:
             "batch").
         anchor_sizes: square root of the anchor area on P2..P6, pixels (FPN section 4.1).
         anchor_ratios: anchor height over width (FPN section 4.1).
+        anchor_spacing: pixels from cell to cell of a level: "stride", or "canvas", which is canvas side // level side
+            (torchvision's `AnchorGenerator`). They differ on P6 where a canvas is no multiple of 64.
         rpn_convs: number of 3x3 convolutions of the RPN head (paper 1, torchvision v2: 2).
         rpn_positive_iou, rpn_negative_iou: anchor matching thresholds (Faster section 3.1.2).
         rpn_samples, rpn_positive_fraction: anchors an image in the RPN loss (Faster section 3.1.3).
@@ -94,6 +96,7 @@ class MaskRCNNConfig:
     head_norm: str | None = None
     anchor_sizes: tuple = (32, 64, 128, 256, 512)
     anchor_ratios: tuple = (0.5, 1.0, 2.0)
+    anchor_spacing: str = "stride"
     rpn_convs: int = 1
     rpn_positive_iou: float = 0.7
     rpn_negative_iou: float = 0.3
@@ -209,6 +212,7 @@ def _check_choices(config):
         ("roi_aggregation", AGGREGATIONS),
         ("mask_pasting", MASK_RULES),
         ("mask_targets", MASK_RULES),
+        ("anchor_spacing", ("stride", "canvas")),
     ):
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} must be one of {choices}. Received: {getattr(config, name)!r}.")

@@ -183,10 +183,14 @@ class MaskRCNN(keras.Model):
             List of float (N_l, 4) network pixels, and list of bool (B, N_l), or of None where all count
             (`mask_padding=False`, torchvision's way).
         """
+        canvas = [side * STRIDES[0] for side in ops.shape(pyramid[0])[1:3]]
         anchors, valid = [], []
         for level, stride, cells in zip(pyramid, STRIDES, self.cells):
             batch, rows, columns = ops.shape(level)[:3]
-            anchors.append(level_anchors(rows, columns, stride, cells))
+            spacing = (stride, stride)
+            if self.config.anchor_spacing == "canvas":
+                spacing = (canvas[0] // rows, canvas[1] // columns)
+            anchors.append(level_anchors(rows, columns, spacing, cells))
             if not self.config.mask_padding:
                 valid.append(None)
                 continue

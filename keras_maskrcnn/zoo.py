@@ -12,6 +12,7 @@ from keras_maskrcnn.weights.coco import COCO_CATEGORIES, COCO_CATEGORY_IDS, COCO
 
 TORCHVISION = {
     "mask_padding": False,
+    "anchor_spacing": "canvas",
     "mask_pasting": "torchvision",
     "mask_targets": "torchvision",
     "gt_mask_size": 112,  # torchvision's masks have full size; from 56 cells the mask loss would be 1e-3 off

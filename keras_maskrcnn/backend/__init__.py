@@ -28,6 +28,8 @@ trim_to_valid = runtime.trim_to_valid
 pad_columns = runtime.pad_columns
 pad_to_multiple = runtime.pad_to_multiple
 scale_loss = runtime.scale_loss
+devices = runtime.devices
+OPERATORS = chosen.OPERATORS
 
 __all__ = [
     "generic",

@@ -11,6 +11,9 @@ from keras import ops
 from keras_maskrcnn import bilinear
 from keras_maskrcnn.backend.tiled_nms import non_max_suppression
 
+# What `keras-maskrcnn doctor` says of RoIAlign.
+OPERATORS = "gathers in keras.ops"
+
 __all__ = [
     "aggregate",
     "box_frames",

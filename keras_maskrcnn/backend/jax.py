@@ -14,6 +14,9 @@ from jax import numpy as jnp
 from keras_maskrcnn import bilinear
 from keras_maskrcnn.backend import generic
 
+# What `keras-maskrcnn doctor` says of RoIAlign.
+OPERATORS = "gathers in JAX with a gradient of their own"
+
 # A loop step is unrolled over the points of a bin; above this many the compile time is not worth
 # it.
 LARGEST_UNROLLED_RATIO = 4

@@ -4,6 +4,7 @@ Compiled backends (JAX) know every size when they trace, so sizes are Python int
 `runtime_tensorflow.py` replaces what graph mode can do better.
 """
 
+import keras
 from keras import ops
 
 SUPPORTS_JIT = True
@@ -46,3 +47,8 @@ def pad_to_multiple(images, multiple):
 def scale_loss(loss):
     """Divide a replica's loss by the number of replicas whose gradients are summed; here there is one."""
     return loss
+
+
+def devices():
+    """Names of the backend's devices, such as "cpu:0"."""
+    return keras.distribution.list_devices()

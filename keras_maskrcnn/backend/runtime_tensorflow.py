@@ -73,3 +73,8 @@ def fused_batch_norm(inputs, gamma, beta, epsilon):
         is_training=True,
     )
     return outputs, mean, variance
+
+
+def devices():
+    """Names of the devices TensorFlow computes on, such as "CPU:0"."""
+    return [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices()]

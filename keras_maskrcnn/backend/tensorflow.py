@@ -13,6 +13,9 @@ import tensorflow as tf
 from keras_maskrcnn import bilinear
 from keras_maskrcnn.backend import generic
 
+# What `keras-maskrcnn doctor` says of RoIAlign.
+OPERATORS = "stock TensorFlow operators (crop_and_resize; sparse products in training)"
+
 
 def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
     """Crop by crop_and_resize; arguments and result as `generic.multilevel_roi_align`.

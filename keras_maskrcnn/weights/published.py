@@ -100,7 +100,7 @@ def convert(file, target, reference):
             "source": file,
             "source_sha256": sha256(source),
             "sha256": sha256(unfinished),
-            "keras_maskrcnn": _version(),
+            "keras_maskrcnn": package_version(),
             "receipt": str(receipt).splitlines(),
         }
         note = pathlib.Path(folder) / "sidecar.json"
@@ -117,7 +117,7 @@ def is_intact(converted):
     if not (converted.is_file() and sidecar.is_file()):
         return False
     account = json.loads(sidecar.read_text(encoding="utf-8"))
-    return account["keras_maskrcnn"] == _version() and account["sha256"] == sha256(converted)
+    return account["keras_maskrcnn"] == package_version() and account["sha256"] == sha256(converted)
 
 
 def fetch(file):
@@ -177,7 +177,8 @@ def _verify(path, remedy):
         )
 
 
-def _version():
+def package_version():
+    """The version of this package, which a converted file belongs to."""
     from keras_maskrcnn import __version__
 
     return __version__
