@@ -1,4 +1,4 @@
-"""The command line: keras-maskrcnn demo | train | evaluate | predict | export.
+"""The command line: keras-maskrcnn demo | train | evaluate | predict | export | convert | doctor.
 
 Each command is a function from parsed arguments to an exit status; what it does lives in the package. Called
 through `keras_maskrcnn_launcher`, which quiets TensorFlow first.
@@ -279,6 +279,42 @@ def _export(args):
     return SUCCESS
 
 
+# convert ---------------------------------------------------------------------------------------------------
+
+
+def _convert_arguments(command):
+    command.add_argument("source", help="torchvision's .pth, .pt or .safetensors; or a .keras file or run folder")
+    command.add_argument(
+        "target", help=".keras or .weights.h5; from a model of ours .safetensors under torchvision's names"
+    )
+    command.add_argument("--all-rows", action="store_true", help="keep COCO's 90 rows instead of its 80 categories")
+    command.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+
+
+def _convert(args):
+    from keras_maskrcnn.weights.convert import convert_file
+
+    print(convert_file(args.source, args.target, args.all_rows, args.overwrite))
+    print(f"wrote {args.target}")
+    return SUCCESS
+
+
+# doctor ----------------------------------------------------------------------------------------------------
+
+
+def _doctor_arguments(command):
+    del command  # it has none
+
+
+def _doctor(args):
+    from keras_maskrcnn.doctor import examine, format_report
+
+    print("a few seconds: running the fixed model", flush=True)
+    report = examine()
+    print(format_report(report))
+    return SUCCESS if report.trusted else DISAPPOINTED
+
+
 # shared by the commands ------------------------------------------------------------------------------------
 
 
@@ -360,5 +396,19 @@ _COMMANDS = (
         _export_arguments,
         "write a SavedModel for TensorFlow Serving",
         ["export run saved_model/1"],
+    ),
+    (
+        "convert",
+        _convert,
+        _convert_arguments,
+        "turn torchvision's weights into a model, or a model into torchvision's weights",
+        ["convert maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth coco.keras", "convert runs/first torchvision.safetensors"],
+    ),
+    (
+        "doctor",
+        _doctor,
+        _doctor_arguments,
+        "say whether this installation computes what it should",
+        ["doctor"],
     ),
 )

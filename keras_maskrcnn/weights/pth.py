@@ -8,7 +8,6 @@ Where torch is installed, `torch.load(weights_only=True)` reads instead, which d
 """
 
 import collections
-import importlib.util
 import io
 import math
 import pickle
@@ -16,6 +15,8 @@ import pickletools
 import zipfile
 
 import numpy as np
+
+from keras_maskrcnn.backend import torch_files
 
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the plain form, torch/serialization.py
 PROTOCOL = 1001
@@ -47,22 +48,17 @@ def read_pth(path):
     Raises:
         ValueError: if the file holds more than that, or is damaged. Nothing in it was executed.
     """
-    return _with_torch(path) if importlib.util.find_spec("torch") else read_pth_without_torch(path)
-
-
-def _with_torch(path):
-    import torch
-
+    if not torch_files.has_torch():
+        return read_pth_without_torch(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        return _to_numpy(torch_files.load_tensors(path))
+    except ValueError as error:
         raise _refusal(path, error) from error
-    return _to_numpy(state, path)
 
 
-def _to_numpy(value, path):
+def _to_numpy(value):
     if isinstance(value, dict):
-        return {key: _to_numpy(each, path) for key, each in value.items()}
+        return {key: _to_numpy(each) for key, each in value.items()}
     return tensor_to_numpy(value)
 
 

@@ -13,6 +13,7 @@ import re
 import numpy as np
 from keras import ops
 
+from keras_maskrcnn.backbone import BASIC, BLOCKS
 from keras_maskrcnn.weights.coco import COCO_CATEGORY_IDS, COCO_SLOTS
 from keras_maskrcnn.weights.receipt import Receipt, check_account
 
@@ -236,7 +237,7 @@ def load_state(model, state, source="state dict", heads=True, skip_mismatch=Fals
     """
     state = current_names(state)
     table = tensor_table(model)
-    classifier = "backbone.body.conv1.weight" not in state and "conv1.weight" in state
+    classifier = is_classifier(state)
     if classifier:
         state = {f"backbone.body.{name}" if not name.startswith("fc.") else name: a for name, a in state.items()}
     asked = {entry.name: entry for entry in table if _is_asked(entry, classifier, heads)}
@@ -326,3 +327,60 @@ def _fitting(array, entry, config):
 def _assign(values):
     for weight, array in values:
         weight.assign(np.ascontiguousarray(array, np.float32))
+
+
+# Reading the architecture off a state dict ---------------------------------------------------------------------
+
+
+def is_classifier(state):
+    """Whether a state dict (under `current_names`) is that of a ResNet classifier, not of a detector."""
+    return "conv1.weight" in state and "backbone.body.conv1.weight" not in state
+
+
+def read_architecture(state):
+    """The fields of MaskRCNNConfig that names and shapes of a state dict tell.
+
+    Args:
+        state: dict of torchvision names, under `current_names`, to arrays.
+
+    Returns:
+        dict of config fields; a classifier gives `backbone` alone.
+
+    Raises:
+        ValueError: for a state dict of something else.
+    """
+    body = "" if is_classifier(state) else "backbone.body."
+    blocks = tuple(_count(state, rf"{re.escape(body)}layer{stage}\.(\d+)\.conv1\.weight") for stage in range(1, 5))
+    basic = f"{body}layer1.0.conv3.weight" not in state
+    depths = [depth for depth in BLOCKS if BLOCKS[depth] == blocks and (depth in BASIC) == basic]
+    if not depths:
+        raise ValueError(
+            "Weights are converted from torchvision's Mask R-CNN on a ResNet, or from a ResNet classifier. "
+            f"Received {len(state)} tensors with {blocks} blocks in four stages; the first are {list(state)[:5]}."
+        )
+    if is_classifier(state):
+        return {"backbone": depths[0]}
+    head, predictor = "roi_heads.box_head", "roi_heads.box_predictor"
+    needed = [f"{predictor}.cls_score.weight", "backbone.fpn.inner_blocks.0.0.weight", "roi_heads.mask_head.0.0.weight"]
+    missing = [name for name in needed if name not in state]
+    if missing:
+        raise ValueError(
+            f"A Mask R-CNN has the tensors {needed}. Missing: {missing}. Is this a detector without masks?"
+        )
+    convs = _count(state, rf"{head}\.(\d+)\.0\.weight")
+    return {
+        "backbone": depths[0],
+        "num_classes": len(state[f"{predictor}.cls_score.weight"]) - 1,
+        "fpn_channels": len(state["backbone.fpn.inner_blocks.0.0.weight"]),
+        "head_norm": "batch" if "backbone.fpn.inner_blocks.0.1.weight" in state else None,
+        "rpn_convs": _count(state, r"rpn\.head\.conv\.(\d+)\.0\.weight"),
+        "box_convs": convs,
+        "box_fcs": len([n for n in state if re.fullmatch(rf"{head}\.(fc)?\d+\.weight", n)]),
+        "box_features": np.shape(state[f"{predictor}.cls_score.weight"])[1],
+        "mask_convs": _count(state, r"roi_heads\.mask_head\.(\d+)\.0\.weight"),
+        "mask_channels": len(state["roi_heads.mask_head.0.0.weight"]),
+    }
+
+
+def _count(state, pattern):
+    return len([name for name in state if re.fullmatch(pattern, name)])

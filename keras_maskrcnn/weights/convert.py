@@ -1,0 +1,78 @@
+"""`keras-maskrcnn convert`: a file of weights into another kind of file, architecture and all."""
+
+import pathlib
+
+import keras
+
+from keras_maskrcnn.experiment import find_model
+from keras_maskrcnn.weights import published
+from keras_maskrcnn.weights.keras_files import write_backbone
+from keras_maskrcnn.weights.loading import load_weights, read_state, write_state
+from keras_maskrcnn.weights.receipt import Receipt
+from keras_maskrcnn.weights.torchvision import current_names, is_classifier, torchvision_state_dict
+from keras_maskrcnn.zoo import model_for_state
+
+TORCH = (".pth", ".pt", ".safetensors")
+KERAS = (".keras", ".weights.h5")
+
+
+def convert_file(source, target, all_rows=False, overwrite=False):
+    """Convert torchvision's weights to ours, or a model of ours to torchvision's names.
+
+    Args:
+        source: `.pth`, `.pt` or `.safetensors` of a torchvision Mask R-CNN or ResNet classifier; or a `.keras` file or
+            run folder of ours.
+        target: `.keras` (the whole model) or `.weights.h5` for the former; `.safetensors` for the latter.
+        all_rows: keep the 90 rows of a COCO detector; otherwise it gets COCO's 80 categories.
+        overwrite: replace a target that is there already.
+
+    Returns:
+        Receipt.
+
+    Raises:
+        ValueError: for files of other kinds, an existing target, or weights that are of something else.
+    """
+    target = pathlib.Path(target)
+    if target.exists() and not overwrite:
+        raise ValueError(f"Nothing is overwritten unasked. Received: {target}, which exists. Add --overwrite.")
+    source_is_torch = pathlib.Path(source).suffix in TORCH
+    endings = KERAS if source_is_torch else (".safetensors",)
+    if not target.name.endswith(endings):
+        raise ValueError(f"{source} is converted to {' or '.join(endings)}. Received: {target.name}.")
+    return _from_torch(pathlib.Path(source), target, all_rows) if source_is_torch else _to_torch(source, target)
+
+
+def _from_torch(source, target, all_rows):
+    if not source.is_file():
+        raise FileNotFoundError(f"There must be a file of weights at {source}. There is none.")
+    state = current_names(read_state(source))
+    if is_classifier(state) and target.suffix == ".keras":
+        raise ValueError(
+            f"{source.name} is a classifier: it becomes the weights of a backbone, not a model. "
+            f"Received: {target.name}. Name a .weights.h5 file, and load it with keras_maskrcnn.load_weights."
+        )
+    epsilon = published.norm_epsilon(source.name)
+    model = model_for_state(state, all_rows, **({} if epsilon is None else {"norm_epsilon": epsilon}))
+    receipt = load_weights(model, source)
+    if is_classifier(state):
+        _whole(target, lambda path: write_backbone(model, path))
+    else:
+        _whole(target, model.save if target.suffix == ".keras" else model.save_weights)
+    return receipt
+
+
+def _to_torch(source, target):
+    model = keras.saving.load_model(find_model(source), compile=False)
+    state = torchvision_state_dict(model)
+    write_state(state, target)
+    return Receipt(str(source), tuple((name, array.shape) for name, array in state.items()))
+
+
+def _whole(target, write):
+    """Write to a file beside the target, then rename."""
+    unfinished = target.with_name("unfinished-" + target.name)
+    try:
+        write(unfinished)
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,156 @@
+"""Published weights: downloaded from a server of this test's own, verified, converted, cached."""
+
+import functools
+import hashlib
+import http.server
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from keras import ops
+from torchvision_golden import golden_state
+
+import keras_maskrcnn as km
+from keras_maskrcnn.weights import published
+
+safetensors = pytest.importorskip("safetensors.numpy")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of this test's own."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "keras_maskrcnn"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A folder that is served over HTTP in the place of download.pytorch.org, and the list of requested paths."""
+    folder, requests = tmp_path / "served", []
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            requests.append(self.path)
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        monkeypatch.setenv(published.MIRROR, f"http://127.0.0.1:{running.server_port}/models")
+        (folder / "models").mkdir()
+        yield folder / "models", requests
+        running.shutdown()
+        thread.join()
+
+
+def named_by_hash(name, content):
+    return f"{name}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+
+
+def test_downloads_once_and_verifies(cache, server):
+    folder, requests = server
+    content = b"weights" * 1000
+    file = named_by_hash("resnet", content)
+    (folder / file).write_bytes(content)
+    path = published.fetch(file)
+    assert path == cache / file and path.read_bytes() == content
+    assert published.fetch(file) == path and len(requests) == 1
+    assert [each.name for each in cache.iterdir()] == [file]
+
+
+def test_a_damaged_download_is_thrown_away(cache, server):
+    folder, _ = server
+    file = named_by_hash("resnet", b"good")
+    (folder / file).write_bytes(b"bad")
+    with pytest.raises(ValueError, match=f"begins with {file[-12:-4]}.*{hashlib.sha256(b'bad').hexdigest()}"):
+        published.fetch(file)
+    assert not list(cache.iterdir())
+    (folder / file).write_bytes(b"good")
+    assert published.fetch(file).read_bytes() == b"good"
+
+
+def test_offline_says_from_where_and_to_where(cache, monkeypatch):
+    monkeypatch.setenv(published.MIRROR, "http://127.0.0.1:9/models")  # the discard port: nothing listens
+    file = named_by_hash("resnet", b"good")
+    with pytest.raises(OSError) as error:
+        published.fetch(file)
+    assert f"http://127.0.0.1:9/models/{file}" in str(error.value)
+    assert str(cache / file) in str(error.value) and published.MIRROR in str(error.value)
+    assert not list(cache.iterdir())
+    (cache / file).write_bytes(b"good")  # by hand
+    assert published.fetch(file).read_bytes() == b"good"
+    (cache / file).write_bytes(b"goo")
+    with pytest.raises(ValueError, match="Delete"):
+        published.fetch(file)
+
+
+def test_published_names(monkeypatch):
+    assert published.URL == "https://download.pytorch.org/models/"
+    assert published.find_file("coco", "maskrcnn_resnet50_fpn", "resnet50").endswith("_coco-bf2d0c1e.pth")
+    assert published.find_file("imagenet", "anything", "resnet101") == "resnet101-63fe2227.pth"
+    with pytest.raises(ValueError, match="for maskrcnn_resnet50_fpn and maskrcnn_resnet50_fpn_v2"):
+        km.maskrcnn_resnet18_fpn(weights="coco")
+    with pytest.raises(ValueError, match="load_weights"):
+        km.maskrcnn_resnet18_fpn(weights="my.pth")
+
+
+def serve_state(folder, state, monkeypatch, table, key):
+    """Serve a state dict under a name with its true hash, as the published file of `key`."""
+    made = folder / "made"
+    safetensors.save_file(state, made)
+    file = named_by_hash(key, made.read_bytes())
+    shutil.move(made, folder / file)
+    monkeypatch.setitem(table, key, file)
+    # torch writes .pth; what reads it has tests of its own (test_pth.py).
+    monkeypatch.setattr(published, "read_pth", safetensors.load_file)
+    return file
+
+
+def test_coco_in_one_line(cache, server, monkeypatch, capsys):
+    folder, requests = server
+    state = golden_state("v1")
+    file = serve_state(folder, state, monkeypatch, published.COCO_FILES, "maskrcnn_resnet50_fpn")
+    monkeypatch.setitem(published.NORM_EPSILONS, file, 0.0)
+
+    model = km.maskrcnn_resnet50_fpn(weights="coco")
+    assert model.weights_receipt.complete and "tensors used" in capsys.readouterr().out
+    assert model.config.class_names[17] == "horse" and model.config.category_ids[79] == 90
+    assert model.config.norm_epsilon == 0.0 and model.config.trainable_layers == 3
+    kernel = ops.convert_to_numpy(model.box_head.classes.kernel)
+    theirs = state["roi_heads.box_predictor.cls_score.weight"]
+    np.testing.assert_array_equal(kernel[:, 17], theirs[19])  # horse is category 19
+    np.testing.assert_array_equal(kernel[:, 80], theirs[0])
+
+    # For classes of one's own: from the cache, without the last layers.
+    capsys.readouterr()
+    mine = km.maskrcnn_resnet50_fpn(3, weights="coco", class_names=("a", "b", "c"), trainable_layers=5)
+    assert len(requests) == 1 and len(mine.weights_receipt.missing) == 6
+    assert "kept as it was: box_head/classes" in capsys.readouterr().out
+    assert mine.config.class_names == ("a", "b", "c") and mine.config.trainable_layers == 5
+    np.testing.assert_array_equal(mine.box_head.fcs[1].kernel, model.box_head.fcs[1].kernel)
+
+    # A cached file that was cut short is noticed, and made again from the download.
+    converted = next(cache.glob("*.80.weights.h5"))
+    assert published.is_intact(converted)
+    converted.write_bytes(converted.read_bytes()[:-1000])
+    assert not published.is_intact(converted)
+    again = km.maskrcnn_resnet50_fpn(weights="coco")
+    assert again.weights_receipt.complete and published.is_intact(converted) and len(requests) == 1
+    np.testing.assert_array_equal(again.rpn.deltas.kernel, model.rpn.deltas.kernel)
+
+
+def test_imagenet_backbone(cache, server, monkeypatch):
+    folder, requests = server
+    source = km.torchvision_state_dict(km.maskrcnn_resnet18_fpn(1, seed=5))
+    prefix = "backbone.body."
+    state = {n.removeprefix(prefix): a for n, a in source.items() if n.startswith(prefix)}
+    state["fc.weight"] = np.ones((1000, 512), "float32")
+    serve_state(folder, state, monkeypatch, published.IMAGENET_FILES, "resnet18")
+    model = km.maskrcnn_resnet18_fpn(2, weights="imagenet", norm="batch")
+    stem = ops.convert_to_numpy(model.backbone.stem.conv.kernel)
+    np.testing.assert_array_equal(stem, state["conv1.weight"].transpose(2, 3, 1, 0))
+    assert len(model.weights_receipt.used) == 20 * 5 and model.config.trainable_layers == 3
+    km.maskrcnn_resnet18_fpn(2, weights="imagenet")
+    assert len(requests) == 1 and len(list(cache.glob("*.backbone.weights.h5"))) == 1
