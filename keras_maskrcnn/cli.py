@@ -9,6 +9,7 @@ import pathlib
 import sys
 
 SUCCESS, DISAPPOINTED, MISTAKE = 0, 1, 2  # exit status; 2 as argparse's own
+RECIPES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
 DEMO_AP50, DEMO_BOX_ERROR, DEMO_SCORE_ERROR = 0.80, 1e-3, 1e-5  # what a healthy installation reaches
 
 
@@ -109,8 +110,14 @@ def _train_arguments(command):
     run.add_argument("--start-from", help="a .keras file or run folder to fine-tune; it brings its config")
     run.add_argument("--seed", type=int, default=0)
     model = command.add_argument_group("model (not with --start-from)")
-    model.add_argument("--backbone", default="resnet50", help="resnet18 to resnet152")
-    model.add_argument("--norm", default="batch", help="batch, group or frozen_batch")
+    model.add_argument(
+        "--weights",
+        help="start from torchvision's published weights, coco or imagenet, or from a .pth or .safetensors file of "
+        "torchvision's; the last layers are made anew for the classes at hand",
+    )
+    model.add_argument("--recipe", choices=RECIPES, default=RECIPES[0], help="what --weights coco is for")
+    model.add_argument("--backbone", help="resnet18 to resnet152 (default: resnet50)")
+    model.add_argument("--norm", help="batch, group or frozen_batch (default: batch; with --weights the recipe's)")
     model.add_argument("--min-size", type=_positive(int), default=800, help="short side, network pixels")
     model.add_argument("--max-size", type=_positive(int), default=1333, help="limit of the long side")
     model.add_argument("--image-scale", type=_positive(float), help="network over source pixels; replaces the sizes")
@@ -159,20 +166,33 @@ def _model_to_train(args, dataset):
     if args.start_from:
         return _load_model(args.start_from)
     caps = max(100, dataset.max_instances)  # caps come from the data: dense images need more than COCO's 100
-    config = MaskRCNNConfig(
-        num_classes=len(dataset.class_names),
-        class_names=dataset.class_names,
-        category_ids=dataset.category_ids,
-        backbone=args.backbone,
-        norm=args.norm,
-        min_size=args.min_size,
-        max_size=args.max_size,
-        image_scale=args.image_scale,
-        anchor_sizes=tuple(args.anchor_sizes),
-        max_instances=caps,
-        max_detections=caps,
-    )
-    return MaskRCNN(config, seed=args.seed)
+    fields = {
+        "num_classes": len(dataset.class_names),
+        "class_names": dataset.class_names,
+        "category_ids": dataset.category_ids,
+        "min_size": args.min_size,
+        "max_size": args.max_size,
+        "image_scale": args.image_scale,
+        "anchor_sizes": tuple(args.anchor_sizes),
+        "max_instances": caps,
+        "max_detections": caps,
+    }
+    fields |= {name: getattr(args, name) for name in ("backbone", "norm") if getattr(args, name)}
+    if args.weights is None:
+        return MaskRCNN(MaskRCNNConfig(**{"norm": "batch", **fields}), seed=args.seed)
+    return _pretrained_model(args, fields)
+
+
+def _pretrained_model(args, fields):
+    """A model of torchvision's architecture with its weights, for other classes."""
+    from keras_maskrcnn import zoo
+    from keras_maskrcnn.weights import load_weights, read_state
+
+    if args.weights in ("coco", "imagenet"):
+        return getattr(zoo, args.recipe)(weights=args.weights, seed=args.seed, **fields)
+    model = zoo.model_for_state(read_state(args.weights), **fields)
+    print(load_weights(model, args.weights, heads=False))
+    return model
 
 
 def _augmentation(args, config):
@@ -374,6 +394,8 @@ _COMMANDS = (
             "train --images train/ --annotations train.json --val-images val/ --val-annotations val.json --epochs 12",
             "train --images bowl/train --val-images bowl/val --minutes 60 --backbone resnet18 --image-scale 1 "
             "--crop 256 --any-way-up --run-dir runs/nuclei",
+            "train --weights coco --learning-rate 1e-4 --images train/ --annotations train.json --val-images val/ "
+            "--val-annotations val.json --epochs 12",
         ],
     ),
     (

@@ -9,7 +9,7 @@ from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.coco import COCO_CATEGORIES, COCO_CATEGORY_IDS, COCO_CLASS_NAMES, COCO_SLOTS
-from keras_maskrcnn.weights.torchvision import read_architecture
+from keras_maskrcnn.weights.torchvision import current_names, read_architecture
 
 TORCHVISION = {
     "mask_padding": False,
@@ -73,14 +73,14 @@ def model_for_state(state, all_rows=False, **overrides):
     """Build the model that a torchvision state dict belongs to; its weights are not loaded yet.
 
     Args:
-        state: dict of torchvision names, under `current_names`, to arrays.
+        state: dict of torchvision names to arrays.
         all_rows: True keeps the 90 rows of a COCO detector; False makes them COCO's 80 categories.
         **overrides: fields of MaskRCNNConfig.
 
     Returns:
         MaskRCNN.
     """
-    found = {"num_classes": 1, **read_architecture(state)}
+    found = {"num_classes": 1, **read_architecture(current_names(state))}
     if found["num_classes"] == COCO_SLOTS:
         found["num_classes"] = COCO_SLOTS if all_rows else len(COCO_CATEGORIES)
         found |= COCO_LABELS[found["num_classes"]]

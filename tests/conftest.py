@@ -12,8 +12,17 @@ import pytest  # noqa: E402
 
 SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
 
-# Files that never touch the backend: they run once, with TensorFlow's run.
-HOST_ONLY = ("test_architecture", "test_data", "test_visualize", "test_resizing", "test_cli")
+# Files that touch the backend little or not: they run once, with TensorFlow's run.
+HOST_ONLY = (
+    "test_architecture",
+    "test_data",
+    "test_visualize",
+    "test_resizing",
+    "test_cli",
+    "test_pth",
+    "test_published",
+    "test_weights",
+)
 
 
 def pytest_ignore_collect(collection_path):

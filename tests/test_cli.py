@@ -13,7 +13,7 @@ from keras_maskrcnn import cli
 from keras_maskrcnn.data import generate_shapes
 from keras_maskrcnn_launcher import quiet_tensorflow
 
-COMMANDS = ["demo", "train", "evaluate", "predict", "export"]
+COMMANDS = ["demo", "train", "evaluate", "predict", "export", "convert", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -130,3 +130,39 @@ def test_export_is_reloaded_and_agrees(shapes, model_file, tmp_path, capsys):
     errors = compare_export(model, tmp_path / "saved", images)
     assert errors["compared"] > 0
     assert errors["box_error"] <= 1e-3 and errors["score_error"] <= 1e-5
+
+
+def test_convert_there_and_back_and_train_from_it(shapes, model_file, tmp_path, capsys):
+    """To torchvision's names, to a model again, and as the start of a model for other classes."""
+    import keras_maskrcnn as km
+
+    pytest.importorskip("safetensors")
+    exported, back = tmp_path / "model.safetensors", tmp_path / "back.keras"
+    assert cli.main(["convert", str(model_file), str(exported)]) == cli.SUCCESS
+    assert cli.main(["convert", str(exported), str(back)]) == cli.SUCCESS
+    assert "tensors used" in capsys.readouterr().out
+    ours = keras.saving.load_model(model_file, compile=False)
+    again = keras.saving.load_model(back, compile=False)
+    state = km.torchvision_state_dict(ours)
+    for name, array in km.torchvision_state_dict(again).items():
+        np.testing.assert_array_equal(array, state[name], err_msg=name)
+    assert cli.main(["convert", str(exported), str(back)]) == cli.MISTAKE
+    assert "exists" in capsys.readouterr().err
+    assert cli.main(["convert", str(exported), str(tmp_path / "model.h5")]) == cli.MISTAKE
+    assert ".keras or .weights.h5" in capsys.readouterr().err
+
+    run = tmp_path / "run"
+    arguments = [*dataset_arguments(shapes), *dataset_arguments(shapes, "val-"), "--epochs", "1", "--batch-size", "4"]
+    arguments += ["--weights", str(exported), "--image-scale", "1", "--run-dir", str(run), "--learning-rate", "1e-9"]
+    assert cli.main(["train", *arguments]) == cli.SUCCESS
+    assert "kept as it was: roi_heads.box_predictor.cls_score" in capsys.readouterr().out
+    trained = km.torchvision_state_dict(keras.saving.load_model(run / "last.keras", compile=False))
+    name = "roi_heads.mask_head.0.0.weight"
+    np.testing.assert_allclose(trained[name], state[name], atol=1e-6)
+    assert not np.allclose(trained["roi_heads.box_head.fc6.weight"], 0)
+
+
+def test_doctor_says_it_in_the_last_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert cli.main(["doctor"]) == cli.SUCCESS
+    assert capsys.readouterr().out.strip().endswith("predictions can be trusted: they equal torchvision's")

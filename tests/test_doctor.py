@@ -30,6 +30,7 @@ def test_this_installation_equals_torchvision(model, cache, monkeypatch):
     assert f"backend: {report.backend}" in lines[2]
 
 
+@pytest.mark.tensorflow  # of any backend, but once is enough
 @pytest.mark.parametrize(
     ("change", "verdict"),
     [
