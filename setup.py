@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 
@@ -27,6 +27,18 @@ setup(
     py_modules=["keras_maskrcnn_launcher"],
     package_data={"keras_maskrcnn": ["fingerprint.json"]},
     packages=find_packages(include=["keras_maskrcnn", "keras_maskrcnn.*"]),
+    # RoIAlign for CPUs. Not linked to TensorFlow, so one build serves all versions; without a compiler pip installs the
+    # package without it, and stock operators compute the same.
+    ext_modules=[
+        Extension(
+            "keras_maskrcnn.backend.native._roi_align",
+            ["keras_maskrcnn/backend/native/roi_align.cc"],
+            depends=[f"keras_maskrcnn/backend/native/{name}" for name in ("combine.inc", "tensorflow_c_api.h")],
+            extra_compile_args=["-O3", "-std=c++17", "-Wno-psabi"],
+            libraries=["dl"],
+            optional=True,
+        )
+    ],
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.18",

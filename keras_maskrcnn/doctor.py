@@ -84,7 +84,7 @@ def examine():
         versions={"keras-maskrcnn": published.package_version(), **{name: _version(name) for name in PACKAGES}},
         backend=keras.backend.backend(),
         devices=tuple(backend.devices()),
-        operators=backend.OPERATORS,
+        operators=backend.operators(),
         errors=errors,
         compared=compared,
         damaged=damaged,

@@ -376,6 +376,11 @@ class MaskRCNN(keras.Model):
             model.trainable = False
         return model
 
+    def export(self, *args, **kwargs):
+        """Keras' export, with stock operators only: a graph with an operator of ours would run nowhere else."""
+        with backend.stock_operators():
+            return super().export(*args, **kwargs)
+
     def get_build_config(self):
         """Nothing: the constructor builds."""
         return None

@@ -4,6 +4,8 @@
 measured faster. `ops.py`, `roi_align.py` and the stages import the operators from here.
 """
 
+import contextlib
+
 import keras
 
 from keras_maskrcnn.backend import generic, runtime
@@ -29,7 +31,8 @@ pad_columns = runtime.pad_columns
 pad_to_multiple = runtime.pad_to_multiple
 scale_loss = runtime.scale_loss
 devices = runtime.devices
-OPERATORS = chosen.OPERATORS
+operators = chosen.operators
+stock_operators = getattr(chosen, "stock_operators", contextlib.nullcontext)
 
 __all__ = [
     "generic",

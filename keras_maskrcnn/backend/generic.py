@@ -11,9 +11,6 @@ from keras import ops
 from keras_maskrcnn import bilinear
 from keras_maskrcnn.backend.tiled_nms import non_max_suppression
 
-# What `keras-maskrcnn doctor` says of RoIAlign.
-OPERATORS = "gathers in keras.ops"
-
 __all__ = [
     "aggregate",
     "box_frames",
@@ -259,3 +256,8 @@ def _adaptive_max(values, box, output_size):
 
 
 _ADAPTIVE = {"average": _adaptive_average, "max": _adaptive_max}
+
+
+def operators():
+    """What computes RoIAlign here, in words."""
+    return "gathers in keras.ops"

@@ -14,9 +14,6 @@ from jax import numpy as jnp
 from keras_maskrcnn import bilinear
 from keras_maskrcnn.backend import generic
 
-# What `keras-maskrcnn doctor` says of RoIAlign.
-OPERATORS = "gathers in JAX with a gradient of their own"
-
 # A loop step is unrolled over the points of a bin; above this many the compile time is not worth
 # it.
 LARGEST_UNROLLED_RATIO = 4
@@ -142,3 +139,8 @@ def _loop_taps(bins, ratio, like, boxes):
         columns.reshape(-1, ratio),
         column_weights.reshape(-1, ratio, 2),
     )
+
+
+def operators():
+    """What computes RoIAlign here, in words."""
+    return "gathers in JAX with a gradient of their own"

@@ -11,19 +11,35 @@ import numpy as np
 import tensorflow as tf
 
 from keras_maskrcnn import bilinear
-from keras_maskrcnn.backend import generic
+from keras_maskrcnn.backend import generic, native
 
-# What `keras-maskrcnn doctor` says of RoIAlign.
-OPERATORS = "stock TensorFlow operators (crop_and_resize; sparse products in training)"
+stock_operators = native.stock_operators
+
+
+def operators():
+    """What computes RoIAlign here, in words."""
+    if tf.config.list_logical_devices("GPU"):
+        return "stock TensorFlow operators (crop_and_resize) on the GPU"
+    if native.is_used():
+        return f"native C++ operator on {native.num_threads()} threads"
+    return "stock TensorFlow operators (crop_and_resize; sparse products in training)"
 
 
 def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
-    """Crop by crop_and_resize; arguments and result as `generic.multilevel_roi_align`.
+    """Crop natively, or by crop_and_resize; arguments and result as `generic.multilevel_roi_align`.
 
-    For inference, 13 / 31 ms: the cropper that every runtime and exchange format has. Its stock
-    gradient loses updates between the threads of a CPU and is wrong by up to 20 % (on a GPU it
-    is right); ours is that of `trainable_multilevel_roi_align`.
+    crop_and_resize, 13 / 31 ms, is for exports and machines without a compiler: every runtime and
+    exchange format has it. Its stock gradient loses updates between the threads of a CPU and is
+    wrong by up to 20 % (on a GPU it is right); ours is that of `trainable_multilevel_roi_align`.
     """
+    if _is_native(pyramid, sampling_ratio, aggregation):
+        frame = _stack_frame(boxes, levels, scales, aligned)
+        return generic.aggregate(
+            lambda bins, ratio: native.crop(pyramid, frame, box_batch, levels, bins, ratio),
+            output_size,
+            sampling_ratio,
+            aggregation,
+        )
 
     def crop(points, ratio):
         frame = _stack_frame(boxes, levels, scales, aligned)
@@ -57,12 +73,12 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
 def trainable_multilevel_roi_align(
     pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
 ):
-    """Crop by a product with a sparse matrix; arguments and result as `multilevel_roi_align`.
+    """Crop natively, or by a product with a sparse matrix; arguments and result as `multilevel_roi_align`.
 
-    For training: the transpose of the matrix, made once, gives the exact gradient. 11 ms and 8
+    The product is for training: the transpose of the matrix, made once, gives the exact gradient. 11 ms and 8
     for the gradient / 23 and 15, and no points of 4 times the size of the crops are in memory.
     """
-    if sampling_ratio == 0 or _on_gpu(pyramid[0]):
+    if sampling_ratio == 0 or _on_gpu(pyramid[0]) or _is_native(pyramid, sampling_ratio, aggregation):
         return multilevel_roi_align(
             pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
         )
@@ -82,6 +98,12 @@ def trainable_multilevel_roi_align(
         return multiply(*pyramid)
 
     return generic.aggregate(crop, output_size, sampling_ratio, aggregation)
+
+
+def _is_native(pyramid, sampling_ratio, aggregation):
+    """Whether the native operator takes this call: on a CPU, in float32 or bfloat16."""
+    known = pyramid[0].dtype in (tf.float32, tf.bfloat16) and (sampling_ratio > 0 or aggregation == "average")
+    return known and not _on_gpu(pyramid[0]) and native.is_used()
 
 
 def _stack_frame(boxes, levels, scales, aligned):

@@ -11,6 +11,8 @@ import tempfile
 
 import keras
 
+from keras_maskrcnn import backend
+
 SIGNATURE = "serving_default"
 
 
@@ -61,8 +63,9 @@ def _write(model, directory):
     archive = keras.export.ExportArchive()
     archive.track(model)
     images = tf.TensorSpec((None, None, None, len(model.config.pixel_mean)), tf.uint8, name="images")
-    archive.add_endpoint(SIGNATURE, lambda images: serve_images(model, images), [images])
-    archive.write_out(directory, verbose=False)
+    with backend.stock_operators():
+        archive.add_endpoint(SIGNATURE, lambda images: serve_images(model, images), [images])
+        archive.write_out(directory, verbose=False)
 
 
 def serve_images(model, images):

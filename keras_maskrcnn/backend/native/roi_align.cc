@@ -1,0 +1,595 @@
+// RoIAlign on all levels of a feature pyramid, forward and gradient (He et al. 2017, section 3, "RoIAlign").
+//
+// Bilinear sampling is separable: along each axis a bin is a weighted sum of a few cells, whatever the number of
+// sample points. So the points of a bin are merged into the cells they read before any channel is touched, and what
+// remains is sums of rows of channels. Maps are (B, H, W, C); a box is given in cells of its level, as
+// `generic.box_frames` computes it. The arithmetic of the sample points is that of `bilinear.py`, operation for
+// operation, so that points on an edge fall on the same side of it.
+//
+// The gradient gives each band of rows of a map to one thread, which visits the boxes in their order: the same bits
+// for any number of threads.
+//
+// Operators, registered through TensorFlow's C API:
+//   KerasMaskrcnnRoiAlign(pyramid: L * T, frame: float (R, [y, x, height, width]), images: int32 (R,),
+//                         levels: int32 (R,)) -> T (R, bins_y, bins_x, C)
+//   KerasMaskrcnnRoiAlignGrad(upstream: T (R, bins_y, bins_x, C), pyramid: L * T (read for their shapes), frame,
+//                             images, levels) -> L * T
+// Attributes: bins_y, bins_x; ratio, points in a bin and axis, 0 for one a cell; threads.
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "tensorflow_c_api.h"
+
+namespace {
+
+// Numbers -------------------------------------------------------------------------------------------------------
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+inline float ToFloat(float value) { return value; }
+
+inline float ToFloat(Bfloat16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+inline void Store(float value, float* to) { *to = value; }
+
+inline void Store(float value, Bfloat16* to) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  if (value != value) {
+    to->bits = 0x7FC0;
+    return;
+  }
+  bits += 0x7FFF + ((bits >> 16) & 1);  // to nearest, ties to even
+  to->bits = static_cast<uint16_t>(bits >> 16);
+}
+
+// Sums of rows, for the processor at hand --------------------------------------------------------------------------
+
+#if defined(__x86_64__)
+#define COMBINE_NAMESPACE wide512
+#define COMBINE_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,fma")))
+#define COMBINE_BYTES 64
+#include "combine.inc"
+
+#define COMBINE_NAMESPACE wide256
+#define COMBINE_TARGET __attribute__((target("avx2,fma")))
+#define COMBINE_BYTES 32
+#include "combine.inc"
+#endif
+
+#define COMBINE_NAMESPACE baseline
+#define COMBINE_TARGET
+#define COMBINE_BYTES 16
+#include "combine.inc"
+
+typedef void (*CombineFloat)(const float* const*, const float*, int, float*, int64_t, bool);
+typedef void (*CombineBfloat16)(const Bfloat16* const*, const float*, int, float*, int64_t, bool);
+CombineFloat combine_float = baseline::OfFloat;
+CombineBfloat16 combine_bfloat16 = baseline::OfBfloat16;
+
+void ChooseVectors() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+    combine_float = wide512::OfFloat;
+    combine_bfloat16 = wide512::OfBfloat16;
+  } else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    combine_float = wide256::OfFloat;
+    combine_bfloat16 = wide256::OfBfloat16;
+  }
+#endif
+}
+
+inline void Combine(const float* const* rows, const float* weights, int count, float* sums, int64_t channels,
+                    bool add) {
+  combine_float(rows, weights, count, sums, channels, add);
+}
+
+inline void Combine(const Bfloat16* const* rows, const float* weights, int count, float* sums, int64_t channels,
+                    bool add) {
+  combine_bfloat16(rows, weights, count, sums, channels, add);
+}
+
+// Work on several threads ------------------------------------------------------------------------------------------
+
+// Calls work(unit) for every unit in [0, count); each thread makes a worker of its own with make().
+template <typename Make>
+void Share(int64_t count, int threads, int64_t grain, Make make) {
+  std::atomic<int64_t> next(0);
+  auto run = [&] {
+    auto work = make();
+    for (;;) {
+      const int64_t first = next.fetch_add(grain);
+      if (first >= count) return;
+      for (int64_t unit = first; unit < std::min(count, first + grain); ++unit) work(unit);
+    }
+  };
+  const int64_t useful = std::min<int64_t>(threads, (count + grain - 1) / grain);
+  std::vector<std::thread> others;
+  try {
+    for (int64_t i = 1; i < useful; ++i) others.emplace_back(run);
+  } catch (const std::system_error&) {  // no more threads to be had: those there are do the work
+  }
+  run();
+  for (std::thread& other : others) other.join();
+}
+
+// Taps: what bins read along one axis ------------------------------------------------------------------------------
+
+// The cells that each bin reads, with weights that average its points: cells of bin b are entries first[b] ..
+// first[b + 1] of `cell` and `weight`, in rising order of cells.
+struct Taps {
+  std::vector<int> first, cell;
+  std::vector<float> weight;
+
+  void Build(float start, float length, int bins, int ratio, int64_t extent) {
+    first.assign(1, 0);
+    cell.clear();
+    weight.clear();
+    const int points = ratio > 0 ? ratio : static_cast<int>(std::ceil(length / bins));
+    const float last = static_cast<float>(extent - 1);
+    for (int bin = 0; bin < bins; ++bin) {
+      for (int k = 0; k < points; ++k) {
+        const float at = Point(start, length, bins, points, bin, k, ratio);
+        if (!(at >= -1.0f && at <= last + 1.0f)) continue;
+        const float inside = std::max(std::min(at, last), 0.0f);
+        const int low = static_cast<int>(inside);
+        const float fraction = inside - static_cast<float>(low);
+        Add(low, (1.0f - fraction) / points);
+        if (fraction > 0.0f) Add(low + 1, fraction / points);
+      }
+      first.push_back(static_cast<int>(cell.size()));
+    }
+  }
+
+  bool Empty() const { return cell.empty(); }
+  int Lowest() const { return *std::min_element(cell.begin(), cell.end()); }
+  int Highest() const { return *std::max_element(cell.begin(), cell.end()); }
+
+ private:
+  // As bilinear.sample_points, and bilinear.adaptive_bin_weights for ratio 0.
+  static float Point(float start, float length, int bins, int points, int bin, int k, int ratio) {
+    if (ratio > 0) {
+      const float fraction = (static_cast<float>(bin * points + k) + 0.5f) / static_cast<float>(bins * points);
+      const float along = length * fraction;
+      return start + along;
+    }
+    const float bin_length = length / static_cast<float>(bins);
+    const float step = bin_length / static_cast<float>(points);
+    const float bin_start = start + bin_length * static_cast<float>(bin);
+    const float along = (static_cast<float>(k) + 0.5f) * step;
+    return bin_start + along;
+  }
+
+  // Points of a bin come in rising order, so a cell that was read before is one of the last two.
+  void Add(int at, float share) {
+    const int begin = first.back();
+    for (int k = static_cast<int>(cell.size()) - 1; k >= begin && k >= static_cast<int>(cell.size()) - 2; --k) {
+      if (cell[k] == at) {
+        weight[k] += share;
+        return;
+      }
+    }
+    cell.push_back(at);
+    weight.push_back(share);
+  }
+};
+
+// The same table read the other way: the bins that read each cell from `origin` on, in rising order of bins.
+struct Readers {
+  int origin = 0, cells = 0;
+  std::vector<int> first, bin;
+  std::vector<float> weight;
+
+  void Build(const Taps& taps) {
+    cells = 0;
+    if (taps.Empty()) return;
+    origin = taps.Lowest();
+    cells = taps.Highest() - origin + 1;
+    first.assign(cells + 1, 0);
+    for (int cell : taps.cell) ++first[cell - origin + 1];
+    std::partial_sum(first.begin(), first.end(), first.begin());
+    bin.resize(taps.cell.size());
+    weight.resize(taps.cell.size());
+    std::vector<int> free(first.begin(), first.end() - 1);
+    for (int b = 0; b + 1 < static_cast<int>(taps.first.size()); ++b) {
+      for (int k = taps.first[b]; k < taps.first[b + 1]; ++k) {
+        const int place = free[taps.cell[k] - origin]++;
+        bin[place] = b;
+        weight[place] = taps.weight[k];
+      }
+    }
+  }
+};
+
+// Arguments ---------------------------------------------------------------------------------------------------------
+
+struct Options {
+  int32_t levels = 0, bins_y = 0, bins_x = 0, ratio = 0, threads = 1;
+};
+
+struct Map {
+  int64_t images, rows, columns, channels;
+  int64_t Cells() const { return images * rows * columns; }
+};
+
+struct Boxes {
+  const float* frame;
+  const int32_t* images;
+  const int32_t* levels;
+  int64_t count;
+};
+
+// Inputs of one call; they are released with it.
+class Inputs {
+ public:
+  Inputs(TF_OpKernelContext* context, int count) : tensors_(count, nullptr), status_(TF_NewStatus()) {
+    for (int i = 0; i < count; ++i) TF_GetInput(context, i, &tensors_[i], status_);
+  }
+  ~Inputs() {
+    for (TF_Tensor* tensor : tensors_) {
+      if (tensor != nullptr) TF_DeleteTensor(tensor);
+    }
+    TF_DeleteStatus(status_);
+  }
+  TF_Tensor* operator[](int i) const { return tensors_[i]; }
+  TF_Status* status() const { return status_; }
+  template <typename T>
+  const T* Data(int i) const {
+    return static_cast<const T*>(TF_TensorData(tensors_[i]));
+  }
+
+ private:
+  std::vector<TF_Tensor*> tensors_;
+  TF_Status* status_;
+};
+
+void Fail(TF_OpKernelContext* context, const Inputs& inputs, const std::string& message) {
+  TF_SetStatus(inputs.status(), TF_INVALID_ARGUMENT, ("RoIAlign: " + message).c_str());
+  TF_OpKernelContext_Failure(context, inputs.status());
+}
+
+// Reads maps and boxes, which begin at `first_map` and `first_box`; says what is wrong with them, if anything.
+std::string Read(const Inputs& inputs, int first_map, int first_box, const Options& options, std::vector<Map>* maps,
+                 Boxes* boxes) {
+  if (TF_GetCode(inputs.status()) != TF_OK) return TF_Message(inputs.status());
+  for (int l = 0; l < options.levels; ++l) {
+    const TF_Tensor* tensor = inputs[first_map + l];
+    if (TF_NumDims(tensor) != 4) return "a map must be (B, H, W, C); map " + std::to_string(l) + " is not.";
+    maps->push_back({TF_Dim(tensor, 0), TF_Dim(tensor, 1), TF_Dim(tensor, 2), TF_Dim(tensor, 3)});
+    if (maps->back().channels != maps->front().channels) return "all maps must have the same channels.";
+  }
+  const TF_Tensor *frame = inputs[first_box], *images = inputs[first_box + 1], *levels = inputs[first_box + 2];
+  if (TF_NumDims(frame) != 2 || TF_Dim(frame, 1) != 4) return "frame must be (R, 4).";
+  const int64_t count = TF_Dim(frame, 0);
+  if (TF_NumDims(images) != 1 || TF_Dim(images, 0) != count || TF_NumDims(levels) != 1 || TF_Dim(levels, 0) != count) {
+    return "images and levels must be (R,), one for each of the " + std::to_string(count) + " boxes.";
+  }
+  *boxes = {inputs.Data<float>(first_box), inputs.Data<int32_t>(first_box + 1), inputs.Data<int32_t>(first_box + 2),
+            count};
+  for (int64_t r = 0; r < count; ++r) {
+    const int32_t level = boxes->levels[r], image = boxes->images[r];
+    if (level < 0 || level >= options.levels) return "level " + std::to_string(level) + " of a box does not exist.";
+    if (image < 0 || image >= (*maps)[level].images) {
+      return "image " + std::to_string(image) + " of a box does not exist.";
+    }
+  }
+  return "";
+}
+
+// Forward ---------------------------------------------------------------------------------------------------------
+
+void Write(const std::vector<const float*>& sources, const std::vector<float>& weights, int64_t channels, float*,
+           float* crop) {
+  Combine(sources.data(), weights.data(), static_cast<int>(weights.size()), crop, channels, false);
+}
+
+void Write(const std::vector<const Bfloat16*>& sources, const std::vector<float>& weights, int64_t channels,
+           float* sums, Bfloat16* crop) {
+  Combine(sources.data(), weights.data(), static_cast<int>(weights.size()), sums, channels, false);
+  for (int64_t c = 0; c < channels; ++c) Store(sums[c], crop + c);
+}
+
+template <typename T>
+void Crop(const std::vector<const T*>& features, const std::vector<Map>& maps, const Boxes& boxes,
+          const Options& options, T* crops) {
+  const int64_t channels = maps[0].channels;
+  // Boxes that lie near each other read the same cells: they go one after the other while these are in the cache.
+  std::vector<int64_t> order(boxes.count);
+  std::iota(order.begin(), order.end(), 0);
+  auto key = [&](int64_t r) { return boxes.frame[4 * r] + 0.5f * boxes.frame[4 * r + 2]; };
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    if (boxes.levels[a] != boxes.levels[b]) return boxes.levels[a] < boxes.levels[b];
+    if (boxes.images[a] != boxes.images[b]) return boxes.images[a] < boxes.images[b];
+    return key(a) < key(b);
+  });
+  Share(boxes.count, options.threads, 8, [&] {
+    struct Scratch {
+      Taps rows, columns;
+      std::vector<const T*> sources;
+      std::vector<float> weights, sums;
+    };
+    return [&, scratch = Scratch()](int64_t unit) mutable {
+      const int64_t r = order[unit];
+      const Map& map = maps[boxes.levels[r]];
+      const float* frame = boxes.frame + 4 * r;
+      scratch.rows.Build(frame[0], frame[2], options.bins_y, options.ratio, map.rows);
+      scratch.columns.Build(frame[1], frame[3], options.bins_x, options.ratio, map.columns);
+      const T* image = features[boxes.levels[r]] + boxes.images[r] * map.rows * map.columns * channels;
+      scratch.sums.resize(channels);
+      for (int y = 0; y < options.bins_y; ++y) {
+        for (int x = 0; x < options.bins_x; ++x) {
+          scratch.sources.clear();
+          scratch.weights.clear();
+          for (int i = scratch.rows.first[y]; i < scratch.rows.first[y + 1]; ++i) {
+            const T* row = image + scratch.rows.cell[i] * map.columns * channels;
+            for (int j = scratch.columns.first[x]; j < scratch.columns.first[x + 1]; ++j) {
+              scratch.sources.push_back(row + scratch.columns.cell[j] * channels);
+              scratch.weights.push_back(scratch.rows.weight[i] * scratch.columns.weight[j]);
+            }
+          }
+          T* crop = crops + ((r * options.bins_y + y) * options.bins_x + x) * channels;
+          Write(scratch.sources, scratch.weights, channels, scratch.sums.data(), crop);
+        }
+      }
+    };
+  });
+}
+
+// Gradient --------------------------------------------------------------------------------------------------------
+
+constexpr int64_t kBand = 8;  // rows of a map that one thread owns at a time
+
+struct Band {
+  int level;
+  int64_t image, begin, end;    // rows
+  std::vector<int64_t> boxes;   // that read them, in rising order
+};
+
+template <typename T>
+float* BandSums(T* gradient, std::vector<float>* scratch, int64_t count);
+
+template <>
+float* BandSums(float* gradient, std::vector<float>*, int64_t) {
+  return gradient;
+}
+
+template <>
+float* BandSums(Bfloat16*, std::vector<float>* scratch, int64_t count) {
+  scratch->resize(count);
+  return scratch->data();
+}
+
+void BandStore(const float*, int64_t, float*) {}
+
+void BandStore(const float* sums, int64_t count, Bfloat16* gradient) {
+  for (int64_t i = 0; i < count; ++i) Store(sums[i], gradient + i);
+}
+
+template <typename T>
+void Spread(const T* upstream, const std::vector<Map>& maps, const Boxes& boxes, const Options& options,
+            const std::vector<T*>& gradients) {
+  const int64_t channels = maps[0].channels;
+  std::vector<Readers> rows(boxes.count), columns(boxes.count);
+  Share(boxes.count, options.threads, 64, [&] {
+    return [&, taps = Taps()](int64_t r) mutable {
+      const Map& map = maps[boxes.levels[r]];
+      const float* frame = boxes.frame + 4 * r;
+      taps.Build(frame[0], frame[2], options.bins_y, options.ratio, map.rows);
+      rows[r].Build(taps);
+      taps.Build(frame[1], frame[3], options.bins_x, options.ratio, map.columns);
+      columns[r].Build(taps);
+    };
+  });
+  std::vector<Band> bands;
+  std::vector<std::vector<int64_t>> first_band(maps.size());  // of each image
+  for (size_t l = 0; l < maps.size(); ++l) {
+    for (int64_t image = 0; image < maps[l].images; ++image) {
+      first_band[l].push_back(static_cast<int64_t>(bands.size()));
+      for (int64_t begin = 0; begin < maps[l].rows; begin += kBand) {
+        bands.push_back({static_cast<int>(l), image, begin, std::min(maps[l].rows, begin + kBand), {}});
+      }
+    }
+  }
+  for (int64_t r = 0; r < boxes.count; ++r) {
+    if (!rows[r].cells || !columns[r].cells) continue;
+    const int64_t base = first_band[boxes.levels[r]][boxes.images[r]];
+    const int64_t highest = rows[r].origin + rows[r].cells - 1;
+    for (int64_t k = rows[r].origin / kBand; k <= highest / kBand; ++k) bands[base + k].boxes.push_back(r);
+  }
+  Share(static_cast<int64_t>(bands.size()), options.threads, 1, [&] {
+    struct Scratch {
+      std::vector<float> sums, row;
+      std::vector<const T*> sources;
+      std::vector<const float*> bins;
+      std::vector<float> weights;
+    };
+    return [&, scratch = Scratch()](int64_t unit) mutable {
+      const Band& band = bands[unit];
+      const Map& map = maps[band.level];
+      const int64_t offset = (band.image * map.rows + band.begin) * map.columns * channels;
+      const int64_t count = (band.end - band.begin) * map.columns * channels;
+      float* sums = BandSums(gradients[band.level] + offset, &scratch.sums, count);
+      std::memset(sums, 0, sizeof(float) * count);
+      scratch.row.resize(options.bins_x * channels);
+      for (int64_t r : band.boxes) {
+        const Readers &by_row = rows[r], &by_column = columns[r];
+        const int64_t begin = std::max<int64_t>(band.begin, by_row.origin);
+        const int64_t end = std::min<int64_t>(band.end, by_row.origin + by_row.cells);
+        for (int64_t y = begin; y < end; ++y) {
+          // What the bins send to this row of cells, one vector of channels for each column of bins.
+          scratch.sources.clear();
+          const int from = by_row.first[y - by_row.origin], to = by_row.first[y - by_row.origin + 1];
+          if (from == to) continue;
+          for (int k = from; k < to; ++k) {
+            scratch.sources.push_back(upstream + (r * options.bins_y + by_row.bin[k]) * options.bins_x * channels);
+          }
+          Combine(scratch.sources.data(), by_row.weight.data() + from, to - from, scratch.row.data(),
+                  options.bins_x * channels, false);
+          float* cells = sums + (y - band.begin) * map.columns * channels;
+          for (int x = 0; x < by_column.cells; ++x) {
+            const int first = by_column.first[x], last = by_column.first[x + 1];
+            if (first == last) continue;
+            scratch.bins.clear();
+            for (int k = first; k < last; ++k) scratch.bins.push_back(scratch.row.data() + by_column.bin[k] * channels);
+            Combine(scratch.bins.data(), by_column.weight.data() + first, last - first,
+                    cells + (by_column.origin + x) * channels, channels, true);
+          }
+        }
+      }
+      BandStore(sums, count, gradients[band.level] + offset);
+    };
+  });
+}
+
+// Operators -------------------------------------------------------------------------------------------------------
+
+void* MakeOptions(TF_OpKernelConstruction* construction) {
+  TF_Status* status = TF_NewStatus();
+  Options* options = new Options();
+  struct {
+    const char* name;
+    int32_t* value;
+  } attributes[] = {{"L", &options->levels},
+                    {"bins_y", &options->bins_y},
+                    {"bins_x", &options->bins_x},
+                    {"ratio", &options->ratio},
+                    {"threads", &options->threads}};
+  for (auto& attribute : attributes) {
+    TF_OpKernelConstruction_GetAttrInt32(construction, attribute.name, attribute.value, status);
+    if (TF_GetCode(status) != TF_OK) {
+      TF_OpKernelConstruction_Failure(construction, status);
+      break;
+    }
+  }
+  TF_DeleteStatus(status);
+  return options;
+}
+
+void DeleteOptions(void* options) { delete static_cast<Options*>(options); }
+
+template <typename T, int type>
+void ComputeCrops(void* kernel, TF_OpKernelContext* context) {
+  const Options& options = *static_cast<Options*>(kernel);
+  Inputs inputs(context, options.levels + 3);
+  std::vector<Map> maps;
+  Boxes boxes;
+  const std::string wrong = Read(inputs, 0, options.levels, options, &maps, &boxes);
+  if (!wrong.empty()) return Fail(context, inputs, wrong);
+  std::vector<const T*> features;
+  for (int l = 0; l < options.levels; ++l) features.push_back(inputs.Data<T>(l));
+  const int64_t shape[4] = {boxes.count, options.bins_y, options.bins_x, maps[0].channels};
+  const size_t bytes = sizeof(T) * shape[0] * shape[1] * shape[2] * shape[3];
+  TF_Tensor* crops = TF_AllocateOutput(context, 0, type, shape, 4, bytes, inputs.status());
+  if (TF_GetCode(inputs.status()) != TF_OK) return TF_OpKernelContext_Failure(context, inputs.status());
+  if (bytes) Crop(features, maps, boxes, options, static_cast<T*>(TF_TensorData(crops)));
+  TF_DeleteTensor(crops);
+}
+
+template <typename T, int type>
+void ComputeGradients(void* kernel, TF_OpKernelContext* context) {
+  const Options& options = *static_cast<Options*>(kernel);
+  Inputs inputs(context, options.levels + 4);
+  std::vector<Map> maps;
+  Boxes boxes;
+  const std::string wrong = Read(inputs, 1, options.levels + 1, options, &maps, &boxes);
+  if (!wrong.empty()) return Fail(context, inputs, wrong);
+  const int64_t expected[4] = {boxes.count, options.bins_y, options.bins_x, maps[0].channels};
+  for (int d = 0; d < 4; ++d) {
+    if (TF_NumDims(inputs[0]) != 4 || TF_Dim(inputs[0], d) != expected[d]) {
+      return Fail(context, inputs, "upstream must have the shape of the crops.");
+    }
+  }
+  std::vector<TF_Tensor*> outputs;
+  std::vector<T*> gradients;
+  for (int l = 0; l < options.levels; ++l) {
+    const int64_t shape[4] = {maps[l].images, maps[l].rows, maps[l].columns, maps[l].channels};
+    const size_t bytes = sizeof(T) * maps[l].Cells() * maps[l].channels;
+    outputs.push_back(TF_AllocateOutput(context, l, type, shape, 4, bytes, inputs.status()));
+    if (TF_GetCode(inputs.status()) != TF_OK) return TF_OpKernelContext_Failure(context, inputs.status());
+    gradients.push_back(static_cast<T*>(TF_TensorData(outputs.back())));
+  }
+  Spread(inputs.Data<T>(0), maps, boxes, options, gradients);
+  for (TF_Tensor* output : outputs) TF_DeleteTensor(output);
+}
+
+// Python sets the static shapes (backend/native/__init__.py): it knows the attributes, which the C API does not show.
+void UnknownShape(TF_ShapeInferenceContext* context, TF_Status* status) {
+  TF_ShapeInferenceContextSetUnknownShape(context, status);
+}
+
+void RegisterOperator(const char* name, const std::vector<const char*>& inputs, const char* output) {
+  TF_Status* status = TF_NewStatus();
+  TF_OpDefinitionBuilder* definition = TF_NewOpDefinitionBuilder(name);
+  for (const char* attribute : {"L: int >= 1", "T: {float, bfloat16}", "bins_y: int >= 1", "bins_x: int >= 1",
+                                "ratio: int >= 0", "threads: int >= 1"}) {
+    TF_OpDefinitionBuilderAddAttr(definition, attribute);
+  }
+  for (const char* input : inputs) TF_OpDefinitionBuilderAddInput(definition, input);
+  TF_OpDefinitionBuilderAddOutput(definition, output);
+  TF_OpDefinitionBuilderSetShapeInferenceFunction(definition, UnknownShape);
+  TF_RegisterOpDefinition(definition, status);
+  if (TF_GetCode(status) != TF_OK) std::fprintf(stderr, "keras_maskrcnn: %s\n", TF_Message(status));
+  TF_DeleteStatus(status);
+}
+
+void RegisterKernel(const char* name, int type, void (*compute)(void*, TF_OpKernelContext*)) {
+  TF_Status* status = TF_NewStatus();
+  TF_KernelBuilder* builder = TF_NewKernelBuilder(name, "CPU", MakeOptions, compute, DeleteOptions);
+  TF_KernelBuilder_TypeConstraint(builder, "T", type, status);
+  if (TF_GetCode(status) == TF_OK) TF_RegisterKernelBuilder(name, builder, status);
+  if (TF_GetCode(status) != TF_OK) std::fprintf(stderr, "keras_maskrcnn: %s\n", TF_Message(status));
+  TF_DeleteStatus(status);
+}
+
+// TensorFlow is in the process already; only its addresses are missing.
+bool FindTensorFlow() {
+  for (const char* name : {"libtensorflow_framework.so.2", "libtensorflow_cc.so.2", "libtensorflow_framework.2.dylib",
+                           "libtensorflow_cc.2.dylib"}) {
+    void* library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD);
+    if (library == nullptr) continue;
+#define TF_LOOK_UP(function, result, parameters) \
+  if (function == nullptr) function = reinterpret_cast<result(*) parameters>(dlsym(library, #function));
+    TF_FUNCTIONS(TF_LOOK_UP)
+#undef TF_LOOK_UP
+  }
+  bool all = true;
+#define TF_CHECK_FOUND(function, result, parameters) all = all && function != nullptr;
+  TF_FUNCTIONS(TF_CHECK_FOUND)
+#undef TF_CHECK_FOUND
+  return all;
+}
+
+__attribute__((constructor)) void Register() {
+  if (!FindTensorFlow()) return;  // no operators then, which Python notices and says
+  ChooseVectors();
+  RegisterOperator("KerasMaskrcnnRoiAlign", {"pyramid: L * T", "frame: float", "images: int32", "levels: int32"},
+                   "crops: T");
+  RegisterOperator("KerasMaskrcnnRoiAlignGrad",
+                   {"upstream: T", "pyramid: L * T", "frame: float", "images: int32", "levels: int32"},
+                   "gradients: L * T");
+  RegisterKernel("KerasMaskrcnnRoiAlign", TF_FLOAT, ComputeCrops<float, TF_FLOAT>);
+  RegisterKernel("KerasMaskrcnnRoiAlign", TF_BFLOAT16, ComputeCrops<Bfloat16, TF_BFLOAT16>);
+  RegisterKernel("KerasMaskrcnnRoiAlignGrad", TF_FLOAT, ComputeGradients<float, TF_FLOAT>);
+  RegisterKernel("KerasMaskrcnnRoiAlignGrad", TF_BFLOAT16, ComputeGradients<Bfloat16, TF_BFLOAT16>);
+}
+
+}  // namespace
