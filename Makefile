@@ -18,8 +18,8 @@ demo: $(BASE)
 	$(RUN) $(BIN)/keras-maskrcnn demo
 
 test: $(DEV)
-	$(RUN) KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
-	$(RUN) KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not tensorflow"
+	$(RUN) KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(RUN) KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not tensorflow"
 
 test-slow: $(DEV)
 	$(RUN) $(BIN)/python -m pytest -q -m slow

@@ -12,6 +12,7 @@ from keras_maskrcnn.data import CocoDataset, DataLoader
 from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, format_metrics
 from keras_maskrcnn.experiment import train_model
 from keras_maskrcnn.model import MaskRCNN
+from keras_maskrcnn.optimize import optimize_for_inference
 from keras_maskrcnn.predictor import Predictor
 from keras_maskrcnn.serving import export_saved_model
 from keras_maskrcnn.training.schedules import WarmupMultiStep, sgd
@@ -49,6 +50,7 @@ __all__ = [
     "maskrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn_v2",
     "ops",
+    "optimize_for_inference",
     "sgd",
     "torchvision_state_dict",
     "train_model",

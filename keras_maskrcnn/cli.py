@@ -289,12 +289,19 @@ def _export_arguments(command):
     command.add_argument("model", help="a .keras file or a run folder")
     command.add_argument("directory", help="folder of the SavedModel")
     command.add_argument("--overwrite", action="store_true", help="replace a folder that exists")
+    command.add_argument("--optimize", action="store_true", help="fold batch norm into the convolutions: faster")
+    command.add_argument(
+        "--bfloat16", action="store_true", help="and compute them in bfloat16: faster where the processor has it"
+    )
 
 
 def _export(args):
     from keras_maskrcnn.serving import export_saved_model
 
-    export_saved_model(_load_model(args.model), args.directory, overwrite=args.overwrite)
+    dtype = "bfloat16" if args.bfloat16 else None
+    export_saved_model(
+        _load_model(args.model), args.directory, overwrite=args.overwrite, optimize=args.optimize, dtype=dtype
+    )
     print(f"wrote {args.directory}; look at it with: saved_model_cli show --dir {args.directory} --all")
     return SUCCESS
 

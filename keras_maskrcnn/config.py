@@ -9,6 +9,7 @@ import math
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 NORMS = ("frozen_batch", "batch", "group")
+BACKBONE_NORMS = (*NORMS, "none")
 AGGREGATIONS = ("average", "max")
 MASK_RULES = ("subpixel", "torchvision")  # of pasting and of targets
 
@@ -26,7 +27,8 @@ class MaskRCNNConfig:
         category_ids: K ids of the dataset behind labels 0..K-1 (COCO's 1..90 with gaps); None means 1..K.
         backbone: one of "resnet18", "resnet34", "resnet50", "resnet101", "resnet152".
         norm: "frozen_batch" (paper section 3.1: statistics of pre-training, never updated), "batch" (trained),
-            or "group" (Wu and He 2018, 32 groups). From random weights choose "batch" or "group".
+            or "group" (Wu and He 2018, 32 groups). From random weights choose "batch" or "group". "none" has biases
+            instead: what `optimize_for_inference` makes of batch norm.
         norm_epsilon: added to the variance in the ResNet's norm (torchvision: 1e-5, but 0 with its COCO weights of
             v1, which were converted from Caffe2's; `weights="coco"` sets that).
         trainable_layers: parts of the ResNet that train, counted from the last: 5 all, 3 not the stem and the first
@@ -207,7 +209,7 @@ def _check_counts(config):
 def _check_choices(config):
     for name, choices in (
         ("backbone", BACKBONES),
-        ("norm", NORMS),
+        ("norm", BACKBONE_NORMS),
         ("head_norm", (None, *NORMS)),
         ("roi_aggregation", AGGREGATIONS),
         ("mask_pasting", MASK_RULES),

@@ -24,6 +24,19 @@ HOST_ONLY = (
     "test_weights",
 )
 
+# Files of minutes go first: two workers that share whole files (--dist loadfile) then end at about the same time.
+LONG = (
+    "test_torchvision",
+    "test_model",
+    "test_cli",
+    "test_overfit",
+    "test_published",
+    "test_weights",
+    "test_serving",
+    "test_experiment",
+    "test_native",
+)
+
 
 def pytest_ignore_collect(collection_path):
     """Leave the host-only files out when the tests run again on another backend."""
@@ -33,7 +46,8 @@ def pytest_ignore_collect(collection_path):
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what needs TensorFlow when another backend is chosen."""
+    """Long files first; skip what needs TensorFlow when another backend is chosen."""
+    items.sort(key=lambda item: not item.path.name.startswith(LONG))
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return

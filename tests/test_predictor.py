@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from known_answers import KnownModel, small_config
@@ -42,6 +43,15 @@ def test_the_canvas_is_padded_with_zeros():
     predictor(np.full((20, 30, 3), 7, np.uint8))
     images = predictor.model.batches[0]["images"]
     assert images[0, :20, :30].min() == 7 and images.sum() == 7 * 20 * 30 * 3
+
+
+def test_the_canvas_is_torchvisions_where_it_shows_in_the_answer():
+    """1067 pixels: torchvision pads to 1088; JAX's grid of few canvases would to 1280."""
+    for mask_padding, on_jax in ((False, 1088), (True, 1280)):
+        predictor = predictor_for([], mask_padding=mask_padding)
+        predictor(np.zeros((64, 1067, 3), np.uint8))
+        expected = on_jax if keras.backend.backend() == "jax" else 1088
+        assert predictor.model.batches[0]["images"].shape == (1, 64, expected, 3)
 
 
 def test_paths_pil_images_and_arrays_agree_and_exif_is_applied(tmp_path):

@@ -12,11 +12,12 @@ import tempfile
 import keras
 
 from keras_maskrcnn import backend
+from keras_maskrcnn.optimize import optimize_for_inference
 
 SIGNATURE = "serving_default"
 
 
-def export_saved_model(model, directory, overwrite=False):
+def export_saved_model(model, directory, overwrite=False, optimize=False, dtype=None):
     """Write a model as a TensorFlow SavedModel, whole or not at all.
 
     The signature `serving_default` takes `images` uint8 (B, H, W, [r, g, b]), any B, H, W, and returns
@@ -29,6 +30,10 @@ def export_saved_model(model, directory, overwrite=False):
         model: MaskRCNN, on the TensorFlow backend.
         directory: folder to make.
         overwrite: replace a folder that is there already.
+        optimize: fold batch norm into the convolutions first (`optimize_for_inference`); the model stays as it is.
+            Scores then differ from the model's by rounding, a few 1e-5.
+        dtype: None for the model's; "bfloat16" computes convolutions and dense layers in it, boxes and NMS in float32,
+            and folds as well.
 
     Returns:
         The folder as a pathlib.Path.
@@ -48,6 +53,8 @@ def export_saved_model(model, directory, overwrite=False):
             f"Nothing is overwritten unasked. Received: {directory}, which exists. "
             "Choose another folder or pass overwrite=True."
         )
+    if optimize or dtype:
+        model = optimize_for_inference(model, dtype)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
         _write(model, os.path.join(scratch, "new"))

@@ -1,0 +1,73 @@
+"""One training step of R50-FPN (forward, losses, gradient, SGD) against torchvision with the same weights and data.
+
+python benchmarks/bench_training.py --torch-python VENV/bin/python
+"""
+
+import sys
+
+import numpy as np
+import twins
+from pairs import main
+
+OBJECTS = 8  # an image
+CASES = {
+    f"step, {batch} of 800x1056, {'stem and stage 1 frozen' if layers == 3 else 'all layers'}": {
+        "batch": batch, "image": (800, 1056), "layers": layers
+    }
+    for batch, layers in ((1, 3), (2, 3), (1, 5))
+}  # fmt: skip
+
+
+def ours(case):
+    """`train_on_batch` with masks of 112x112 cells in the frame of their boxes."""
+    import keras
+
+    from keras_maskrcnn.masks import sample_masks
+
+    height, width = case["image"]
+    boxes, labels, masks = twins.make_truth(case["batch"], height, width, OBJECTS)
+    windows = np.tile(np.array([0, 0, width, height], "float32"), (case["batch"], OBJECTS, 1))
+    rows = np.tile(np.arange(OBJECTS), (case["batch"], 1))
+    cells = np.asarray(sample_masks(masks.astype("float32"), windows, rows, boxes, 112))
+    batch = {
+        "images": twins.make_images(case["batch"], height, width),
+        "image_sizes": np.tile(np.array([height, width], "int32"), (case["batch"], 1)),
+        "gt_boxes": boxes,
+        "gt_labels": (labels - 1).astype("int32"),
+        "gt_masks": (cells >= 0.5).astype("uint8"),
+        "gt_valid": np.ones((case["batch"], OBJECTS), bool),
+    }
+    model = twins.our_model(image_scale=1.0, trainable_layers=case["layers"])
+    model.compile(keras.optimizers.SGD(1e-6, momentum=0.9))
+    return lambda: model.train_on_batch(batch)
+
+
+def theirs(case):
+    """The loop of torchvision's reference script."""
+    import torch
+
+    height, width = case["image"]
+    boxes, labels, masks = twins.make_truth(case["batch"], height, width, OBJECTS)
+    images = twins.make_images(case["batch"], height, width)
+    model = twins.their_model(case["layers"], min_size=min(height, width), max_size=10000).train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-6, momentum=0.9)
+    tensors = [torch.from_numpy(image.transpose(2, 0, 1).astype("float32") / 255) for image in images]
+    targets = [
+        {"boxes": torch.from_numpy(b), "labels": torch.from_numpy(k.astype("int64")), "masks": torch.from_numpy(m)}
+        for b, k, m in zip(boxes, labels, masks)
+    ]
+
+    def step():
+        loss = sum(model(tensors, targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    return step
+
+
+if __name__ == "__main__":
+    if "--worker" not in sys.argv:
+        twins.write_state()
+    main(__file__, CASES, ours, theirs, __doc__)

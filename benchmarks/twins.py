@@ -1,0 +1,64 @@
+"""The same R50-FPN on both sides: 91 classes, weights of tests/golden, which give 100 detections on any image."""
+
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+
+STATE = pathlib.Path(tempfile.gettempdir()) / "keras_maskrcnn_benchmark_state.npz"
+TESTS = pathlib.Path(__file__).parents[1] / "tests"
+
+
+def write_state():
+    """Write the state dict for the other interpreter; the parent process calls it once."""
+    sys.path.insert(0, str(TESTS))
+    from torchvision_golden import golden_state
+
+    np.savez(STATE, **golden_state("v1"))
+
+
+def make_images(count, height, width):
+    """uint8 (B, H, W, 3): smooth noise, so that features are not all alike."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (count, -(-height // 16), -(-width // 16), 3), dtype=np.uint8)
+    return coarse.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]
+
+
+def make_truth(count, height, width, objects):
+    """Boxes (B, N, 4), labels (B, N) in 1..90, full-size masks (B, N, H, W): an ellipse in each box."""
+    rng = np.random.default_rng(1)
+    sizes = np.exp(rng.uniform(np.log(30), np.log(300), (count, objects, 2)))
+    corners = rng.uniform(0, 1, (count, objects, 2)) * ([width, height] - sizes)
+    boxes = np.concatenate([corners, corners + sizes], axis=-1).astype("float32")
+    y, x = np.mgrid[:height, :width] + 0.5
+    centre, half = corners + sizes / 2, sizes / 2
+    masks = [
+        [((x - c[0]) / h[0]) ** 2 + ((y - c[1]) / h[1]) ** 2 <= 1 for c, h in zip(*image)]
+        for image in zip(centre, half)
+    ]
+    return boxes, rng.integers(1, 91, (count, objects)), np.array(masks, "uint8")
+
+
+def our_model(**overrides):
+    """Our twin with those weights."""
+    import keras_maskrcnn as km
+
+    model = km.maskrcnn_resnet50_fpn(90, **overrides)
+    km.load_weights(model, dict(np.load(STATE)))
+    return model
+
+
+def their_model(trainable_layers=5, **settings):
+    """Torchvision's, with frozen batch norm as its published weights have."""
+    import torch
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.ops.misc import FrozenBatchNorm2d
+
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=trainable_layers
+    )
+    model = MaskRCNN(backbone, num_classes=91, **settings)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in np.load(STATE).items()})
+    return model
