@@ -34,7 +34,7 @@ setup(
             "keras_maskrcnn.backend.native._roi_align",
             ["keras_maskrcnn/backend/native/roi_align.cc"],
             depends=[f"keras_maskrcnn/backend/native/{name}" for name in ("combine.inc", "tensorflow_c_api.h")],
-            extra_compile_args=["-O3", "-std=c++17", "-Wno-psabi"],
+            extra_compile_args=["-O3", "-g0", "-std=c++17", "-Wno-psabi"],
             libraries=["dl"],
             optional=True,
         )
