@@ -30,7 +30,7 @@ class ResidualBlock(keras.layers.Layer):
         width: channels of the 3x3 convolutions; a bottleneck returns four times as many.
         strides: stride of the first 3x3 convolution and of the shortcut.
         bottleneck: which of the two.
-        norm: see `ConvNorm`; "none" for convolutions with biases.
+        norm: see `ConvNorm`.
         stride_in: network pixels a cell of the block's input, for zeroing the padding.
         branch_scale: first gamma of the residual branch under a frozen norm. Nothing normalises there before weights
             are loaded, and sums of many full branches would grow a hundredfold.
@@ -43,7 +43,7 @@ class ResidualBlock(keras.layers.Layer):
         self.norm, self.norm_epsilon = norm, norm_epsilon
         self.stride_in, self.branch_scale = stride_in, branch_scale
         self.filters = width * 4 if bottleneck else width
-        shared = {"norm": None if norm == "none" else norm, "norm_epsilon": norm_epsilon, "dtype": self.dtype_policy}
+        shared = {"norm": norm, "norm_epsilon": norm_epsilon, "dtype": self.dtype_policy}
         if bottleneck:
             self.convs = [
                 ConvNorm(width, 1, name="conv1", **shared),
@@ -68,7 +68,7 @@ class ResidualBlock(keras.layers.Layer):
                 self.filters,
                 1,
                 self.strides,
-                None if self.norm == "none" else self.norm,
+                self.norm,
                 relu=False,
                 norm_epsilon=self.norm_epsilon,
                 name="shortcut",
@@ -116,9 +116,7 @@ class ResNet(keras.layers.Layer):
         if depth not in BLOCKS:
             raise ValueError(f"A ResNet is one of {tuple(BLOCKS)}. Received: {depth!r}.")
         self.depth, self.norm, self.norm_epsilon = depth, norm, norm_epsilon
-        self.stem = ConvNorm(
-            64, 7, 2, None if norm == "none" else norm, norm_epsilon=norm_epsilon, name="stem", dtype=self.dtype_policy
-        )
+        self.stem = ConvNorm(64, 7, 2, norm, norm_epsilon=norm_epsilon, name="stem", dtype=self.dtype_policy)
         self.pool = keras.layers.MaxPooling2D(3, 2, name="pool", dtype=self.dtype_policy)
         # One flat list: Keras saves no weights of layers in nested lists.
         self.blocks, self.ends = [], []

@@ -89,7 +89,7 @@ class ConvNorm(keras.layers.Layer):
         filters: output channels.
         kernel_size: side of the square kernel, odd.
         strides: 1 or 2.
-        norm: None (the convolution gets a bias instead), "frozen_batch", "batch" or "group".
+        norm: None or "none" (the convolution gets a bias instead), "frozen_batch", "batch" or "group".
         relu: whether ReLU follows.
         kernel_initializer: a Keras initializer.
         frozen_scale: gamma of a frozen norm as long as no weights are loaded.
@@ -109,6 +109,7 @@ class ConvNorm(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        norm = None if norm == "none" else norm
         self.filters, self.kernel_size, self.strides = filters, kernel_size, strides
         self.norm_name, self.relu = norm, relu
         self.frozen_scale, self.norm_epsilon = frozen_scale, norm_epsilon

@@ -7,9 +7,9 @@ import keras
 from keras_maskrcnn.experiment import find_model
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.keras_files import write_backbone
-from keras_maskrcnn.weights.loading import load_weights, read_state, write_state
+from keras_maskrcnn.weights.loading import read_state, write_state
 from keras_maskrcnn.weights.receipt import Receipt
-from keras_maskrcnn.weights.torchvision import current_names, is_classifier, torchvision_state_dict
+from keras_maskrcnn.weights.torchvision import current_names, is_classifier, load_state, torchvision_state_dict
 from keras_maskrcnn.zoo import model_for_state
 
 TORCH = (".pth", ".pt", ".safetensors")
@@ -53,7 +53,7 @@ def _from_torch(source, target, all_rows):
         )
     epsilon = published.norm_epsilon(source.name)
     model = model_for_state(state, all_rows, **({} if epsilon is None else {"norm_epsilon": epsilon}))
-    receipt = load_weights(model, source)
+    receipt = load_state(model, state, str(source))
     if is_classifier(state):
         _whole(target, lambda path: write_backbone(model, path))
     else:
