@@ -6,6 +6,7 @@ import re
 from setuptools import Extension, find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
+NATIVE = "keras_maskrcnn/backend/native"
 
 
 def read_version():
@@ -27,14 +28,17 @@ setup(
     py_modules=["keras_maskrcnn_launcher"],
     package_data={"keras_maskrcnn": ["fingerprint.json"]},
     packages=find_packages(include=["keras_maskrcnn", "keras_maskrcnn.*"]),
-    # RoIAlign for CPUs. Not linked to TensorFlow, so one build serves all versions; without a compiler pip installs the
-    # package without it, and stock operators compute the same.
+    # RoIAlign and 3x3 convolutions for CPUs. Not linked to TensorFlow, so one build serves all versions; without a
+    # compiler pip installs the package without them, and stock operators compute the same.
     ext_modules=[
         Extension(
-            "keras_maskrcnn.backend.native._roi_align",
-            ["keras_maskrcnn/backend/native/roi_align.cc"],
-            depends=[f"keras_maskrcnn/backend/native/{name}" for name in ("combine.inc", "tensorflow_c_api.h")],
-            extra_compile_args=["-O3", "-g0", "-std=c++17", "-Wno-psabi"],
+            "keras_maskrcnn.backend.native._operators",
+            [f"{NATIVE}/{name}.cc" for name in ("operators", "roi_align", "convolution")],
+            depends=[
+                f"{NATIVE}/{name}"
+                for name in ("combine.inc", "winograd.inc", "operators.h", "threads.h", "tensorflow_c_api.h")
+            ],
+            extra_compile_args=["-O3", "-g0", "-std=c++17", "-Wno-psabi", "-fvisibility=hidden"],
             libraries=["dl"],
             optional=True,
         )

@@ -40,10 +40,17 @@ class FrozenBatchNorm(keras.layers.Layer):
         self.moving_mean = add("moving_mean", "zeros")
         self.moving_variance = add("moving_variance", "ones")
 
+    def affine(self):
+        """Scale and shift, float32 (C,)."""
+        return _affine(self)
+
+    def uses_batch(self, training):
+        """Never: the affine map is constant."""
+        return False
+
     def call(self, inputs):
         """Apply the frozen affine map to float (..., C)."""
-        scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
-        shift = self.beta - self.moving_mean * scale
+        scale, shift = self.affine()
         return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
 
     def get_config(self):
@@ -58,15 +65,28 @@ class BatchNorm(keras.layers.BatchNormalization):
     def __init__(self, momentum=MOMENTUM, epsilon=EPSILON, **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
+    def affine(self):
+        """Scale and shift of the moving statistics, float32 (C,)."""
+        return _affine(self)
+
+    def uses_batch(self, training):
+        """Whether it normalises by the batch, and so is no constant map."""
+        return bool(training) and self.trainable
+
     def call(self, inputs, training=None):
         """Normalise float (B, h, w, C) by the batch while training, else by the moving statistics."""
-        if not (training and self.trainable and backend.HAS_FUSED_BATCH_NORM):
+        if not (self.uses_batch(training) and backend.HAS_FUSED_BATCH_NORM):
             return super().call(inputs, training=training)
         outputs, mean, variance = backend.fused_batch_norm(inputs, self.gamma, self.beta, self.epsilon)
         keep = self.momentum
         self.moving_mean.assign(self.moving_mean * keep + mean * (1.0 - keep))
         self.moving_variance.assign(self.moving_variance * keep + variance * (1.0 - keep))
         return outputs
+
+
+def _affine(norm):
+    scale = norm.gamma * ops.rsqrt(norm.moving_variance + norm.epsilon)
+    return scale, norm.beta - norm.moving_mean * scale
 
 
 def make_norm(norm, name, dtype=None, frozen_scale=1.0, epsilon=EPSILON):
@@ -80,10 +100,7 @@ def make_norm(norm, name, dtype=None, frozen_scale=1.0, epsilon=EPSILON):
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
 class ConvNorm(keras.layers.Layer):
-    """Convolution, norm, ReLU, with padding k // 2 on every side.
-
-    Keras' "same" pads a strided convolution more at the bottom right than at the top left; every published
-    checkpoint was trained with symmetric padding.
+    """Convolution, norm, ReLU, with padding k // 2 on every side (`backend.generic.convolve` says why).
 
     Args:
         filters: output channels.
@@ -133,16 +150,34 @@ class ConvNorm(keras.layers.Layer):
             self.norm.build((*input_shape[:-1], self.filters))
 
     def call(self, inputs, training=None):
-        """Float (B, h, w, C) -> float (B, ceil(h / strides), ceil(w / strides), filters)."""
-        side = self.kernel_size // 2
-        if self.strides > 1 and side:
-            inputs = ops.pad(inputs, [[0, 0], [side, side], [side, side], [0, 0]])
-        outputs = self.conv(inputs)
-        if self.norm_name == "batch":
-            outputs = self.norm(outputs, training=training)
-        elif self.norm is not None:
-            outputs = self.norm(outputs)
-        return ops.relu(outputs) if self.relu else outputs
+        """Convolve one map, or a list of maps with the same weights.
+
+        A norm that does not depend on the batch is an affine map, which goes into kernel and bias: the same function,
+        without passes over the features.
+
+        Args:
+            inputs: float (B, h, w, C), or a list of them.
+            training: whether trainable batch norm uses the batch's statistics.
+
+        Returns:
+            float (B, ceil(h / strides), ceil(w / strides), filters), or a list of them.
+        """
+        maps = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        kernel, bias, normalizes = self.conv.kernel, self.conv.bias, self.norm is not None
+        affine = getattr(self.norm, "affine", None)
+        if affine is not None and not self.norm.uses_batch(training):
+            scale, shift = affine()
+            kernel, bias = kernel * ops.cast(scale, kernel.dtype), ops.cast(shift, kernel.dtype)
+            normalizes = False
+        outputs = backend.convolve(maps, kernel, bias, self.strides, self.relu and not normalizes)
+        if normalizes:
+            outputs = [self._normalize(features, training) for features in outputs]
+        return outputs if maps is inputs else outputs[0]
+
+    def _normalize(self, features, training):
+        options = {"training": training} if self.norm_name == "batch" else {}
+        features = self.norm(features, **options)
+        return ops.relu(features) if self.relu else features
 
     def get_config(self):
         """Keras serialisation."""

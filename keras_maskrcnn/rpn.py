@@ -55,10 +55,12 @@ class RPNHead(keras.layers.Layer):
             List over levels of objectness logits float32 (B, N_l), and of deltas float32
             (B, N_l, [dx, dy, dw, dh]); anchors in the order row, column, ratio.
         """
-        logits, deltas = [], []
-        for features, stride in zip(pyramid, STRIDES):
-            for index, conv in enumerate(self.convs):
-                features = conv(zero_padding(features, image_sizes, stride) if index else features)
+        logits, deltas, levels = [], [], list(pyramid)
+        for index, conv in enumerate(self.convs):
+            if index:
+                levels = [zero_padding(features, image_sizes, stride) for features, stride in zip(levels, STRIDES)]
+            levels = conv(levels)
+        for features in levels:
             batch = ops.shape(features)[0]
             logits.append(ops.reshape(self.objectness(features), (batch, -1)))
             deltas.append(ops.reshape(self.deltas(features), (batch, -1, 4)))

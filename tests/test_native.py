@@ -156,7 +156,7 @@ def test_the_switch_turns_it_off(monkeypatch):
 
 
 def test_a_library_that_does_not_load_is_told_and_done_without(tmp_path, monkeypatch):
-    (tmp_path / "_roi_align.so").write_bytes(b"no library")
+    (tmp_path / "_operators.so").write_bytes(b"no library")
     monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
     native.load.cache_clear()
     try:

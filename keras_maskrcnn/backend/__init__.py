@@ -18,8 +18,10 @@ elif keras.backend.backend() == "jax":
 else:
     chosen = generic
 
+convolve = getattr(chosen, "convolve", generic.convolve)
 multilevel_roi_align = chosen.multilevel_roi_align
-trainable_multilevel_roi_align = chosen.trainable_multilevel_roi_align
+trainable_convolve = getattr(chosen, "convolve", generic.convolve)
+multilevel_roi_align = chosen.trainable_multilevel_roi_align
 non_max_suppression = chosen.non_max_suppression
 
 SUPPORTS_JIT = runtime.SUPPORTS_JIT
@@ -35,6 +37,7 @@ operators = chosen.operators
 stock_operators = getattr(chosen, "stock_operators", contextlib.nullcontext)
 
 __all__ = [
+    "convolve",
     "generic",
     "multilevel_roi_align",
     "non_max_suppression",

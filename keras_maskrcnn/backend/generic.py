@@ -26,6 +26,34 @@ __all__ = [
 FARTHEST = 1e6
 
 
+def convolve(maps, kernel, bias=None, strides=1, relu=False):
+    """Convolve maps that share a kernel, with k // 2 cells of zeros on every side; add the bias, cut at zero.
+
+    Keras' "same" pads a strided convolution more at the bottom right than at the top left; every published checkpoint
+    was trained with symmetric padding.
+
+    Args:
+        maps: list of float (B, h_l, w_l, C).
+        kernel: float (k, k, C, K), k odd, the dtype of the maps.
+        bias: float (K,) or None.
+        strides: 1 or 2.
+        relu: whether ReLU follows.
+
+    Returns:
+        list of float (B, ceil(h_l / strides), ceil(w_l / strides), K), the dtype of the maps.
+    """
+    outputs = []
+    side = kernel.shape[0] // 2
+    for features in maps:
+        if strides > 1 and side:
+            features = ops.pad(features, [[0, 0], [side, side], [side, side], [0, 0]])
+        features = ops.conv(features, kernel, strides, "same" if strides == 1 else "valid", "channels_last")
+        if bias is not None:
+            features = features + bias
+        outputs.append(ops.relu(features) if relu else features)
+    return outputs
+
+
 def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
     """Crop every box from its own level of a feature pyramid (Mask R-CNN, section 3, "RoIAlign").
 

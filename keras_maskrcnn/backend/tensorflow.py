@@ -25,6 +25,35 @@ def operators():
     return "stock TensorFlow operators (crop_and_resize; sparse products in training)"
 
 
+def convolve(maps, kernel, bias=None, strides=1, relu=False):
+    """Convolve natively where that is faster (3x3, stride 1), or by stock operators; as `generic.convolve`.
+
+    The native one multiplies four times less: 140 ms where stock takes 400 for 256 channels of 200x264 cells, 280
+    against 1310 for the gradients (2 cores of an AMD EPYC with AVX2).
+    """
+    kernel = tf.convert_to_tensor(kernel)
+    if _convolves_natively(maps, kernel, strides):
+        bias = tf.zeros(kernel.shape[-1]) if bias is None else tf.convert_to_tensor(bias)
+        return native.convolve(maps, kernel, bias, relu)
+    side = kernel.shape[0] // 2 if strides > 1 else 0
+    padding = [[0, 0], [side, side], [side, side], [0, 0]] if side else "SAME"
+    outputs = []
+    for features in maps:
+        # As operators of TensorFlow's own, which its graph optimizer fuses into one.
+        features = tf.nn.conv2d(features, kernel, strides, padding)
+        features = features if bias is None else tf.nn.bias_add(features, bias)
+        outputs.append(tf.nn.relu(features) if relu else features)
+    return outputs
+
+
+def _convolves_natively(maps, kernel, strides):
+    rows, columns, channels, filters = kernel.shape
+    fits = (rows, columns, strides) == (3, 3, 1) and channels % 16 == 0 and filters % 16 == 0
+    # Turning a larger kernel into factors takes longer than its convolution of the small maps that are so deep.
+    fits = fits and channels * filters <= 256 * 256
+    return fits and all(map.dtype == tf.float32 for map in maps) and not _on_gpu(maps[0]) and native.is_used()
+
+
 def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
     """Crop natively, or by crop_and_resize; arguments and result as `generic.multilevel_roi_align`.
 

@@ -1,7 +1,7 @@
-"""The native RoIAlign: a C++ operator for TensorFlow on CPUs, built with the package where there is a compiler.
+"""Native operators: C++ for TensorFlow on CPUs, built with the package where there is a compiler.
 
-`roi_align.cc` holds it; `load` finds and loads it once. Without it, on a GPU, while a model is exported, and with
-`KERAS_MASKRCNN_NATIVE=0` the stock operators of `backend/tensorflow.py` compute the same.
+`roi_align.cc` and `convolution.cc` hold them; `load` finds and loads them once. Without them, on a GPU, while a model is
+exported, and with `KERAS_MASKRCNN_NATIVE=0` the stock operators of `backend/tensorflow.py` compute the same.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import warnings
 
 import tensorflow as tf
 
-SWITCH = "KERAS_MASKRCNN_NATIVE"  # environment: 0 turns the native operator off
+SWITCH = "KERAS_MASKRCNN_NATIVE"  # environment: 0 turns native operators off
 _stock_only = False
 
 
@@ -24,15 +24,15 @@ def load():
     """
     if os.environ.get(SWITCH, "1") == "0":
         return None
-    for path in sorted(pathlib.Path(__file__).parent.glob("_roi_align*")):
+    for path in sorted(pathlib.Path(__file__).parent.glob("_operators*")):
         try:
             library = tf.load_op_library(str(path))
         except (tf.errors.OpError, OSError) as error:
-            warnings.warn(f"The native RoIAlign {path.name} does not load: {error}. Stock operators run instead.")
+            warnings.warn(f"The native operators {path.name} do not load: {error}. Stock operators run instead.")
             continue
         if hasattr(library, "keras_maskrcnn_roi_align"):
             return library
-        warnings.warn(f"The native RoIAlign {path.name} does not find TensorFlow's C API. Stock operators run instead.")
+        warnings.warn(f"The native operators {path.name} do not find TensorFlow's C API. Stock operators run instead.")
     return None
 
 
@@ -48,7 +48,7 @@ def stock_operators():
 
 
 def is_used():
-    """Whether RoIAlign on a CPU runs natively here and now."""
+    """Whether operators on a CPU run natively here and now."""
     return not _stock_only and load() is not None
 
 
@@ -87,3 +87,40 @@ def crop(pyramid, frame, box_batch, levels, bins, ratio):
         return crops, gradient
 
     return forward(*pyramid)
+
+
+def convolve(maps, kernel, bias, relu):
+    """Convolve maps by 3x3, stride 1, zeros around, add the bias and cut at zero, natively, with a native gradient.
+
+    Args:
+        maps: list of L maps (B, H_l, W_l, C), float32, C a multiple of 16.
+        kernel: float32 (3, 3, C, K), K a multiple of 16.
+        bias: float32 (K,).
+        relu: whether ReLU follows.
+
+    Returns:
+        list of L maps (B, H_l, W_l, K), float32.
+    """
+    library, threads = load(), num_threads()
+
+    def run(maps, kernel, bias, relu):
+        outputs = library.keras_maskrcnn_conv3x3(maps, kernel, bias, relu=int(relu), threads=threads)
+        return [tf.ensure_shape(o, (*m.shape[:3], kernel.shape[-1])) for o, m in zip(outputs, maps, strict=True)]
+
+    @tf.custom_gradient
+    def forward(kernel, bias, *maps):
+        outputs = run(maps, kernel, bias, relu)
+
+        def gradient(*upstreams):
+            if relu:
+                upstreams = [tf.raw_ops.ReluGrad(gradients=u, features=o) for u, o in zip(upstreams, outputs)]
+            of_kernel = library.keras_maskrcnn_conv3x3_kernel_grad(maps, upstreams, threads=threads)
+            of_bias = tf.add_n([tf.reduce_sum(upstream, axis=(0, 1, 2)) for upstream in upstreams])
+            # Each cell gave to its neighbours what the turned kernel brings back.
+            turned = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
+            of_maps = run(upstreams, turned, tf.zeros(turned.shape[-1]), False)
+            return tf.ensure_shape(of_kernel, kernel.shape), of_bias, *of_maps
+
+        return outputs, gradient
+
+    return forward(kernel, bias, *maps)

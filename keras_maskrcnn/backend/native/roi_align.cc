@@ -16,20 +16,15 @@
 //                             images, levels) -> L * T
 // Attributes: bins_y, bins_x; ratio, points in a bin and axis, 0 for one a cell; threads.
 
-#include <dlfcn.h>
-
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <numeric>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <vector>
 
-#include "tensorflow_c_api.h"
+#include "operators.h"
+#include "threads.h"
 
 namespace {
 
@@ -85,19 +80,6 @@ typedef void (*CombineBfloat16)(const Bfloat16* const*, const float*, int, float
 CombineFloat combine_float = baseline::OfFloat;
 CombineBfloat16 combine_bfloat16 = baseline::OfBfloat16;
 
-void ChooseVectors() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-    combine_float = wide512::OfFloat;
-    combine_bfloat16 = wide512::OfBfloat16;
-  } else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    combine_float = wide256::OfFloat;
-    combine_bfloat16 = wide256::OfBfloat16;
-  }
-#endif
-}
-
 inline void Combine(const float* const* rows, const float* weights, int count, float* sums, int64_t channels,
                     bool add) {
   combine_float(rows, weights, count, sums, channels, add);
@@ -106,30 +88,6 @@ inline void Combine(const float* const* rows, const float* weights, int count, f
 inline void Combine(const Bfloat16* const* rows, const float* weights, int count, float* sums, int64_t channels,
                     bool add) {
   combine_bfloat16(rows, weights, count, sums, channels, add);
-}
-
-// Work on several threads ------------------------------------------------------------------------------------------
-
-// Calls work(unit) for every unit in [0, count); each thread makes a worker of its own with make().
-template <typename Make>
-void Share(int64_t count, int threads, int64_t grain, Make make) {
-  std::atomic<int64_t> next(0);
-  auto run = [&] {
-    auto work = make();
-    for (;;) {
-      const int64_t first = next.fetch_add(grain);
-      if (first >= count) return;
-      for (int64_t unit = first; unit < std::min(count, first + grain); ++unit) work(unit);
-    }
-  };
-  const int64_t useful = std::min<int64_t>(threads, (count + grain - 1) / grain);
-  std::vector<std::thread> others;
-  try {
-    for (int64_t i = 1; i < useful; ++i) others.emplace_back(run);
-  } catch (const std::system_error&) {  // no more threads to be had: those there are do the work
-  }
-  run();
-  for (std::thread& other : others) other.join();
 }
 
 // Taps: what bins read along one axis ------------------------------------------------------------------------------
@@ -237,35 +195,6 @@ struct Boxes {
   const int32_t* levels;
   int64_t count;
 };
-
-// Inputs of one call; they are released with it.
-class Inputs {
- public:
-  Inputs(TF_OpKernelContext* context, int count) : tensors_(count, nullptr), status_(TF_NewStatus()) {
-    for (int i = 0; i < count; ++i) TF_GetInput(context, i, &tensors_[i], status_);
-  }
-  ~Inputs() {
-    for (TF_Tensor* tensor : tensors_) {
-      if (tensor != nullptr) TF_DeleteTensor(tensor);
-    }
-    TF_DeleteStatus(status_);
-  }
-  TF_Tensor* operator[](int i) const { return tensors_[i]; }
-  TF_Status* status() const { return status_; }
-  template <typename T>
-  const T* Data(int i) const {
-    return static_cast<const T*>(TF_TensorData(tensors_[i]));
-  }
-
- private:
-  std::vector<TF_Tensor*> tensors_;
-  TF_Status* status_;
-};
-
-void Fail(TF_OpKernelContext* context, const Inputs& inputs, const std::string& message) {
-  TF_SetStatus(inputs.status(), TF_INVALID_ARGUMENT, ("RoIAlign: " + message).c_str());
-  TF_OpKernelContext_Failure(context, inputs.status());
-}
 
 // Reads maps and boxes, which begin at `first_map` and `first_box`; says what is wrong with them, if anything.
 std::string Read(const Inputs& inputs, int first_map, int first_box, const Options& options, std::vector<Map>* maps,
@@ -463,24 +392,12 @@ void Spread(const T* upstream, const std::vector<Map>& maps, const Boxes& boxes,
 // Operators -------------------------------------------------------------------------------------------------------
 
 void* MakeOptions(TF_OpKernelConstruction* construction) {
-  TF_Status* status = TF_NewStatus();
   Options* options = new Options();
-  struct {
-    const char* name;
-    int32_t* value;
-  } attributes[] = {{"L", &options->levels},
-                    {"bins_y", &options->bins_y},
-                    {"bins_x", &options->bins_x},
-                    {"ratio", &options->ratio},
-                    {"threads", &options->threads}};
-  for (auto& attribute : attributes) {
-    TF_OpKernelConstruction_GetAttrInt32(construction, attribute.name, attribute.value, status);
-    if (TF_GetCode(status) != TF_OK) {
-      TF_OpKernelConstruction_Failure(construction, status);
-      break;
-    }
-  }
-  TF_DeleteStatus(status);
+  ReadAttributes(construction, {{"L", &options->levels},
+                                {"bins_y", &options->bins_y},
+                                {"bins_x", &options->bins_x},
+                                {"ratio", &options->ratio},
+                                {"threads", &options->threads}});
   return options;
 }
 
@@ -489,107 +406,68 @@ void DeleteOptions(void* options) { delete static_cast<Options*>(options); }
 template <typename T, int type>
 void ComputeCrops(void* kernel, TF_OpKernelContext* context) {
   const Options& options = *static_cast<Options*>(kernel);
-  Inputs inputs(context, options.levels + 3);
+  Inputs inputs(context, options.levels + 3, "RoIAlign");
   std::vector<Map> maps;
   Boxes boxes;
   const std::string wrong = Read(inputs, 0, options.levels, options, &maps, &boxes);
-  if (!wrong.empty()) return Fail(context, inputs, wrong);
+  if (!wrong.empty()) return inputs.Fail(wrong);
   std::vector<const T*> features;
   for (int l = 0; l < options.levels; ++l) features.push_back(inputs.Data<T>(l));
   const int64_t shape[4] = {boxes.count, options.bins_y, options.bins_x, maps[0].channels};
-  const size_t bytes = sizeof(T) * shape[0] * shape[1] * shape[2] * shape[3];
-  TF_Tensor* crops = TF_AllocateOutput(context, 0, type, shape, 4, bytes, inputs.status());
-  if (TF_GetCode(inputs.status()) != TF_OK) return TF_OpKernelContext_Failure(context, inputs.status());
-  if (bytes) Crop(features, maps, boxes, options, static_cast<T*>(TF_TensorData(crops)));
+  TF_Tensor* crops = inputs.Allocate(0, type, sizeof(T), shape, 4);
+  if (crops == nullptr) return;
+  if (boxes.count) Crop(features, maps, boxes, options, static_cast<T*>(TF_TensorData(crops)));
   TF_DeleteTensor(crops);
 }
 
 template <typename T, int type>
 void ComputeGradients(void* kernel, TF_OpKernelContext* context) {
   const Options& options = *static_cast<Options*>(kernel);
-  Inputs inputs(context, options.levels + 4);
+  Inputs inputs(context, options.levels + 4, "RoIAlign");
   std::vector<Map> maps;
   Boxes boxes;
   const std::string wrong = Read(inputs, 1, options.levels + 1, options, &maps, &boxes);
-  if (!wrong.empty()) return Fail(context, inputs, wrong);
+  if (!wrong.empty()) return inputs.Fail(wrong);
   const int64_t expected[4] = {boxes.count, options.bins_y, options.bins_x, maps[0].channels};
   for (int d = 0; d < 4; ++d) {
     if (TF_NumDims(inputs[0]) != 4 || TF_Dim(inputs[0], d) != expected[d]) {
-      return Fail(context, inputs, "upstream must have the shape of the crops.");
+      return inputs.Fail("upstream must have the shape of the crops.");
     }
   }
   std::vector<TF_Tensor*> outputs;
   std::vector<T*> gradients;
   for (int l = 0; l < options.levels; ++l) {
     const int64_t shape[4] = {maps[l].images, maps[l].rows, maps[l].columns, maps[l].channels};
-    const size_t bytes = sizeof(T) * maps[l].Cells() * maps[l].channels;
-    outputs.push_back(TF_AllocateOutput(context, l, type, shape, 4, bytes, inputs.status()));
-    if (TF_GetCode(inputs.status()) != TF_OK) return TF_OpKernelContext_Failure(context, inputs.status());
+    outputs.push_back(inputs.Allocate(l, type, sizeof(T), shape, 4));
+    if (outputs.back() == nullptr) return;
     gradients.push_back(static_cast<T*>(TF_TensorData(outputs.back())));
   }
   Spread(inputs.Data<T>(0), maps, boxes, options, gradients);
   for (TF_Tensor* output : outputs) TF_DeleteTensor(output);
 }
 
-// Python sets the static shapes (backend/native/__init__.py): it knows the attributes, which the C API does not show.
-void UnknownShape(TF_ShapeInferenceContext* context, TF_Status* status) {
-  TF_ShapeInferenceContextSetUnknownShape(context, status);
-}
+}  // namespace
 
-void RegisterOperator(const char* name, const std::vector<const char*>& inputs, const char* output) {
-  TF_Status* status = TF_NewStatus();
-  TF_OpDefinitionBuilder* definition = TF_NewOpDefinitionBuilder(name);
-  for (const char* attribute : {"L: int >= 1", "T: {float, bfloat16}", "bins_y: int >= 1", "bins_x: int >= 1",
-                                "ratio: int >= 0", "threads: int >= 1"}) {
-    TF_OpDefinitionBuilderAddAttr(definition, attribute);
+void RegisterRoiAlign() {
+#if defined(__x86_64__)
+  if (HasAvx512()) {
+    combine_float = wide512::OfFloat;
+    combine_bfloat16 = wide512::OfBfloat16;
+  } else if (HasAvx2()) {
+    combine_float = wide256::OfFloat;
+    combine_bfloat16 = wide256::OfBfloat16;
   }
-  for (const char* input : inputs) TF_OpDefinitionBuilderAddInput(definition, input);
-  TF_OpDefinitionBuilderAddOutput(definition, output);
-  TF_OpDefinitionBuilderSetShapeInferenceFunction(definition, UnknownShape);
-  TF_RegisterOpDefinition(definition, status);
-  if (TF_GetCode(status) != TF_OK) std::fprintf(stderr, "keras_maskrcnn: %s\n", TF_Message(status));
-  TF_DeleteStatus(status);
-}
-
-void RegisterKernel(const char* name, int type, void (*compute)(void*, TF_OpKernelContext*)) {
-  TF_Status* status = TF_NewStatus();
-  TF_KernelBuilder* builder = TF_NewKernelBuilder(name, "CPU", MakeOptions, compute, DeleteOptions);
-  TF_KernelBuilder_TypeConstraint(builder, "T", type, status);
-  if (TF_GetCode(status) == TF_OK) TF_RegisterKernelBuilder(name, builder, status);
-  if (TF_GetCode(status) != TF_OK) std::fprintf(stderr, "keras_maskrcnn: %s\n", TF_Message(status));
-  TF_DeleteStatus(status);
-}
-
-// TensorFlow is in the process already; only its addresses are missing.
-bool FindTensorFlow() {
-  for (const char* name : {"libtensorflow_framework.so.2", "libtensorflow_cc.so.2", "libtensorflow_framework.2.dylib",
-                           "libtensorflow_cc.2.dylib"}) {
-    void* library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD);
-    if (library == nullptr) continue;
-#define TF_LOOK_UP(function, result, parameters) \
-  if (function == nullptr) function = reinterpret_cast<result(*) parameters>(dlsym(library, #function));
-    TF_FUNCTIONS(TF_LOOK_UP)
-#undef TF_LOOK_UP
-  }
-  bool all = true;
-#define TF_CHECK_FOUND(function, result, parameters) all = all && function != nullptr;
-  TF_FUNCTIONS(TF_CHECK_FOUND)
-#undef TF_CHECK_FOUND
-  return all;
-}
-
-__attribute__((constructor)) void Register() {
-  if (!FindTensorFlow()) return;  // no operators then, which Python notices and says
-  ChooseVectors();
-  RegisterOperator("KerasMaskrcnnRoiAlign", {"pyramid: L * T", "frame: float", "images: int32", "levels: int32"},
-                   "crops: T");
-  RegisterOperator("KerasMaskrcnnRoiAlignGrad",
+#endif
+  const std::vector<const char*> attributes = {"L: int >= 1",      "T: {float, bfloat16}", "bins_y: int >= 1",
+                                               "bins_x: int >= 1", "ratio: int >= 0",      "threads: int >= 1"};
+  RegisterOperator("KerasMaskrcnnRoiAlign", attributes,
+                   {"pyramid: L * T", "frame: float", "images: int32", "levels: int32"}, "crops: T");
+  RegisterOperator("KerasMaskrcnnRoiAlignGrad", attributes,
                    {"upstream: T", "pyramid: L * T", "frame: float", "images: int32", "levels: int32"},
                    "gradients: L * T");
-  RegisterKernel("KerasMaskrcnnRoiAlign", TF_FLOAT, ComputeCrops<float, TF_FLOAT>);
-  RegisterKernel("KerasMaskrcnnRoiAlign", TF_BFLOAT16, ComputeCrops<Bfloat16, TF_BFLOAT16>);
-  RegisterKernel("KerasMaskrcnnRoiAlignGrad", TF_FLOAT, ComputeGradients<float, TF_FLOAT>);
-  RegisterKernel("KerasMaskrcnnRoiAlignGrad", TF_BFLOAT16, ComputeGradients<Bfloat16, TF_BFLOAT16>);
+  RegisterKernel("KerasMaskrcnnRoiAlign", MakeOptions, ComputeCrops<float, TF_FLOAT>, DeleteOptions, TF_FLOAT);
+  RegisterKernel("KerasMaskrcnnRoiAlign", MakeOptions, ComputeCrops<Bfloat16, TF_BFLOAT16>, DeleteOptions, TF_BFLOAT16);
+  RegisterKernel("KerasMaskrcnnRoiAlignGrad", MakeOptions, ComputeGradients<float, TF_FLOAT>, DeleteOptions, TF_FLOAT);
+  RegisterKernel("KerasMaskrcnnRoiAlignGrad", MakeOptions, ComputeGradients<Bfloat16, TF_BFLOAT16>, DeleteOptions,
+                 TF_BFLOAT16);
 }
-
-}  // namespace

@@ -1,4 +1,5 @@
-// The part of TensorFlow's C API that an operator needs, declared here and looked up when the library is loaded.
+// The part of TensorFlow's C API that an operator needs, declared here and looked up when the library is loaded
+// (operators.cc).
 //
 // So the library builds without TensorFlow, is not linked to it, and one build serves all versions whose C API has
 // these functions (tensorflow/c/{tf_status,tf_tensor,kernels,ops}.h; unchanged from 2.15 to 2.21).
@@ -50,7 +51,7 @@ enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3 };            // TF_Code
   F(TF_AllocateOutput, TF_Tensor*, (TF_OpKernelContext*, int, int, const int64_t*, int, size_t, TF_Status*))     \
   F(TF_OpKernelContext_Failure, void, (TF_OpKernelContext*, TF_Status*))
 
-#define TF_DECLARE(name, result, parameters) static result(*name) parameters = nullptr;
+#define TF_DECLARE(name, result, parameters) extern result(*name) parameters;
 TF_FUNCTIONS(TF_DECLARE)
 #undef TF_DECLARE
 
