@@ -99,6 +99,33 @@ def make_norm(norm, name, dtype=None, frozen_scale=1.0, epsilon=EPSILON):
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
+class Predictor1x1(keras.layers.Layer):
+    """Kernel and bias of a 1x1 convolution that its head computes in a way of its own, float32 under any policy.
+
+    Args:
+        filters: output channels.
+        kernel_initializer: a Keras initializer.
+    """
+
+    def __init__(self, filters, kernel_initializer="he_normal", **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.filters, self.kernel_initializer = filters, keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        """Create kernel (1, 1, C, filters) and bias (filters,) for (..., C)."""
+        shape = (1, 1, input_shape[-1], self.filters)
+        # autocast=False: the head that reads them may stand in a scope of bfloat16.
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer, autocast=False)
+        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros", autocast=False)
+
+    def get_config(self):
+        """Keras serialisation."""
+        initializer = keras.initializers.serialize(self.kernel_initializer)
+        config = {key: value for key, value in super().get_config().items() if key != "dtype"}
+        return {**config, "filters": self.filters, "kernel_initializer": initializer}
+
+
+@keras.saving.register_keras_serializable("keras_maskrcnn")
 class ConvNorm(keras.layers.Layer):
     """Convolution, norm, ReLU, with padding k // 2 on every side (`backend.generic.convolve` says why).
 

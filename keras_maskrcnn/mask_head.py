@@ -5,7 +5,8 @@ import math
 import keras
 from keras import ops
 
-from keras_maskrcnn.layers import ConvNorm
+from keras_maskrcnn import backend
+from keras_maskrcnn.layers import ConvNorm, Predictor1x1
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -42,9 +43,7 @@ class MaskHead(keras.layers.Layer):
             )
             for i in range(int(math.log2(mask_size // pool_size)))
         ]
-        self.logits = keras.layers.Conv2D(
-            num_classes, 1, kernel_initializer="he_normal", name="logits", dtype="float32"
-        )
+        self.logits = Predictor1x1(num_classes, name="logits")
 
     def build(self, input_shape):
         """Build for (B, R, pool_size, pool_size, channels_in)."""
@@ -71,13 +70,37 @@ class MaskHead(keras.layers.Layer):
         for conv in self.convs:
             features = conv(features, training=training)
         for deconv in self.deconvs:
-            features = deconv(features)
-        logits = self.logits(features)
-        if self.num_classes > 1:
-            chosen = ops.clip(ops.reshape(labels, (-1, 1, 1, 1)), 0, self.num_classes - 1)
-            chosen = ops.broadcast_to(chosen, (*ops.shape(logits)[:3], 1))
-            logits = ops.take_along_axis(logits, chosen, axis=-1)
+            features = self._split_cells(features, deconv)
+        features = ops.cast(ops.reshape(features, (-1, self.mask_size**2, self.channels)), "float32")
+        logits = self._order_cells(self._logits_of_class(features, ops.reshape(labels, (-1,))))
         return ops.reshape(logits, (batch, rois, self.mask_size, self.mask_size))
+
+    def _split_cells(self, features, deconv):
+        """A 2x2 deconvolution as a product: each cell becomes four, (R, p, n, C) -> (R, p, 4 * n, channels).
+
+        The four stand one behind the other. Nothing after it looks sideways, so that only the logits, with a 256th of
+        the numbers, are put in order.
+        """
+        kernel = ops.transpose(ops.cast(deconv.kernel, features.dtype), (3, 0, 1, 2))
+        kernel = ops.reshape(kernel, (1, 1, -1, 4 * self.channels))
+        bias = ops.tile(ops.cast(deconv.bias, features.dtype), 4)
+        (split,) = backend.convolve([features], kernel, bias, relu=True)
+        return ops.reshape(split, (-1, self.pool_size, 4 * split.shape[2], self.channels))
+
+    def _logits_of_class(self, features, labels):
+        """The 1x1 convolution for one class of each RoI: float (R, cells, channels), int (R,) -> float (R, cells)."""
+        kernel = ops.transpose(ops.reshape(self.logits.kernel, (-1, self.num_classes)))
+        labels = ops.clip(labels, 0, self.num_classes - 1)
+        bias = ops.take(ops.convert_to_tensor(self.logits.bias), labels)
+        return ops.matmul(features, ops.take(kernel, labels, axis=0)[..., None])[..., 0] + bias[:, None]
+
+    def _order_cells(self, logits):
+        """From the order of the splits, (row, column, (row, column) of each split), to (R, mask_size, mask_size)."""
+        splits = len(self.deconvs)
+        logits = ops.reshape(logits, (-1, self.pool_size, self.pool_size, *[2] * (2 * splits)))
+        rows, columns = (range(first, 2 * splits + 3, 2) for first in (1, 2))
+        logits = ops.transpose(logits, (0, *rows, *columns))
+        return ops.reshape(logits, (-1, self.mask_size, self.mask_size))
 
     def get_config(self):
         """Keras serialisation."""

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.boxes import clip_boxes, decode_boxes
-from keras_maskrcnn.layers import ConvNorm
+from keras_maskrcnn.layers import ConvNorm, Predictor1x1
 from keras_maskrcnn.padding import zero_padding
 
 STRIDES = (4, 8, 16, 32, 64)  # of P2..P6
@@ -34,9 +34,8 @@ class RPNHead(keras.layers.Layer):
             ConvNorm(channels, 3, kernel_initializer=normal(), name=f"conv{i + 1}", dtype=self.dtype_policy)
             for i in range(num_convs)
         ]
-        output = {"kernel_initializer": normal(), "dtype": "float32"}
-        self.objectness = keras.layers.Conv2D(num_anchors, 1, name="objectness", **output)
-        self.deltas = keras.layers.Conv2D(num_anchors * 4, 1, name="deltas", **output)
+        self.objectness = Predictor1x1(num_anchors, normal(), name="objectness")
+        self.deltas = Predictor1x1(num_anchors * 4, normal(), name="deltas")
 
     def build(self, input_shape):
         """Build for a list of level shapes (B, h, w, channels)."""
@@ -60,10 +59,15 @@ class RPNHead(keras.layers.Layer):
             if index:
                 levels = [zero_padding(features, image_sizes, stride) for features, stride in zip(levels, STRIDES)]
             levels = conv(levels)
-        for features in levels:
-            batch = ops.shape(features)[0]
-            logits.append(ops.reshape(self.objectness(features), (batch, -1)))
-            deltas.append(ops.reshape(self.deltas(features), (batch, -1, 4)))
+        # Both predictors in one convolution: they are short of filters, not of features.
+        kernel, bias = (
+            ops.concatenate([getattr(self.objectness, name), getattr(self.deltas, name)], axis=-1)
+            for name in ("kernel", "bias")
+        )
+        for answers in backend.convolve([ops.cast(features, "float32") for features in levels], kernel, bias):
+            batch = ops.shape(answers)[0]
+            logits.append(ops.reshape(answers[..., : self.num_anchors], (batch, -1)))
+            deltas.append(ops.reshape(answers[..., self.num_anchors :], (batch, -1, 4)))
         return logits, deltas
 
     def get_config(self):

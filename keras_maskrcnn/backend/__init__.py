@@ -20,8 +20,7 @@ else:
 
 convolve = getattr(chosen, "convolve", generic.convolve)
 multilevel_roi_align = chosen.multilevel_roi_align
-trainable_convolve = getattr(chosen, "convolve", generic.convolve)
-multilevel_roi_align = chosen.trainable_multilevel_roi_align
+trainable_multilevel_roi_align = chosen.trainable_multilevel_roi_align
 non_max_suppression = chosen.non_max_suppression
 
 SUPPORTS_JIT = runtime.SUPPORTS_JIT

@@ -1,6 +1,6 @@
 """Native operators: C++ for TensorFlow on CPUs, built with the package where there is a compiler.
 
-`roi_align.cc` and `convolution.cc` hold them; `load` finds and loads them once. Without them, on a GPU, while a model is
+`roi_align.cc` and `convolution.cc` hold them; `load` loads them once. Without them, on a GPU, while a model is
 exported, and with `KERAS_MASKRCNN_NATIVE=0` the stock operators of `backend/tensorflow.py` compute the same.
 """
 
