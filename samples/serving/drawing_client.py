@@ -1,0 +1,159 @@
+"""What the REST and the gRPC client share: images to inputs, answers to pictures, and saying what went wrong.
+
+A client brings a model with `predict(signature, inputs)`, arrays in and arrays out; see rest_client.py and
+grpc_client.py, which are the programs.
+"""
+
+import argparse
+import io
+import os
+import pathlib
+import sys
+import tempfile
+import time
+import types
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from keras_maskrcnn_launcher import quiet_tensorflow
+
+with quiet_tensorflow():
+    from keras_maskrcnn import draw_instances
+    from keras_maskrcnn.data import read_image
+    from keras_maskrcnn.predictor import FoundInstances
+
+SUCCESS, MISTAKE = 0, 2  # exit status, as keras-maskrcnn's
+SERVED_FORMATS = ("JPEG", "PNG", "BMP", "GIF")  # what serve_bytes and serve_rle decode
+ENCODED, PIXELS = ("serve_bytes", "serve_rle"), "serving_default"
+
+
+def run_client(description, add_connection, open_model, argv=None):
+    """A whole client: parse, send each image, draw what comes back.
+
+    Args:
+        description: of the program, for --help.
+        add_connection: function that adds the arguments which say where the server is.
+        open_model: function from the parsed arguments to a model.
+        argv: list of str, or None for the process's own.
+
+    Returns:
+        Exit status: 0 done, 2 a mistake in what was given, or a server that does not answer or refuses.
+    """
+    args = build_parser(description, add_connection).parse_args(argv)
+    try:
+        draw_all(open_model(args), args.images, args.signature, args.output, args.score)
+    except (ValueError, OSError) as error:
+        print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return MISTAKE
+    return SUCCESS
+
+
+def build_parser(description, add_connection):
+    """The argparse parser of a client."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("images", nargs="+", help="image files")
+    add_connection(parser)
+    add_model(parser)
+    parser.add_argument("--signature", choices=(*ENCODED, PIXELS), default=ENCODED[0], help="what to call")
+    parser.add_argument("--output", default="found", help="folder for the pictures")
+    parser.add_argument("--score", type=float, default=0.5, help="detections below are left out")
+    return parser
+
+
+def add_model(parser):
+    """Which model at the server, and how long to wait for it."""
+    parser.add_argument("--model", default="maskrcnn", help="the model's name at the server")
+    parser.add_argument("--version", type=version, help="number or label of a version (default: the newest)")
+    parser.add_argument("--timeout", type=seconds, default=60.0, help="seconds for one call")
+
+
+def version(text):
+    """A version's number as int, or its label as str."""
+    return int(text) if text.isdigit() else text
+
+
+def seconds(text):
+    """A number of seconds above zero, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above zero and finite, received {text}")
+    return value
+
+
+def draw_all(model, paths, signature, output, min_score):
+    """Send images one by one; write `0000-name.png` for each into `output` and a line for each to standard output."""
+    output = pathlib.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    for i, path in enumerate(map(pathlib.Path, paths)):
+        image = read_image(path)
+        inputs = {"images": image[None]} if signature == PIXELS else {"image_bytes": [encoded(path, image)]}
+        start = time.perf_counter()
+        outputs = model.predict(signature, inputs)
+        took = time.perf_counter() - start
+        found = found_in(outputs, 0, image.shape[:2])
+        target = output / f"{i:04d}-{path.stem}.png"
+        write_picture(draw_instances(image, found, min_score), target)
+        shown = [f"{found.class_names[label]} {score:.2f}" for label, score in zip(found.labels, found.scores)]
+        shown = shown[: int((found.scores >= min_score).sum())]
+        print(f"{path}: {len(shown)} instances in {took:.2f} s -> {target}", *shown[:5], sep="\n    ")
+
+
+def encoded(path, image):
+    """The bytes to send: the file's own where the server decodes its format, else the image as PNG."""
+    data = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            if opened.format in SERVED_FORMATS:
+                return data
+    except UnidentifiedImageError:
+        pass  # a TIFF that read_image reads through scikit-image
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_picture(picture, target):
+    """A PNG file, whole or not at all."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".png", delete=False) as file:
+        Image.fromarray(picture).save(file, "PNG")
+    os.replace(file.name, target)
+
+
+def found_in(outputs, row, image_size):
+    """One image's instances out of an answer.
+
+    Args:
+        outputs: dict of arrays as the signatures name them, B rows.
+        row: which of the B images.
+        image_size: (height, width) of the image that was sent, pixels.
+
+    Returns:
+        FoundInstances, in the image's pixels.
+
+    Raises:
+        ValueError: the server could not read the image.
+    """
+    problem = text(outputs["problems"][row]) if "problems" in outputs else ""
+    if problem:
+        raise ValueError(
+            f"The server must be able to read the image. Received its word that it is {problem}. Save it as PNG again."
+        )
+    count = int(outputs["num_detections"][row])
+    labels = np.asarray(outputs["labels"][row][:count], np.int64)
+    names = [text(name) for name in outputs["class_names"][row][:count]]
+    return FoundInstances(
+        boxes=np.asarray(outputs["boxes"][row][:count], np.float32).reshape(-1, 4),
+        scores=np.asarray(outputs["scores"][row][:count], np.float32),
+        labels=labels,
+        box_masks=outputs["masks"][row][:count],
+        image_size=image_size,
+        config=types.SimpleNamespace(
+            class_names=dict(zip(labels.tolist(), names, strict=True)), category_ids=None, mask_pasting="subpixel"
+        ),
+    )
+
+
+def text(value):
+    """A string output: gRPC brings bytes, JSON str."""
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
