@@ -23,6 +23,7 @@ def select_detections(
     candidates,
     box_weights,
     min_box_size,
+    image_limits=None,
 ):
     """Softmax, one refined box for each class, clip, threshold, NMS by class, the best D.
 
@@ -30,10 +31,11 @@ def select_detections(
         class_logits: float (B, P, K + 1), background last. deltas: float (B, P, K, [dx, dy, dw, dh]).
         proposals: float (B, P, 4) network pixels. proposals_valid: bool (B, P).
         image_sizes: int (B, [height, width]), network pixels.
-        score_threshold: detections score more than this. nms_threshold: IoU.
+        score_threshold: detections score more than this. nms_threshold: IoU. Both a number or float (B,).
         class_agnostic_nms: whether classes suppress each other.
         max_detections: D. candidates: pairs of proposal and class that enter NMS at most.
         box_weights: of the box coder. min_box_size: network pixels, shorter sides are dropped.
+        image_limits: None, or int (B,): detections of each image, where fewer than D are asked for.
 
     Returns:
         dict of boxes float (B, D', 4) network pixels, clipped; scores float (B, D') falling; labels int32 (B, D');
@@ -44,7 +46,7 @@ def select_detections(
     scores = ops.softmax(class_logits, axis=-1)[..., :num_classes]
     scores = ops.where(proposals_valid[..., None], scores, 0.0)
     scores = ops.reshape(scores, (batch, -1))
-    scores = ops.where(scores > score_threshold, scores, 0.0)
+    scores = ops.where(scores > ops.reshape(score_threshold, (-1, 1)), scores, 0.0)
     count = backend.smaller(candidates, ops.shape(scores)[1])
     scores, order = ops.top_k(scores, count)
     passed, order, scores = backend.trim_to_valid(scores > 0, order, scores)
@@ -59,6 +61,9 @@ def select_detections(
     classes = None if class_agnostic_nms or num_classes == 1 else labels
     limit = backend.smaller(max_detections, ops.shape(scores)[1])
     kept, valid = backend.non_max_suppression(boxes, scores, nms_threshold, limit, classes, passed)
+    if image_limits is not None:  # the greedy answer for fewer is the beginning of that for more
+        rows = ops.arange(ops.shape(valid)[1], dtype="int32")
+        valid = ops.logical_and(valid, rows < ops.reshape(image_limits, (-1, 1)))
     valid, kept = backend.trim_to_valid(valid, kept)
     return {
         "boxes": ops.where(valid[..., None], ops.take_along_axis(boxes, kept[..., None], axis=1), 0.0),

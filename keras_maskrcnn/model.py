@@ -125,12 +125,14 @@ class MaskRCNN(keras.Model):
 
     # The path ------------------------------------------------------------------------------------------------
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, training=None, options=None):
         """Detect, or with ground truth among the inputs answer and say what the answer should have been.
 
         Args:
             inputs: images (B, H, W, 3), uint8 or float in 0..255, or a dict with the keys of batch.py.
             training: whether trainable batch norm uses the batch's statistics.
+            options: None, or a dict of what replaces the config's numbers, image by image: `score_threshold` float
+                (B,), `nms_threshold` float (B,), `max_detections` int (B,), at most the config's.
 
         Returns:
             Without ground truth, a dict of boxes float (B, D, 4) network pixels, scores float (B, D) falling,
@@ -147,7 +149,7 @@ class MaskRCNN(keras.Model):
         maps = self.roi_maps(pyramid, image_sizes)
         if learning:
             return self.learn(maps, rpn_answers, anchors, proposals, inputs, training)
-        detections = self.detect(maps, proposals, image_sizes)
+        detections = self.detect(maps, proposals, image_sizes, options)
         return self.segment(maps, detections)
 
     def extract_features(self, images, image_sizes, training=None):
@@ -221,13 +223,13 @@ class MaskRCNN(keras.Model):
             box_weights=config.rpn_box_weights,
         )
 
-    def detect(self, maps, proposals, image_sizes):
-        """Classify and refine the proposals, and keep the best.
+    def detect(self, maps, proposals, image_sizes, options=None):
+        """Classify and refine the proposals, and keep the best; `options` as for `call`.
 
         Returns:
             dict of boxes (B, D', 4), scores, labels, valid (B, D'), D' <= D (see `select_detections`).
         """
-        config = self.config
+        config, options = self.config, options or {}
         boxes, _, valid = proposals
         class_logits, deltas = self.box_head(self.box_align(maps, boxes))
         return select_detections(
@@ -236,10 +238,11 @@ class MaskRCNN(keras.Model):
             boxes,
             valid,
             image_sizes,
-            score_threshold=config.score_threshold,
-            nms_threshold=config.nms_threshold,
+            score_threshold=options.get("score_threshold", config.score_threshold),
+            nms_threshold=options.get("nms_threshold", config.nms_threshold),
             class_agnostic_nms=config.class_agnostic_nms,
             max_detections=config.max_detections,
+            image_limits=options.get("max_detections"),
             candidates=config.detection_candidates,
             box_weights=config.box_weights,
             min_box_size=config.min_box_size,

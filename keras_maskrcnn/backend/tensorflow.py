@@ -238,11 +238,14 @@ def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, vali
     rows, ends = _rows_by_group(num_images, num_boxes, classes, valid)
     row_boxes = tf.gather(tf.reshape(boxes, (-1, 4)), rows)
     row_scores = tf.gather(tf.reshape(scores, (-1,)), rows)
+    thresholds = tf.broadcast_to(iou_threshold, [num_images])
+    thresholds = tf.gather(thresholds, rows // tf.maximum(num_boxes, 1))
+    thresholds = tf.concat([thresholds, [0.0]], axis=0)  # one more, for the empty group at the end
 
     def suppress(number, kept):
         first = tf.where(number > 0, ends[tf.maximum(number - 1, 0)], 0)
         group = slice(first, ends[number])
-        best = tf.image.non_max_suppression(row_boxes[group], row_scores[group], max_outputs, iou_threshold)
+        best = tf.image.non_max_suppression(row_boxes[group], row_scores[group], max_outputs, thresholds[first])
         return number + 1, kept.write(number, tf.gather(rows, best + first))
 
     num_groups = tf.size(ends)

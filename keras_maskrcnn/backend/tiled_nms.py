@@ -23,7 +23,7 @@ def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, vali
     Args:
         boxes: float32 (B, N, [x1, y1, x2, y2]); N must be known when the graph is built.
         scores: float32 (B, N).
-        iou_threshold: suppress above it.
+        iou_threshold: suppress above it; a number or float (B,).
         max_outputs: D, an int (on TensorFlow also a scalar tensor).
         classes: int (B, N) or None: boxes of different classes leave each other alone.
         valid: bool (B, N) or None: rows that are False are never kept and suppress nothing.
@@ -113,7 +113,8 @@ def _overlap_exceeds(sides, rows, columns, iou_threshold):
     shared = ops.relu(width) * ops.relu(height)
     areas = (x2 - x1) * (y2 - y1)
     union = areas[:, rows, None] + areas[:, None, columns] - shared
-    return ops.logical_and(union > 0, shared / ops.where(union > 0, union, 1.0) > iou_threshold)
+    iou = shared / ops.where(union > 0, union, 1.0)
+    return ops.logical_and(union > 0, iou > ops.reshape(iou_threshold, (-1, 1, 1)))
 
 
 def _first_kept(order, kept, max_outputs):

@@ -1,7 +1,7 @@
-"""Export: one SavedModel that takes images of any size and answers in their own pixels.
+"""Export: a folder of numbered SavedModels as TF Serving reads it, each whole or not there at all.
 
-Resizing, padding and normalisation are in the graph, so that a client sends what its camera gave. The graph holds
-stock operators only (DESIGN: a custom one does not load in TF Serving). Called by users and by the command line.
+What the model answers to is in `signatures.py`; everything from a file's bytes to boxes in its pixels is in the graph,
+of stock operators only (DESIGN: a custom one does not load in TF Serving). Called by users and by the command line.
 """
 
 import os
@@ -14,32 +14,28 @@ import keras
 from keras_maskrcnn import backend
 from keras_maskrcnn.optimize import optimize_for_inference
 
-SIGNATURE = "serving_default"
 
-
-def export_saved_model(model, directory, overwrite=False, optimize=False, dtype=None):
-    """Write a model as a TensorFlow SavedModel, whole or not at all.
-
-    The signature `serving_default` takes `images` uint8 (B, H, W, [r, g, b]), any B, H, W, and returns
-        boxes    float32 (B, D, [x1, y1, x2, y2]), pixels of the images that came in
-        scores   float32 (B, D), falling          labels  int32 (B, D), 0..K-1
-        masks    float32 (B, D, 28, 28), probabilities in the frame of each box
-        valid    bool (B, D), False rows hold zeros          num_detections  int32 (B,)
+def export_saved_model(model, directory, version=None, overwrite=False, optimize=False, dtype=None):
+    """Write a model as version `directory/version` for TensorFlow Serving.
 
     Args:
         model: MaskRCNN, on the TensorFlow backend.
-        directory: folder to make.
-        overwrite: replace a folder that is there already.
+        directory: the model's folder (TF Serving's `base_path`), which holds one folder a version.
+        version: int >= 1. None: one more than the highest there is, 1 first.
+        overwrite: replace the version if it is there already. A server that has it loaded does not notice.
         optimize: fold batch norm into the convolutions first (`optimize_for_inference`); the model stays as it is.
             Scores then differ from the model's by rounding, a few 1e-5.
         dtype: None for the model's; "bfloat16" computes convolutions and dense layers in it, boxes and NMS in float32,
             and folds as well.
 
     Returns:
-        The folder as a pathlib.Path.
+        The version's folder as a pathlib.Path: `saved_model.pb` and `variables`, `assets` (what the model is, see
+        `assets.py`) and `assets.extra` (requests that TF Serving warms up with). See `signatures.py` for what the
+        SavedModel takes and returns.
 
     Raises:
-        ValueError: the backend is not TensorFlow; the folder exists and `overwrite` is False.
+        ValueError: the backend is not TensorFlow; the version is no positive integer, or exists and `overwrite` is
+            False.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -48,67 +44,72 @@ def export_saved_model(model, directory, overwrite=False, optimize=False, dtype=
             "KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras DIRECTORY."
         )
     directory = pathlib.Path(directory)
-    if directory.exists() and not overwrite:
+    target = _version_folder(directory, version, overwrite)
+    served = optimize_for_inference(model, dtype) if optimize or dtype else model
+    directory.mkdir(parents=True, exist_ok=True)
+    # Beside the versions, so that it is the same file system; TF Serving looks at numbered folders only.
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as scratch:
+        _write(model, served, os.path.join(scratch, "new"))
+        if overwrite and target.exists():
+            os.rename(target, os.path.join(scratch, "old"))
+        os.rename(os.path.join(scratch, "new"), target)
+    return target
+
+
+def versions(directory):
+    """The versions in a model's folder, list of int, rising."""
+    directory = pathlib.Path(directory)
+    folders = [path for path in directory.iterdir() if path.is_dir()] if directory.is_dir() else []
+    return sorted(int(folder.name) for folder in folders if folder.name.isascii() and folder.name.isdigit())
+
+
+def find_version(path):
+    """The SavedModel that a path means: the folder itself, or the highest version in it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = pathlib.Path(path)
+    there = versions(path)
+    folder = path if (path / "saved_model.pb").is_file() or not there else path / str(there[-1])
+    if not (folder / "saved_model.pb").is_file():
         raise ValueError(
-            f"Nothing is overwritten unasked. Received: {directory}, which exists. "
-            "Choose another folder or pass overwrite=True."
+            "A SavedModel is a folder with saved_model.pb, or one with numbered folders of that kind. "
+            f"Received: {path}, without. Write one with keras-maskrcnn export MODEL {path}."
         )
-    if optimize or dtype:
-        model = optimize_for_inference(model, dtype)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
-        _write(model, os.path.join(scratch, "new"))
-        if directory.exists():
-            os.rename(directory, os.path.join(scratch, "old"))
-        shutil.move(os.path.join(scratch, "new"), directory)
-    return directory
+    return folder
 
 
-def _write(model, directory):
+def _version_folder(directory, version, overwrite):
+    if (directory / "saved_model.pb").exists():
+        raise ValueError(
+            "An export goes into a folder of numbered versions. "
+            f"Received: {directory}, which is a SavedModel itself. Give the folder above it."
+        )
+    if version is None:
+        version = max(versions(directory), default=0) + 1
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ValueError(f"A version is an integer from 1 on. Received: {version!r}. None takes the next free one.")
+    target = directory / str(version)
+    if target.exists() and not overwrite:
+        raise ValueError(
+            f"A version is never overwritten unasked. Received: {target}, which exists. "
+            "Leave the version out for the next free one, or pass overwrite=True."
+        )
+    return target
+
+
+def _write(model, served, folder):
     import tensorflow as tf  # the package runs on JAX without it
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    images = tf.TensorSpec((None, None, None, len(model.config.pixel_mean)), tf.uint8, name="images")
+    from keras_maskrcnn.serving.signatures import signatures
+
+    # Not the model itself, which would bring its optimizer and metrics along.
+    weights = tf.Module()
+    weights.variables_in_use = [weight.value for weight in served.weights]
     with backend.stock_operators():
-        archive.add_endpoint(SIGNATURE, lambda images: serve_images(model, images), [images])
-        archive.write_out(directory, verbose=False)
-
-
-def serve_images(model, images):
-    """What `serving_default` computes: resize, detect (the model pads), and bring boxes back to source pixels.
-
-    Args:
-        model: MaskRCNN.
-        images: uint8 (B, H, W, 3).
-
-    Returns:
-        dict as in `export_saved_model`.
-    """
-    import tensorflow as tf
-
-    batch, source = tf.shape(images)[0], tf.shape(images)[1:3]
-    network = network_size_in_graph(source, model.config)
-    # The same float32 arithmetic as resizing.resize_bilinear, which Predictor uses.
-    resized = tf.image.resize(tf.cast(images, tf.float32), network, "bilinear", antialias=False)
-    sizes = tf.broadcast_to(network[None], (batch, 2))
-    found = dict(model({"images": resized, "image_sizes": sizes}, training=False))
-    factors = tf.cast(source, tf.float32) / tf.cast(network, tf.float32)
-    limits = tf.cast(tf.stack([source[1], source[0], source[1], source[0]]), tf.float32)
-    boxes = found["boxes"] * tf.stack([factors[1], factors[0], factors[1], factors[0]])
-    found["boxes"] = tf.clip_by_value(boxes, 0.0, limits)
-    found["num_detections"] = tf.reduce_sum(tf.cast(found["valid"], tf.int32), axis=1)
-    return found
-
-
-def network_size_in_graph(source, config):
-    """`resizing.network_size` on tensors: int32 [height, width] -> int32 [height, width], float64 between."""
-    import tensorflow as tf
-
-    sides = tf.cast(source, tf.float64)
-    if config.image_scale is not None:
-        network = tf.floor(sides * config.image_scale + 0.5)
-    else:
-        scale = tf.minimum(config.min_size / tf.reduce_min(sides), config.max_size / tf.reduce_max(sides))
-        network = tf.floor(sides * scale)
-    return tf.maximum(tf.cast(network, tf.int32), 1)
+        functions = {
+            name: tf.function(function, autograph=False).get_concrete_function(**inputs)
+            for name, (function, inputs) in signatures(served).items()
+        }
+        tf.saved_model.save(weights, folder, functions)

@@ -1,0 +1,169 @@
+"""Encoded images -> network pixels, in the graph: what `serve_bytes` and `serve_rle` read their clients' files with.
+
+JPEG, PNG, BMP and GIF (its first frame) of any size and any mix, each decoded as `data.images.read_image` does: EXIF
+orientation applied, alpha dropped, gray and palettes to RGB, 16-bit gray scaled by range. Stock operators raise for a
+whole batch where one file is damaged, and TensorFlow has no way to catch that but one: a tf.data pipeline may ignore
+errors. So each file is decoded in a pipeline of its own, whose second element stands in where the first one failed.
+Called by `signatures.py`.
+"""
+
+import tensorflow as tf
+
+from keras_maskrcnn.serving.exif_in_graph import jpeg_orientation, png_orientation
+
+JPEG, PNG, GIF, BMP, UNKNOWN = range(5)
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
+_PROBLEMS = (*(f"a damaged {name}, or one of a kind that TensorFlow does not read" for name in
+               ("JPEG", "PNG", "GIF", "BMP")), "not a JPEG, PNG, GIF or BMP file")  # fmt: skip
+MAX_PIXELS = 178_956_970  # Pillow's own bound: a file of a kilobyte can claim to be gigabytes of image
+_WIDE_RANGES = (255, 1023, 4095, 16383, 65535)  # of data.images: 8, 10, 12, 14 and 16 bits
+
+
+def read_batch(image_bytes, network_size):
+    """Decode, turn, resize and pad files onto one canvas; a damaged one leaves the others alone.
+
+    Args:
+        image_bytes: string (B,), whole files.
+        network_size: function from int32 [height, width] of an image to that in network pixels.
+
+    Returns:
+        dict of images float32 (B, H, W, 3), network pixels, zero beyond each image; network_sizes and image_sizes int32
+        (B, [height, width]), the latter as a photo viewer shows the image; problems string (B,), empty where the file
+        was read. Where it was not, there is one black pixel and image_sizes holds zeros.
+    """
+
+    def read(data):
+        image = decode(data)
+        size = tf.shape(image)[:2]
+        network = network_size(size)
+        # uint8 goes in as it is: a float copy of the source would be four times its size.
+        resized = tf.image.resize(image, network, "bilinear", antialias=False)
+        return {"images": resized, "network_sizes": network, "image_sizes": size, "problems": tf.constant("")}
+
+    def read_or_stand_in(data):
+        good = tf.data.Dataset.from_tensors(data).map(_plain(read)).ignore_errors()
+        stand_in = {
+            "images": tf.zeros((1, 1, 3)),
+            "network_sizes": tf.ones((2,), tf.int32),
+            "image_sizes": tf.zeros((2,), tf.int32),
+            "problems": tf.gather(tf.constant(_PROBLEMS), file_format(data)),
+        }
+        return good.concatenate(tf.data.Dataset.from_tensors(stand_in)).take(1)
+
+    files = tf.data.Dataset.from_tensor_slices(image_bytes)
+    rows = files.interleave(
+        _plain(read_or_stand_in), cycle_length=4, num_parallel_calls=4, deterministic=True
+    )  # in the order of the files
+    count = tf.maximum(tf.size(image_bytes, out_type=tf.int64), 1)
+    shapes = {"images": [None, None, 3], "network_sizes": [2], "image_sizes": [2], "problems": []}
+    return rows.padded_batch(count, shapes).get_single_element()
+
+
+def decode(data):
+    """One file as its viewer shows it.
+
+    Args:
+        data: string (), a whole file.
+
+    Returns:
+        uint8 (h, w, [r, g, b]), image pixels. Raises InvalidArgumentError for what is no image, damaged, or larger
+        than MAX_PIXELS.
+    """
+    readers = [_decode_jpeg, _decode_png, _decode_gif, _decode_bmp, _refuse]
+    image = tf.switch_case(file_format(data), [lambda reader=reader: reader(data) for reader in readers])
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def file_format(data):
+    """Which of JPEG, PNG, GIF, BMP, UNKNOWN a file's first bytes say it is, int32 ()."""
+    starts = [tf.equal(tf.strings.substr(data, 0, len(start)), start) for start in _SIGNATURES]
+    return tf.argmax(tf.stack([*starts, True]), output_type=tf.int32)
+
+
+def _plain(function):
+    """Keep AutoGraph, which has nothing to convert here, from parsing the source."""
+    return tf.autograph.experimental.do_not_convert(function)
+
+
+def _decode_jpeg(data):
+    _refuse_huge(tf.image.extract_jpeg_shape(data)[:2])
+    # The slow transform is the exact one, which Pillow and OpenCV take too.
+    image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    return orient(image, jpeg_orientation(data))
+
+
+def _decode_png(data):
+    header = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 16, 10), tf.uint8), tf.int64)
+    sides = tf.linalg.matvec(tf.reshape(header[:8], (2, 4)), tf.constant([2**24, 2**16, 2**8, 1], tf.int64))
+    _refuse_huge(sides)
+    wide_gray = tf.reduce_all(tf.equal(header[8:10], [16, 0]))  # bit depth, colour type
+    image = tf.cond(
+        wide_gray, lambda: _narrow(tf.io.decode_png(data, 1, tf.uint16)), lambda: tf.io.decode_png(data, 3)
+    )
+    return orient(image, png_orientation(data))
+
+
+def _decode_gif(data):
+    _refuse_huge(tf.io.decode_raw(tf.strings.substr(data, 6, 4), tf.uint16))
+    return tf.io.decode_image(data, channels=3, expand_animations=False)
+
+
+def _decode_bmp(data):
+    """TensorFlow reads no palettes and ignores the masks of bit fields; both are in the header."""
+    header = tf.io.decode_raw(tf.strings.substr(data, 14, 24), tf.int32)  # size, width, height, planes and bits, ...
+    _refuse_huge(tf.abs(header[1:3]))
+    plain = tf.equal(header[4], 0)  # compression: none
+    masks = tf.io.decode_raw(tf.strings.substr(data, 54, 12), tf.int32)
+    bgrx = tf.logical_and(tf.equal(header[4], 3), tf.reduce_all(tf.equal(masks, [0xFF0000, 0xFF00, 0xFF])))
+    with tf.control_dependencies([tf.debugging.Assert(tf.logical_or(plain, bgrx), ["compressed BMP"])]):
+        image = tf.io.decode_bmp(data)
+
+    def with_palette():
+        start = 14 + header[0]
+        offset = tf.io.decode_raw(tf.strings.substr(data, 10, 4), tf.int32)[0]
+        palette = tf.reshape(tf.io.decode_raw(tf.strings.substr(data, start, offset - start), tf.uint8), (-1, 4))
+        return tf.gather(palette[:, 2::-1], tf.cast(image[..., 0], tf.int32))
+
+    return tf.cond(tf.equal(tf.shape(image)[2], 1), with_palette, lambda: image[..., :3])
+
+
+def _refuse(data):
+    with tf.control_dependencies([tf.debugging.Assert(False, ["no image"])]):
+        return tf.zeros((1, 1, 3), tf.uint8)
+
+
+def _refuse_huge(sides):
+    """Make the row fail whose sides, in any integer type, span too many pixels."""
+    pixels = tf.reduce_prod(tf.cast(sides, tf.float64))
+    tf.debugging.assert_less_equal(pixels, tf.constant(MAX_PIXELS, tf.float64))
+
+
+def _narrow(gray):
+    """16-bit gray (h, w, 1) to uint8 (h, w, 3): the smallest usual range that holds the maximum becomes 0..255."""
+    top = tf.reduce_max(tf.cast(gray, tf.int32))
+    limits = tf.constant(_WIDE_RANGES)
+    full = tf.reduce_min(tf.where(limits >= top, limits, _WIDE_RANGES[-1]))
+    levels = tf.range(_WIDE_RANGES[-1] + 1, dtype=tf.float64) * (255.0 / tf.cast(full, tf.float64))
+    levels = tf.cast(tf.minimum(tf.round(levels), 255.0), tf.uint8)
+    return tf.repeat(tf.gather(levels, tf.cast(gray, tf.int32)), 3, axis=2)
+
+
+def orient(image, orientation):
+    """Turn and mirror an image as EXIF asks.
+
+    Args:
+        image: (h, w, C).
+        orientation: int32 (), 1..8; 1 is upright.
+
+    Returns:
+        (h, w, C), or (w, h, C) from 5 on.
+    """
+
+    def turn():
+        turned = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+        upside_down = tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8]))
+        mirrored = tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
+        turned = tf.cond(upside_down, lambda: turned[::-1], lambda: turned)
+        return tf.cond(mirrored, lambda: turned[:, ::-1], lambda: turned)
+
+    return tf.cond(tf.equal(orientation, 1), lambda: image, turn)

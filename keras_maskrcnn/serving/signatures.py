@@ -1,0 +1,171 @@
+"""What a SavedModel answers to: the contract of its signatures, and the graph functions that keep it.
+
+THE CONTRACT. Every input and output has the batch as its first axis, also the options: TF Serving's batching, which
+puts requests of different clients together, takes nothing else. B images, D = `max_detections` rows, M = `mask_size`.
+
+    serving_default   images       uint8 (B, H, W, C), any size
+    serve_bytes       image_bytes  string (B,): JPEG, PNG, BMP or GIF files, of any sizes together
+    serve_rle         image_bytes  likewise, answered with run-length codes instead of masks
+
+    serve_images_options, serve_bytes_options, serve_rle_options take besides, all of them:
+        score_threshold  float32 (B,)   detections score more than this
+        nms_threshold    float32 (B,)   IoU above which the better of two detections stays
+        max_detections   int32 (B,)     at most the model's D
+    NaN or a negative number stands for the model's own. They act inside the model, on the NMS itself.
+
+    boxes           float32 (B, D, [x1, y1, x2, y2])  pixels of the image that came in (turned as EXIF says)
+    scores          float32 (B, D)                    falling
+    labels          int32 (B, D)                      0..K-1
+    class_names     string (B, D)
+    valid           bool (B, D)                       rows that are False hold zeros and empty strings
+    num_detections  int32 (B,)                        valid rows; they come first
+    image_sizes     int32 (B, [height, width])        pixels of the image; zeros where a file was not read
+    masks           float32 (B, D, M, M)              probabilities in the frame of each box (not serve_rle)
+    mask_rle        string (B, D)                     COCO's compressed `counts` for image_sizes (serve_rle only)
+    problems        string (B,)                       why a file was not read, else empty (serve_bytes, serve_rle)
+
+A file that is damaged or no image gives a row without detections and says so in `problems`; the other rows of its
+batch are answered as if it were not there. Called by `saved_model.py`.
+"""
+
+import tensorflow as tf
+
+from keras_maskrcnn.serving.images_in_graph import read_batch
+from keras_maskrcnn.serving.rle_in_graph import encode_masks
+
+RGB = 3
+OPTIONS = {"score_threshold": tf.float32, "nms_threshold": tf.float32, "max_detections": tf.int32}
+
+
+def signatures(model):
+    """The functions of a model by signature name, with their inputs.
+
+    Args:
+        model: MaskRCNN.
+
+    Returns:
+        dict from name to (function of keyword tensors -> dict of tensors, dict from input name to tf.TensorSpec).
+    """
+    channels = len(model.config.pixel_mean)
+    answers = Answers(model)
+    inputs = {"images": tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")}
+    files = {"image_bytes": tf.TensorSpec((None,), tf.string, name="image_bytes")}
+    options = {name: tf.TensorSpec((None,), dtype, name=name) for name, dtype in OPTIONS.items()}
+    kinds = {"images": (answers.to_images, inputs)}
+    if channels == RGB:  # files hold colours; a model for other channels is served by arrays alone
+        kinds |= {"bytes": (answers.to_files, files), "rle": (answers.in_run_lengths, files)}
+    plain = {f"serve_{kind}": pair for kind, pair in kinds.items()}
+    plain = {"serving_default": plain.pop("serve_images"), **plain}
+    return plain | {f"serve_{kind}_options": (answer, needs | options) for kind, (answer, needs) in kinds.items()}
+
+
+class Answers:
+    """The graph functions, which share one copy of the model's graph.
+
+    Args:
+        model: MaskRCNN.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self.config = config = model.config
+        # What a canvas holds beside an image shows in the answer of these models, so each image gets its own canvas.
+        norms = (config.norm, config.head_norm)
+        self.one_by_one = not config.mask_padding or model.custom_backbone or "group" in norms
+        self.detect = tf.function(
+            self._detect,
+            autograph=False,
+            input_signature=[
+                tf.TensorSpec((None, None, None, len(config.pixel_mean)), tf.float32),
+                tf.TensorSpec((None, 2), tf.int32),
+                {name: tf.TensorSpec((None,), dtype) for name, dtype in OPTIONS.items()},
+            ],
+        )
+
+    def to_images(self, images, **options):
+        """`serving_default`: resize images of one size, detect, and bring boxes back to their pixels."""
+        batch, source = tf.shape(images)[0], tf.shape(images)[1:3]
+        network = self.network_size(source)
+        # The same float32 arithmetic as resizing.resize_bilinear, which Predictor uses.
+        resized = tf.image.resize(images, network, "bilinear", antialias=False)
+        sizes = tf.broadcast_to(network[None], (batch, 2))
+        found = self.detect(resized, sizes, self._options(batch, options))
+        return self._in_image_frame(found, sizes, tf.broadcast_to(source[None], (batch, 2)))
+
+    def to_files(self, image_bytes, **options):
+        """`serve_bytes`: the same for files of any sizes, on one canvas or one after the other."""
+        batch = read_batch(image_bytes, self.network_size)
+        options = self._options(tf.size(image_bytes), options)
+        detect = self._detect_one_by_one if self.one_by_one else self.detect
+        found = detect(batch["images"], batch["network_sizes"], options)
+        readable = tf.equal(tf.strings.length(batch["problems"]), 0)
+        found = {name: _where_rows(readable, array) for name, array in found.items()}
+        answer = self._in_image_frame(found, batch["network_sizes"], batch["image_sizes"])
+        return answer | {"problems": batch["problems"]}
+
+    def in_run_lengths(self, image_bytes, **options):
+        """`serve_rle`: as `to_files`, with each mask in the pixels of its image as COCO's run-length code."""
+        answer = self.to_files(image_bytes, **options)
+
+        def encode(row):
+            return encode_masks(*row, self.config.mask_pasting)
+
+        rows = (answer.pop("masks"), answer["boxes"], answer["valid"], answer["image_sizes"])
+        spec = tf.TensorSpec((self.config.max_detections,), tf.string)
+        return answer | {"mask_rle": tf.map_fn(encode, rows, fn_output_signature=spec, parallel_iterations=1)}
+
+    def network_size(self, source):
+        """`resizing.network_size` on tensors: int32 [height, width] -> int32 [height, width], float64 between."""
+        config, sides = self.config, tf.cast(source, tf.float64)
+        if config.image_scale is not None:
+            network = tf.floor(sides * config.image_scale + 0.5)
+        else:
+            scale = tf.minimum(config.min_size / tf.reduce_min(sides), config.max_size / tf.reduce_max(sides))
+            network = tf.floor(sides * scale)
+        return tf.maximum(tf.cast(network, tf.int32), 1)
+
+    def _detect(self, images, sizes, options):
+        return dict(self.model({"images": images, "image_sizes": sizes}, training=False, options=options))
+
+    def _detect_one_by_one(self, images, sizes, options):
+        def detect(row):
+            image, size, own = row
+            own = {name: value[None] for name, value in own.items()}
+            found = self.detect(image[None, : size[0], : size[1]], size[None], own)
+            return {name: array[0] for name, array in found.items()}
+
+        outputs = self.detect.get_concrete_function().structured_outputs
+        specs = {name: tf.TensorSpec(array.shape[1:], array.dtype) for name, array in outputs.items()}
+        return tf.map_fn(detect, (images, sizes, options), fn_output_signature=specs, parallel_iterations=1)
+
+    def _options(self, batch, given):
+        """Options (B,): those given where they make sense, the config's elsewhere."""
+        options = {}
+        for name, dtype in OPTIONS.items():
+            own = tf.fill([batch], tf.constant(getattr(self.config, name), dtype))
+            most = self.config.max_detections if name == "max_detections" else 1.0
+            value = given.get(name, own)
+            options[name] = tf.where(value >= 0, tf.minimum(value, most), own)
+        return options
+
+    def _in_image_frame(self, found, network, source):
+        """Boxes in image pixels, names and counts. `network` and `source`: int32 (B, [height, width])."""
+        factors = tf.cast(source, tf.float32) / tf.cast(network, tf.float32)
+        factors, limits = (tf.tile(sides[:, None, ::-1], (1, 1, 2)) for sides in (factors, tf.cast(source, tf.float32)))
+        names = tf.gather(tf.constant(self.config.class_names), found["labels"])
+        return {
+            "boxes": tf.clip_by_value(found["boxes"] * factors, 0.0, limits),
+            "scores": found["scores"],
+            "labels": found["labels"],
+            "class_names": tf.where(found["valid"], names, ""),
+            "valid": found["valid"],
+            "num_detections": tf.reduce_sum(tf.cast(found["valid"], tf.int32), axis=1),
+            "image_sizes": source,
+            "masks": found["masks"],
+        }
+
+
+def _where_rows(kept, array):
+    """Zero the rows of images that are not kept, bool (B,)."""
+    kept = tf.reshape(kept, [-1] + [1] * (len(array.shape) - 1))
+    return tf.where(kept, array, tf.zeros((), array.dtype))
