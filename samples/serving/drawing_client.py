@@ -15,6 +15,7 @@ import types
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from pycocotools import mask as rle
 
 from keras_maskrcnn_launcher import quiet_tensorflow
 
@@ -91,7 +92,7 @@ def draw_all(model, paths, signature, output, min_score):
         start = time.perf_counter()
         outputs = model.predict(signature, inputs)
         took = time.perf_counter() - start
-        found = found_in(outputs, 0, image.shape[:2])
+        found = found_in(outputs, 0)
         target = output / f"{i:04d}-{path.stem}.png"
         write_picture(draw_instances(image, found, min_score), target)
         shown = [f"{found.class_names[label]} {score:.2f}" for label, score in zip(found.labels, found.scores)]
@@ -120,16 +121,15 @@ def write_picture(picture, target):
     os.replace(file.name, target)
 
 
-def found_in(outputs, row, image_size):
+def found_in(outputs, row):
     """One image's instances out of an answer.
 
     Args:
         outputs: dict of arrays as the signatures name them, B rows.
         row: which of the B images.
-        image_size: (height, width) of the image that was sent, pixels.
 
     Returns:
-        FoundInstances, in the image's pixels.
+        FoundInstances, in the pixels of the image as a viewer shows it.
 
     Raises:
         ValueError: the server could not read the image.
@@ -137,23 +137,61 @@ def found_in(outputs, row, image_size):
     problem = text(outputs["problems"][row]) if "problems" in outputs else ""
     if problem:
         raise ValueError(
-            f"The server must be able to read the image. Received its word that it is {problem}. Save it as PNG again."
+            f"The server must be able to read the image. Received: {problem}. Save it as PNG and send that."
         )
-    count = int(outputs["num_detections"][row])
-    labels = np.asarray(outputs["labels"][row][:count], np.int64)
-    names = [text(name) for name in outputs["class_names"][row][:count]]
-    return FoundInstances(
-        boxes=np.asarray(outputs["boxes"][row][:count], np.float32).reshape(-1, 4),
-        scores=np.asarray(outputs["scores"][row][:count], np.float32),
-        labels=labels,
-        box_masks=outputs["masks"][row][:count],
-        image_size=image_size,
+    rows = {name: values[row][: outputs["num_detections"][row]] for name, values in outputs.items() if values.ndim > 1}
+    size = tuple(map(int, outputs["image_sizes"][row]))
+    names = map(text, rows["class_names"])
+    found = FoundInstances(
+        boxes=rows["boxes"],
+        scores=rows["scores"],
+        labels=rows["labels"],
+        box_masks=rows.get("masks"),
+        image_size=size,
         config=types.SimpleNamespace(
-            class_names=dict(zip(labels.tolist(), names, strict=True)), category_ids=None, mask_pasting="subpixel"
+            class_names=dict(zip(rows["labels"].tolist(), names, strict=True)),
+            category_ids=None,
+            mask_pasting="subpixel",
         ),
     )
+    if "mask_rle" in rows:
+        found.mask_windows = [window(text(code), size) for code in rows["mask_rle"]]
+    return found
+
+
+def window(code, size):
+    """A run-length code of COCO's as (bool (h, w), x0, y0), cut to where the mask is."""
+    mask = rle.decode({"size": list(size), "counts": code}).astype(bool)
+    ys, xs = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+    if not len(ys):
+        return np.zeros((0, 0), bool), 0, 0
+    return mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1], int(xs[0]), int(ys[0])
 
 
 def text(value):
     """A string output: gRPC brings bytes, JSON str."""
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def nobody_there(address, reason, option):
+    """The error where nothing answers at an address that an option names."""
+    return ConnectionError(
+        f"TF Serving must listen at {address}. Received: {reason}. Start it as the README says, or name its address "
+        f"with {option}."
+    )
+
+
+def too_late(address, timeout):
+    """The error where no answer came within `timeout` seconds."""
+    return TimeoutError(
+        f"The server must answer within {timeout:g} s. Received: nothing from {address}. The first call of a model takes "
+        "longer than others: try again, or give it more --timeout."
+    )
+
+
+def refused(address, status, said):
+    """The error where the server answered with one."""
+    return ValueError(
+        f"The server must accept the request. Received: {status} from {address}: {said}. Check the model's name, version "
+        "and signature; GET /v1/models/NAME/metadata on its REST port shows what it has."
+    )

@@ -2,7 +2,7 @@
 
 import sys
 
-from drawing_client import run_client
+from drawing_client import nobody_there, refused, run_client, too_late
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]  # gRPC's own limit is 4 MB
 
@@ -66,20 +66,11 @@ class GrpcModel:
 
     def _explained(self, error):
         code = error.code()
-        if code == self.grpc.StatusCode.UNAVAILABLE:
-            return ConnectionError(
-                f"TF Serving must listen at {self.server}. Received: {error.details()}. Start it as the README says, or "
-                "name its address with --server. A server that has too much to do says the same: then ask less at once."
-            )
+        if code == self.grpc.StatusCode.UNAVAILABLE:  # also what a server with a full queue says
+            return nobody_there(self.server, error.details(), "--server")
         if code == self.grpc.StatusCode.DEADLINE_EXCEEDED:
-            return TimeoutError(
-                f"The server must answer within {self.timeout:g} s. Received nothing from {self.server}. The first call "
-                "of a model takes longer: try again, or give it more --timeout."
-            )
-        return ValueError(
-            f"The server must accept the request. Received {code.name} from {self.server}: {error.details()}. "
-            "Check the model's name, version and signatures; saved_model_cli show --all shows them."
-        )
+            return too_late(self.server, self.timeout)
+        return refused(self.server, code.name, error.details())
 
 
 def add_connection(parser):

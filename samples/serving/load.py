@@ -33,7 +33,9 @@ def build_parser():
     parser.add_argument("--concurrency", type=int, default=2, help="requests under way at once")
     parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
     parser.add_argument(
-        "--my-own-server", action="store_true", help="needed where the address is not of this machine: the server is mine"
+        "--my-own-server",
+        action="store_true",
+        help="needed where the address is not of this machine: the server is mine",
     )
     return parser
 

@@ -8,7 +8,7 @@ import urllib.parse
 import urllib.request
 
 import numpy as np
-from drawing_client import run_client
+from drawing_client import nobody_there, refused, run_client, too_late
 
 
 class RestModel:
@@ -54,29 +54,22 @@ class RestModel:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
                 text = response.read()
         except urllib.error.HTTPError as error:
-            raise ValueError(self._refused(error)) from error
-        except (TimeoutError, urllib.error.URLError) as error:
-            if isinstance(error, TimeoutError) or isinstance(error.reason, TimeoutError):
-                raise TimeoutError(
-                    f"The server must answer within {self.timeout:g} s. Received nothing from {self.url}. The first call "
-                    "of a model takes longer: try again, or give it more --timeout."
-                ) from error
-            raise ConnectionError(
-                f"TF Serving must listen at {self.url}. Received: {error.reason}. Start it as the README says, or name "
-                "its address with --url."
-            ) from error
+            raise refused(self.url, f"status {error.code}", error_message(error.read())) from error
+        except TimeoutError as error:
+            raise too_late(self.url, self.timeout) from error
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, TimeoutError):
+                raise too_late(self.url, self.timeout) from error
+            raise nobody_there(self.url, error.reason, "--url") from error
         return decode_answer(parse(text, self.url))
 
-    def _refused(self, error):
-        text = error.read()
-        try:
-            said = json.loads(text)["error"]
-        except (ValueError, KeyError, TypeError):  # no error of TF Serving's form: show what came
-            said = text[:200].decode("utf-8", "replace")
-        return (
-            f"The server must accept the request. Received status {error.code} from {self.url}: {said}. "
-            f"Check the model's name, version and signatures: {self.url.removesuffix(':predict')}/metadata shows them."
-        )
+
+def error_message(text):
+    """What an error's body says: TF Serving's {"error": ...}, or the beginning of whatever came."""
+    try:
+        return json.loads(text)["error"]
+    except (ValueError, KeyError, TypeError):
+        return text[:200].decode("utf-8", "replace")
 
 
 def encode_rows(inputs):

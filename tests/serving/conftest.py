@@ -1,9 +1,10 @@
-"""The samples as modules, an export of a small model, and a loopback server in a process of its own."""
+"""The samples as modules, an export of a small model, and loopback servers for it."""
 
 import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 from tiny import scatter_weights, tiny_config
@@ -33,31 +34,42 @@ def export(tmp_path_factory):
     return folder
 
 
-class Server:
-    """A loopback server's process and addresses; `calls` after `stop`: (requests, rows) of every call it made."""
+@pytest.fixture
+def fixed_seed():
+    """Instead of the one for all tests: nothing here is random, and seeding TensorFlow makes it forget its graphs.
+
+    The first call of a signature after that takes seconds.
+    """
+
+
+@pytest.fixture(scope="session")
+def servable(export):
+    """All versions with batching as in the sample's batching_parameters.txt."""
+    from servable import Servable
+
+    return Servable(export, "maskrcnn", max_batch_size=4, batch_timeout_micros=5000, labels={"stable": 1})
+
+
+@pytest.fixture(scope="session")
+def server(servable):
+    """The servable behind gRPC and REST, in threads of this process."""
+    import loopback
+
+    service, port, http = loopback.start(servable)
+    yield types.SimpleNamespace(grpc=f"127.0.0.1:{port}", rest=f"http://127.0.0.1:{http.server_port}")
+    http.shutdown()
+    service.stop(None)
+
+
+class ServerProcess:
+    """A loopback server in a process of its own; `stop` returns (requests, rows) of every call it made."""
 
     def __init__(self, *arguments):
         command = [sys.executable, str(HERE / "loopback.py"), *map(str, arguments)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         addresses = json.loads(self.process.stdout.readline())
         self.grpc, self.rest = addresses["grpc"], addresses["rest"]
-        self.calls = None
-
-    def memory(self):
-        """Resident set, bytes."""
-        fields = pathlib.Path(f"/proc/{self.process.pid}/statm").read_text().split()
-        return int(fields[1]) * 4096
 
     def stop(self):
-        if self.calls is None:
-            answer, _ = self.process.communicate(timeout=60)
-            self.calls = json.loads(answer.strip().splitlines()[-1])["calls"]
-        return self.calls
-
-
-@pytest.fixture(scope="session")
-def server(export):
-    """Batching as in the sample's batching_parameters.txt."""
-    running = Server(export, "--max-batch-size", 4, "--batch-timeout-micros", 5000, "--label", "stable=1")
-    yield running
-    running.stop()
+        answer, _ = self.process.communicate(timeout=60)
+        return json.loads(answer.strip().splitlines()[-1])["calls"]

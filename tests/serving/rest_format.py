@@ -26,7 +26,9 @@ def read_request(body, specs_of):
     if not isinstance(request, dict):
         raise Refusal("INVALID_ARGUMENT", "JSON Value: is not object")
     if ("instances" in request) == ("inputs" in request):
-        raise Refusal("INVALID_ARGUMENT", "Not formatted correctly expecting one of 'inputs' or 'instances' keys to exist")
+        raise Refusal(
+            "INVALID_ARGUMENT", "Not formatted correctly expecting one of 'inputs' or 'instances' keys to exist"
+        )
     signature = request.get("signature_name", "serving_default")
     specs = specs_of(signature)
     if "inputs" in request:

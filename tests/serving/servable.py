@@ -35,8 +35,9 @@ class Servable:
         self.name, self.labels = name, labels or {}
         self.calls = []
         self.batching = (max_batch_size, batch_timeout_micros / 1e6)
-        self._models = {version: tf.saved_model.load(str(path)) for version, path in folders.items()}
-        self.signatures = {version: dict(model.signatures) for version, model in self._models.items()}
+        real = {version: path.resolve() for version, path in folders.items()}  # a link to a version costs nothing
+        self._models = {path: tf.saved_model.load(str(path)) for path in set(real.values())}
+        self.signatures = {version: dict(self._models[path].signatures) for version, path in real.items()}
         self.signature_defs = {version: read_signature_defs(path) for version, path in folders.items()}
         self._queues, self._lock = {}, threading.Lock()
 
@@ -139,7 +140,9 @@ class Batcher:
 def count_rows(inputs):
     sizes = {value.shape[0] if value.ndim else None for value in inputs.values()}
     if len(sizes) != 1 or None in sizes:
-        raise Refusal("INVALID_ARGUMENT", "Batching Run() input tensors must have at least one dimension, and equal ones")
+        raise Refusal(
+            "INVALID_ARGUMENT", "Batching Run() input tensors must have at least one dimension, and equal ones"
+        )
     return sizes.pop()
 
 

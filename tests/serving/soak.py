@@ -1,6 +1,8 @@
 """Requests that try to mix images up: sizes, formats and damaged files at random, from several clients at once."""
 
 import io
+import os
+import pathlib
 import threading
 
 import numpy as np
@@ -9,7 +11,8 @@ from PIL import Image
 SIZES = ((40, 60), (96, 128), (150, 70), (64, 64), (33, 190), (120, 121))  # (height, width)
 FORMATS = ("JPEG", "PNG", "BMP", "GIF")
 DAMAGED_SHARE = 0.05
-MOST_FILES = 3  # in one request
+PER_IMAGE = ("num_detections", "image_sizes", "problems")  # outputs without an axis of detections
+TOLERANCES = {"boxes": 1e-3, "scores": 1e-5, "masks": 1e-4}
 
 
 def encode(pixels, file_format):
@@ -47,15 +50,15 @@ def damaged_files():
     }
 
 
-def requests(seed, count, good, damaged):
-    """`count` requests of a client: each a list of 1 to MOST_FILES names."""
+def requests(seed, count, most_files, good, damaged):
+    """`count` requests of a client: each a list of 1 to `most_files` names, DAMAGED_SHARE of them damaged."""
     rng = np.random.default_rng(seed)
 
     def name():
         names = sorted(damaged if rng.random() < DAMAGED_SHARE else good)
         return names[rng.integers(len(names))]
 
-    return [[name() for _ in range(rng.integers(1, MOST_FILES + 1))] for _ in range(count)]
+    return [[name() for _ in range(rng.integers(1, most_files + 1))] for _ in range(count)]
 
 
 def run_clients(models, lists, files, signature, after_request):
@@ -88,3 +91,50 @@ def run_clients(models, lists, files, signature, after_request):
     for thread in threads:
         thread.join()
     return answers
+
+
+def resident(pid):
+    """Resident set of a process, bytes (Linux)."""
+    fields = pathlib.Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_answers(lists, answers, singly):
+    """Every answer against those of its files alone. Returns how many files were compared."""
+    compared = 0
+    for names_of_requests, received in zip(lists, answers, strict=True):
+        for names, answer in zip(names_of_requests, received, strict=True):
+            if isinstance(answer, Exception):
+                raise answer
+            assert len(answer["num_detections"]) == len(names)
+            for row, name in enumerate(names):
+                compare_row(answer, row, singly[name])
+                compared += 1
+    return compared
+
+
+def compare_row(answer, row, expected, expected_row=0):
+    """One image of an answer against one of another: all outputs, as far as there are detections.
+
+    Returns:
+        How many detections it has.
+    """
+    count = int(expected["num_detections"][expected_row])
+    assert int(answer["num_detections"][row]) == count
+    assert set(answer) == set(expected)
+    for name in expected:
+        got, wanted = np.asarray(answer[name][row]), np.asarray(expected[name][expected_row])
+        if name not in PER_IMAGE:
+            got, wanted = got[:count], wanted[:count]
+        if wanted.dtype.kind in "OSU":
+            assert as_text(got) == as_text(wanted), name
+        else:
+            np.testing.assert_allclose(
+                got.astype(np.float64), wanted.astype(np.float64), atol=TOLERANCES.get(name, 0), err_msg=name
+            )
+    return count
+
+
+def as_text(values):
+    """Strings of any shape as a flat list of str; gRPC and TensorFlow have bytes, JSON str."""
+    return [item.decode() if isinstance(item, bytes) else item for item in np.asarray(values).ravel().tolist()]

@@ -4,8 +4,13 @@ import pathlib
 import re
 
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-from google.protobuf import wrappers_pb2  # noqa: F401 (registers Int64Value)
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+    wrappers_pb2,  # noqa: F401 (registers Int64Value)
+)
 
 SAMPLE = pathlib.Path(__file__).parents[2] / "samples" / "serving"
 
@@ -30,9 +35,7 @@ def batching_parameters_type():
         message.field.add(
             name=name, number=number, type=11, label=1, type_name=".google.protobuf.Int64Value"
         )  # 11: message
-    message.field.add(
-        name="thread_pool_name", number=5, type=11, label=1, type_name=".google.protobuf.StringValue"
-    )
+    message.field.add(name="thread_pool_name", number=5, type=11, label=1, type_name=".google.protobuf.StringValue")
     message.field.add(name="allowed_batch_sizes", number=6, type=3, label=3)  # int64, repeated
     message.field.add(name="pad_variable_length_inputs", number=7, type=8, label=1)  # bool
     pool = descriptor_pool.Default()
