@@ -22,7 +22,7 @@ from keras_maskrcnn_launcher import quiet_tensorflow
 with quiet_tensorflow():
     from keras_maskrcnn import draw_instances
     from keras_maskrcnn.data import read_image
-    from keras_maskrcnn.predictor import FoundInstances
+    from keras_maskrcnn.serving import coco_rle, found_instances
 
 SUCCESS, MISTAKE = 0, 2  # exit status, as keras-maskrcnn's
 SERVED_FORMATS = ("JPEG", "PNG", "BMP", "GIF")  # what serve_bytes and serve_rle decode
@@ -122,14 +122,15 @@ def write_picture(picture, target):
 
 
 def found_in(outputs, row):
-    """One image's instances out of an answer.
+    """One image's instances out of an answer of any signature.
 
     Args:
         outputs: dict of arrays as the signatures name them, B rows.
         row: which of the B images.
 
     Returns:
-        FoundInstances, in the pixels of the image as a viewer shows it.
+        FoundInstances, in the pixels of the image as a viewer shows it. `masks` are pasted by the config's default
+        (`mask_pasting`), which the answer does not tell; `mask_rle` is pasted already, as the model's config says.
 
     Raises:
         ValueError: the server could not read the image.
@@ -139,33 +140,27 @@ def found_in(outputs, row):
         raise ValueError(
             f"The server must be able to read the image. Received: {problem}. Save it as PNG and send that."
         )
-    rows = {name: values[row][: outputs["num_detections"][row]] for name, values in outputs.items() if values.ndim > 1}
-    size = tuple(map(int, outputs["image_sizes"][row]))
-    names = map(text, rows["class_names"])
-    found = FoundInstances(
-        boxes=rows["boxes"],
-        scores=rows["scores"],
-        labels=rows["labels"],
-        box_masks=rows.get("masks"),
-        image_size=size,
-        config=types.SimpleNamespace(
-            class_names=dict(zip(rows["labels"].tolist(), names, strict=True)),
-            category_ids=None,
-            mask_pasting="subpixel",
-        ),
-    )
-    if "mask_rle" in rows:
-        found.mask_windows = [window(text(code), size) for code in rows["mask_rle"]]
+    one = {name: values[row] for name, values in outputs.items()}
+    valid = one["valid"]
+    names = dict(zip(one["labels"][valid].tolist(), map(text, one["class_names"][valid]), strict=True))
+    config = types.SimpleNamespace(class_names=names, category_ids=None, mask_pasting="subpixel")
+    if "mask_rle" not in one:
+        return found_instances(one, config)
+    found = found_instances(one | {"masks": np.zeros((len(one["valid"]), 0, 0))}, config)
+    codes = coco_rle(one["mask_rle"], one["image_sizes"])
+    # One after the other: a stack of full masks of many objects in a large photo takes gigabytes.
+    found.mask_windows = [window(rle.decode(code), box) for code, box in zip(codes, found.boxes, strict=True)]
     return found
 
 
-def window(code, size):
-    """A run-length code of COCO's as (bool (h, w), x0, y0), cut to where the mask is."""
-    mask = rle.decode({"size": list(size), "counts": code}).astype(bool)
-    ys, xs = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
-    if not len(ys):
-        return np.zeros((0, 0), bool), 0, 0
-    return mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1], int(xs[0]), int(ys[0])
+def window(mask, box):
+    """A mask (H, W) cut to the pixels of its box, or to its own where it reaches beyond: (bool (h, w), x0, y0)."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    x0, y0, x1, y1 = np.maximum(np.ceil(box - 0.5), 0).astype(int)
+    if len(rows):
+        x0, y0 = min(x0, columns[0]), min(y0, rows[0])
+        x1, y1 = max(x1, columns[-1] + 1), max(y1, rows[-1] + 1)
+    return mask[y0:y1, x0:x1].astype(bool), int(x0), int(y0)
 
 
 def text(value):
@@ -184,14 +179,14 @@ def nobody_there(address, reason, option):
 def too_late(address, timeout):
     """The error where no answer came within `timeout` seconds."""
     return TimeoutError(
-        f"The server must answer within {timeout:g} s. Received: nothing from {address}. The first call of a model takes "
-        "longer than others: try again, or give it more --timeout."
+        f"The server must answer within {timeout:g} s. Received: nothing from {address}. The first call of a model "
+        "takes longer than others: try again, or give it more --timeout."
     )
 
 
 def refused(address, status, said):
     """The error where the server answered with one."""
     return ValueError(
-        f"The server must accept the request. Received: {status} from {address}: {said}. Check the model's name, version "
-        "and signature; GET /v1/models/NAME/metadata on its REST port shows what it has."
+        f"The server must accept the request. Received: {status} from {address}: {said}. Check the model's name, "
+        "version and signature; GET /v1/models/NAME/metadata on its REST port shows what it has."
     )
