@@ -93,6 +93,11 @@ def draw_all(model, paths, signature, output, min_score):
         outputs = model.predict(signature, inputs)
         took = time.perf_counter() - start
         found = found_in(outputs, 0)
+        if found.image_size != image.shape[:2]:
+            raise ValueError(
+                "Server and client must read the same image. Received an answer for (height, width) "
+                f"{found.image_size}, and {path} has {image.shape[:2]}. Rotate the file itself, not by EXIF alone."
+            )
         target = output / f"{i:04d}-{path.stem}.png"
         write_picture(draw_instances(image, found, min_score), target)
         shown = [f"{found.class_names[label]} {score:.2f}" for label, score in zip(found.labels, found.scores)]

@@ -1,12 +1,13 @@
 """The samples as modules, an export of a small model, and loopback servers for it."""
 
-import json
+import functools
 import pathlib
-import subprocess
 import sys
 import types
 
 import pytest
+from PIL import Image
+from soak import noise
 from tiny import scatter_weights, tiny_config
 
 HERE = pathlib.Path(__file__).parent
@@ -61,15 +62,36 @@ def server(servable):
     service.stop(None)
 
 
-class ServerProcess:
-    """A loopback server in a process of its own; `stop` returns (requests, rows) of every call it made."""
+@pytest.fixture(scope="session")
+def signatures(servable):
+    """The signatures as functions of arrays, without server and batching."""
+    import tensorflow as tf
 
-    def __init__(self, *arguments):
-        command = [sys.executable, str(HERE / "loopback.py"), *map(str, arguments)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        addresses = json.loads(self.process.stdout.readline())
-        self.grpc, self.rest = addresses["grpc"], addresses["rest"]
+    def call(signature, **inputs):
+        outputs = signature(**{name: tf.constant(value) for name, value in inputs.items()})
+        return {name: value.numpy() for name, value in outputs.items()}
 
-    def stop(self):
-        answer, _ = self.process.communicate(timeout=60)
-        return json.loads(answer.strip().splitlines()[-1])["calls"]
+    return {name: functools.partial(call, signature) for name, signature in servable.signatures[1].items()}
+
+
+@pytest.fixture(scope="session")
+def clients(samples, server):
+    """The three ways to ask: REST in both layouts, gRPC."""
+    from grpc_client import GrpcModel
+    from rest_client import RestModel
+
+    return {
+        "row": RestModel(server.rest, "maskrcnn", layout="row"),
+        "column": RestModel(server.rest, "maskrcnn", layout="column"),
+        "grpc": GrpcModel(server.grpc, "maskrcnn"),
+    }
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory):
+    """A JPEG file, stored turned by 90 degrees with the orientation in its EXIF."""
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(5, (150, 70))).save(path, exif=exif)
+    return path

@@ -1,8 +1,11 @@
 """Requests that try to mix images up: sizes, formats and damaged files at random, from several clients at once."""
 
 import io
+import json
 import os
 import pathlib
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -138,3 +141,17 @@ def compare_row(answer, row, expected, expected_row=0):
 def as_text(values):
     """Strings of any shape as a flat list of str; gRPC and TensorFlow have bytes, JSON str."""
     return [item.decode() if isinstance(item, bytes) else item for item in np.asarray(values).ravel().tolist()]
+
+
+class ServerProcess:
+    """A loopback server in a process of its own; `stop` returns (requests, rows) of every call it made."""
+
+    def __init__(self, *arguments):
+        command = [sys.executable, str(pathlib.Path(__file__).with_name("loopback.py")), *map(str, arguments)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        addresses = json.loads(self.process.stdout.readline())
+        self.grpc, self.rest = addresses["grpc"], addresses["rest"]
+
+    def stop(self):
+        answer, _ = self.process.communicate(timeout=60)
+        return json.loads(answer.strip().splitlines()[-1])["calls"]

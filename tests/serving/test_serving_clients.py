@@ -27,41 +27,6 @@ pytestmark = pytest.mark.tensorflow
 pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api: pip install -e '.[dev]'")
 
 
-@pytest.fixture(scope="module")
-def signatures(servable):
-    """The signatures as functions of arrays, without server and batching."""
-    import tensorflow as tf
-
-    def call(signature, inputs):
-        outputs = signature(**{name: tf.constant(value) for name, value in inputs.items()})
-        return {name: value.numpy() for name, value in outputs.items()}
-
-    return {name: lambda _signature=s, **inputs: call(_signature, inputs) for name, s in servable.signatures[1].items()}
-
-
-@pytest.fixture(scope="module")
-def clients(samples, server):
-    """The three ways to ask: REST in both layouts, gRPC."""
-    from grpc_client import GrpcModel
-    from rest_client import RestModel
-
-    return {
-        "row": RestModel(server.rest, "maskrcnn", layout="row"),
-        "column": RestModel(server.rest, "maskrcnn", layout="column"),
-        "grpc": GrpcModel(server.grpc, "maskrcnn"),
-    }
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory):
-    """A JPEG file, stored turned by 90 degrees with the orientation in its EXIF."""
-    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(soak.noise(5, (150, 70))).save(path, exif=exif)
-    return path
-
-
 # Numbers -----------------------------------------------------------------------------------------------------------
 
 
@@ -309,11 +274,10 @@ def test_two_clients_at_once_get_the_answers_of_their_own_images(clients, servab
 @needs_proc
 @pytest.mark.slow
 def test_two_clients_of_200_requests_to_a_server_of_its_own(export, samples, singly):
-    from conftest import ServerProcess
     from grpc_client import GrpcModel
     from rest_client import RestModel
 
-    server = ServerProcess(export, "--max-batch-size", 4, "--batch-timeout-micros", 5000)
+    server = soak.ServerProcess(export, "--max-batch-size", 4, "--batch-timeout-micros", 5000)
     models = [RestModel(server.rest, "maskrcnn", layout="column"), GrpcModel(server.grpc, "maskrcnn")]
     memory = run_soak(models, singly, server.process.pid, requests=200, most_files=3, first=50)
     calls = server.stop()
