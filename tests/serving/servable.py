@@ -105,6 +105,7 @@ class Batcher:
         threading.Thread(target=self._work, daemon=True).start()
 
     def run(self, inputs):
+        count_rows(inputs)  # refused before it can harm others
         task = (inputs, Future())
         self.tasks.put(task)
         return task[1].result()

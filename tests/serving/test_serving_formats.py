@@ -92,6 +92,8 @@ def test_batching_joins_waiting_requests_splits_by_rows_and_shares_its_errors():
         return [{"y": merged[end - n : end] * 10} for n, end in zip(sizes[-1], ends)]
 
     batcher = Batcher(call, max_rows=4, timeout_s=0.01)
+    with pytest.raises(Refusal, match="at least one dimension"):
+        batcher.run({"x": np.array(1)})
     tasks = [np.array([1]), np.array([2, 3]), np.array([4]), np.array([5, 6, 7]), np.ones((1, 2))]
     answers = {}
 
