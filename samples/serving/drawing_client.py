@@ -65,7 +65,7 @@ def build_parser(description, add_connection):
 def add_model(parser):
     """Which model at the server, and how long to wait for it."""
     parser.add_argument("--model", default="maskrcnn", help="the model's name at the server")
-    parser.add_argument("--version", type=version, help="number or label of a version (default: the newest)")
+    parser.add_argument("--version", type=version, help="number or label of a version; the newest if left out")
     parser.add_argument("--timeout", type=seconds, default=60.0, help="seconds for one call")
 
 
