@@ -43,15 +43,22 @@ def fixed_seed():
     """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def servable(export):
-    """All versions with batching as in the sample's batching_parameters.txt."""
+    """All versions with batching as in the sample's batching_parameters.txt.
+
+    TensorFlow's graph optimiser is off: it takes seconds for each signature, and the server process of the slow test
+    has it on.
+    """
+    import tensorflow as tf
     from servable import Servable
 
-    return Servable(export, "maskrcnn", max_batch_size=4, batch_timeout_micros=5000, labels={"stable": 1})
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield Servable(export, "maskrcnn", max_batch_size=4, batch_timeout_micros=5000, labels={"stable": 1})
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(servable):
     """The servable behind gRPC and REST, in threads of this process."""
     import loopback
@@ -62,7 +69,7 @@ def server(servable):
     service.stop(None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def signatures(servable):
     """The signatures as functions of arrays, without server and batching."""
     import tensorflow as tf
@@ -74,7 +81,7 @@ def signatures(servable):
     return {name: functools.partial(call, signature) for name, signature in servable.signatures[1].items()}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def clients(samples, server):
     """The three ways to ask: REST in both layouts, gRPC."""
     from grpc_client import GrpcModel
