@@ -55,8 +55,16 @@ setup(
         "matplotlib>=3.8",  # every run folder holds the plot of its losses and AP
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "jax>=0.4.34", "safetensors>=0.4"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "ruff>=0.6",
+            "jax>=0.4.34",
+            "safetensors>=0.4",
+            "tensorflow-serving-api>=2.18",
+        ],
         "safetensors": ["safetensors>=0.4"],  # reads and writes .safetensors files of weights
+        "serving": ["tensorflow-serving-api>=2.18"],  # the gRPC client of samples/serving; brings grpcio
     },
     entry_points={"console_scripts": ["keras-maskrcnn = keras_maskrcnn_launcher:main"]},
     classifiers=[

@@ -1,0 +1,197 @@
+"""What the REST and the gRPC client share: images to inputs, answers to pictures, and saying what went wrong.
+
+A client brings a model with `predict(signature, inputs)`, arrays in and arrays out; see rest_client.py and
+grpc_client.py, which are the programs.
+"""
+
+import argparse
+import io
+import os
+import pathlib
+import sys
+import tempfile
+import time
+import types
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from pycocotools import mask as rle
+
+from keras_maskrcnn_launcher import quiet_tensorflow
+
+with quiet_tensorflow():
+    from keras_maskrcnn import draw_instances
+    from keras_maskrcnn.data import read_image
+    from keras_maskrcnn.serving import coco_rle, found_instances
+
+SUCCESS, MISTAKE = 0, 2  # exit status, as keras-maskrcnn's
+SERVED_FORMATS = ("JPEG", "PNG", "BMP", "GIF")  # what serve_bytes and serve_rle decode
+ENCODED, PIXELS = ("serve_bytes", "serve_rle"), "serving_default"
+
+
+def run_client(description, add_connection, open_model, argv=None):
+    """A whole client: parse, send each image, draw what comes back.
+
+    Args:
+        description: of the program, for --help.
+        add_connection: function that adds the arguments which say where the server is.
+        open_model: function from the parsed arguments to a model.
+        argv: list of str, or None for the process's own.
+
+    Returns:
+        Exit status: 0 done, 2 a mistake in what was given, or a server that does not answer or refuses.
+    """
+    args = build_parser(description, add_connection).parse_args(argv)
+    try:
+        draw_all(open_model(args), args.images, args.signature, args.output, args.score)
+    except (ValueError, OSError) as error:
+        print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return MISTAKE
+    return SUCCESS
+
+
+def build_parser(description, add_connection):
+    """The argparse parser of a client."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("images", nargs="+", help="image files")
+    add_connection(parser)
+    add_model(parser)
+    parser.add_argument("--signature", choices=(*ENCODED, PIXELS), default=ENCODED[0], help="what to call")
+    parser.add_argument("--output", default="found", help="folder for the pictures")
+    parser.add_argument("--score", type=float, default=0.5, help="detections below are left out")
+    return parser
+
+
+def add_model(parser):
+    """Which model at the server, and how long to wait for it."""
+    parser.add_argument("--model", default="maskrcnn", help="the model's name at the server")
+    parser.add_argument("--version", type=version, help="number or label of a version; the newest if left out")
+    parser.add_argument("--timeout", type=seconds, default=60.0, help="seconds for one call")
+
+
+def version(text):
+    """A version's number as int, or its label as str."""
+    return int(text) if text.isdigit() else text
+
+
+def seconds(text):
+    """A number of seconds above zero, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above zero and finite, received {text}")
+    return value
+
+
+def draw_all(model, paths, signature, output, min_score):
+    """Send images one by one; write `0000-name.png` for each into `output` and a line for each to standard output."""
+    output = pathlib.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    for i, path in enumerate(map(pathlib.Path, paths)):
+        image = read_image(path)
+        inputs = {"images": image[None]} if signature == PIXELS else {"image_bytes": [encoded(path, image)]}
+        start = time.perf_counter()
+        outputs = model.predict(signature, inputs)
+        took = time.perf_counter() - start
+        found = found_in(outputs, 0)
+        if found.image_size != image.shape[:2]:
+            raise ValueError(
+                "Server and client must read the same image. Received an answer for (height, width) "
+                f"{found.image_size}, and {path} has {image.shape[:2]}. Rotate the file itself, not by EXIF alone."
+            )
+        target = output / f"{i:04d}-{path.stem}.png"
+        write_picture(draw_instances(image, found, min_score), target)
+        shown = [f"{found.class_names[label]} {score:.2f}" for label, score in zip(found.labels, found.scores)]
+        shown = shown[: int((found.scores >= min_score).sum())]
+        print(f"{path}: {len(shown)} instances in {took:.2f} s -> {target}", *shown[:5], sep="\n    ")
+
+
+def encoded(path, image):
+    """The bytes to send: the file's own where the server decodes its format, else the image as PNG."""
+    data = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            if opened.format in SERVED_FORMATS:
+                return data
+    except UnidentifiedImageError:
+        pass  # a TIFF that read_image reads through scikit-image
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_picture(picture, target):
+    """A PNG file, whole or not at all."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".png", delete=False) as file:
+        Image.fromarray(picture).save(file, "PNG")
+    os.replace(file.name, target)
+
+
+def found_in(outputs, row):
+    """One image's instances out of an answer of any signature.
+
+    Args:
+        outputs: dict of arrays as the signatures name them, B rows.
+        row: which of the B images.
+
+    Returns:
+        FoundInstances, in the pixels of the image as a viewer shows it. `masks` are pasted by the config's default
+        (`mask_pasting`), which the answer does not tell; `mask_rle` is pasted already, as the model's config says.
+
+    Raises:
+        ValueError: the server could not read the image.
+    """
+    problem = text(outputs["problems"][row]) if "problems" in outputs else ""
+    if problem:
+        raise ValueError(
+            f"The server must be able to read the image. Received: {problem}. Save it as PNG and send that."
+        )
+    one = {name: values[row] for name, values in outputs.items()}
+    valid = one["valid"]
+    names = dict(zip(one["labels"][valid].tolist(), map(text, one["class_names"][valid]), strict=True))
+    config = types.SimpleNamespace(class_names=names, category_ids=None, mask_pasting="subpixel")
+    if "mask_rle" not in one:
+        return found_instances(one, config)
+    found = found_instances(one | {"masks": np.zeros((len(one["valid"]), 0, 0))}, config)
+    codes = coco_rle(one["mask_rle"], one["image_sizes"])
+    # One after the other: a stack of full masks of many objects in a large photo takes gigabytes.
+    found.mask_windows = [window(rle.decode(code), box) for code, box in zip(codes, found.boxes, strict=True)]
+    return found
+
+
+def window(mask, box):
+    """A mask (H, W) cut to the pixels of its box, or to its own where it reaches beyond: (bool (h, w), x0, y0)."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    x0, y0, x1, y1 = np.maximum(np.ceil(box - 0.5), 0).astype(int)
+    if len(rows):
+        x0, y0 = min(x0, columns[0]), min(y0, rows[0])
+        x1, y1 = max(x1, columns[-1] + 1), max(y1, rows[-1] + 1)
+    return mask[y0:y1, x0:x1].astype(bool), int(x0), int(y0)
+
+
+def text(value):
+    """A string output: gRPC brings bytes, JSON str."""
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def nobody_there(address, reason, option):
+    """The error where nothing answers at an address that an option names."""
+    return ConnectionError(
+        f"TF Serving must listen at {address}. Received: {reason}. Start it as the README says, or name its address "
+        f"with {option}."
+    )
+
+
+def too_late(address, timeout):
+    """The error where no answer came within `timeout` seconds."""
+    return TimeoutError(
+        f"The server must answer within {timeout:g} s. Received: nothing from {address}. The first call of a model "
+        "takes longer than others: try again, or give it more --timeout."
+    )
+
+
+def refused(address, status, said):
+    """The error where the server answered with one."""
+    return ValueError(
+        f"The server must accept the request. Received: {status} from {address}: {said}. Check the model's name, "
+        "version and signature; GET /v1/models/NAME/metadata on its REST port shows what it has."
+    )
