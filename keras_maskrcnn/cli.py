@@ -235,8 +235,9 @@ def _evaluate(args):
 
 
 def _predict_arguments(command):
-    command.add_argument("model", help="a .keras file or a run folder")
+    command.add_argument("model", nargs="?", help="a .keras file or a run folder; not with --saved-model")
     command.add_argument("images", nargs="+", help="image files or folders")
+    command.add_argument("--saved-model", metavar="DIR", help="an export instead: its folder, or that of its versions")
     command.add_argument("--output", default="predictions", help="folder for pictures and detections.json")
     command.add_argument("--score", type=float, default=0.5, help="detections below are left out")
 
@@ -247,11 +248,9 @@ def _predict(args):
 
     from keras_maskrcnn.data import read_image
     from keras_maskrcnn.experiment import write_json
-    from keras_maskrcnn.predictor import Predictor
     from keras_maskrcnn.visualize import draw_instances
 
-    paths = _image_paths(args.images)
-    predictor = Predictor(_load_model(args.model), args.score)
+    paths, predictor = _paths_and_predictor(args)
     output = pathlib.Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     results = []
@@ -266,6 +265,22 @@ def _predict(args):
     write_json(output / "detections.json", results)
     print(f"{len(results)} instances in {len(paths)} images; pictures and detections.json in {output}")
     return SUCCESS
+
+
+def _paths_and_predictor(args):
+    from keras_maskrcnn.predictor import Predictor
+    from keras_maskrcnn.serving import SavedModelPredictor
+
+    names = [args.model, *args.images] if args.saved_model and args.model else args.images
+    paths = _image_paths(names)
+    if args.saved_model:
+        return paths, SavedModelPredictor(args.saved_model, args.score)
+    if not args.model:
+        raise ValueError(
+            "A model and images are needed. "
+            f"Received: {args.images} alone. Name a .keras file or run folder first, or an export by --saved-model."
+        )
+    return paths, Predictor(_load_model(args.model), args.score)
 
 
 def _image_paths(names):
@@ -287,8 +302,10 @@ def _image_paths(names):
 
 def _export_arguments(command):
     command.add_argument("model", help="a .keras file or a run folder")
-    command.add_argument("directory", help="folder of the SavedModel")
-    command.add_argument("--overwrite", action="store_true", help="replace a folder that exists")
+    command.add_argument("directory", help="the model's folder, which gets a folder for each version")
+    command.add_argument("--format", choices=["savedmodel"], default="savedmodel", help="what to write")
+    command.add_argument("--version", type=_positive(int), help="number of the version; the next free one if left out")
+    command.add_argument("--overwrite", action="store_true", help="replace a version that exists")
     command.add_argument("--optimize", action="store_true", help="fold batch norm into the convolutions: faster")
     command.add_argument(
         "--bfloat16", action="store_true", help="and compute them in bfloat16: faster where the processor has it"
@@ -298,11 +315,15 @@ def _export_arguments(command):
 def _export(args):
     from keras_maskrcnn.serving import export_saved_model
 
-    dtype = "bfloat16" if args.bfloat16 else None
-    export_saved_model(
-        _load_model(args.model), args.directory, overwrite=args.overwrite, optimize=args.optimize, dtype=dtype
+    written = export_saved_model(
+        _load_model(args.model),
+        args.directory,
+        version=args.version,
+        overwrite=args.overwrite,
+        optimize=args.optimize,
+        dtype="bfloat16" if args.bfloat16 else None,
     )
-    print(f"wrote {args.directory}; look at it with: saved_model_cli show --dir {args.directory} --all")
+    print(f"wrote {written}; look at it with: saved_model_cli show --dir {written} --all")
     return SUCCESS
 
 
@@ -417,14 +438,18 @@ _COMMANDS = (
         _predict,
         _predict_arguments,
         "find instances in images; write pictures and COCO results",
-        ["predict run photo.jpg", "predict model.keras photos/ --score 0.7 --output found"],
+        [
+            "predict run photo.jpg",
+            "predict model.keras photos/ --score 0.7 --output found",
+            "predict --saved-model saved_model photos/",
+        ],
     ),
     (
         "export",
         _export,
         _export_arguments,
         "write a SavedModel for TensorFlow Serving",
-        ["export run saved_model/1"],
+        ["export run saved_model", "export model.keras saved_model --version 3 --bfloat16"],
     ),
     (
         "convert",

@@ -110,10 +110,10 @@ def run_demo(directory, minutes):
     print(f"1/3 training on {NUM_TRAIN} generated images for {minutes:g} minutes", flush=True)
     model, val, metrics = train_on_shapes(directory, minutes)
     print("2/3 exporting a SavedModel", flush=True)
-    export_saved_model(model, directory / "saved_model", overwrite=True)
+    version = export_saved_model(model, directory / "saved_model", version=1, overwrite=True)
     print("3/3 reloading it in a new process", flush=True)
     images = np.stack([val.load_image(i) for i in range(4)])
-    return {"metrics": metrics} | compare_export(model, directory / "saved_model", images)
+    return {"metrics": metrics} | compare_export(model, version, images)
 
 
 def compare_export(model, saved_model, images):
@@ -121,7 +121,7 @@ def compare_export(model, saved_model, images):
 
     Args:
         model: MaskRCNN.
-        saved_model: folder from `export_saved_model`.
+        saved_model: the version's folder, from `export_saved_model`.
         images: uint8 (B, H, W, 3), source pixels.
 
     Returns:

@@ -57,27 +57,29 @@ def zero_padding(features, image_sizes, stride):
 
 
 def repeat_border(features, image_sizes, stride):
-    """Copy the image's last row and column one cell into the padding, for samplers that clamp at the map's edge.
+    """Fill the padding with the image's last row and column, for samplers that clamp at the map's edge.
 
-    RoIAlign clamps a sample beyond the last cell to that cell; in a padded map it would mix with zeros instead.
+    RoIAlign clamps a sample beyond the last cell to that cell; in a padded map it would mix with zeros instead. And a
+    sample more than a cell beyond the last one is 0 to it, which a box thinner than a cell reaches, since it is widened
+    to one: so the map grows by a cell, whether the image fills it or not.
 
     Args:
-        features: float (B, h, w, C), zero beyond the image.
-        image_sizes: int (B, [height, width]), network pixels, or None (returns the map as it is).
+        features: float (B, h, w, C).
+        image_sizes: int32 (B, [height, width]), network pixels, or None (returns the map as it is).
         stride: network pixels a cell.
 
     Returns:
-        float (B, h, w, C).
+        float (B, h + 1, w + 1, C), or the map as it is.
     """
     if image_sizes is None:
         return features
+    features = ops.pad(features, [[0, 0], [0, 1], [0, 1], [0, 0]])
     extents = valid_extents(image_sizes, stride)
     for axis in (1, 2):
-        last = extents[:, axis - 1]
-        cells = ops.arange(ops.shape(features)[axis], dtype="int32")[None, :] == last[:, None]
-        cells = cells[:, :, None, None] if axis == 1 else cells[:, None, :, None]
-        zero = ops.zeros_like(features[:, :1] if axis == 1 else features[:, :, :1])
-        kept = features[:, :-1] if axis == 1 else features[:, :, :-1]
-        shifted = ops.concatenate([zero, kept], axis=axis)
-        features = ops.where(cells, shifted, features)
+        end = ops.reshape(extents[:, axis - 1], (-1, 1, 1, 1))
+        shape = list(ops.shape(features))
+        places = ops.reshape(ops.arange(shape[axis], dtype="int32"), (1, -1, 1, 1) if axis == 1 else (1, 1, -1, 1))
+        shape[axis] = 1
+        last = ops.take_along_axis(features, ops.broadcast_to(end - 1, shape), axis=axis)
+        features = ops.where(places < end, features, last)
     return features

@@ -69,6 +69,20 @@ def test_detections_do_not_depend_on_the_canvas_or_the_neighbour(model, canvas):
         )
 
 
+def test_a_box_thinner_than_a_cell_at_the_border_does_not_see_where_the_canvas_ends(model):
+    """RoIAlign widens it to a cell (aligned=False), past the end of a canvas that ends with the image."""
+    box = np.array([[[62.5, 0, 64, 40], [0, 63.2, 30, 64]]], "float32")
+    pooled = []
+    for canvas in ((64, 64), (64, 96), (96, 96)):
+        images = images_only(random_batch([(64, 64)], canvas))
+        sizes = keras.ops.convert_to_tensor(images["image_sizes"])
+        maps = model.roi_maps(model.extract_features(images["images"], sizes), sizes)
+        pooled.append(keras.ops.convert_to_numpy(model.box_align(maps, box)))
+    assert np.abs(pooled[0]).max(axis=(0, 2, 3, 4)).min() > 0.1
+    for other in pooled[1:]:
+        np.testing.assert_allclose(other, pooled[0], atol=1e-4)
+
+
 def test_losses_do_not_depend_on_the_canvas_or_rows_of_padding(model):
     expected = losses_of(model, random_batch([SMALL], (96, 128)))
     padded = losses_of(model, random_batch([SMALL], (160, 192), rows=9))

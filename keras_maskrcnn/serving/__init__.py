@@ -1,5 +1,11 @@
-"""From a trained model to a SavedModel that runs without this package. Names TensorFlow, as backend/ does."""
+"""From a trained model to what runs without this package. Names TensorFlow, as backend/ does.
 
+`signatures.py` is the contract: what an export takes and returns. `saved_model.py` writes one, `client.py` and
+`saved_model_predictor.py` are its other side.
+"""
+
+from keras_maskrcnn.serving.client import coco_rle, masks_from_rle
 from keras_maskrcnn.serving.saved_model import export_saved_model
+from keras_maskrcnn.serving.saved_model_predictor import SavedModelPredictor, found_instances
 
-__all__ = ["export_saved_model"]
+__all__ = ["SavedModelPredictor", "coco_rle", "export_saved_model", "found_instances", "masks_from_rle"]

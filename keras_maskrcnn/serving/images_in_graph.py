@@ -97,9 +97,7 @@ def _decode_png(data):
     sides = tf.linalg.matvec(tf.reshape(header[:8], (2, 4)), tf.constant([2**24, 2**16, 2**8, 1], tf.int64))
     _refuse_huge(sides)
     wide_gray = tf.reduce_all(tf.equal(header[8:10], [16, 0]))  # bit depth, colour type
-    image = tf.cond(
-        wide_gray, lambda: _narrow(tf.io.decode_png(data, 1, tf.uint16)), lambda: tf.io.decode_png(data, 3)
-    )
+    image = tf.cond(wide_gray, lambda: _narrow(tf.io.decode_png(data, 1, tf.uint16)), lambda: tf.io.decode_png(data, 3))
     return orient(image, png_orientation(data))
 
 

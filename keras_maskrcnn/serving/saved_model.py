@@ -6,13 +6,13 @@ of stock operators only (DESIGN: a custom one does not load in TF Serving). Call
 
 import os
 import pathlib
-import shutil
 import tempfile
 
 import keras
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.optimize import optimize_for_inference
+from keras_maskrcnn.serving.assets import write_assets
 
 
 def export_saved_model(model, directory, version=None, overwrite=False, optimize=False, dtype=None):
@@ -49,7 +49,7 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
     directory.mkdir(parents=True, exist_ok=True)
     # Beside the versions, so that it is the same file system; TF Serving looks at numbered folders only.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as scratch:
-        _write(model, served, os.path.join(scratch, "new"))
+        _write(model, served, os.path.join(scratch, "new"), optimize, dtype, directory.name)
         if overwrite and target.exists():
             os.rename(target, os.path.join(scratch, "old"))
         os.rename(os.path.join(scratch, "new"), target)
@@ -99,17 +99,21 @@ def _version_folder(directory, version, overwrite):
     return target
 
 
-def _write(model, served, folder):
+def _write(model, served, folder, optimize, dtype, name):
     import tensorflow as tf  # the package runs on JAX without it
 
     from keras_maskrcnn.serving.signatures import signatures
+    from keras_maskrcnn.serving.warmup import write_warmup
 
     # Not the model itself, which would bring its optimizer and metrics along.
     weights = tf.Module()
-    weights.variables_in_use = [weight.value for weight in served.weights]
+    weights.served = [weight.value for weight in served.weights]
+    answers = signatures(served)
     with backend.stock_operators():
         functions = {
-            name: tf.function(function, autograph=False).get_concrete_function(**inputs)
-            for name, (function, inputs) in signatures(served).items()
+            key: tf.function(function, autograph=False).get_concrete_function(**inputs)
+            for key, (function, inputs) in answers.items()
         }
         tf.saved_model.save(weights, folder, functions)
+    write_assets(folder, model, answers, optimized=bool(optimize or dtype), dtype=dtype)
+    write_warmup(folder, answers, name)

@@ -1,0 +1,76 @@
+"""An export in the place of the model it came from: image in, FoundInstances out, by the SavedModel's own signatures.
+
+Called by `keras-maskrcnn predict --saved-model` and by users who have an export and no `.keras` file.
+"""
+
+import numpy as np
+
+from keras_maskrcnn.data.images import read_image
+from keras_maskrcnn.predictor import FoundInstances
+from keras_maskrcnn.serving.assets import read_config
+from keras_maskrcnn.serving.saved_model import find_version
+
+
+class SavedModelPredictor:
+    """Finds the instances of one image with an export; called as `Predictor` is.
+
+    Args:
+        path: folder of a SavedModel, or of its versions (the highest is taken).
+        score_threshold: float in 0..1, detections score more than this. None means the model's own.
+        nms_threshold: float in 0..1, or None for the model's own.
+
+    Raises:
+        ValueError: there is no export of this package.
+    """
+
+    def __init__(self, path, score_threshold=None, nms_threshold=None):
+        import tensorflow as tf  # whatever Keras' backend is, a SavedModel runs on TensorFlow
+
+        folder = find_version(path)
+        self.config = read_config(folder)
+        self._saved_model = tf.saved_model.load(str(folder))  # held: its functions do not keep their variables alive
+        self._signature = self._saved_model.signatures["serve_images_options"]
+        self.options = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
+        for name, value in self.options.items():
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in 0..1. Received: {value}. Leave it out for the model's own.")
+
+    def __call__(self, image):
+        """Detect.
+
+        Args:
+            image: as for `Predictor`: path, PIL image, encoded bytes, or uint8 (H, W, 3) RGB.
+
+        Returns:
+            FoundInstances, by falling score.
+        """
+        import tensorflow as tf
+
+        image = read_image(image)
+        options = {
+            name: tf.constant([-1.0 if value is None else value], tf.float32) for name, value in self.options.items()
+        }
+        options["max_detections"] = tf.constant([-1])
+        answer = self._signature(images=tf.constant(image[None]), **options)
+        return found_instances({name: value.numpy()[0] for name, value in answer.items()}, self.config)
+
+
+def found_instances(row, config):
+    """One image's row of an answer with `masks` as FoundInstances: to draw, to paste, to write as COCO results.
+
+    Args:
+        row: dict of arrays without the batch axis: boxes, scores, labels, valid, masks, image_sizes.
+        config: MaskRCNNConfig, from the export's `assets/config.json` (`read_config`).
+
+    Returns:
+        FoundInstances.
+    """
+    valid = np.asarray(row["valid"], bool)
+    return FoundInstances(
+        boxes=np.asarray(row["boxes"], np.float32)[valid],
+        scores=np.asarray(row["scores"], np.float32)[valid],
+        labels=np.asarray(row["labels"])[valid],
+        box_masks=np.asarray(row["masks"], np.float32)[valid],
+        image_size=tuple(int(side) for side in row["image_sizes"]),
+        config=config,
+    )
