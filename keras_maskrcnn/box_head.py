@@ -49,10 +49,10 @@ class BoxHead(keras.layers.Layer):
             conv.build((None, self.pool_size, self.pool_size, self.channels))
         width = self.pool_size**2 * self.channels
         for fc in self.fcs:
-            fc.build((None, width))
+            fc.build((None, None, width))
             width = self.features
-        self.classes.build((None, width))
-        self.deltas.build((None, width))
+        self.classes.build((None, None, width))
+        self.deltas.build((None, None, width))
 
     def call(self, pooled, training=None):
         """Classify and refine each RoI.
@@ -66,14 +66,16 @@ class BoxHead(keras.layers.Layer):
             (B, R, K, [dx, dy, dw, dh]), one box for each class.
         """
         batch, rois = ops.shape(pooled)[0], ops.shape(pooled)[1]
-        features = ops.reshape(pooled, (-1, self.pool_size, self.pool_size, self.channels))
-        for conv in self.convs:
-            features = conv(features, training=training)
-        features = ops.reshape(features, (-1, self.pool_size**2 * self.channels))
+        features = pooled
+        if self.convs:
+            features = ops.reshape(features, (-1, self.pool_size, self.pool_size, self.channels))
+            for conv in self.convs:
+                features = conv(features, training=training)
+        features = ops.reshape(features, (batch, rois, self.pool_size**2 * self.channels))
         for fc in self.fcs:
             features = fc(features)
-        class_logits = ops.reshape(self.classes(features), (batch, rois, self.num_classes + 1))
-        return class_logits, ops.reshape(self.deltas(features), (batch, rois, self.num_classes, 4))
+        deltas = ops.reshape(self.deltas(features), (batch, rois, self.num_classes, 4))
+        return self.classes(features), deltas
 
     def get_config(self):
         """Keras serialisation."""

@@ -57,6 +57,7 @@ def keep_by_nms(boxes, scores, iou_threshold, max_outputs, classes, valid):
     """
     sizes = tf.shape(scores)
     num_images, num_boxes = sizes[0], sizes[1]
+    num_rows = num_images * num_boxes
     candidates = scores if valid is None else tf.where(valid, scores, NEVER)
     thresholds = tf.broadcast_to(tf.cast(iou_threshold, tf.float32), [num_images])
     num_classes = 1 if classes is None else tf.reduce_max(classes) + 1
@@ -74,13 +75,15 @@ def keep_by_nms(boxes, scores, iou_threshold, max_outputs, classes, valid):
             score_threshold=NEVER,
             pad_to_max_output_size=True,
         )
-        flags = tf.cast(tf.range(max_outputs) < count, tf.int32)
-        return group + 1, kept + tf.scatter_nd((image * num_boxes + best)[:, None], flags, tf.shape(kept))
+        # Rows of padding write to a place behind the table: ONNX keeps the last of several values, where
+        # TensorFlow adds them up.
+        places = tf.where(tf.range(max_outputs) < count, image * num_boxes + best, num_rows)
+        return group + 1, kept + tf.scatter_nd(places[:, None], tf.ones_like(places), [num_rows + 1])
 
-    kept = tf.zeros([num_images * num_boxes], tf.int32)
+    kept = tf.zeros([num_rows + 1], tf.int32)
     if scores.shape[0] == 1 and classes is None:  # LiteRT's batch: no loop
         _, kept = suppress(0, kept)
     else:
         groups = num_images * num_classes
         _, kept = tf.while_loop(lambda group, _: group < groups, suppress, (0, kept))
-    return tf.reshape(kept, sizes) > 0
+    return tf.reshape(kept[:-1], sizes) > 0
