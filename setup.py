@@ -51,7 +51,19 @@ setup(
         "matplotlib>=3.8",  # every run folder holds the plot of its losses and AP
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "jax>=0.4.34", "safetensors>=0.4"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "ruff>=0.6",
+            "jax>=0.4.34",
+            "safetensors>=0.4",
+            "tf2onnx>=1.17",
+            "onnx>=1.17",
+            "onnxruntime>=1.20",
+            "ai-edge-litert>=1.2",
+        ],
+        "onnx": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],  # writes .onnx files and runs them
+        "litert": ["ai-edge-litert>=1.2"],  # runs .tflite files; TensorFlow alone writes them
         "safetensors": ["safetensors>=0.4"],  # reads and writes .safetensors files of weights
     },
     entry_points={"console_scripts": ["keras-maskrcnn = keras_maskrcnn_launcher:main"]},

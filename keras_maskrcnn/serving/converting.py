@@ -23,14 +23,14 @@ OUTPUTS = ("boxes", "scores", "labels", "masks", "valid", "num_detections")
 DTYPES = ("uint8", "float32")
 
 
-def trace(model, image_size, input_dtype, fixed_sizes):
+def trace(model, input_dtype, image_size=None):
     """The graph that a converter reads.
 
     Args:
         model: MaskRCNN; stays as it is, a folded copy in float32 is traced.
-        image_size: (height, width) in image pixels for a graph of this size and batch 1, or None for any.
         input_dtype: "uint8" or "float32" (0..255).
-        fixed_sizes: no size may depend on values; padding rows are then computed along.
+        image_size: (height, width) in image pixels for a graph of this size and batch 1, in which every size is known;
+            padding rows are then computed along. None for images of any size.
 
     Returns:
         tf.Module with the weights and `graph`, the concrete function from `images` (B, H, W, C) to a dict of OUTPUTS:
@@ -43,7 +43,7 @@ def trace(model, image_size, input_dtype, fixed_sizes):
     images = tf.TensorSpec((*shape, len(model.config.pixel_mean)), input_dtype, name=INPUT)
     traced = tf.Module()
     traced.weights = [weight.value for weight in folded.weights]
-    with backend.portable_operators(fixed_sizes):
+    with backend.portable_operators(fixed_sizes=image_size is not None):
         function = tf.function(lambda images: _detect(folded, images, image_size), autograph=False)
         traced.graph = function.get_concrete_function(images)
     return traced
@@ -86,18 +86,18 @@ def describe(model):
     }
 
 
-def check_arguments(model, path, suffix, image_size, input_dtype, overwrite):
+def check_arguments(path, suffix, input_dtype, overwrite):
     """Refuse what cannot be converted before minutes are spent on it.
 
     Args:
-        model, path, image_size, input_dtype, overwrite: as `export_onnx` and `export_litert` take them.
+        path, input_dtype, overwrite: as `export_onnx` and `export_litert` take them.
         suffix: that the path must have, such as ".onnx".
 
     Returns:
-        The path as a pathlib.Path, and the size as a tuple of int or None.
+        The path as a pathlib.Path.
 
     Raises:
-        ValueError: the backend is not TensorFlow; a wrong suffix, size or dtype; the file exists.
+        ValueError: the backend is not TensorFlow; a wrong suffix or dtype; the file exists.
     """
     path = pathlib.Path(path)
     if keras.backend.backend() != "tensorflow":
@@ -117,19 +117,7 @@ def check_arguments(model, path, suffix, image_size, input_dtype, overwrite):
         raise ValueError(
             f"input_dtype is one of {DTYPES}. Received: {input_dtype!r}. Floats are in 0..255, like uint8."
         )
-    return path, None if image_size is None else _check_size(image_size)
-
-
-def _check_size(image_size):
-    whole = isinstance(image_size, (tuple, list)) and all(
-        isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in image_size
-    )
-    if not whole or len(image_size) != 2:
-        raise ValueError(
-            "image_size is (height, width) of the images that will come in, two whole numbers of pixels. "
-            f"Received: {image_size!r}. For example image_size=(480, 640)."
-        )
-    return tuple(image_size)
+    return path
 
 
 def need(module, extra):

@@ -36,19 +36,26 @@ def export_litert(model, path, image_size, input_dtype="uint8", quantization=Non
     Raises:
         ValueError: the backend is not TensorFlow, a wrong argument, or the file exists and `overwrite` is False.
     """
-    if image_size is None:
-        raise ValueError(
-            "LiteRT needs to know the size of the images. Received: image_size=None. "
-            "Give (height, width) in pixels, for example image_size=(480, 640)."
-        )
+    _check_size(image_size)
     if quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization is one of {QUANTIZATIONS}. Received: {quantization!r}.")
-    path, image_size = check_arguments(model, path, ".tflite", image_size, input_dtype, overwrite)
-    traced = trace(model, image_size, input_dtype, fixed_sizes=True)
+    path = check_arguments(path, ".tflite", input_dtype, overwrite)
+    traced = trace(model, input_dtype, tuple(image_size))
     content = _convert(traced, quantization)
     with written_whole(path) as part:
         part.write_bytes(content)
     return path
+
+
+def _check_size(image_size):
+    whole = isinstance(image_size, (tuple, list)) and all(
+        isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in image_size
+    )
+    if not whole or len(image_size) != 2:
+        raise ValueError(
+            "LiteRT needs to know the size of the images that will come in: image_size is (height, width), two whole "
+            f"numbers of pixels. Received: {image_size!r}. For example image_size=(480, 640), --image-size 480 640."
+        )
 
 
 def _convert(traced, quantization):

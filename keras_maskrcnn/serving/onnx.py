@@ -10,10 +10,10 @@ from keras_maskrcnn.serving.converting import INPUT, check_arguments, describe, 
 OPSET = 17
 
 
-def export_onnx(model, path, image_size=None, input_dtype="uint8", opset=OPSET, overwrite=False):
-    """Write a model as one .onnx file that takes images and answers in their pixels.
+def export_onnx(model, path, input_dtype="uint8", opset=OPSET, overwrite=False):
+    """Write a model as one .onnx file that takes images of any size and answers in their pixels.
 
-    Input `images` (B, H, W, [r, g, b]), 0..255. Outputs, D = `max_detections` rows, M = `mask_size`:
+    Input `images` (B, H, W, [r, g, b]), 0..255, any B, H and W. Outputs, D = `max_detections` rows, M = `mask_size`:
         boxes    float32 (B, D, [x1, y1, x2, y2]), pixels of the images that came in
         scores   float32 (B, D), falling          labels  int32 (B, D), 0..K-1
         masks    float32 (B, D, M, M), probabilities in the frame of each box
@@ -24,8 +24,6 @@ def export_onnx(model, path, image_size=None, input_dtype="uint8", opset=OPSET, 
         model: MaskRCNN, on the TensorFlow backend. Stays as it is; the file holds it with batch norm folded, in
             float32.
         path: file to make, ending in .onnx.
-        image_size: None: any B, H and W. (height, width) of the images, image pixels: batch 1, and every size in the
-            graph is fixed, for runtimes that want that; padding rows are then computed along.
         input_dtype: "uint8" or "float32".
         opset: version of ONNX's operators.
         overwrite: replace a file that is there already.
@@ -37,9 +35,9 @@ def export_onnx(model, path, image_size=None, input_dtype="uint8", opset=OPSET, 
         ValueError: the backend is not TensorFlow, a wrong argument, or the file exists and `overwrite` is False.
         ImportError: tf2onnx is not installed.
     """
-    path, image_size = check_arguments(model, path, ".onnx", image_size, input_dtype, overwrite)
+    path = check_arguments(path, ".onnx", input_dtype, overwrite)
     onnx, _ = need("onnx", "onnx"), need("tf2onnx", "onnx")
-    traced = trace(model, image_size, input_dtype, fixed_sizes=image_size is not None)
+    traced = trace(model, input_dtype)
     proto = _convert(traced.graph, opset)
     onnx.helper.set_model_props(proto, describe(model))
     _name_free_sizes(proto.graph)
