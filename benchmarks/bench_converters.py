@@ -48,9 +48,8 @@ def main():
                     runner.answer(image)
     found = sum(map(len, expected))
     print(f"{len(images)} images of {size[0]}x{size[1]}, {found} detections; medians of {args.runs} turns")
-    print(
-        f"{'':22} {'ms':>7} {'MB':>6} {'export s':>9} {'within 1 px':>12} {'box px':>8} {'score':>8} {'mask pixels':>12}"
-    )
+    heads = zip(("ms", "MB", "export s", "within 1 px", "box px", "score", "mask pixels"), (7, 6, 9, 12, 8, 8, 12))
+    print(" " * 22, *(f"{head:>{width}}" for head, width in heads))
     for name, runner in runners.items():
         print(f"{name:22} {runner.row(images, expected, model.config)}", flush=True)
 
