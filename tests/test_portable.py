@@ -1,5 +1,6 @@
 """The operators that converters read, run by TensorFlow: equal to the reference."""
 
+import keras
 import numpy as np
 import pytest
 from backend_tools import compiled, to_numpy
@@ -19,7 +20,8 @@ def test_nms_is_that_of_the_reference(num_images, num_classes, max_outputs):
     boxes, scores = clusters(rng, num_images, 60)
     classes = None if num_classes is None else rng.integers(0, num_classes, scores.shape).astype("int32")
     valid = rng.random(scores.shape) > 0.2
-    arguments = boxes, scores, np.float32([0.5, 0.3][:num_images]), max_outputs, classes, valid
+    tensors = [None if array is None else keras.ops.convert_to_tensor(array) for array in (classes, valid)]
+    arguments = boxes, scores, np.float32([0.5, 0.3][:num_images]), max_outputs, *tensors
     expected = to_numpy(generic.non_max_suppression(*arguments))
     with backend.portable_operators():
         received = to_numpy(compiled(lambda: backend.non_max_suppression(*arguments))())

@@ -53,10 +53,10 @@ def _detect(model, images, image_size):
     """Resize, detect, bring boxes back to image pixels; static where `image_size` is given."""
     import tensorflow as tf
 
+    from keras_maskrcnn.serving.signatures import Answers
+
     batch = tf.shape(images)[0]
     if image_size is None:
-        from keras_maskrcnn.serving.signatures import Answers
-
         source = tf.shape(images)[1:3]
         network = Answers(model).network_size(source)
     else:
