@@ -39,9 +39,8 @@ def ours(case):
 
     import keras_maskrcnn as km
 
-    folder = tempfile.mkdtemp()
-    km.export_saved_model(model, f"{folder}/model", optimize=True, dtype=case["exported"])
-    loaded = tf.saved_model.load(f"{folder}/model")
+    version = km.export_saved_model(model, tempfile.mkdtemp(), optimize=True, dtype=case["exported"])
+    loaded = tf.saved_model.load(str(version))
     signature = loaded.signatures["serving_default"]
     tensor = tf.constant(images)
     return lambda: (loaded, {name: each.numpy() for name, each in signature(images=tensor).items()})

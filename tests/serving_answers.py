@@ -46,9 +46,9 @@ def mixed_files():
     ]
 
 
-def find(model, image):
+def find(model, image, score_threshold=None):
     """What Predictor finds, by an eager call: tracing the model once more would take seconds."""
-    return km.Predictor(_Eager(model))(image)
+    return km.Predictor(_Eager(model), score_threshold)(image)
 
 
 class _Eager:

@@ -119,14 +119,16 @@ def test_predict_writes_a_picture_for_each_image_and_coco_results(shapes, model_
 
 
 @pytest.mark.tensorflow
-def test_export_writes_a_saved_model_and_overwrites_when_told(model_file, tmp_path, capsys):
+def test_export_writes_a_version_and_overwrites_it_when_told(model_file, tmp_path, capsys):
     """What is in it: test_serving.py."""
     target = tmp_path / "saved"
-    target.mkdir()
-    assert cli.main(["export", str(model_file), str(target)]) == cli.MISTAKE
+    (target / "2").mkdir(parents=True)
+    arguments = ["export", str(model_file), str(target), "--version"]
+    assert cli.main([*arguments, "2"]) == cli.MISTAKE
     assert "overwrite" in capsys.readouterr().err
-    assert cli.main(["export", str(model_file), str(target), "--overwrite"]) == cli.SUCCESS
-    assert (target / "saved_model.pb").is_file() and "saved_model_cli" in capsys.readouterr().out
+    assert cli.main([*arguments, "2", "--overwrite", "--optimize"]) == cli.SUCCESS
+    assert (target / "2" / "saved_model.pb").is_file() and "saved_model_cli" in capsys.readouterr().out
+    assert json.loads((target / "2" / "assets" / "about.json").read_text())["batch_norm_folded"] is True
 
 
 @pytest.mark.tensorflow

@@ -26,14 +26,14 @@ class SavedModelPredictor:
     def __init__(self, path, score_threshold=None, nms_threshold=None):
         import tensorflow as tf  # whatever Keras' backend is, a SavedModel runs on TensorFlow
 
-        folder = find_version(path)
-        self.config = read_config(folder)
-        self._saved_model = tf.saved_model.load(str(folder))  # held: its functions do not keep their variables alive
-        self._signature = self._saved_model.signatures["serve_images_options"]
         self.options = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
         for name, value in self.options.items():
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in 0..1. Received: {value}. Leave it out for the model's own.")
+        folder = find_version(path)
+        self.config = read_config(folder)
+        self._saved_model = tf.saved_model.load(str(folder))  # held: its functions do not keep their variables alive
+        self._signature = self._saved_model.signatures["serve_images_options"]
 
     def __call__(self, image):
         """Detect.
