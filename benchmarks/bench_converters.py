@@ -133,20 +133,17 @@ def litert(quantization):
     return prepare
 
 
-def openvino(path_of):
+def openvino(name, write):
     def prepare(model, scratch, size):
         import openvino
 
-        path = path_of(model, scratch, size)
+        path = scratch / name
+        if not path.exists():  # another runtime's turn has written it
+            write(model, path, size)
         compiled = openvino.Core().compile_model(openvino.convert_model(path), "CPU")
         return path, lambda images: {output.any_name: value for output, value in compiled(images).items()}
 
     return prepare
-
-
-def ready(name, write):
-    """The export of another runtime, which is written already, or a new one."""
-    return lambda model, scratch, size: scratch / name if (scratch / name).exists() else write(model, scratch / name)
 
 
 RUNTIMES = {
@@ -155,8 +152,8 @@ RUNTIMES = {
     "LiteRT float32": litert(None),
     "LiteRT float16": litert("float16"),
     "LiteRT dynamic_range": litert("dynamic_range"),
-    "OpenVINO from .onnx": openvino(ready("model.onnx", km.export_onnx)),
-    "OpenVINO from .tflite": openvino(ready("None.tflite", None)),
+    "OpenVINO from .onnx": openvino("model.onnx", lambda model, path, size: km.export_onnx(model, path)),
+    "OpenVINO from .tflite": openvino("None.tflite", lambda model, path, size: km.export_litert(model, path, size)),
 }
 
 
