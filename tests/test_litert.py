@@ -48,6 +48,7 @@ def test_no_operator_of_tensorflow_itself_is_in_the_file(export):
     assert b"Flex" not in export.read_bytes()
 
 
+@pytest.mark.slow  # a second conversion
 def test_float16_halves_the_file_and_moves_boxes_by_a_fraction_of_a_pixel(model, export, tmp_path):
     half = km.export_litert(model, tmp_path / "half.tflite", SIZE, quantization="float16")
     image = noise(*SIZE)
