@@ -353,18 +353,20 @@ def test_a_model_saved_on_jax_exports_by_one_command(tmp_path):
     image = picture(96, 128)
     np.save(tmp_path / "image.npy", image)
     code = (
-        "import sys, numpy as np; sys.path.insert(0, sys.argv[2]); from serving_answers import *\n"
+        "import sys; sys.path.insert(0, sys.argv[2]); from serving_answers import *\n"
+        "from keras_maskrcnn.serving.assets import fingerprint\n"
         "folder = sys.argv[1]; model = make_model(); model.save(folder + '/model.keras')\n"
         "found = km.Predictor(model)(np.load(folder + '/image.npy'))\n"
         "np.savez(folder + '/answer.npz', boxes=found.boxes, scores=found.scores, labels=found.labels,\n"
-        "         masks=found.box_masks, fingerprint=assets_fingerprint(model))"
-    ).replace("assets_fingerprint", "__import__('keras_maskrcnn.serving.assets', fromlist=['x']).fingerprint")
+        "         masks=found.box_masks, fingerprint=fingerprint(model))"
+    )
     here = os.path.dirname(__file__)
     run = {"capture_output": True, "text": True}
     on_jax = os.environ | {"KERAS_BACKEND": "jax"}
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path), here], env=on_jax, **run)
     assert done.returncode == 0, done.stderr
-    command = ["-m", "keras_maskrcnn_launcher", "export", str(tmp_path / "model.keras"), str(tmp_path / "exported")]
+    code = "import sys, keras_maskrcnn_launcher; sys.exit(keras_maskrcnn_launcher.main())"  # keras-maskrcnn
+    command = ["-c", code, "export", str(tmp_path / "model.keras"), str(tmp_path / "exported")]
     on_tensorflow = os.environ | {"KERAS_BACKEND": "tensorflow"}
     done = subprocess.run([sys.executable, *command], env=on_tensorflow, **run)
     assert done.returncode == 0, done.stderr

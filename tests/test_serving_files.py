@@ -152,6 +152,8 @@ def bad_files():
     flipped[60] ^= 0xFF
     huge = bytearray(plain)
     huge[16:24] = struct.pack(">II", 60_000, 60_000)
+    start = jpeg.index(b"\xff\xc0")  # start of frame: length, precision, height, width
+    huge_jpeg = jpeg[: start + 5] + struct.pack(">HH", 65_000, 65_000) + jpeg[start + 9 :]
     return {
         "nothing": b"",
         "text": b"no image at all",
@@ -162,6 +164,8 @@ def bad_files():
         "half a gif": encode(PALETTE, "GIF")[:300],
         "png with a damaged row": bytes(flipped),
         "png that claims to be gigabytes": bytes(huge),
+        "jpeg that claims to be gigabytes": huge_jpeg,
+        "gif that claims to be gigabytes": b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + encode(PALETTE, "GIF")[10:],
         "bmp of 4 bits": b"BM" + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 9, 9, 1, 4, 0, 0, 0, 0, 0, 0) + bytes(99),
         "compressed bmp": b"BM"
         + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 9, 9, 1, 8, 1, 0, 0, 0, 0, 0)

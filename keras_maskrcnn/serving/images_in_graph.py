@@ -86,34 +86,36 @@ def _plain(function):
 
 
 def _decode_jpeg(data):
-    _refuse_huge(tf.image.extract_jpeg_shape(data)[:2])
-    # The slow transform is the exact one, which Pillow and OpenCV take too.
-    image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    with _not_huge(tf.image.extract_jpeg_shape(data)[:2]):
+        # The slow transform is the exact one, which Pillow and OpenCV take too.
+        image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
     return orient(image, jpeg_orientation(data))
 
 
 def _decode_png(data):
     header = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 16, 10), tf.uint8), tf.int64)
     sides = tf.linalg.matvec(tf.reshape(header[:8], (2, 4)), tf.constant([2**24, 2**16, 2**8, 1], tf.int64))
-    _refuse_huge(sides)
     wide_gray = tf.reduce_all(tf.equal(header[8:10], [16, 0]))  # bit depth, colour type
-    image = tf.cond(wide_gray, lambda: _narrow(tf.io.decode_png(data, 1, tf.uint16)), lambda: tf.io.decode_png(data, 3))
+    with _not_huge(sides):
+        image = tf.cond(
+            wide_gray, lambda: _narrow(tf.io.decode_png(data, 1, tf.uint16)), lambda: tf.io.decode_png(data, 3)
+        )
     return orient(image, png_orientation(data))
 
 
 def _decode_gif(data):
-    _refuse_huge(tf.io.decode_raw(tf.strings.substr(data, 6, 4), tf.uint16))
-    return tf.io.decode_image(data, channels=3, expand_animations=False)
+    with _not_huge(tf.io.decode_raw(tf.strings.substr(data, 6, 4), tf.uint16)):
+        return tf.io.decode_image(data, channels=3, expand_animations=False)
 
 
 def _decode_bmp(data):
     """TensorFlow reads no palettes and ignores the masks of bit fields; both are in the header."""
     header = tf.io.decode_raw(tf.strings.substr(data, 14, 24), tf.int32)  # size, width, height, planes and bits, ...
-    _refuse_huge(tf.abs(header[1:3]))
     plain = tf.equal(header[4], 0)  # compression: none
     masks = tf.io.decode_raw(tf.strings.substr(data, 54, 12), tf.int32)
     bgrx = tf.logical_and(tf.equal(header[4], 3), tf.reduce_all(tf.equal(masks, [0xFF0000, 0xFF00, 0xFF])))
-    with tf.control_dependencies([tf.debugging.Assert(tf.logical_or(plain, bgrx), ["compressed BMP"])]):
+    readable = tf.debugging.Assert(tf.logical_or(plain, bgrx), ["compressed BMP"])
+    with _not_huge(tf.abs(header[1:3])), tf.control_dependencies([readable]):
         image = tf.io.decode_bmp(data)
 
     def with_palette():
@@ -130,10 +132,10 @@ def _refuse(data):
         return tf.zeros((1, 1, 3), tf.uint8)
 
 
-def _refuse_huge(sides):
-    """Make the row fail whose sides, in any integer type, span too many pixels."""
+def _not_huge(sides):
+    """A context whose operators run only if the sides, in any integer type, span no more than MAX_PIXELS."""
     pixels = tf.reduce_prod(tf.cast(sides, tf.float64))
-    tf.debugging.assert_less_equal(pixels, tf.constant(MAX_PIXELS, tf.float64))
+    return tf.control_dependencies([tf.debugging.Assert(pixels <= MAX_PIXELS, ["too many pixels"])])
 
 
 def _narrow(gray):
