@@ -62,7 +62,13 @@ setup(
             "jax>=0.4.34",
             "safetensors>=0.4",
             "tensorflow-serving-api>=2.18",
+            "tf2onnx>=1.17",
+            "onnx>=1.17",
+            "onnxruntime>=1.20",
+            "ai-edge-litert>=1.2",
         ],
+        "onnx": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],  # writes .onnx files and runs them
+        "litert": ["ai-edge-litert>=1.2"],  # runs .tflite files; TensorFlow alone writes them
         "safetensors": ["safetensors>=0.4"],  # reads and writes .safetensors files of weights
         "serving": ["tensorflow-serving-api>=2.18"],  # the gRPC client of samples/serving; brings grpcio
     },

@@ -14,7 +14,7 @@ from keras_maskrcnn.experiment import train_model
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.optimize import optimize_for_inference
 from keras_maskrcnn.predictor import Predictor
-from keras_maskrcnn.serving import export_saved_model
+from keras_maskrcnn.serving import export_litert, export_onnx, export_saved_model
 from keras_maskrcnn.training.schedules import WarmupMultiStep, sgd
 from keras_maskrcnn.visualize import draw_ground_truth, draw_instances
 from keras_maskrcnn.weights import load_weights, torchvision_state_dict
@@ -42,6 +42,8 @@ __all__ = [
     "draw_ground_truth",
     "draw_instances",
     "evaluate_coco",
+    "export_litert",
+    "export_onnx",
     "export_saved_model",
     "format_metrics",
     "load_weights",

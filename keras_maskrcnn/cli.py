@@ -25,7 +25,7 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, OSError) as error:  # the package's word for "what you gave me is not right"
+    except (ValueError, OSError, ImportError) as error:  # the package's word for "what you gave me is not right"
         if args.debug:
             raise
         print(f"keras-maskrcnn {args.command}: {error}\n(--debug shows where)", file=sys.stderr)
@@ -302,29 +302,69 @@ def _image_paths(names):
 
 def _export_arguments(command):
     command.add_argument("model", help="a .keras file or a run folder")
-    command.add_argument("directory", help="the model's folder, which gets a folder for each version")
-    command.add_argument("--format", choices=["savedmodel"], default="savedmodel", help="what to write")
-    command.add_argument("--version", type=_positive(int), help="number of the version; the next free one if left out")
-    command.add_argument("--overwrite", action="store_true", help="replace a version that exists")
-    command.add_argument("--optimize", action="store_true", help="fold batch norm into the convolutions: faster")
     command.add_argument(
+        "target", help="savedmodel: the model's folder, which gets a folder for each version; others: a file to write"
+    )
+    command.add_argument("--format", choices=sorted(_EXPORTS), default="savedmodel", help="what to write")
+    command.add_argument("--overwrite", action="store_true", help="replace a version or file that exists")
+    saved_model = command.add_argument_group("savedmodel")
+    saved_model.add_argument(
+        "--version", type=_positive(int), help="number of the version; the next free one if left out"
+    )
+    saved_model.add_argument("--optimize", action="store_true", help="fold batch norm into the convolutions: faster")
+    saved_model.add_argument(
         "--bfloat16", action="store_true", help="and compute them in bfloat16: faster where the processor has it"
     )
+    litert = command.add_argument_group("litert")
+    litert.add_argument(
+        "--image-size", type=_positive(int), nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels of the images to come"
+    )
+    litert.add_argument("--quantization", choices=["float16", "dynamic_range"], help="smaller weights, less exact")
 
 
 def _export(args):
+    own = {"savedmodel": ("version", "optimize", "bfloat16"), "litert": ("image_size", "quantization")}
+    for name, options in own.items():
+        given = [option for option in options if getattr(args, option)]
+        if given and name != args.format:
+            raise ValueError(
+                f"--{given[0].replace('_', '-')} is an option of --format {name}. Received: --format {args.format}. "
+                "Leave it out: ONNX and LiteRT files always hold batch norm folded, in float32."
+            )
+    written, hint = _EXPORTS[args.format](args, _load_model(args.model))
+    print(f"wrote {written}; {hint}")
+    return SUCCESS
+
+
+def _export_saved_model(args, model):
     from keras_maskrcnn.serving import export_saved_model
 
     written = export_saved_model(
-        _load_model(args.model),
-        args.directory,
+        model,
+        args.target,
         version=args.version,
         overwrite=args.overwrite,
         optimize=args.optimize,
         dtype="bfloat16" if args.bfloat16 else None,
     )
-    print(f"wrote {written}; look at it with: saved_model_cli show --dir {written} --all")
-    return SUCCESS
+    return written, f"look at it with: saved_model_cli show --dir {written} --all"
+
+
+def _export_onnx(args, model):
+    from keras_maskrcnn.serving import export_onnx
+
+    return export_onnx(model, args.target, overwrite=args.overwrite), "run it with onnxruntime"
+
+
+def _export_litert(args, model):
+    from keras_maskrcnn.serving import export_litert
+
+    size = None if args.image_size is None else tuple(args.image_size)
+    written = export_litert(model, args.target, size, quantization=args.quantization, overwrite=args.overwrite)
+    return written, "run it with ai_edge_litert.interpreter.Interpreter"
+
+
+_EXPORTS = {"savedmodel": _export_saved_model, "onnx": _export_onnx, "litert": _export_litert}
 
 
 # convert ---------------------------------------------------------------------------------------------------
@@ -448,8 +488,13 @@ _COMMANDS = (
         "export",
         _export,
         _export_arguments,
-        "write a SavedModel for TensorFlow Serving",
-        ["export run saved_model", "export model.keras saved_model --version 3 --bfloat16"],
+        "write a SavedModel for TensorFlow Serving, an ONNX file or a LiteRT file",
+        [
+            "export run saved_model",
+            "export model.keras saved_model --version 3 --bfloat16",
+            "export run model.onnx --format onnx",
+            "export run model.tflite --format litert --image-size 480 640 --quantization float16",
+        ],
     ),
     (
         "convert",

@@ -33,6 +33,8 @@ LONG = (
     "test_published",
     "test_weights",
     "test_serving",
+    "test_onnx",
+    "test_litert",
     "test_experiment",
     "test_native",
 )

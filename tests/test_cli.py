@@ -131,6 +131,17 @@ def test_export_writes_a_version_and_overwrites_it_when_told(model_file, tmp_pat
     assert json.loads((target / "2" / "assets" / "about.json").read_text())["batch_norm_folded"] is True
 
 
+@pytest.mark.tensorflow
+def test_export_refuses_options_of_another_format_and_says_what_litert_needs(model_file, tmp_path, capsys):
+    """What the files hold: test_onnx.py and test_litert.py, which write them by this command."""
+    command = ["export", str(model_file), str(tmp_path / "model.tflite"), "--format", "litert"]
+    assert cli.main(command) == cli.MISTAKE
+    assert "--image-size 480 640" in capsys.readouterr().err
+    assert cli.main([*command, "--image-size", "64", "64", "--bfloat16"]) == cli.MISTAKE
+    assert "--bfloat16 is an option of --format savedmodel" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_convert_there_and_back_and_train_from_it(shapes, model_file, tmp_path, capsys):
     """To torchvision's names, to a model again, and as the start of a model for other classes."""
     import keras_maskrcnn as km

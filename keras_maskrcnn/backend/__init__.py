@@ -34,6 +34,7 @@ scale_loss = runtime.scale_loss
 devices = runtime.devices
 operators = chosen.operators
 stock_operators = getattr(chosen, "stock_operators", contextlib.nullcontext)
+portable_operators = getattr(chosen, "portable_operators", contextlib.nullcontext)
 
 __all__ = [
     "convolve",

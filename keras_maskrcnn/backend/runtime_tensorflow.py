@@ -5,6 +5,8 @@ XLA has no kernels for crop_and_resize and stock NMS, so the model asks Keras no
 
 import tensorflow as tf
 
+from keras_maskrcnn.backend import portable
+
 SUPPORTS_JIT = False
 HAS_FUSED_BATCH_NORM = True
 
@@ -26,6 +28,8 @@ def trim_to_valid(valid, *arrays):
     Returns:
         valid (B, N') and the arrays (B, N', ...).
     """
+    if portable.sizes_are_fixed():
+        return (valid, *arrays)
     columns = tf.range(1, tf.shape(valid)[1] + 1)
     last = tf.reduce_max(tf.where(tf.reduce_any(valid, axis=0), columns, 0))
     size = tf.minimum(tf.maximum(last, 1), tf.shape(valid)[1])
@@ -44,9 +48,9 @@ def pad_to_multiple(images, multiple):
     height, width = images.shape[1], images.shape[2]
     if height is not None and width is not None and not (height % multiple or width % multiple):
         return images
-    sizes = tf.shape(images)
-    padding = [[0, 0], [0, -sizes[1] % multiple], [0, -sizes[2] % multiple], [0, 0]]
-    return tf.pad(images, padding)
+    # tf2onnx rounds the remainder of a negative number the other way, so there is none here.
+    missing = multiple - 1 - (tf.shape(images)[1:3] - 1) % multiple
+    return tf.pad(images, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
 
 
 def scale_loss(loss):

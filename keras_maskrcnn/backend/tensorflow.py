@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_maskrcnn import bilinear
-from keras_maskrcnn.backend import generic, native
+from keras_maskrcnn.backend import generic, native, portable
 
 stock_operators = native.stock_operators
+portable_operators = portable.portable_operators
 
 
 def operators():
@@ -102,9 +103,9 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
 
         return (forward if _on_gpu(pyramid[0]) else forward_with_exact_gradient)(*pyramid)
 
-    if sampling_ratio == 0:
+    if sampling_ratio == 0 or portable.is_used():
         return generic.multilevel_roi_align(
-            pyramid, boxes, box_batch, levels, scales, output_size, 0, aligned, aggregation
+            pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
         )
     return generic.aggregate(crop, output_size, sampling_ratio, aggregation)
 
@@ -142,7 +143,7 @@ def trainable_multilevel_roi_align(
 def _is_native(pyramid, sampling_ratio, aggregation):
     """Whether the native operator takes this call: on a CPU, in float32 or bfloat16."""
     known = pyramid[0].dtype in (tf.float32, tf.bfloat16) and (sampling_ratio > 0 or aggregation == "average")
-    return known and not _on_gpu(pyramid[0]) and native.is_used()
+    return known and not portable.is_used() and not _on_gpu(pyramid[0]) and native.is_used()
 
 
 def _stack_frame(boxes, levels, scales, aligned):
@@ -273,6 +274,12 @@ def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, vali
     five classes 90 ms (generic 280). N may be free.
     """
     boxes, scores = tf.stop_gradient(boxes), tf.stop_gradient(scores)
+    keep = portable.keep_by_nms if portable.is_used() else _keep_by_nms
+    return _best_kept(scores, keep(boxes, scores, iou_threshold, max_outputs, classes, valid), max_outputs)
+
+
+def _keep_by_nms(boxes, scores, iou_threshold, max_outputs, classes, valid):
+    """Which boxes greedy NMS keeps, bool (B, N): one call for each image and class that has boxes."""
     num_images, num_boxes = tf.shape(scores)[0], tf.shape(scores)[1]
     rows, ends = _rows_by_group(num_images, num_boxes, classes, valid)
     row_boxes = tf.gather(tf.reshape(boxes, (-1, 4)), rows)
@@ -292,8 +299,7 @@ def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, vali
     _, kept = tf.while_loop(lambda number, _: number < num_groups, suppress, (0, kept))
     kept = kept.concat()
     kept = tf.scatter_nd(kept[:, None], tf.ones_like(kept), [num_images * num_boxes])
-    kept = tf.reshape(kept, (num_images, num_boxes)) > 0
-    return _best_kept(scores, kept, max_outputs)
+    return tf.reshape(kept, (num_images, num_boxes)) > 0
 
 
 def _rows_by_group(num_images, num_boxes, classes, valid):

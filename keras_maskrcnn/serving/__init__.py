@@ -1,11 +1,21 @@
 """From a trained model to what runs without this package. Names TensorFlow, as backend/ does.
 
 `signatures.py` is the contract: what an export takes and returns. `saved_model.py` writes one, `client.py` and
-`saved_model_predictor.py` are its other side.
+`saved_model_predictor.py` are its other side. `onnx.py` and `litert.py` write files for other runtimes.
 """
 
 from keras_maskrcnn.serving.client import coco_rle, masks_from_rle
+from keras_maskrcnn.serving.litert import export_litert
+from keras_maskrcnn.serving.onnx import export_onnx
 from keras_maskrcnn.serving.saved_model import export_saved_model
 from keras_maskrcnn.serving.saved_model_predictor import SavedModelPredictor, found_instances
 
-__all__ = ["SavedModelPredictor", "coco_rle", "export_saved_model", "found_instances", "masks_from_rle"]
+__all__ = [
+    "SavedModelPredictor",
+    "coco_rle",
+    "export_litert",
+    "export_onnx",
+    "export_saved_model",
+    "found_instances",
+    "masks_from_rle",
+]

@@ -1,0 +1,89 @@
+"""The operators that a graph is traced with when another runtime will compute it: ONNX, LiteRT, OpenVINO.
+
+Their converters take neither crop_and_resize at the size of a feature pyramid (tf2onnx makes a loop that copies the
+whole map for each box) nor lists of growing tensors. Inside `portable_operators` RoIAlign is that of `generic`, and
+NMS, here, is one stock operator for each image and class that writes into a table of flags. Called by
+`tensorflow.py`, `runtime_tensorflow.py` and, through `backend`, by `serving/`.
+"""
+
+import contextlib
+
+import tensorflow as tf
+
+# No score of a candidate; finite, because not every runtime compares infinities as TensorFlow does.
+NEVER = tf.float32.min
+
+_portable = False
+_fixed_sizes = False
+
+
+@contextlib.contextmanager
+def portable_operators(fixed_sizes=False):
+    """Inside this, graphs are traced for converters.
+
+    Args:
+        fixed_sizes: nothing in the graph may have a size that depends on values (LiteRT plans its memory ahead), so
+            padding rows are computed along.
+    """
+    global _portable, _fixed_sizes
+    before = _portable, _fixed_sizes
+    _portable, _fixed_sizes = True, fixed_sizes
+    try:
+        yield
+    finally:
+        _portable, _fixed_sizes = before
+
+
+def is_used():
+    """Whether a graph that is traced here and now goes to a converter."""
+    return _portable
+
+
+def sizes_are_fixed():
+    """Whether no size in it may depend on values."""
+    return _portable and _fixed_sizes
+
+
+def keep_by_nms(boxes, scores, iou_threshold, max_outputs, classes, valid):
+    """Which boxes greedy NMS keeps.
+
+    Args:
+        boxes: float32 (B, N, [x1, y1, x2, y2]). scores: float32 (B, N). Both without a gradient.
+        iou_threshold: a number or float (B,). max_outputs: int or int32 (), kept in an image and class at most.
+        classes: int (B, N) or None. valid: bool (B, N) or None.
+
+    Returns:
+        bool (B, N).
+    """
+    sizes = tf.shape(scores)
+    num_images, num_boxes = sizes[0], sizes[1]
+    num_rows = num_images * num_boxes
+    candidates = scores if valid is None else tf.where(valid, scores, NEVER)
+    thresholds = tf.broadcast_to(tf.cast(iou_threshold, tf.float32), [num_images])
+    num_classes = 1 if classes is None else tf.reduce_max(classes) + 1
+
+    def suppress(group, kept):
+        image = group // num_classes
+        own = candidates[image]
+        if classes is not None:
+            own = tf.where(tf.equal(classes[image], group % num_classes), own, NEVER)
+        best, count = tf.raw_ops.NonMaxSuppressionV4(
+            boxes=boxes[image],
+            scores=own,
+            max_output_size=max_outputs,
+            iou_threshold=thresholds[image],
+            score_threshold=NEVER,
+            pad_to_max_output_size=True,
+        )
+        # Rows of padding write to a place behind the table: ONNX keeps the last of several values, where
+        # TensorFlow adds them up.
+        places = tf.where(tf.range(max_outputs) < count, image * num_boxes + best, num_rows)
+        return group + 1, kept + tf.scatter_nd(places[:, None], tf.ones_like(places), [num_rows + 1])
+
+    kept = tf.zeros([num_rows + 1], tf.int32)
+    if scores.shape[0] == 1 and classes is None:  # LiteRT's batch: no loop
+        _, kept = suppress(0, kept)
+    else:
+        groups = num_images * num_classes
+        _, kept = tf.while_loop(lambda group, _: group < groups, suppress, (0, kept))
+    return tf.reshape(kept[:-1], sizes) > 0

@@ -1,0 +1,145 @@
+"""What the converters share: the graph they read, and the rules of writing a file.
+
+One function from images to detections, traced with operators that other runtimes have (`backend/portable.py`), batch
+norm folded and float32 throughout. Called by `onnx.py` and `litert.py`.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+import tempfile
+
+import keras
+
+from keras_maskrcnn import backend
+from keras_maskrcnn.optimize import optimize_for_inference
+from keras_maskrcnn.resizing import network_size
+from keras_maskrcnn.serving.assets import fingerprint
+
+INPUT = "images"
+OUTPUTS = ("boxes", "scores", "labels", "masks", "valid", "num_detections")
+DTYPES = ("uint8", "float32")
+
+
+def trace(model, input_dtype, image_size=None):
+    """The graph that a converter reads.
+
+    Args:
+        model: MaskRCNN; stays as it is, a folded copy in float32 is traced.
+        input_dtype: "uint8" or "float32" (0..255).
+        image_size: (height, width) in image pixels for a graph of this size and batch 1, in which every size is known;
+            padding rows are then computed along. None for images of any size.
+
+    Returns:
+        tf.Module with the weights and `graph`, the concrete function from `images` (B, H, W, C) to a dict of OUTPUTS:
+        boxes, scores, labels, masks, valid and num_detections as `serving_default` gives them (`signatures.py`).
+    """
+    import tensorflow as tf  # the package runs on JAX without it
+
+    folded = optimize_for_inference(model, "float32")
+    shape = (None, None, None) if image_size is None else (1, *image_size)
+    images = tf.TensorSpec((*shape, len(model.config.pixel_mean)), input_dtype, name=INPUT)
+    traced = tf.Module()
+    traced.weights = [weight.value for weight in folded.weights]
+    with backend.portable_operators(fixed_sizes=image_size is not None):
+        function = tf.function(lambda images: _detect(folded, images, image_size), autograph=False)
+        traced.graph = function.get_concrete_function(images)
+    return traced
+
+
+def _detect(model, images, image_size):
+    """Resize, detect, bring boxes back to image pixels; static where `image_size` is given."""
+    import tensorflow as tf
+
+    from keras_maskrcnn.serving.signatures import Answers
+
+    batch = tf.shape(images)[0]
+    if image_size is None:
+        source = tf.shape(images)[1:3]
+        network = Answers(model).network_size(source)
+    else:
+        source, network = tf.constant(image_size), tf.constant(network_size(*image_size, model.config))
+    # The cast first: resizing of uint8 rounds to uint8 in ONNX.
+    resized = tf.image.resize(tf.cast(images, tf.float32), network, "bilinear", antialias=False)
+    sizes = tf.broadcast_to(network[None], (batch, 2))
+    found = dict(model({"images": resized, "image_sizes": sizes}, training=False))
+    factors = tf.tile((tf.cast(source, tf.float32) / tf.cast(network, tf.float32))[::-1], [2])
+    limits = tf.tile(tf.cast(source, tf.float32)[::-1], [2])
+    found["boxes"] = tf.minimum(tf.maximum(found["boxes"] * factors, 0.0), limits)
+    found["num_detections"] = tf.reduce_sum(tf.cast(found["valid"], tf.int32), axis=1)
+    return {name: tf.identity(found[name]) for name in OUTPUTS}
+
+
+def describe(model):
+    """What a file's metadata says of its model: dict of str."""
+    import keras_maskrcnn
+
+    return {
+        "package": f"keras-maskrcnn {keras_maskrcnn.__version__}",
+        "class_names": json.dumps(list(model.config.class_names)),
+        "category_ids": json.dumps([int(number) for number in model.config.category_ids]),
+        "mask_pasting": model.config.mask_pasting,
+        "score_threshold": str(model.config.score_threshold),
+        "fingerprint": fingerprint(model),
+    }
+
+
+def check_arguments(path, suffix, input_dtype, overwrite):
+    """Refuse what cannot be converted before minutes are spent on it.
+
+    Args:
+        path, input_dtype, overwrite: as `export_onnx` and `export_litert` take them.
+        suffix: that the path must have, such as ".onnx".
+
+    Returns:
+        The path as a pathlib.Path.
+
+    Raises:
+        ValueError: the backend is not TensorFlow; a wrong suffix or dtype; the file exists.
+    """
+    path = pathlib.Path(path)
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Models are converted on the TensorFlow backend, whose graph the converters read. "
+            f"Received: backend {keras.backend.backend()}. Save the model as .keras, then run "
+            f"KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras {path} --format {suffix[1:]}."
+        )
+    if path.suffix != suffix:
+        raise ValueError(f"The file's name must end in {suffix}. Received: {path}. Write {path.with_suffix(suffix)}.")
+    if path.exists() and not overwrite:
+        raise ValueError(
+            f"Nothing is overwritten unasked. Received: {path}, which exists. "
+            "Choose another name or pass overwrite=True (--overwrite)."
+        )
+    if input_dtype not in DTYPES:
+        raise ValueError(
+            f"input_dtype is one of {DTYPES}. Received: {input_dtype!r}. Floats are in 0..255, like uint8."
+        )
+    return path
+
+
+def need(module, extra):
+    """Import a converter's module, or say how to install it.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"This conversion needs the package {module}. It is not installed ({error}): "
+            f"pip install keras-maskrcnn[{extra}]"
+        ) from error
+
+
+@contextlib.contextmanager
+def written_whole(path):
+    """A temporary path beside `path`, renamed to it if the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        part = pathlib.Path(scratch) / path.name
+        yield part
+        os.replace(part, path)
