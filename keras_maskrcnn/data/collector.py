@@ -19,6 +19,7 @@ class Collector:
 
     Attributes:
         faults: list of Fault.
+        default: str, the class of objects without one: the only class given, else "object".
     """
 
     def __init__(self, name, class_names=None):
@@ -26,6 +27,7 @@ class Collector:
         self.faults = []
         self._records = []
         self._given = None if class_names is None else list(class_names)
+        self.default = class_names[0] if class_names is not None and len(class_names) == 1 else "object"
         self._declared = []
         self._found = {}
 
@@ -66,12 +68,12 @@ class Collector:
         Args:
             where: str, what to call it in messages.
             make: function without arguments that returns (class name, (mask, box)); it may raise FaultyAnnotation or
-                ValueError.
+                ValueError. The name is None where annotations know no classes.
             annotation_id: the dataset's id, for messages.
         """
         try:
             name, (mask, box) = make()
-            label = self._label(name)
+            label = self._label(self.default if name is None else name)
         except FaultyAnnotation as fault:
             self.fault(where, *fault.args)
         except ValueError as error:
@@ -86,17 +88,16 @@ class Collector:
         found = tuple(instance for instance in instances if instance is not None)
         self._records.append(Record(image_id, source, *size, found))
 
-    def finish(self, category_ids=None, default="object"):
+    def finish(self, category_ids=None):
         """Arguments of `Dataset.__init__`. Classes found are sorted by name; declared ones keep their order.
 
         Args:
             category_ids: ids by label; None counts from 1.
-            default: str, the only class of a dataset without any object.
 
         Raises:
             ValueError: category_ids do not fit the classes.
         """
-        names = self._given or self._declared or sorted(self._found) or [default]
+        names = self._given or self._declared or sorted(self._found) or [self.default]
         ids = tuple(range(1, len(names) + 1)) if category_ids is None else tuple(category_ids)
         if len(ids) != len(names):
             raise ValueError(

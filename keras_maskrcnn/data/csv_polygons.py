@@ -125,10 +125,9 @@ def _class_and_mask(parts, height, width):
     labels = {label for _, label, _ in parts}
     if len(labels) > 1 or "" in labels:
         raise FaultyAnnotation(f"an object needs one label. Received {sorted(map(str, labels))}.", "Correct the rows.")
-    label = labels.pop()
     masks = [_mask(outline, height, width) for _, _, outline in parts]
     mask = masks[0] if len(masks) == 1 else outlines.union([mask for mask, _ in masks], height, width)
-    return "object" if label is None else label, mask
+    return labels.pop(), mask
 
 
 def _mask(outline, height, width):

@@ -46,12 +46,11 @@ class InstanceFilesDataset(Dataset):
                 f"{' or '.join(name + '/' for name in MASK_FOLDERS)} is needed. Received {folder} without."
             )
         collector = Collector(folder, class_names)
-        default = class_names[0] if class_names is not None and len(class_names) == 1 else "object"
         files = image_files(images)
         found = _by_image(collector, masks, {path.stem for path in files})
         for path in files:
-            _collect(collector, path, found.get(path.stem, ()), default)
-        super().__init__(**collector.finish(category_ids, default), on_error=on_error)
+            _collect(collector, path, found.get(path.stem, ()))
+        super().__init__(**collector.finish(category_ids), on_error=on_error)
 
 
 def _by_image(collector, masks, stems):
@@ -82,13 +81,13 @@ def _split_name(name, stems):
     return (name, None) if name in stems else (None, None)
 
 
-def _collect(collector, path, files, default):
+def _collect(collector, path, files):
     size = collector.image_size(path)
     if size is None:
         return
     where = collector.name
     instances = [
-        collector.instance(f"mask {file}", lambda n=name, f=file: (n or default, _mask(f, size, where)), number)
+        collector.instance(f"mask {file}", lambda n=name, f=file: (n, _mask(f, size, where)), number)
         for number, (name, file) in enumerate(files)
     ]
     collector.record(path, size, instances)

@@ -46,7 +46,7 @@ class LabelImageDataset(Dataset):
         images, labels = find_label_images(folder, image_dir)
         collector = Collector(folder, class_names)
         for path in images.values():
-            _collect(collector, path, labels.pop(path.stem, None), (class_names or ["object"])[0])
+            _collect(collector, path, labels.pop(path.stem, None))
         for path in labels.values():
             collector.fault(f"label image {path}", "its image does not exist.", "Add the image, or remove the file.")
         super().__init__(**collector.finish(category_ids), on_error=on_error)
@@ -166,7 +166,7 @@ def _read_tiff(path):
         raise FaultyAnnotation(f"the file is damaged: {error}.", "Export it again.") from None
 
 
-def _collect(collector, path, label_path, class_name):
+def _collect(collector, path, label_path):
     if label_path is None:
         collector.fault(
             f"image {path}", "has no label image.", "Add one (of zeros if there is no object), or remove the image."
@@ -182,7 +182,7 @@ def _collect(collector, path, label_path, class_name):
         collector.fault(f"label image {label_path}", *fault.args)
         return
     instances = [
-        collector.instance(f"object {number} of {label_path}", lambda m=mask: (class_name, m), number)
+        collector.instance(f"object {number} of {label_path}", lambda m=mask: (None, m), number)
         for number, mask in label_masks(labels)
     ]
     collector.record(path, size, instances)

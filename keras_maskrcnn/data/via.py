@@ -157,7 +157,7 @@ def _collect(collector, entry, folder, attribute):
 
 
 def _class_and_mask(region, attribute, height, width):
-    name = "object" if attribute is None else _class(attribute, _attributes(region).get(attribute))
+    name = None if attribute is None else _class(attribute, _attributes(region).get(attribute))
     return name, _mask(region, height, width)
 
 

@@ -112,7 +112,7 @@ class _Reader:
 
     def _instance(self, key, entry, name, size):
         def make():
-            label = "object" if self.key is None else self._class((entry.get("av") or {}).get(self.key))
+            label = None if self.key is None else self._class((entry.get("av") or {}).get(self.key))
             return label, _mask(entry["xy"], *size)
 
         return self.collector.instance(f"region {key} of {name}", make, key)
