@@ -1,4 +1,4 @@
-"""The command line: keras-maskrcnn demo | train | evaluate | predict | export | convert | doctor.
+"""The command line: keras-maskrcnn demo | train | evaluate | predict | export | convert | ... | doctor.
 
 Each command is a function from parsed arguments to an exit status; what it does lives in the package. Called
 through `keras_maskrcnn_launcher`, which quiets TensorFlow first.
@@ -7,6 +7,8 @@ through `keras_maskrcnn_launcher`, which quiets TensorFlow first.
 import argparse
 import pathlib
 import sys
+
+from keras_maskrcnn import cli_data
 
 SUCCESS, DISAPPOINTED, MISTAKE = 0, 1, 2  # exit status; 2 as argparse's own
 RECIPES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
@@ -97,7 +99,7 @@ def _train_arguments(command):
     data = command.add_argument_group("data")
     _dataset_arguments(data)
     data.add_argument("--val-images", required=True, help="folder of the validation images")
-    data.add_argument("--val-annotations", help="their COCO annotations (.json)")
+    data.add_argument("--val-annotations", help="their annotations, if they are not where the images are")
     run = command.add_argument_group("run")
     run.add_argument("--run-dir", default="run", help="folder for weights, metrics and pictures")
     length = run.add_mutually_exclusive_group(required=True)
@@ -135,9 +137,9 @@ def _train(args):
     from keras_maskrcnn.experiment import train_model
 
     keras.utils.set_random_seed(args.seed)
-    train = _open_dataset(args.images, args.annotations, args.skip_faulty)
+    train = _open_dataset(args, args.images, args.annotations, "train")
     model = _model_to_train(args, train)
-    val = _open_dataset(args.val_images, args.val_annotations, args.skip_faulty, model.config.category_ids)
+    val = _open_dataset(args, args.val_images, args.val_annotations, "val", model.config)
     loader = DataLoader(
         train, model.config, args.batch_size, _augmentation(args, model.config), shuffle=True, seed=args.seed
     )
@@ -223,7 +225,7 @@ def _evaluate(args):
     from keras_maskrcnn.experiment import write_json
 
     model = _load_model(args.model)
-    dataset = _open_dataset(args.images, args.annotations, args.skip_faulty, model.config.category_ids)
+    dataset = _open_dataset(args, args.images, args.annotations, "val", model.config)
     metrics = evaluate_coco(model, dataset, args.max_detections, verbose=1)
     print(format_metrics(metrics))
     if args.json:
@@ -359,20 +361,22 @@ def _positive(kind):
 
 
 def _dataset_arguments(group):
-    group.add_argument("--images", required=True, help="folder of the images")
+    group.add_argument("--images", required=True, help="folder of the images, or of a whole dataset; YOLO's data.yaml")
     group.add_argument(
-        "--annotations", help="COCO annotations (.json); without it --images is read as Data Science Bowl folders"
+        "--annotations", help="annotation file or folder (COCO, VIA, labelme, ...), if it is not in --images"
     )
-    group.add_argument("--skip-faulty", action="store_true", help="leave faulty entries out instead of stopping")
+    cli_data.dataset_options(group)
 
 
-def _open_dataset(images, annotations, skip_faulty, category_ids=None):
-    from keras_maskrcnn.data import CocoDataset, DsbDataset
-
-    on_error = "skip" if skip_faulty else "raise"
+def _open_dataset(args, images, annotations, part, config=None):
+    """The dataset of `--images` and `--annotations`, with the classes of a model's config where there is one."""
+    classes = {}
+    if config is not None:
+        named = config.class_names != tuple(f"class {k}" for k in range(config.num_classes))
+        classes = {"class_names": config.class_names if named else None, "category_ids": config.category_ids}
     if annotations is None:
-        return DsbDataset(images, on_error=on_error)
-    return CocoDataset(annotations, images, on_error=on_error, category_ids=category_ids)
+        return cli_data.open_source(args, images, None, part, **classes)
+    return cli_data.open_source(args, annotations, images, part, **classes)
 
 
 def _load_model(path):
@@ -396,7 +400,7 @@ _COMMANDS = (
         "train",
         _train,
         _train_arguments,
-        "train on images with COCO annotations into a run folder",
+        "train on annotated images into a run folder",
         [
             "train --images train/ --annotations train.json --val-images val/ --val-annotations val.json --epochs 12",
             "train --images bowl/train --val-images bowl/val --minutes 60 --backbone resnet18 --image-scale 1 "
@@ -432,6 +436,20 @@ _COMMANDS = (
         _convert_arguments,
         "turn torchvision's weights into a model, or a model into torchvision's weights",
         ["convert maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth coco.keras", "convert runs/first torchvision.safetensors"],
+    ),
+    (
+        "convert-data",
+        cli_data.convert,
+        cli_data.convert_arguments,
+        "write a dataset of any format (VIA, labelme, Pascal VOC, YOLO, label images, CSV, ...) as COCO JSON",
+        ["convert-data balloon/train balloon.json", "convert-data data.yaml val.json --part val"],
+    ),
+    (
+        "split",
+        cli_data.split,
+        cli_data.split_arguments,
+        "divide a dataset into training and validation data, copies of an image kept together",
+        ["split project.json parts --images photos", "split cells/ parts --fractions 0.7 0.15 0.15 --seed 1"],
     ),
     (
         "doctor",

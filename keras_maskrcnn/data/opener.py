@@ -76,7 +76,7 @@ def open_dataset(
     accepted = inspect.signature(reader).parameters
     if attribute is not None and "attribute" not in accepted:
         raise ValueError(
-            f"`attribute` is for VIA's files. Received {attribute!r} with {source} ({format}). Leave it out."
+            f"`attribute` is for VIA's files. Received {attribute!r} with {format}, {source}. Leave it out."
         )
     options = {
         "image_dir": image_dir or (_coco_images(pathlib.Path(source)) if format == "coco" else None),
