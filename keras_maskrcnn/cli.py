@@ -24,8 +24,11 @@ def main(argv=None):
     Returns:
         Exit status: 0 done, 1 done but not as good as it should be, 2 a mistake in what was given.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     try:
+        if args.command == "train":
+            args = _with_proposal(parser, args, argv)
         return args.run(args)
     except (ValueError, OSError) as error:  # the package's word for "what you gave me is not right"
         if args.debug:
@@ -54,6 +57,7 @@ def build_parser():
         add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=run)
+    parser.commands = commands.choices
     return parser
 
 
@@ -102,7 +106,9 @@ def _train_arguments(command):
     data.add_argument("--val-annotations", help="their annotations, if they are not where the images are")
     run = command.add_argument_group("run")
     run.add_argument("--run-dir", default="run", help="folder for weights, metrics and pictures")
-    length = run.add_mutually_exclusive_group(required=True)
+    run.add_argument("--config", help="options from check-data's report.json; what is given here as well goes first")
+    run.add_argument("--auto", action="store_true", help="check the data first and take what check-data proposes")
+    length = run.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=_positive(float), help="wall-clock budget, evaluations included")
     length.add_argument("--epochs", type=_positive(int), help="passes over the training images")
     run.add_argument("--batch-size", type=_positive(int), default=4)
@@ -124,6 +130,8 @@ def _train_arguments(command):
     model.add_argument("--max-size", type=_positive(int), default=1333, help="limit of the long side")
     model.add_argument("--image-scale", type=_positive(float), help="network over source pixels; replaces the sizes")
     model.add_argument("--anchor-sizes", type=int, nargs=5, default=[32, 64, 128, 256, 512])
+    model.add_argument("--max-instances", type=_positive(int), help="objects of an image trained on (default: all)")
+    model.add_argument("--max-detections", type=_positive(int), help="of an image (default: the data's, at least 100)")
     augment = command.add_argument_group("augmentation (horizontal flips are always on)")
     augment.add_argument("--crop", type=_positive(int), help="train on random squares of so many network pixels")
     augment.add_argument("--any-way-up", action="store_true", help="quarter turns and vertical flips too")
@@ -160,6 +168,27 @@ def _train(args):
     return SUCCESS
 
 
+def _with_proposal(parser, args, argv):
+    """The arguments once more, with the options of `--config` or `--auto` for those that are not given."""
+    if args.config and args.auto:
+        raise ValueError("--config reads options and --auto makes them. Received both. Give one.")
+    options = {}
+    if args.config:
+        options = cli_data.read_options(args.config)
+    elif args.auto:
+        from keras_maskrcnn.checkup import propose
+
+        source, images = (args.images, None) if args.annotations is None else (args.annotations, args.images)
+        options = propose(cli_data.inspect(args, source, images, "train"))
+        print("proposed:", ", ".join(f"{name} {value}" for name, value in options.items()))
+    if args.minutes:
+        options.pop("epochs", None)
+    elif not (args.epochs or "epochs" in options):
+        raise ValueError("Training needs a length. Received none. Give --epochs, --minutes, --auto or --config.")
+    parser.commands["train"].set_defaults(**options)
+    return parser.parse_args(argv)
+
+
 def _model_to_train(args, dataset):
     """A new model for the dataset's classes, or the one to fine-tune."""
     from keras_maskrcnn.config import MaskRCNNConfig
@@ -176,8 +205,8 @@ def _model_to_train(args, dataset):
         "max_size": args.max_size,
         "image_scale": args.image_scale,
         "anchor_sizes": tuple(args.anchor_sizes),
-        "max_instances": caps,
-        "max_detections": caps,
+        "max_instances": args.max_instances or caps,
+        "max_detections": args.max_detections or caps,
     }
     fields |= {name: getattr(args, name) for name in ("backbone", "norm") if getattr(args, name)}
     if args.weights is None:
@@ -436,6 +465,13 @@ _COMMANDS = (
         _convert_arguments,
         "turn torchvision's weights into a model, or a model into torchvision's weights",
         ["convert maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth coco.keras", "convert runs/first torchvision.safetensors"],
+    ),
+    (
+        "check-data",
+        cli_data.check,
+        cli_data.check_arguments,
+        "find what is wrong with a dataset before training, and propose a config; writes a page and JSON",
+        ["check-data train.json --images train/", "check-data balloon/train --val balloon/val --output check"],
     ),
     (
         "convert-data",

@@ -1,21 +1,33 @@
-"""The commands that deal with datasets alone: keras-maskrcnn convert-data | split.
+"""The commands that deal with datasets alone: keras-maskrcnn check-data | convert-data | split.
 
 Laid out as `cli`, which holds the list of all commands.
 """
 
 import argparse
+import collections
+import dataclasses
+import json
 import pathlib
+import warnings
+
+PROPOSED = (  # options of `train` that a proposal may set
+    "min_size", "max_size", "image_scale", "crop", "anchor_sizes", "max_instances", "max_detections", "batch_size",
+    "epochs",
+)  # fmt: skip
 
 
 def dataset_options(group):
     """Arguments that say how a dataset is read, whatever the command."""
-    from keras_maskrcnn.data.opener import FORMATS
-
-    group.add_argument(
-        "--format", choices=list(FORMATS), help="of the annotations (default: recognised by what is there)"
-    )
+    group.add_argument("--format", choices=format_names(), help="of the annotations (default: recognised)")
     group.add_argument("--class-attribute", metavar="NAME", help="VIA's region attribute that holds the class")
     group.add_argument("--skip-faulty", action="store_true", help="leave faulty entries out instead of stopping")
+
+
+def format_names():
+    """The formats that can be named."""
+    from keras_maskrcnn.data.opener import FORMATS
+
+    return list(FORMATS)
 
 
 def open_source(args, source, image_dir=None, part=None, **classes):
@@ -36,7 +48,7 @@ def open_source(args, source, image_dir=None, part=None, **classes):
 def _source_arguments(command):
     command.add_argument("source", help="annotation file, or the folder that holds the dataset")
     command.add_argument("--images", help="folder of the images, where the annotations do not lead to them")
-    command.add_argument("--part", default="train", help="of YOLO and Pascal VOC: train, val or test")
+    command.add_argument("--part", help="train, val or test, for YOLO and Pascal VOC (default: YOLO train, VOC all)")
     dataset_options(command)
 
 
@@ -105,6 +117,89 @@ def split(args):
     return 0
 
 
+# check-data ------------------------------------------------------------------------------------------------
+
+
+def check_arguments(command):
+    """Arguments of check-data."""
+    command.add_argument("source", help="annotation file, or the folder that holds the dataset")
+    command.add_argument("--images", help="folder of the images, where the annotations do not lead to them")
+    command.add_argument("--val", help="validation data, to find images that are in both parts")
+    command.add_argument("--val-images", help="folder of its images")
+    command.add_argument("--output", default="check", help="folder for index.html and report.json")
+    command.add_argument("--format", choices=format_names(), help="of the annotations (default: recognised)")
+    command.add_argument("--class-attribute", metavar="NAME", help="VIA's region attribute that holds the class")
+    command.set_defaults(skip_faulty=True)
+
+
+def check(args):
+    """Look at every image and object, write what was found as a page and as JSON. Status 1 where there are errors."""
+    import time
+
+    from keras_maskrcnn import checkup
+    from keras_maskrcnn.checkup.inspection import leaks
+    from keras_maskrcnn.data.folders import write_text
+
+    started = time.monotonic()
+    train = inspect(args, args.source, args.images, "train")
+    extra = []
+    if args.val:
+        classes = {"class_names": train.dataset.class_names, "category_ids": train.dataset.category_ids}
+        val = inspect(args, args.val, args.val_images, "val", **classes)
+        extra = [*(_of_val(finding) for finding in val.findings), *leaks(train, val)]
+    report = checkup.make_report(train, checkup.propose(train), extra, time.monotonic() - started)
+    output = pathlib.Path(args.output)
+    write_text(output / "report.json", json.dumps(report, indent=2) + "\n")
+    command = f"keras-maskrcnn train --config {output / 'report.json'} ..."
+    checkup.write_page(report, train.dataset, output / "index.html", command)
+    print(_summary(report))
+    print(f"wrote {output / 'index.html'} and {output / 'report.json'}; train with: {command}")
+    return int(any(finding["severity"] == "error" for finding in report["findings"]))
+
+
+def inspect(args, source, images, part, **classes):
+    """Read a whole dataset with a progress bar. Returns an Inspection; faults are in it, not raised."""
+    import keras
+
+    from keras_maskrcnn.checkup import inspect_dataset
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the report names what the reader leaves out
+        dataset = open_source(args, source, images, part, **classes)
+    progress = keras.utils.Progbar(len(dataset), unit_name="image")
+    return inspect_dataset(dataset, progress=lambda done: progress.update(done))
+
+
+def _of_val(finding):
+    """A finding of the validation data: its image is not among the pictures."""
+    return dataclasses.replace(finding, where=f"validation: {finding.where}", image=None)
+
+
+def _summary(report):
+    kinds = collections.Counter((finding["severity"], finding["kind"]) for finding in report["findings"])
+    lines = [f"{report['images']} images, {report['objects']} objects, {report['seconds']:.1f} s"]
+    lines += [f"  {severity}: {kind}: {count}" for (severity, kind), count in kinds.items()]
+    recall = report["anchor_recall"][-1]["recall_50"]
+    lines += [] if recall is None else [f"anchors reach {recall:.1%} of the objects at the proposed input size"]
+    return "\n".join(lines)
+
+
+def read_options(path):
+    """The training options in a file of check-data, or in a JSON with nothing else.
+
+    Raises:
+        ValueError: no JSON, or options that `train` does not have.
+    """
+    from keras_maskrcnn.data.folders import read_json
+
+    content = read_json(path)
+    options = content.get("proposal", content) if isinstance(content, dict) else None
+    unknown = [str(name) for name in options if name not in PROPOSED] if options is not None else [repr(content)[:40]]
+    if unknown:
+        raise ValueError(f"A config for training holds some of {list(PROPOSED)}. Received {path} with {unknown}.")
+    return options
+
+
 def _fraction(text):
     value = float(text)
     if not 0 < value < 1:
@@ -114,8 +209,6 @@ def _fraction(text):
 
 def _copies(dataset, groups):
     """The groups as JSON: lists of file names."""
-    import json
-
     names = [entry["file_name"] or f"image {entry['id']}" for entry in dataset.to_coco()["images"]]
     return json.dumps([[names[position] for position in group] for group in groups], indent=2) + "\n"
 

@@ -13,7 +13,18 @@ from keras_maskrcnn import cli
 from keras_maskrcnn.data import generate_shapes
 from keras_maskrcnn_launcher import quiet_tensorflow
 
-COMMANDS = ["demo", "train", "evaluate", "predict", "export", "convert", "convert-data", "split", "doctor"]
+COMMANDS = [
+    "demo",
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "convert",
+    "check-data",
+    "convert-data",
+    "split",
+    "doctor",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
