@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import json
 import pathlib
+import shlex
 import warnings
 
 PROPOSED = (  # options of `train` that a proposal may set
@@ -150,11 +151,26 @@ def check(args):
     report = checkup.make_report(train, checkup.propose(train), extra, time.monotonic() - started)
     output = pathlib.Path(args.output)
     write_text(output / "report.json", json.dumps(report, indent=2) + "\n")
-    command = f"keras-maskrcnn train --config {output / 'report.json'} ..."
+    command = _training_command(args, output / "report.json")
     checkup.write_page(report, train.dataset, output / "index.html", command)
     print(_summary(report))
     print(f"wrote {output / 'index.html'} and {output / 'report.json'}; train with: {command}")
     return int(any(finding["severity"] == "error" for finding in report["findings"]))
+
+
+def _training_command(args, report):
+    """What to type to train with a report's proposal."""
+    parts = [
+        ["--images", args.source] if args.images is None else ["--images", args.images, "--annotations", args.source]
+    ]
+    if args.val is None:
+        parts.append(["--val-images", "VALIDATION"])
+    elif args.val_images is None:
+        parts.append(["--val-images", args.val])
+    else:
+        parts.append(["--val-images", args.val_images, "--val-annotations", args.val])
+    words = [word for part in [["--config", str(report)], *parts] for word in part]
+    return shlex.join(["keras-maskrcnn", "train", *words])
 
 
 def inspect(args, source, images, part, **classes):

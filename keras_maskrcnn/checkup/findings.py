@@ -14,7 +14,6 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 TWICE_IOU = 0.9  # masks with more in common are one object annotated twice
 _BOX_IOU = 0.5  # a stated box with less in common with its mask belongs to something else
 _BEYOND = 1.5  # pixels that tools let outlines pass the image's edge by
-_SEGMENTS = 1000  # compared with all others at once: 1000 x 1000 pairs take 8 MB an array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,20 +89,27 @@ def crosses_itself(points):
     if len(points) < 4:
         return None
     begin, end = points, np.roll(points, -1, axis=0)
-    low, high = np.minimum(begin, end), np.maximum(begin, end)
-    for first in range(0, len(points), _SEGMENTS):
-        part = slice(first, first + _SEGMENTS)
-        near = ((low[part, None] < high[None]) & (high[part, None] > low[None])).all(-1)
-        i, j = np.nonzero(near)
-        i += first
-        i, j = i[i < j], j[i < j]
-        apart = (side(begin[i], end[i], begin[j]) * side(begin[i], end[i], end[j]) < 0) & (
-            side(begin[j], end[j], begin[i]) * side(begin[j], end[j], end[i]) < 0
-        )
-        if apart.any():
-            place = int(apart.argmax())
-            return int(i[place]), int(j[place])
-    return None
+    i, j = _sides_that_may_meet(np.minimum(begin, end), np.maximum(begin, end))
+    apart = (side(begin[i], end[i], begin[j]) * side(begin[i], end[i], end[j]) < 0) & (
+        side(begin[j], end[j], begin[i]) * side(begin[j], end[j], end[i]) < 0
+    )
+    return min(zip(i[apart].tolist(), j[apart].tolist(), strict=True), default=None)
+
+
+def _sides_that_may_meet(low, high):
+    """Pairs i < j of sides whose boxes overlap; sorted by x first, for outlines of thousands of points.
+
+    Args:
+        low, high: float (k, [x, y]), corners of the box of each side.
+    """
+    order = np.argsort(low[:, 0], kind="stable")
+    later = np.searchsorted(low[order, 0], high[order, 0]) - np.arange(len(order)) - 1
+    later = np.maximum(later, 0)  # sides that begin, in x, before this one ends
+    first = np.repeat(np.arange(len(order)), later)
+    second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(later) - later, later)
+    i, j = order[first], order[second]
+    near = (low[i, 1] < high[j, 1]) & (low[j, 1] < high[i, 1])
+    return np.minimum(i, j)[near], np.maximum(i, j)[near]
 
 
 def side(begin, end, point):

@@ -19,11 +19,11 @@ _SHOWN = 200  # findings of a kind on the page; the JSON has all
 _ROWS = 100  # classes and image sizes on the page
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1080px; padding: 0 1em; color: #1d2733 }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em; color: #1d2733 }
 h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin: 2em 0 .6em; border-bottom: 1px solid #d5dce3 }
 table { border-collapse: collapse } td, th { padding: .2em .8em .2em 0; text-align: left; vertical-align: top }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
-.bar { background: #3b82c4; height: .8em; display: inline-block; min-width: 1px } td.b { width: 320px }
+.bar { background: #3b82c4; height: .8em; display: inline-block; min-width: 1px } td.b { width: 210px }
 .tiles { display: flex; flex-wrap: wrap; gap: 1em } .tile { background: #f1f5f9; border-radius: 6px; padding: .6em 1em }
 .tile b { display: block; font-size: 1.5em } .error { color: #b3261e }
 .warning { color: #9a6700 } .note { color: #4b5a69 }
@@ -119,7 +119,8 @@ def _recall(rows):
     return (
         "<p>The share of objects that some anchor overlaps by half, and by 0.7. Sizes are square roots of box areas in "
         "network pixels. Where the first is well below 100 %, objects will be missed: enlarge the input or choose "
-        f"other anchor sizes.</p><table><tr><th>size<th class=n>objects<th class=n>IoU 0.5<th class=n>IoU 0.7{cells}</table>"
+        "other anchor sizes.</p><table><tr><th>size<th class=n>objects<th class=n>IoU 0.5<th class=n>IoU 0.7"
+        f"{cells}</table>"
     )
 
 

@@ -3,8 +3,9 @@
 The rules, each from a measured figure of the dataset:
 
 * Input size: a quarter of the objects at most should be smaller than the smallest default anchor, 32 network pixels.
-  Where image sizes differ by more than half and objects are of more equal size in source pixels than after resizing
-  all images to one side (microscopy), one scale for all images; else the smallest usual short side that reaches it.
+  Where image sizes differ by more than half (all but a tenth at either end) and objects are of more equal size in
+  source pixels than after resizing all images to one side (microscopy), one scale for all images; else the smallest
+  usual short side that reaches it.
 * Anchors: five sizes a factor 2 apart; the largest first size with a recall within 0.5 % of the best.
 * Caps: the fullest image's number of objects, and a quarter more detections, in tens; at least COCO's 100 detections.
 * Schedule: 20 000 images seen, in 12 to 100 epochs. The learning rate depends on the weights to start from, not on the
@@ -72,7 +73,8 @@ def _input_size(boxes, positions, sizes):
     if not len(sides):
         return _short_side(800)
     relative = sides / short[positions]
-    if short.max() > 1.5 * short.min() and np.log(sides).std() < np.log(relative).std():
+    low, high = np.percentile(short, (10, 90))
+    if high > 1.5 * low and np.log(sides).std() < np.log(relative).std():
         scale = np.clip(SMALLEST / np.percentile(sides, 25), *_SCALES)
         return {"image_scale": float(max(0.25, round(scale * 4) / 4))}
     enough = [side for side in SHORT_SIDES if np.percentile(relative, 25) * side >= SMALLEST]
