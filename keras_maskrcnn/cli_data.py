@@ -160,17 +160,11 @@ def check(args):
 
 def _training_command(args, report):
     """What to type to train with a report's proposal."""
-    parts = [
-        ["--images", args.source] if args.images is None else ["--images", args.images, "--annotations", args.source]
-    ]
-    if args.val is None:
-        parts.append(["--val-images", "VALIDATION"])
-    elif args.val_images is None:
-        parts.append(["--val-images", args.val])
-    else:
-        parts.append(["--val-images", args.val_images, "--val-annotations", args.val])
-    words = [word for part in [["--config", str(report)], *parts] for word in part]
-    return shlex.join(["keras-maskrcnn", "train", *words])
+    words = ["keras-maskrcnn", "train", "--config", str(report)]
+    for prefix, source, images in (("", args.source, args.images), ("val-", args.val or "VALIDATION", args.val_images)):
+        words += [f"--{prefix}images", images or source]
+        words += [f"--{prefix}annotations", source] if images else []
+    return shlex.join(words)
 
 
 def inspect(args, source, images, part, **classes):

@@ -18,6 +18,15 @@ def picture(seed=0, height=HEIGHT, width=WIDTH):
     return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
+def scene(seed):
+    """A smooth picture with detail, as photos are: noise at several scales."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        Image.fromarray(rng.integers(0, 255, (n, n, 3), dtype=np.uint8)).resize((160, 120), 3) for n in (4, 9, 20)
+    ]
+    return Image.fromarray(np.mean([np.asarray(layer, float) for layer in layers], 0).astype(np.uint8))
+
+
 def save_image(path, seed=0, height=HEIGHT, width=WIDTH, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture(seed, height, width)).save(path, **options)

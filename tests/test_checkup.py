@@ -7,8 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from planted import plant
-from reader_tools import box, masks_of
-from test_split import scene
+from reader_tools import box, masks_of, scene
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.anchors import cell_anchors, level_anchors

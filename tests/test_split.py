@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
+from reader_tools import scene
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.data import ArrayDataset, CocoDataset, generate_shapes, open_dataset
@@ -71,15 +72,6 @@ def test_fractions_that_are_none_are_errors(fractions):
 def test_a_part_without_image_is_an_error():
     with pytest.raises(ValueError, match=r"4 images in 1 groups.*\[0.5\]"):
         split_dataset(labelled([[0]] * 4), (0.5, 0.5), groups=[[0, 1, 2, 3]])
-
-
-def scene(seed):
-    """A smooth picture with detail, as photos are: noise at several scales."""
-    rng = np.random.default_rng(seed)
-    layers = [
-        Image.fromarray(rng.integers(0, 255, (n, n, 3), dtype=np.uint8)).resize((160, 120), 3) for n in (4, 9, 20)
-    ]
-    return Image.fromarray(np.mean([np.asarray(layer, float) for layer in layers], 0).astype(np.uint8))
 
 
 def test_perceptual_hash_knows_copies_and_tells_others_apart(tmp_path):
