@@ -16,6 +16,7 @@ PICTURES = 24
 _SIDE = 320  # pixels of a picture's long side
 _CAPTIONED = 12  # with more objects than this, names and boxes would hide the image
 _SHOWN = 200  # findings of a kind on the page; the JSON has all
+_OPEN = 10  # findings of a kind that are shown without a click
 _ROWS = 100  # classes and image sizes on the page
 
 _STYLE = """
@@ -100,7 +101,7 @@ def _findings(findings):
         more = f"<li>... and {len(group) - _SHOWN} more (all are in the JSON)" if len(group) > _SHOWN else ""
         summary = f"<b class={severity}>{severity}</b> {_text(kind)}: {len(group)}"
         parts.append(
-            f"<details{' open' * (len(group) <= 5)}><summary>{summary}</summary><ul>{items}{more}</ul></details>"
+            f"<details{' open' * (len(group) <= _OPEN)}><summary>{summary}</summary><ul>{items}{more}</ul></details>"
         )
     return "".join(parts)
 

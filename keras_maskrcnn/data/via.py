@@ -98,7 +98,7 @@ def _read(path):
             f'VIA annotations hold {{"<name><size>": {{"filename", "regions", ...}}}}. Received {path}, another JSON. '
             "In VIA choose Annotation > Export Annotations (as json), or save the project."
         )
-    order = content.get("_via_image_id_list") or entries
+    order = dict.fromkeys([*(content.get("_via_image_id_list") or ()), *entries])
     entries = [entries[key] for key in order if key in entries]
     described = content.get("_via_attributes", {}).get("region", {})
     return entries, {name: list(about.get("options") or ()) for name, about in described.items()}
