@@ -179,7 +179,7 @@ def _with_proposal(parser, args, argv):
         from keras_maskrcnn.checkup import propose
 
         source, images = (args.images, None) if args.annotations is None else (args.annotations, args.images)
-        options = propose(cli_data.inspect(args, source, images, "train"))
+        options = propose(cli_data.inspect_source(args, source, images, "train"))
         print("proposed:", ", ".join(f"{name} {value}" for name, value in options.items()))
     if args.minutes:
         options.pop("epochs", None)

@@ -142,11 +142,11 @@ def check(args):
     from keras_maskrcnn.data.folders import write_text
 
     started = time.monotonic()
-    train = inspect(args, args.source, args.images, "train")
+    train = inspect_source(args, args.source, args.images, "train")
     extra = []
     if args.val:
         classes = {"class_names": train.dataset.class_names, "category_ids": train.dataset.category_ids}
-        val = inspect(args, args.val, args.val_images, "val", **classes)
+        val = inspect_source(args, args.val, args.val_images, "val", **classes)
         extra = [*(_of_val(finding) for finding in val.findings), *leaks(train, val)]
     report = checkup.make_report(train, checkup.propose(train), extra, time.monotonic() - started)
     output = pathlib.Path(args.output)
@@ -167,7 +167,7 @@ def _training_command(args, report):
     return shlex.join(words)
 
 
-def inspect(args, source, images, part, **classes):
+def inspect_source(args, source, images, part, **classes):
     """Read a whole dataset with a progress bar. Returns an Inspection; faults are in it, not raised."""
     import keras
 

@@ -129,6 +129,20 @@ def test_via_without_attributes_has_one_class_and_images_elsewhere(tmp_path):
     check(dataset, {"b.png": [("balloon", L_MASK), ("balloon", box(30, 5, 50, 15))], "a.png": []}, tmp_path)
 
 
+def test_via2_keeps_the_order_of_the_project_and_loses_no_image(tmp_path):
+    entries = {}
+    for seed, name in enumerate(("a.png", "b.png", "c.png")):
+        save_image(tmp_path / name, seed)
+        entries[name] = {"filename": name, "size": 1, "regions": [], "file_attributes": {}}
+    path = via2(tmp_path, [], {}, _via_img_metadata=entries, _via_image_id_list=["c.png", "gone.png", "a.png"])
+    check(ViaDataset(path), {"c.png": [], "a.png": [], "b.png": []}, tmp_path)
+
+
+def test_category_ids_must_fit_the_classes(tmp_path):
+    with pytest.raises(ValueError, match=r"Received 1 ids for the 2 classes \['cat', 'dog'\]"):
+        ViaDataset(via1(tmp_path), category_ids=[5])
+
+
 def test_via_csv(tmp_path):
     save_image(tmp_path / "a.png"), save_image(tmp_path / "b.png", seed=1)
     header = "#filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
