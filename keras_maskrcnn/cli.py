@@ -185,6 +185,8 @@ def _with_proposal(parser, args, argv):
         options.pop("epochs", None)
     elif not (args.epochs or "epochs" in options):
         raise ValueError("Training needs a length. Received none. Give --epochs, --minutes, --auto or --config.")
+    if any(getattr(args, name) != parser.commands["train"].get_default(name) for name in ("min_size", "max_size")):
+        options.pop("image_scale", None)  # it would replace the sizes that are given
     parser.commands["train"].set_defaults(**options)
     return parser.parse_args(argv)
 

@@ -220,6 +220,10 @@ def test_train_takes_a_config_and_lets_arguments_go_first(tmp_path, capsys, monk
     assert cli.main(["train", *data, "--auto", "--minutes", "3"]) == 0
     assert {name: seen[name] for name in proposal} == proposal | {"epochs": None} and seen["minutes"] == 3
     assert "proposed: " in capsys.readouterr().out
+    (tmp_path / "scale.json").write_text('{"image_scale": 2.0, "epochs": 3}')
+    assert cli.main(["train", *data, "--config", str(tmp_path / "scale.json")]) == 0 and seen["image_scale"] == 2.0
+    assert cli.main(["train", *data, "--config", str(tmp_path / "scale.json"), "--min-size", "256"]) == 0
+    assert (seen["image_scale"], seen["min_size"], seen["epochs"]) == (None, 256, 3)
     assert cli.main(["train", *data]) == cli.MISTAKE and "--auto" in capsys.readouterr().err
     (tmp_path / "bad.json").write_text('{"learning": 1}')
     assert cli.main(["train", *data, "--config", str(tmp_path / "bad.json")]) == cli.MISTAKE
