@@ -52,6 +52,7 @@ setup(
         "pycocotools>=2.0.8",
         "scikit-image>=0.22",
         "pillow>=10.1",  # the first with a scalable built-in font, which draw_instances uses
+        "pyyaml>=6.0",  # reads data.yaml of YOLO datasets; one small wheel without dependencies
         "matplotlib>=3.8",  # every run folder holds the plot of its losses and AP
     ],
     extras_require={

@@ -8,7 +8,7 @@ from keras_maskrcnn import data, ops
 from keras_maskrcnn.batch import check_batch
 from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget
 from keras_maskrcnn.config import MaskRCNNConfig
-from keras_maskrcnn.data import CocoDataset, DataLoader
+from keras_maskrcnn.data import CocoDataset, DataLoader, open_dataset
 from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, format_metrics
 from keras_maskrcnn.experiment import train_model
 from keras_maskrcnn.model import MaskRCNN
@@ -51,6 +51,7 @@ __all__ = [
     "maskrcnn_resnet18_fpn",
     "maskrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn_v2",
+    "open_dataset",
     "ops",
     "optimize_for_inference",
     "sgd",

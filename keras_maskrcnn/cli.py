@@ -1,4 +1,4 @@
-"""The command line: keras-maskrcnn demo | train | evaluate | predict | export | convert | doctor.
+"""The command line: keras-maskrcnn demo | train | evaluate | predict | export | convert | ... | doctor.
 
 Each command is a function from parsed arguments to an exit status; what it does lives in the package. Called
 through `keras_maskrcnn_launcher`, which quiets TensorFlow first.
@@ -7,6 +7,8 @@ through `keras_maskrcnn_launcher`, which quiets TensorFlow first.
 import argparse
 import pathlib
 import sys
+
+from keras_maskrcnn import cli_data
 
 SUCCESS, DISAPPOINTED, MISTAKE = 0, 1, 2  # exit status; 2 as argparse's own
 RECIPES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
@@ -22,8 +24,11 @@ def main(argv=None):
     Returns:
         Exit status: 0 done, 1 done but not as good as it should be, 2 a mistake in what was given.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     try:
+        if args.command == "train":
+            args = _with_proposal(parser, args, argv)
         return args.run(args)
     except (ValueError, OSError, ImportError) as error:  # the package's word for "what you gave me is not right"
         if args.debug:
@@ -52,6 +57,7 @@ def build_parser():
         add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=run)
+    parser.commands = commands.choices
     return parser
 
 
@@ -97,10 +103,12 @@ def _train_arguments(command):
     data = command.add_argument_group("data")
     _dataset_arguments(data)
     data.add_argument("--val-images", required=True, help="folder of the validation images")
-    data.add_argument("--val-annotations", help="their COCO annotations (.json)")
+    data.add_argument("--val-annotations", help="their annotations, if they are not where the images are")
     run = command.add_argument_group("run")
     run.add_argument("--run-dir", default="run", help="folder for weights, metrics and pictures")
-    length = run.add_mutually_exclusive_group(required=True)
+    run.add_argument("--config", help="options from check-data's report.json; what is given here as well goes first")
+    run.add_argument("--auto", action="store_true", help="check the data first and take what check-data proposes")
+    length = run.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=_positive(float), help="wall-clock budget, evaluations included")
     length.add_argument("--epochs", type=_positive(int), help="passes over the training images")
     run.add_argument("--batch-size", type=_positive(int), default=4)
@@ -122,6 +130,8 @@ def _train_arguments(command):
     model.add_argument("--max-size", type=_positive(int), default=1333, help="limit of the long side")
     model.add_argument("--image-scale", type=_positive(float), help="network over source pixels; replaces the sizes")
     model.add_argument("--anchor-sizes", type=int, nargs=5, default=[32, 64, 128, 256, 512])
+    model.add_argument("--max-instances", type=_positive(int), help="objects of an image trained on (default: all)")
+    model.add_argument("--max-detections", type=_positive(int), help="of an image (default: the data's, at least 100)")
     augment = command.add_argument_group("augmentation (horizontal flips are always on)")
     augment.add_argument("--crop", type=_positive(int), help="train on random squares of so many network pixels")
     augment.add_argument("--any-way-up", action="store_true", help="quarter turns and vertical flips too")
@@ -135,9 +145,9 @@ def _train(args):
     from keras_maskrcnn.experiment import train_model
 
     keras.utils.set_random_seed(args.seed)
-    train = _open_dataset(args.images, args.annotations, args.skip_faulty)
+    train = _open_dataset(args, args.images, args.annotations, "train")
     model = _model_to_train(args, train)
-    val = _open_dataset(args.val_images, args.val_annotations, args.skip_faulty, model.config.category_ids)
+    val = _open_dataset(args, args.val_images, args.val_annotations, "val", model.config)
     loader = DataLoader(
         train, model.config, args.batch_size, _augmentation(args, model.config), shuffle=True, seed=args.seed
     )
@@ -158,6 +168,29 @@ def _train(args):
     return SUCCESS
 
 
+def _with_proposal(parser, args, argv):
+    """The arguments once more, with the options of `--config` or `--auto` for those that are not given."""
+    if args.config and args.auto:
+        raise ValueError("--config reads options and --auto makes them. Received both. Give one.")
+    options = {}
+    if args.config:
+        options = cli_data.read_options(args.config)
+    elif args.auto:
+        from keras_maskrcnn.checkup import propose
+
+        source, images = (args.images, None) if args.annotations is None else (args.annotations, args.images)
+        options = propose(cli_data.inspect_source(args, source, images, "train"))
+        print("proposed:", ", ".join(f"{name} {value}" for name, value in options.items()))
+    if args.minutes:
+        options.pop("epochs", None)
+    elif not (args.epochs or "epochs" in options):
+        raise ValueError("Training needs a length. Received none. Give --epochs, --minutes, --auto or --config.")
+    if any(getattr(args, name) != parser.commands["train"].get_default(name) for name in ("min_size", "max_size")):
+        options.pop("image_scale", None)  # it would replace the sizes that are given
+    parser.commands["train"].set_defaults(**options)
+    return parser.parse_args(argv)
+
+
 def _model_to_train(args, dataset):
     """A new model for the dataset's classes, or the one to fine-tune."""
     from keras_maskrcnn.config import MaskRCNNConfig
@@ -174,8 +207,8 @@ def _model_to_train(args, dataset):
         "max_size": args.max_size,
         "image_scale": args.image_scale,
         "anchor_sizes": tuple(args.anchor_sizes),
-        "max_instances": caps,
-        "max_detections": caps,
+        "max_instances": args.max_instances or caps,
+        "max_detections": args.max_detections or caps,
     }
     fields |= {name: getattr(args, name) for name in ("backbone", "norm") if getattr(args, name)}
     if args.weights is None:
@@ -223,7 +256,7 @@ def _evaluate(args):
     from keras_maskrcnn.experiment import write_json
 
     model = _load_model(args.model)
-    dataset = _open_dataset(args.images, args.annotations, args.skip_faulty, model.config.category_ids)
+    dataset = _open_dataset(args, args.images, args.annotations, "val", model.config)
     metrics = evaluate_coco(model, dataset, args.max_detections, verbose=1)
     print(format_metrics(metrics))
     if args.json:
@@ -420,20 +453,22 @@ def _positive(kind):
 
 
 def _dataset_arguments(group):
-    group.add_argument("--images", required=True, help="folder of the images")
+    group.add_argument("--images", required=True, help="folder of the images, or of a whole dataset; YOLO's data.yaml")
     group.add_argument(
-        "--annotations", help="COCO annotations (.json); without it --images is read as Data Science Bowl folders"
+        "--annotations", help="annotation file or folder (COCO, VIA, labelme, ...), if it is not in --images"
     )
-    group.add_argument("--skip-faulty", action="store_true", help="leave faulty entries out instead of stopping")
+    cli_data.dataset_options(group)
 
 
-def _open_dataset(images, annotations, skip_faulty, category_ids=None):
-    from keras_maskrcnn.data import CocoDataset, DsbDataset
-
-    on_error = "skip" if skip_faulty else "raise"
+def _open_dataset(args, images, annotations, part, config=None):
+    """The dataset of `--images` and `--annotations`, with the classes of a model's config where there is one."""
+    classes = {}
+    if config is not None:
+        named = config.class_names != tuple(f"class {k}" for k in range(config.num_classes))
+        classes = {"class_names": config.class_names if named else None, "category_ids": config.category_ids}
     if annotations is None:
-        return DsbDataset(images, on_error=on_error)
-    return CocoDataset(annotations, images, on_error=on_error, category_ids=category_ids)
+        return cli_data.open_source(args, images, None, part, **classes)
+    return cli_data.open_source(args, annotations, images, part, **classes)
 
 
 def _load_model(path):
@@ -457,7 +492,7 @@ _COMMANDS = (
         "train",
         _train,
         _train_arguments,
-        "train on images with COCO annotations into a run folder",
+        "train on annotated images into a run folder",
         [
             "train --images train/ --annotations train.json --val-images val/ --val-annotations val.json --epochs 12",
             "train --images bowl/train --val-images bowl/val --minutes 60 --backbone resnet18 --image-scale 1 "
@@ -502,6 +537,27 @@ _COMMANDS = (
         _convert_arguments,
         "turn torchvision's weights into a model, or a model into torchvision's weights",
         ["convert maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth coco.keras", "convert runs/first torchvision.safetensors"],
+    ),
+    (
+        "check-data",
+        cli_data.check,
+        cli_data.check_arguments,
+        "find what is wrong with a dataset before training, and propose a config; writes a page and JSON",
+        ["check-data train.json --images train/", "check-data balloon/train --val balloon/val --output check"],
+    ),
+    (
+        "convert-data",
+        cli_data.convert,
+        cli_data.convert_arguments,
+        "write a dataset of any format (VIA, labelme, Pascal VOC, YOLO, label images, CSV, ...) as COCO JSON",
+        ["convert-data balloon/train balloon.json", "convert-data data.yaml val.json --part val"],
+    ),
+    (
+        "split",
+        cli_data.split,
+        cli_data.split_arguments,
+        "divide a dataset into training and validation data, copies of an image kept together",
+        ["split project.json parts --images photos", "split cells/ parts --fractions 0.7 0.15 0.15 --seed 1"],
     ),
     (
         "doctor",

@@ -16,6 +16,10 @@ SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
 HOST_ONLY = (
     "test_architecture",
     "test_data",
+    "test_readers",
+    "test_opener",
+    "test_split",
+    "test_checkup",
     "test_visualize",
     "test_resizing",
     "test_cli",

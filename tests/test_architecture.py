@@ -58,7 +58,18 @@ def test_only_the_model_imports_training(path):
 
 
 def test_data_needs_no_model_and_the_model_no_evaluation():
-    around = {"predictor", "evaluation", "experiment", "visualize", "cli", "demo", "serving", "zoo"}
+    around = {
+        "predictor",
+        "evaluation",
+        "experiment",
+        "visualize",
+        "cli",
+        "demo",
+        "serving",
+        "zoo",
+        "checkup",
+        "cli_data",
+    }
     for path in FILES:
         if name_of(path).startswith("data/"):
             assert not own_modules(path) & (around | STAGES | {"model", "training"}), name_of(path)

@@ -13,7 +13,18 @@ from keras_maskrcnn import cli
 from keras_maskrcnn.data import generate_shapes
 from keras_maskrcnn_launcher import quiet_tensorflow
 
-COMMANDS = ["demo", "train", "evaluate", "predict", "export", "convert", "doctor"]
+COMMANDS = [
+    "demo",
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "convert",
+    "check-data",
+    "convert-data",
+    "split",
+    "doctor",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -105,6 +116,24 @@ def test_train_fine_tunes_into_a_run_folder_that_the_others_read(shapes, model_f
     assert cli.main(["evaluate", str(run), *dataset_arguments(shapes), "--json", str(figures)]) == cli.SUCCESS
     measured, kept = json.loads(figures.read_text()), json.loads((run / "metrics.json").read_text())
     assert measured["segm_AP"] == pytest.approx(kept["segm_AP"], abs=1e-4)
+
+
+def test_evaluate_reads_other_formats_with_the_classes_of_the_model(shapes, model_file, tmp_path, capsys):
+    """A VIA export without the model's first class: labels are the model's, not the file's."""
+    name = "00001.png"
+    shape = {"name": "rect", "x": 5, "y": 5, "width": 20, "height": 30}
+    regions = [{"shape_attributes": shape, "region_attributes": {"kind": kind}} for kind in ("triangle", "square")]
+    via = tmp_path / "via.json"
+    via.write_text(json.dumps({f"{name}1": {"filename": name, "size": 1, "regions": regions, "file_attributes": {}}}))
+    figures = tmp_path / "ap.json"
+    arguments = ["--images", str(shapes / "images"), "--annotations", str(via), "--json", str(figures)]
+    assert cli.main(["evaluate", str(model_file), *arguments]) == cli.SUCCESS
+    measured = json.loads(figures.read_text())
+    assert measured["segm_AP/square"] >= 0 and measured["segm_AP/circle"] == -1
+    regions[0]["region_attributes"]["kind"] = "hexagon"
+    via.write_text(json.dumps({f"{name}1": {"filename": name, "size": 1, "regions": regions, "file_attributes": {}}}))
+    assert cli.main(["evaluate", str(model_file), *arguments]) == cli.MISTAKE
+    assert "hexagon" in capsys.readouterr().err
 
 
 def test_predict_writes_a_picture_for_each_image_and_coco_results(shapes, model_file, tmp_path):

@@ -2,9 +2,14 @@
 
 from keras_maskrcnn.data.arrays import ArrayDataset
 from keras_maskrcnn.data.coco import CocoDataset
+from keras_maskrcnn.data.csv_polygons import CsvDataset
 from keras_maskrcnn.data.dsb import DsbDataset
 from keras_maskrcnn.data.images import ImageError, read_image
+from keras_maskrcnn.data.instance_files import InstanceFilesDataset
+from keras_maskrcnn.data.label_images import LabelImageDataset
+from keras_maskrcnn.data.labelme import LabelmeDataset
 from keras_maskrcnn.data.loader import DataLoader, EpochSync
+from keras_maskrcnn.data.opener import open_dataset
 from keras_maskrcnn.data.records import (
     Dataset,
     Fault,
@@ -25,11 +30,16 @@ from keras_maskrcnn.data.transforms import (
     ResizeByScale,
     ScaleJitter,
 )
+from keras_maskrcnn.data.via import ViaDataset
+from keras_maskrcnn.data.via3 import Via3Dataset
+from keras_maskrcnn.data.voc import VocDataset
+from keras_maskrcnn.data.yolo import YoloDataset
 
 __all__ = [
     "ArrayDataset",
     "CocoDataset",
     "ColorJitter",
+    "CsvDataset",
     "DataLoader",
     "Dataset",
     "DsbDataset",
@@ -37,6 +47,9 @@ __all__ = [
     "Fault",
     "ImageError",
     "Instance",
+    "InstanceFilesDataset",
+    "LabelImageDataset",
+    "LabelmeDataset",
     "MaskWindow",
     "Polygons",
     "RandomCrop",
@@ -48,6 +61,11 @@ __all__ = [
     "RunLengths",
     "Sample",
     "ScaleJitter",
+    "Via3Dataset",
+    "ViaDataset",
+    "VocDataset",
+    "YoloDataset",
     "generate_shapes",
+    "open_dataset",
     "read_image",
 ]

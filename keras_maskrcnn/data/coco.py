@@ -5,13 +5,14 @@ with gaps, which become labels 0..K-1 here and are restored by `to_coco`. Boxes 
 segmentation, not from the `bbox` field. Everything but the pixels is checked when the file is read.
 """
 
-import json
 import pathlib
 
 import numpy as np
 
 from keras_maskrcnn.data import rle
-from keras_maskrcnn.data.records import Dataset, Fault, Instance, Polygons, Record, RunLengths
+from keras_maskrcnn.data.folders import read_json
+from keras_maskrcnn.data.outlines import FaultyAnnotation, polygon_mask
+from keras_maskrcnn.data.records import Dataset, Fault, Instance, Record, RunLengths
 
 _REQUIRED = ("images", "annotations", "categories")
 
@@ -33,7 +34,7 @@ class CocoDataset(Dataset):
     """
 
     def __init__(self, annotation_file, image_dir, on_error="raise", category_ids=None):
-        content = _read_json(pathlib.Path(annotation_file))
+        content = _read_content(annotation_file)
         names = {c["id"]: c.get("name", f"category {c['id']}") for c in content["categories"]}
         ids = sorted(names) if category_ids is None else list(category_ids)
         unknown = [key for key in ids if key not in names]
@@ -50,6 +51,7 @@ class CocoDataset(Dataset):
             annotation_file,
             on_error,
             reader.faults,
+            image_dir,
         )
 
 
@@ -134,7 +136,7 @@ class _Reader:
             label = self._label(annotation)
             mask, box = _geometry(annotation.get("segmentation"), height, width)
             stated = _stated_box(annotation.get("bbox"), height, width)
-        except _FaultyAnnotation as fault:
+        except FaultyAnnotation as fault:
             self._fault(where, *fault.args)
             return None
         area = annotation.get("area")
@@ -151,7 +153,7 @@ class _Reader:
     def _label(self, annotation):
         key = annotation.get("category_id")
         if key not in self.labels:
-            raise _FaultyAnnotation(
+            raise FaultyAnnotation(
                 f"its category must be one of {_short(self.labels)}. Received category_id {key!r}.",
                 "Add the category to `categories`, or correct the id.",
             )
@@ -161,17 +163,8 @@ class _Reader:
         self.faults.append(Fault(where, problem, remedy))
 
 
-class _FaultyAnnotation(Exception):
-    """args: problem, remedy."""
-
-
-def _read_json(path):
-    if not path.is_file():
-        raise ValueError(f"An annotation file must exist. Received {path}, which does not. Check the path.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"An annotation file must be JSON. Received {path}: {error}. Export it again.") from error
+def _read_content(path):
+    content = read_json(path)
     missing = [key for key in _REQUIRED if not isinstance(content, dict) or key not in content]
     if missing:
         raise ValueError(
@@ -186,58 +179,33 @@ def _geometry(segmentation, height, width):
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, height, width)
     if not isinstance(segmentation, list) or not segmentation:
-        raise _FaultyAnnotation(
+        raise FaultyAnnotation(
             "it has no segmentation; Mask R-CNN learns from masks, a box is not enough.",
             "Outline the object, or remove the annotation.",
         )
-    mask = Polygons(tuple(_polygon(part) for part in segmentation))
-    box = mask.box(height, width)
-    if (box[2:] <= box[:2]).any():
-        points = np.concatenate(mask.parts)
-        raise _FaultyAnnotation(
-            f"its polygon covers nothing of its image of {height} x {width} (height x width). "
-            f"Received points from {points.min(0).tolist()} to {points.max(0).tolist()}.",
-            "Check that it belongs to this image and that x comes before y.",
-        )
-    return mask, box
-
-
-def _polygon(part):
-    try:
-        points = np.asarray(part, np.float64).reshape(-1, 2)
-    except (TypeError, ValueError):
-        raise _FaultyAnnotation(
-            f"a polygon is a flat list x1, y1, x2, y2, ... Received {str(part)[:60]}.",
-            "Export the annotations as COCO instances.",
-        ) from None
-    if len(points) < 3 or not np.isfinite(points).all():
-        raise _FaultyAnnotation(
-            f"a polygon needs at least three finite points. Received {points.tolist()[:3]}.",
-            "Outline the object again, or remove the part.",
-        )
-    return points
+    return polygon_mask(segmentation, height, width)
 
 
 def _run_lengths(segmentation, height, width):
     size = list(segmentation.get("size", ()))
     if size != [height, width]:
         swapped = "The sides are swapped: `size` is [height, width]. " if size == [width, height] else ""
-        raise _FaultyAnnotation(
+        raise FaultyAnnotation(
             f"its mask must have its image's size, {[height, width]}. Received {size}.",
             f"{swapped}Encode the mask at the size of the image.",
         )
     try:
         runs = rle.parse_counts(segmentation.get("counts", ""))
     except ValueError as error:
-        raise _FaultyAnnotation("its run lengths cannot be read.", str(error)) from None
+        raise FaultyAnnotation("its run lengths cannot be read.", str(error)) from None
     if runs.sum() != height * width:
-        raise _FaultyAnnotation(
+        raise FaultyAnnotation(
             f"its run lengths must sum to {height} x {width}. Received a sum of {runs.sum()}.",
             "Encode the mask at the size of the image.",
         )
     box = rle.extent(runs, height)
     if box is None:
-        raise _FaultyAnnotation("its mask has no pixel.", "Remove the annotation.")
+        raise FaultyAnnotation("its mask has no pixel.", "Remove the annotation.")
     return RunLengths(runs.astype(np.int32)), box.astype(np.float32)
 
 
@@ -248,12 +216,12 @@ def _stated_box(box, height, width):
     try:
         x, y, w, h = (float(value) for value in box)
     except (TypeError, ValueError):
-        raise _FaultyAnnotation(
+        raise FaultyAnnotation(
             f"`bbox` must be [x, y, width, height]. Received {box!r}.", "Correct or remove `bbox`."
         ) from None
     outside = x >= width or y >= height or x + w <= 0 or y + h <= 0
     if outside or w <= 0 or h <= 0 or not np.isfinite([x, y, w, h]).all():
-        raise _FaultyAnnotation(
+        raise FaultyAnnotation(
             f"its `bbox` [x, y, width, height] must lie in its image of {height} x {width} "
             f"(height x width). Received {list(box)}.",
             "Check that it belongs to this image; boxes are not [x1, y1, x2, y2].",

@@ -7,10 +7,9 @@ dataset is made, and kept as small windows; the images are read when needed.
 import pathlib
 
 from keras_maskrcnn.data.arrays import crop_mask
+from keras_maskrcnn.data.folders import image_files
 from keras_maskrcnn.data.images import ImageError, image_size, read_image
 from keras_maskrcnn.data.records import Dataset, Fault, Instance, Record
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 class DsbDataset(Dataset):
@@ -47,7 +46,7 @@ class DsbDataset(Dataset):
 
 def _read_id(number, path, faults):
     """The Record of one id, or None after noting a fault."""
-    images = _files(path / "images")
+    images = image_files(path / "images")
     if len(images) != 1:
         faults.append(
             Fault(
@@ -63,7 +62,7 @@ def _read_id(number, path, faults):
         faults.append(Fault(f"image {path.name}", str(error), "Or remove its folder."))
         return None
     instances = []
-    for position, file in enumerate(_files(path / "masks")):
+    for position, file in enumerate(image_files(path / "masks")):
         try:
             box, window = crop_mask(read_image(file)[:, :, 0], size, str(file))
         except ValueError as error:
@@ -71,10 +70,3 @@ def _read_id(number, path, faults):
             continue
         instances.append(Instance(0, box, window, annotation_id=position))
     return Record(number, images[0], *size, tuple(instances))
-
-
-def _files(folder):
-    """Image files of a folder by name; none if it does not exist."""
-    if not folder.is_dir():
-        return []
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)

@@ -60,14 +60,22 @@ def read_image(source):
     return _decode(path, str(path))
 
 
-def image_size(path):
-    """(height, width) of an image file after EXIF rotation, from its header alone."""
+def image_size(source):
+    """(height, width) of an image file after EXIF rotation, from its header alone.
+
+    Args:
+        source: path, or bytes of an encoded file.
+
+    Raises:
+        ImageError (a ValueError): missing, or no image.
+    """
+    encoded = isinstance(source, bytes)
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(source) if encoded else source) as image:
             width, height = image.size
             turned = image.getexif().get(0x0112, 1) >= 5
     except (OSError, SyntaxError) as error:
-        raise ImageError(_damaged(path, error)) from error
+        raise ImageError(_damaged(f"<{len(source)} bytes>" if encoded else source, error)) from error
     return (width, height) if turned else (height, width)
 
 

@@ -6,13 +6,14 @@ object's own box are made: never an (H, W, N) stack. All coordinates are image p
 """
 
 import dataclasses
-import pathlib
 import warnings
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from keras_maskrcnn.data import rle
+from keras_maskrcnn.data.coco_output import coco_content, is_file, write_coco
+from keras_maskrcnn.data.folders import common_folder
 from keras_maskrcnn.data.images import ImageError, read_image
 
 
@@ -121,7 +122,8 @@ class Record:
 
     Args:
         image_id: the dataset's id.
-        source: path of the file, or uint8 (H, W, 3) pixels.
+        source: path of the file, or what `read_image` takes besides, or a function that returns it,
+            for images inside other files.
         height, width: int, image pixels after EXIF rotation.
         instances: tuple of Instance.
     """
@@ -156,6 +158,8 @@ class Dataset:
         on_error: "raise" or "skip": what `faults` lead to, here and when an image cannot be read
             later.
         faults: list of Fault found by the reader.
+        image_dir: folder that the images' names in `to_coco` are relative to; None is the deepest
+            one that holds all of them.
 
     Attributes:
         faults: list of Fault; grows when an image turns out to be unreadable.
@@ -165,7 +169,7 @@ class Dataset:
         ValueError: a fault with on_error="raise"; or no image is left.
     """
 
-    def __init__(self, records, class_names, category_ids, name, on_error="raise", faults=()):
+    def __init__(self, records, class_names, category_ids, name, on_error="raise", faults=(), image_dir=None):
         if on_error not in ("raise", "skip"):
             raise ValueError(f'on_error must be "raise" or "skip". Received: {on_error!r}.')
         self.records = list(records)
@@ -174,6 +178,7 @@ class Dataset:
         self.name = str(name)
         self.on_error = on_error
         self.faults = list(faults)
+        self._image_dir = image_dir
         self._report_faults()
         if not self.records:
             raise ValueError(
@@ -199,6 +204,13 @@ class Dataset:
         """(height, width) of the images in image pixels, by position."""
         return [(record.height, record.width) for record in self.records]
 
+    @property
+    def image_dir(self):
+        """Folder that the images' names in `to_coco` are relative to; None if no image is a file."""
+        if self._image_dir is None:
+            self._image_dir = common_folder(record.source for record in self.records if is_file(record))
+        return self._image_dir
+
     def load_image(self, index):
         """Read an image: uint8 (H, W, [r, g, b]), image pixels, EXIF applied.
 
@@ -206,9 +218,12 @@ class Dataset:
             ImageError (a ValueError): the file is missing, damaged, or not of its record's size.
         """
         record = self.records[index]
-        image = read_image(record.source)
-        if image.shape[:2] != (record.height, record.width):
-            raise ImageError(self._size_message(record, image.shape[:2]))
+        source = record.source() if callable(record.source) else record.source
+        image = read_image(source)
+        stated = (record.height, record.width)
+        if image.shape[:2] != stated:
+            name = record.source if is_file(record) else f"image {record.image_id}"
+            raise ImageError(size_message(name, self.name, stated, image.shape[:2]))
         return image
 
     def add_fault(self, fault):
@@ -217,37 +232,17 @@ class Dataset:
             self.faults.append(fault)
             warnings.warn(f"Skipped, {len(self.faults)} so far in {self.name}: {fault}", stacklevel=2)
 
-    def to_coco(self):
-        """The ground truth as a COCO dictionary in dataset ids, for pycocotools.
+    def to_coco(self, path=None):
+        """The ground truth as a COCO dictionary in dataset ids, for pycocotools, other tools and CocoDataset.
 
-        Annotations are numbered from 1: pycocotools takes an id of 0 for "no match". Boxes and
-        areas are the stated ones, or else come from the mask.
+        Args:
+            path: JSON file to write it to as well, whole or not at all; its `file_name`s are
+                relative to `image_dir`. None writes nothing.
+
+        Returns:
+            dict with "images", "annotations" (numbered from 1) and "categories".
         """
-        categories = [
-            {"id": int(key), "name": name} for key, name in zip(self.category_ids, self.class_names, strict=True)
-        ]
-        images = [
-            {"id": r.image_id, "height": r.height, "width": r.width, "file_name": _file_name(r)} for r in self.records
-        ]
-        annotations = [self._annotation(record, instance) for record in self.records for instance in record.instances]
-        for number, annotation in enumerate(annotations, start=1):
-            annotation["id"] = number
-        return {"images": images, "annotations": annotations, "categories": categories}
-
-    def _annotation(self, record, instance):
-        size = (record.height, record.width)
-        x1, y1, x2, y2 = (float(v) for v in instance.box)
-        area = instance.area
-        if area is None:
-            area = float(instance.mask.window(*size).pixels.sum())
-        return {
-            "image_id": record.image_id,
-            "category_id": int(self.category_ids[instance.label]),
-            "bbox": list(instance.stated_box or (x1, y1, x2 - x1, y2 - y1)),
-            "area": area,
-            "iscrowd": int(instance.crowd),
-            "segmentation": instance.mask.segmentation(*size),
-        }
+        return coco_content(self) if path is None else write_coco(self, path)
 
     def _report_faults(self):
         if not self.faults:
@@ -264,20 +259,23 @@ class Dataset:
             stacklevel=3,
         )
 
-    def _size_message(self, record, found):
-        stated = (record.height, record.width)
-        if found == stated[::-1]:
-            remedy = (
-                "The sides are swapped: either the annotations hold width for height, or they were "
-                "drawn before EXIF rotation: then re-save the image without its EXIF orientation."
-            )
-        else:
-            remedy = "They belong to different versions of the image: resize one to the other."
-        return (
-            f"{record.source}: an image must have the size (height x width) of {self.name}, "
-            f"{stated[0]} x {stated[1]}. Received a file of {found[0]} x {found[1]}. {remedy}"
+
+def size_message(source, name, stated, found):
+    """What to say of an image of another size than its annotations claim, swapped sides told apart.
+
+    Args:
+        source: path of the image, or what stands for it.
+        name: str, the dataset.
+        stated, found: (height, width) of the annotations and of the file after EXIF rotation.
+    """
+    if found == stated[::-1]:
+        remedy = (
+            "The sides are swapped: either the annotations hold width for height, or they were "
+            "drawn before EXIF rotation: then re-save the image without its EXIF orientation."
         )
-
-
-def _file_name(record):
-    return pathlib.Path(record.source).name if isinstance(record.source, (str, pathlib.Path)) else ""
+    else:
+        remedy = "They belong to different versions of the image: resize one to the other."
+    return (
+        f"{source}: an image must have the size (height x width) of {name}, "
+        f"{stated[0]} x {stated[1]}. Received a file of {found[0]} x {found[1]}. {remedy}"
+    )

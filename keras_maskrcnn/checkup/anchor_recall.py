@@ -1,0 +1,81 @@
+"""How well anchors fit the objects of a dataset at an input size: the share of objects that some anchor overlaps.
+
+An object that no anchor overlaps by half is hardly ever proposed. For each anchor shape the best overlap is at the cell
+nearest to the object in x and in y, so one cell a shape is enough: exact, and fast for any number of objects.
+"""
+
+import numpy as np
+
+from keras_maskrcnn.anchors import cell_anchors
+from keras_maskrcnn.resizing import network_size
+
+STRIDES = (4, 8, 16, 32, 64)  # of P2 to P6
+BUCKETS = (0, 16, 32, 64, 128, 256, np.inf)  # square root of an object's area, network pixels
+
+
+def network_boxes(boxes, positions, image_sizes, config):
+    """Boxes in network pixels.
+
+    Args:
+        boxes: float (n, [x1, y1, x2, y2]), image pixels.
+        positions: int (n,), the image of each box.
+        image_sizes: list of (height, width), image pixels.
+        config: MaskRCNNConfig, for the network size.
+
+    Returns:
+        (float (n, 4) network pixels, int (images, [height, width]) network pixels).
+    """
+    sizes = np.array([network_size(*size, config) for size in image_sizes]).reshape(-1, 2)
+    scale = (sizes / np.array(image_sizes).reshape(-1, 2))[positions][:, [1, 0, 1, 0]]
+    return boxes * scale, sizes
+
+
+def best_overlaps(boxes, positions, sizes, anchor_sizes, anchor_ratios):
+    """The largest IoU of each box with any anchor of its image.
+
+    Args:
+        boxes: float (n, 4), network pixels.
+        positions: int (n,), the image of each box.
+        sizes: int (images, [height, width]), network pixels.
+        anchor_sizes: one an entry of STRIDES.
+        anchor_ratios: heights over widths.
+
+    Returns:
+        float (n,).
+    """
+    best = np.zeros(len(boxes))
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    for stride, size in zip(STRIDES, anchor_sizes, strict=True):
+        last = -(-sizes[positions][:, ::-1] // stride) - 1  # the last column and row of the level's map
+        cell = np.clip(np.rint(centre / stride), 0, last) * stride
+        for anchor in cell_anchors(size, anchor_ratios):
+            low = np.maximum(boxes[:, :2], cell + anchor[:2])
+            high = np.minimum(boxes[:, 2:], cell + anchor[2:])
+            shared = np.prod(np.maximum(high - low, 0), axis=1)
+            area = np.prod(anchor[2:] - anchor[:2])
+            best = np.maximum(best, shared / np.maximum(area + areas - shared, 1e-9))
+    return best
+
+
+def recall_by_size(boxes, overlaps):
+    """Shares of the objects whose best anchor overlaps them by 0.5 and by 0.7, by size.
+
+    Args:
+        boxes: float (n, 4), network pixels.
+        overlaps: float (n,), from `best_overlaps`.
+
+    Returns:
+        List of dicts "size", "objects", "recall_50", "recall_70" (None without objects); the last is of all.
+    """
+    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    rows = []
+    for low, high in zip(BUCKETS[:-1], BUCKETS[1:], strict=True):
+        name = f"{low:g} to {high:g}" if np.isfinite(high) else f"over {low:g}"
+        rows.append(_row(name, overlaps[(sides >= low) & (sides < high)]))
+    return [*rows, _row("all", overlaps)]
+
+
+def _row(name, overlaps):
+    shares = [float((overlaps >= limit).mean()) if len(overlaps) else None for limit in (0.5, 0.7)]
+    return {"size": name, "objects": len(overlaps), "recall_50": shares[0], "recall_70": shares[1]}

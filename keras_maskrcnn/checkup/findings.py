@@ -1,0 +1,187 @@
+"""What can be wrong with the objects of one image, beyond what the readers refuse.
+
+Comes in: a Record. Goes out: a list of Finding. All coordinates are image pixels.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_maskrcnn.data.coco_output import is_file
+from keras_maskrcnn.data.records import Polygons
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+TWICE_IOU = 0.9  # masks with more in common are one object annotated twice
+_BOX_IOU = 0.5  # a stated box with less in common with its mask belongs to something else
+_BEYOND = 1.5  # pixels that tools let outlines pass the image's edge by
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Something that the user should know.
+
+    Args:
+        severity: "error" (left out of training, or stops it), "warning" (probably a mistake) or "note".
+        kind: str, short; findings of one kind are shown together.
+        where: str, the file and annotation.
+        message: str, what was found and what to do.
+        image: position of the image in the dataset, or None.
+    """
+
+    severity: str
+    kind: str
+    where: str
+    message: str
+    image: int | None = None
+
+
+def examine_objects(record, position, names):
+    """Check the objects of one image.
+
+    Args:
+        record: Record.
+        position: int, of the image in its dataset.
+        names: class names by label.
+
+    Returns:
+        (list of Finding, areas int (n,): pixels of each mask).
+    """
+    size = (record.height, record.width)
+    windows = [instance.mask.window(*size) for instance in record.instances]
+    areas = np.array([int(window.pixels.sum()) for window in windows], np.int64)
+    findings = []
+    for instance, area in zip(record.instances, areas, strict=True):
+        where = f"annotation {instance.annotation_id} of {name_of(record)}"
+        found = [] if area else [_no_pixel(instance)]
+        if isinstance(instance.mask, Polygons):
+            found += _outline_findings(instance.mask, size)
+        found += _box_findings(instance)
+        findings += [Finding(severity, kind, where, message, position) for severity, kind, message in found]
+    for first, second, overlap in _twice(record.instances, windows, areas):
+        a, b = record.instances[first], record.instances[second]
+        where = f"annotations {a.annotation_id} and {b.annotation_id} of {name_of(record)}"
+        if a.label == b.label:
+            kind, message = "annotated twice", f"both are {names[a.label]!r} and share {overlap:.0%}. Remove one."
+        else:
+            kind = "one object, two classes"
+            message = f"they are {names[a.label]!r} and {names[b.label]!r} and share {overlap:.0%}. Keep the right one."
+        findings.append(Finding(WARNING, kind, where, message, position))
+    return findings, areas
+
+
+def name_of(record):
+    """What to call an image in messages."""
+    return str(record.source) if is_file(record) else f"image {record.image_id}"
+
+
+def crosses_itself(points):
+    """The first crossing of a polygon's sides that are no neighbours, or None.
+
+    Sides that only touch, or run along one another, do not count: tools write such outlines for shapes with holes.
+
+    Args:
+        points: float (k, [x, y]).
+
+    Returns:
+        (i, j): numbers of the two sides; side i begins at point i.
+    """
+    points = points[np.any(points != np.roll(points, 1, axis=0), axis=1)]  # a repeated point is no side
+    if len(points) < 4:
+        return None
+    begin, end = points, np.roll(points, -1, axis=0)
+    i, j = _sides_that_may_meet(np.minimum(begin, end), np.maximum(begin, end))
+    apart = (side(begin[i], end[i], begin[j]) * side(begin[i], end[i], end[j]) < 0) & (
+        side(begin[j], end[j], begin[i]) * side(begin[j], end[j], end[i]) < 0
+    )
+    return min(zip(i[apart].tolist(), j[apart].tolist(), strict=True), default=None)
+
+
+def _sides_that_may_meet(low, high):
+    """Pairs i < j of sides whose boxes overlap; sorted by x first, for outlines of thousands of points.
+
+    Args:
+        low, high: float (k, [x, y]), corners of the box of each side.
+    """
+    order = np.argsort(low[:, 0], kind="stable")
+    later = np.searchsorted(low[order, 0], high[order, 0]) - np.arange(len(order)) - 1
+    later = np.maximum(later, 0)  # sides that begin, in x, before this one ends
+    first = np.repeat(np.arange(len(order)), later)
+    second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(later) - later, later)
+    i, j = order[first], order[second]
+    near = (low[i, 1] < high[j, 1]) & (low[j, 1] < high[i, 1])
+    return np.minimum(i, j)[near], np.maximum(i, j)[near]
+
+
+def side(begin, end, point):
+    """Sign: on which side of the line from `begin` to `end` a point lies. float (n,)."""
+    return np.sign(
+        (end[:, 0] - begin[:, 0]) * (point[:, 1] - begin[:, 1])
+        - (end[:, 1] - begin[:, 1]) * (point[:, 0] - begin[:, 0])
+    )
+
+
+def _no_pixel(instance):
+    x1, y1, x2, y2 = instance.box.tolist()
+    message = (
+        f"no pixel lies inside its outline of {x2 - x1:.2f} x {y2 - y1:.2f} pixels. Outline it again or remove it."
+    )
+    return ERROR, "zero area", message
+
+
+def _outline_findings(mask, size):
+    """(severity, kind, message) of an outline that leaves the image or crosses itself."""
+    found = []
+    points = np.concatenate(mask.parts)
+    beyond = max(*(-points.min(0)), *(points.max(0) - size[::-1]))
+    if beyond > _BEYOND:
+        text = f"it passes the edge of the image of {size[0]} x {size[1]} (height x width) by {beyond:.1f} pixels, "
+        found.append((WARNING, "partly outside the image", f"{text}and is cut there. Check that it belongs to it."))
+    for part in mask.parts:
+        crossing = crosses_itself(part)
+        if crossing is not None:
+            x, y = part[crossing[0]]
+            text = f"its outline crosses itself: sides {crossing[0]} and {crossing[1]} of {len(part)}, near "
+            found.append((WARNING, "outline crosses itself", f"{text}({x:.0f}, {y:.0f}). Draw it again."))
+            break
+    return found
+
+
+def _box_findings(instance):
+    """A stated box that does not fit its mask."""
+    if instance.stated_box is None:
+        return []
+    x, y, width, height = instance.stated_box
+    overlap = box_iou(np.array([[x, y, x + width, y + height]]), instance.box[None].astype(float))[0, 0]
+    if overlap >= _BOX_IOU:
+        return []
+    given = [round(value, 1) for value in instance.stated_box]
+    message = f"`bbox` {given} and its mask's box {instance.box.tolist()} [x1, y1, x2, y2] share {overlap:.0%}. "
+    return [(WARNING, "bbox does not fit the mask", f"{message}The mask is trained on; check both.")]
+
+
+def box_iou(first, second):
+    """IoU of boxes with boxes. float (n, [x1, y1, x2, y2]) and (m, 4) -> (n, m)."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=-1)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1) for boxes in (first, second)]
+    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
+
+
+def _twice(instances, windows, areas):
+    """(i, j, IoU) of objects whose masks are nearly the same; crowd regions do not count."""
+    if len(instances) < 2:
+        return []
+    boxes = np.stack([instance.box for instance in instances]).astype(float)
+    i, j = np.nonzero(np.triu(box_iou(boxes, boxes) > TWICE_IOU * 0.9, 1))
+    pairs = [(int(a), int(b)) for a, b in zip(i, j, strict=True) if not (instances[a].crowd or instances[b].crowd)]
+    found = [(a, b, _mask_iou(windows[a], windows[b], areas[a] + areas[b])) for a, b in pairs]
+    return [entry for entry in found if entry[2] > TWICE_IOU]
+
+
+def _mask_iou(first, second, total):
+    x, y = max(first.x, second.x), max(first.y, second.y)
+    parts = [window.pixels[max(y - window.y, 0) :, max(x - window.x, 0) :] for window in (first, second)]
+    rows, columns = (min(part.shape[axis] for part in parts) for axis in (0, 1))
+    shared = int((parts[0][:rows, :columns] & parts[1][:rows, :columns]).sum())
+    return shared / max(total - shared, 1)

@@ -1,0 +1,209 @@
+"""One pass over a dataset: every image is read and every object is looked at, once.
+
+Comes in: a Dataset opened with on_error="skip", so that what its reader refused is in `faults`. Goes out: an
+Inspection.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from keras_maskrcnn.checkup.findings import ERROR, NOTE, WARNING, Finding, examine_objects, name_of
+from keras_maskrcnn.data.duplicates import NEAR_BITS, near_pairs, perceptual_hash
+from keras_maskrcnn.data.folders import image_files
+from keras_maskrcnn.data.images import ImageError, read_image
+from keras_maskrcnn.data.records import size_message
+
+_LISTED = 5  # files named where many are meant
+_ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What the pass over a dataset found.
+
+    Args:
+        dataset: Dataset.
+        findings: list of Finding.
+        positions: int (n,), the image of each object.
+        labels: int (n,).
+        crowd: bool (n,).
+        boxes: float (n, [x1, y1, x2, y2]), image pixels.
+        areas: int (n,), pixels of the masks.
+        digests: list of str, of each image's bytes; None where it cannot be read.
+        hashes: list of bool (255,), perceptual; None where it cannot be read.
+    """
+
+    dataset: object
+    findings: list
+    positions: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    digests: list
+    hashes: list
+
+
+def inspect_dataset(dataset, workers=None, progress=None):
+    """Look at every image and object of a dataset.
+
+    Args:
+        dataset: Dataset, opened with on_error="skip".
+        workers: threads; None takes the machine's cores.
+        progress: function of the number of images done, or None.
+
+    Returns:
+        Inspection.
+    """
+    findings = [
+        Finding(ERROR, "refused by the reader", fault.where, f"{fault.problem} {fault.remedy}".strip())
+        for fault in dataset.faults
+    ]
+    digests, hashes, areas = [], [], []
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        results = pool.map(lambda position: _examine(dataset, position), range(len(dataset)))
+        for done, (found, area, digest, bits) in enumerate(results, start=1):
+            findings += found
+            areas.append(area)
+            digests.append(digest)
+            hashes.append(bits)
+            if progress is not None:
+                progress(done)
+    instances = [instance for record in dataset.records for instance in record.instances]
+    counts = [len(record.instances) for record in dataset.records]
+    inspection = Inspection(
+        dataset,
+        findings,
+        np.repeat(np.arange(len(dataset)), counts),
+        np.array([instance.label for instance in instances], np.int64),
+        np.array([instance.crowd for instance in instances], bool),
+        np.array([instance.box for instance in instances], float).reshape(-1, 4),
+        np.concatenate([*areas, np.zeros(0, np.int64)]),
+        digests,
+        hashes,
+    )
+    findings += _copies(inspection) + _class_findings(inspection) + _unlisted(dataset)
+    return inspection
+
+
+def leaks(train, val):
+    """Findings about images of the validation part that the training part holds as well.
+
+    Args:
+        train, val: Inspection.
+
+    Returns:
+        List of Finding about `val`.
+    """
+    offset = len(train.digests)
+    digests, hashes = train.digests + val.digests, train.hashes + val.hashes
+    records = train.dataset.records + val.dataset.records
+    found = []
+    for first, second, how in _copy_pairs(digests, hashes):
+        if first < offset <= second:
+            message = f"it is {how} {name_of(records[first])} of the training part. Keep both in one part."
+            found.append(Finding(WARNING, "copy in both parts", name_of(records[second]), message, second - offset))
+    missing = sorted(set(val.labels.tolist()) - set(train.labels.tolist()))
+    for label in missing:
+        name = val.dataset.class_names[label]
+        message = "is in the validation part and not in the training part: it cannot be learnt. Split again."
+        found.append(Finding(WARNING, "class without training data", f"class {name!r}", message))
+    return found
+
+
+def _examine(dataset, position):
+    """(findings, areas, digest, perceptual hash) of one image."""
+    record = dataset[position]
+    found, areas = examine_objects(record, position, dataset.class_names)
+    try:
+        data, image = _read(record)
+    except (ImageError, OSError) as error:
+        return (
+            [Finding(ERROR, "unreadable image", name_of(record), str(error), position), *found],
+            areas,
+            None,
+            None,
+        )
+    stated = (record.height, record.width)
+    if image.shape[:2] != stated:
+        message = size_message(name_of(record), dataset.name, stated, image.shape[:2])
+        swapped = "sides swapped" if image.shape[:2] == stated[::-1] else "wrong size"
+        found.insert(0, Finding(ERROR, f"image of another size: {swapped}", name_of(record), message, position))
+    turn = _turn(record)
+    if turn != 1:
+        message = f"orientation {turn}: it is stored turned, and is turned back when read. Were its objects drawn so?"
+        found.insert(0, Finding(NOTE, "EXIF turn", name_of(record), message, position))
+    return found, areas, hashlib.sha256(data).hexdigest(), perceptual_hash(image)
+
+
+def _read(record):
+    """(bytes that identify the image, uint8 (H, W, 3))."""
+    source = record.source() if callable(record.source) else record.source
+    if isinstance(source, (str, pathlib.Path)):
+        return pathlib.Path(source).read_bytes(), read_image(source)
+    image = read_image(source)
+    return image.tobytes(), image
+
+
+def _turn(record):
+    if not isinstance(record.source, (str, pathlib.Path)):
+        return 1
+    try:
+        with Image.open(record.source) as image:
+            return image.getexif().get(_ORIENTATION, 1)
+    except (OSError, SyntaxError):
+        return 1  # a TIFF that only scikit-image reads: those hold no photos
+
+
+def _copy_pairs(digests, hashes):
+    """(i, j, how) of images that are the same file or look the same, i < j; one pair each for exact copies."""
+    known = [k for k, bits in enumerate(hashes) if bits is not None]
+    near = near_pairs(np.stack([hashes[k] for k in known]), NEAR_BITS) if len(known) > 1 else []
+    near = [(known[a], known[b]) for a, b in near]
+    return [(a, b, "the same file as" if digests[a] == digests[b] else "a re-saved copy of") for a, b in near]
+
+
+def _copies(inspection):
+    """Copies inside a dataset, each image once, with the first one that it equals."""
+    records, told, found = inspection.dataset.records, set(), []
+    for first, second, how in sorted(_copy_pairs(inspection.digests, inspection.hashes)):
+        if second not in told:
+            told.add(second)
+            message = f"it is {how} {name_of(records[first])}. Remove one, or keep both in the same part of a split."
+            found.append(Finding(WARNING, "image twice", name_of(records[second]), message, second))
+    return found
+
+
+def _class_findings(inspection):
+    counts = np.bincount(inspection.labels, minlength=len(inspection.dataset.class_names))
+    names = [name for name, count in zip(inspection.dataset.class_names, counts, strict=True) if count == 0]
+    if not names:
+        return []
+    message = f"{len(names)} of {len(counts)} classes have no object: {_some(names)}. Remove them, or annotate some."
+    return [Finding(NOTE, "class without object", inspection.dataset.name, message)]
+
+
+def _unlisted(dataset):
+    """Images in the folders of the dataset that it does not list."""
+    listed = {os.path.abspath(r.source) for r in dataset.records if isinstance(r.source, (str, pathlib.Path))}
+    folders = sorted({os.path.dirname(path) for path in listed})
+    mentioned = " ".join(f"{fault.where} {fault.problem}" for fault in dataset.faults)
+    there = [str(file) for folder in folders for file in image_files(folder)]
+    missing = [path for path in there if path not in listed and os.path.basename(path) not in mentioned]
+    if not missing:
+        return []
+    message = (
+        f"{len(missing)} images in its folders are not in it: {_some(os.path.basename(path) for path in missing)}."
+    )
+    return [Finding(NOTE, "images without entry", dataset.name, message)]
+
+
+def _some(names):
+    names = list(names)
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")

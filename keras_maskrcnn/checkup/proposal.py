@@ -1,0 +1,107 @@
+"""A config to begin with, from the data: input size, anchors, caps, schedule. `train --config` and `--auto` take it.
+
+The rules, each from a measured figure of the dataset:
+
+* Input size: a quarter of the objects at most should be smaller than the smallest default anchor, 32 network pixels.
+  Where image sizes differ by more than half (all but a tenth at either end) and objects are of more equal size in
+  source pixels than after resizing all images to one side (microscopy), one scale for all images; else the smallest
+  usual short side that reaches it.
+* Anchors: five sizes a factor 2 apart; the largest first size with a recall within 0.5 % of the best.
+* Caps: the fullest image's number of objects, and a quarter more detections, in tens; at least COCO's 100 detections.
+* Schedule: 20 000 images seen, in 12 to 100 epochs. The learning rate depends on the weights to start from, not on the
+  data, and is left to `train`.
+"""
+
+import math
+
+import numpy as np
+
+from keras_maskrcnn.checkup.anchor_recall import best_overlaps, network_boxes
+from keras_maskrcnn.config import MaskRCNNConfig
+
+SMALLEST = 32  # network pixels: a quarter of the objects may be smaller
+SHORT_SIDES = (320, 480, 640, 800, 1024)  # tried for min_size
+_LONG_OVER_SHORT = 1333 / 800  # the paper's
+_FIRST_ANCHORS = (32, 16, 8, 4)
+_RECALL_TOLERANCE = 0.005
+_SCALES = (0.25, 4.0)  # least and most of image_scale
+_LARGE = 1344  # network pixels: beyond it, training takes crops
+_CROP = 512
+_IMAGES_SEEN, _EPOCHS = 20_000, (12, 100)
+
+
+def propose(inspection):
+    """Options of `keras-maskrcnn train` for a dataset.
+
+    Args:
+        inspection: Inspection.
+
+    Returns:
+        dict: min_size and max_size or image_scale, crop, anchor_sizes, max_instances, max_detections, batch_size,
+        epochs.
+    """
+    sizes = inspection.dataset.image_sizes
+    objects = ~inspection.crowd
+    boxes, positions = inspection.boxes[objects], inspection.positions[objects]
+    options = _input_size(boxes, positions, sizes)
+    network = config_of(options)
+    if len(boxes):
+        options["anchor_sizes"] = _anchors(boxes, positions, sizes, network)
+    longest = max(max(size) for size in _network_sizes(sizes, network))
+    if longest > _LARGE:
+        options["crop"] = _CROP
+    most = inspection.dataset.max_instances
+    options["max_instances"] = max(20, _tens(most))
+    options["max_detections"] = max(100, _tens(1.25 * most))
+    options["batch_size"] = 4 if min(longest, options.get("crop", longest)) <= 800 else 2
+    options["epochs"] = int(np.clip(math.ceil(_IMAGES_SEEN / len(sizes)), *_EPOCHS))
+    return options
+
+
+def config_of(options):
+    """A MaskRCNNConfig with a proposal's input size and anchors, for what depends on these alone."""
+    names = ("min_size", "max_size", "image_scale", "anchor_sizes")
+    fields = {name: options[name] for name in names if name in options}
+    fields["anchor_sizes"] = tuple(fields.get("anchor_sizes", MaskRCNNConfig.anchor_sizes))
+    return MaskRCNNConfig(num_classes=1, **fields)
+
+
+def _input_size(boxes, positions, sizes):
+    """min_size and max_size, or image_scale."""
+    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    short = np.array([min(size) for size in sizes], float)
+    if not len(sides):
+        return _short_side(800)
+    relative = sides / short[positions]
+    low, high = np.percentile(short, (10, 90))
+    if high > 1.5 * low and np.log(sides).std() < np.log(relative).std():
+        scale = np.clip(SMALLEST / np.percentile(sides, 25), *_SCALES)
+        return {"image_scale": float(max(0.25, round(scale * 4) / 4))}
+    enough = [side for side in SHORT_SIDES if np.percentile(relative, 25) * side >= SMALLEST]
+    most = 4 * np.median(short)  # what is blown up further holds nothing new
+    allowed = [side for side in enough or SHORT_SIDES[-1:] if side <= most]
+    return _short_side(allowed[0] if allowed else max([s for s in SHORT_SIDES if s <= most], default=SHORT_SIDES[0]))
+
+
+def _short_side(side):
+    return {"min_size": int(side), "max_size": round(side * _LONG_OVER_SHORT)}
+
+
+def _anchors(boxes, positions, sizes, network):
+    boxes, network_sizes = network_boxes(boxes, positions, sizes, network)
+    recalls = {}
+    for first in _FIRST_ANCHORS:
+        anchors = [first * 2**level for level in range(5)]
+        overlaps = best_overlaps(boxes, positions, network_sizes, anchors, network.anchor_ratios)
+        recalls[first] = (overlaps >= 0.5).mean()
+    best = max(recalls.values())
+    first = next(first for first in _FIRST_ANCHORS if recalls[first] >= best - _RECALL_TOLERANCE)
+    return [first * 2**level for level in range(5)]
+
+
+def _network_sizes(sizes, config):
+    return network_boxes(np.zeros((0, 4)), np.zeros(0, int), sizes, config)[1]
+
+
+def _tens(number):
+    return int(math.ceil(number / 10) * 10)

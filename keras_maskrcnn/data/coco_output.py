@@ -1,0 +1,115 @@
+"""Any dataset as COCO JSON: what evaluation compares with, and a file that CocoDataset and other tools read.
+
+Called by `Dataset.to_coco`.
+"""
+
+import json
+import os
+import pathlib
+
+from PIL import Image
+
+from keras_maskrcnn.data.folders import write_text
+
+
+def coco_content(dataset, names=None):
+    """The ground truth as a COCO dictionary in dataset ids, for pycocotools.
+
+    Annotations are numbered from 1: pycocotools takes an id of 0 for "no match". Boxes and areas are the stated ones,
+    or else come from the mask.
+
+    Args:
+        dataset: Dataset.
+        names: `file_name` of each image, by position; None takes the path inside `dataset.image_dir`, and "" for
+            images that are no files.
+
+    Returns:
+        dict with "images", "annotations", "categories".
+    """
+    if names is None:
+        names = [_file_name(record, dataset.image_dir) for record in dataset.records]
+    categories = [
+        {"id": int(key), "name": name} for key, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+    ]
+    images = [
+        {"id": r.image_id, "height": r.height, "width": r.width, "file_name": name}
+        for r, name in zip(dataset.records, names, strict=True)
+    ]
+    annotations = [
+        _annotation(record, instance, dataset.category_ids)
+        for record in dataset.records
+        for instance in record.instances
+    ]
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def write_coco(dataset, path):
+    """Write a dataset as COCO JSON, whole or not at all. Returns the content.
+
+    Images that are no files of their own (arrays, or embedded in annotation files) are written as PNG into
+    `<name of path>_images` beside it. `file_name`s are relative to `dataset.image_dir`, or to that folder where no
+    image is a file.
+    """
+    path = pathlib.Path(path)
+    root = dataset.image_dir or _images_folder(path)
+    names = [
+        _file_name(record, root) or _write_image(dataset, index, _images_folder(path), root)
+        for index, record in enumerate(dataset.records)
+    ]
+    content = coco_content(dataset, names)
+    write_text(path, json.dumps(content))
+    return content
+
+
+def image_folder(dataset, path):
+    """The folder that the `file_name`s of the dataset written to `path` are relative to. Path."""
+    return pathlib.Path(dataset.image_dir or _images_folder(pathlib.Path(path)))
+
+
+def is_file(record):
+    """Whether an image is a file of its own."""
+    return isinstance(record.source, (str, pathlib.Path))
+
+
+def _images_folder(path):
+    return path.with_name(f"{path.stem}_images")
+
+
+def _write_image(dataset, index, folder, root):
+    """Write an image that is no file, as PNG. Returns its name relative to `root`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{index + 1:06d}.png"
+    partial = folder / f".partial-{file.name}"
+    try:
+        Image.fromarray(dataset.load_image(index)).save(partial)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return _relative(file, root)
+
+
+def _file_name(record, root):
+    return _relative(record.source, root) if is_file(record) else ""
+
+
+def _relative(path, root):
+    """The path as seen from `root`, with slashes on every system."""
+    return pathlib.Path(os.path.relpath(path, root)).as_posix()
+
+
+def _annotation(record, instance, category_ids):
+    size = (record.height, record.width)
+    x1, y1, x2, y2 = (float(v) for v in instance.box)
+    area = instance.area
+    if area is None:
+        area = float(instance.mask.window(*size).pixels.sum())
+    return {
+        "image_id": record.image_id,
+        "category_id": int(category_ids[instance.label]),
+        "bbox": list(instance.stated_box or (x1, y1, x2 - x1, y2 - y1)),
+        "area": area,
+        "iscrowd": int(instance.crowd),
+        "segmentation": instance.mask.segmentation(*size),
+    }

@@ -1,0 +1,148 @@
+"""Images that are there twice: the same file, or the same picture saved again.
+
+Copies in training and validation data make a model look better than it is. Equal files have equal digests. Pictures
+that were resized, re-encoded or made brighter are found by a perceptual hash: the signs, against their median, of the
+255 lowest frequencies of the gray 64 x 64 picture (pHash, with 255 bits for its 64). On 690 real images (530
+micrographs, 160 of COCO; benchmarks/near_duplicates.py) copies as JPEG of quality 30 or 75, at half size, at 1.3 times
+the size, 20 % brighter or with 20 % more contrast differ in at most 36 bits, 99 % of those cropped by 2 % in at most
+50, and no two different images in fewer than 82. A difference hash (dHash) of 256 bits puts re-saved copies at up to
+82 bits and different images at 13, so it cannot tell them apart. Mirrored and turned copies are not found.
+
+Called by `split` and by the command line.
+"""
+
+import hashlib
+import pathlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from keras_maskrcnn.data.images import ImageError, read_image
+
+NEAR_BITS = 50  # most bits of 255 that copies differ in; see above
+_SIDE, _FREQUENCIES = 64, 16
+_ROWS = 2048  # hashes compared at once: 2048 x 100 000 products take 0.8 GB
+
+
+def duplicate_groups(dataset, near_bits=NEAR_BITS, workers=2, progress=None):
+    """Images that belong together because some are copies of others.
+
+    Args:
+        dataset: Dataset.
+        near_bits: int, most bits in which perceptual hashes of copies differ; None compares files only.
+        workers: threads that read images.
+        progress: function of the number of images read so far, or None.
+
+    Returns:
+        List of lists of positions, rising, each of two or more images.
+
+    Raises:
+        ImageError: an image cannot be read, unless the dataset skips faults: then it is nobody's copy.
+    """
+    digests, hashes = [], []
+
+    def read(index):
+        try:
+            return describe(dataset, index, near_bits is not None)
+        except ImageError:
+            if dataset.on_error == "raise":
+                raise
+            return None, None
+
+    with ThreadPoolExecutor(workers) as pool:
+        for done, (digest, bits) in enumerate(pool.map(read, range(len(dataset))), start=1):
+            digests.append(digest)
+            hashes.append(bits)
+            if progress is not None:
+                progress(done)
+    pairs = _equal_pairs(digests)
+    known = [index for index, bits in enumerate(hashes) if bits is not None]
+    if near_bits is not None and len(known) > 1:
+        found = near_pairs(np.stack([hashes[index] for index in known]), near_bits)
+        pairs += [(known[a], known[b]) for a, b in found]
+    return connected(pairs)
+
+
+def describe(dataset, index, perceptual=True):
+    """(digest of an image's file or pixels, its perceptual hash or None). Raises ImageError."""
+    source = dataset[index].source
+    if not isinstance(source, (str, pathlib.Path)):
+        pixels = dataset.load_image(index)
+        return hashlib.sha256(pixels.tobytes()).hexdigest(), perceptual_hash(pixels) if perceptual else None
+    try:
+        digest = hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ImageError(f"An image file must be readable. Received {source}: {error}. Check it.") from error
+    return digest, perceptual_hash(read_image(source)) if perceptual else None
+
+
+def perceptual_hash(image):
+    """The bits by which copies of a picture are known.
+
+    Args:
+        image: uint8 (H, W, 3).
+
+    Returns:
+        bool (255,).
+    """
+    gray = Image.fromarray(image).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    waves = _cosines()
+    frequencies = (waves @ np.asarray(gray, np.float32) @ waves.T).ravel()[1:]  # without the mean: brightness
+    return frequencies > np.median(frequencies)
+
+
+def near_pairs(hashes, near_bits=NEAR_BITS):
+    """Pairs of hashes that differ in few bits.
+
+    Args:
+        hashes: bool (n, bits).
+        near_bits: int, most bits that may differ.
+
+    Returns:
+        List of (i, j), i < j.
+    """
+    signs = np.where(hashes, np.float32(1), np.float32(-1))
+    bits = signs.shape[1]
+    pairs = []
+    for first in range(0, len(signs), _ROWS):
+        # The product of two rows of signs is bits - 2 * differing bits, exact in float32.
+        near = signs[first : first + _ROWS] @ signs[first:].T >= bits - 2 * near_bits
+        rows, columns = np.nonzero(np.triu(near, 1))
+        pairs += list(zip((rows + first).tolist(), (columns + first).tolist(), strict=True))
+    return pairs
+
+
+def connected(pairs):
+    """Sets of numbers that pairs connect. Returns a list of rising lists, by their first number."""
+    leaders = {}
+
+    def leader(number):
+        while leaders.setdefault(number, number) != number:
+            leaders[number] = leaders[leaders[number]]
+            number = leaders[number]
+        return number
+
+    for a, b in pairs:
+        leaders[leader(max(a, b))] = leader(min(a, b))
+    groups = {}
+    for number in sorted(leaders):
+        groups.setdefault(leader(number), []).append(number)
+    return sorted(groups.values())
+
+
+def _equal_pairs(digests):
+    first = {}
+    return [
+        (first[digest], index)
+        for index, digest in enumerate(digests)
+        if digest is not None and first.setdefault(digest, index) != index
+    ]
+
+
+def _cosines():
+    """The lowest rows of the discrete cosine transform, unscaled but for the first. float32 (16, 64)."""
+    angles = np.pi / _SIDE * np.arange(_FREQUENCIES)[:, None] * (np.arange(_SIDE) + 0.5)
+    waves = np.cos(angles).astype(np.float32)
+    waves[0] /= np.sqrt(2)
+    return waves

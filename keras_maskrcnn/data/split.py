@@ -1,0 +1,93 @@
+"""Divide a dataset into training, validation and test parts: classes in proportion, copies of an image together.
+
+Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the rarest class is dealt out first, each image to the
+part that still needs most of it. Images without objects count as a class. Called by the command line.
+"""
+
+import math
+
+import numpy as np
+
+from keras_maskrcnn.data.records import Dataset
+
+
+def split_dataset(dataset, fractions, seed=0, groups=()):
+    """Divide a dataset.
+
+    Args:
+        dataset: Dataset.
+        fractions: float list, the share of images of each part; they sum to 1.
+        seed: int; the same seed gives the same parts.
+        groups: lists of positions that must stay together, such as `duplicates.duplicate_groups`.
+
+    Returns:
+        List of Dataset, one a fraction; images keep their order and their ids.
+
+    Raises:
+        ValueError: fractions that are none, or a part that gets no image.
+    """
+    fractions = [float(fraction) for fraction in fractions]
+    if len(fractions) < 2 or min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
+        raise ValueError(f"Fractions must be two or more positive numbers that sum to 1. Received {fractions}.")
+    together = {position for group in groups for position in group}
+    units = [list(group) for group in groups] + [[k] for k in range(len(dataset)) if k not in together]
+    counts = np.stack([sum(_has_class(dataset, position) for position in unit) for unit in units])
+    parts = _deal(counts, np.array([len(unit) for unit in units]), np.array(fractions), np.random.default_rng(seed))
+    positions = [
+        sorted(k for unit, part in zip(units, parts, strict=True) if part == p for k in unit)
+        for p in range(len(fractions))
+    ]
+    empty = [fraction for fraction, chosen in zip(fractions, positions, strict=True) if not chosen]
+    if empty:
+        raise ValueError(
+            f"Every part must get an image. Received {len(dataset)} images in {len(units)} groups, and none is left "
+            f"for the fractions {empty}. Enlarge these, or give more images."
+        )
+    return [_subset(dataset, chosen, number) for number, chosen in enumerate(positions, start=1)]
+
+
+def _subset(dataset, positions, number):
+    return Dataset(
+        [dataset[position] for position in positions],
+        dataset.class_names,
+        dataset.category_ids,
+        f"part {number} of {dataset.name}",
+        dataset.on_error,
+        image_dir=dataset.image_dir,
+    )
+
+
+def _has_class(dataset, position):
+    """Int (K + 1,): 1 for each class that an image shows, the last for none at all."""
+    flags = np.zeros(len(dataset.class_names) + 1, np.int64)
+    labels = [instance.label for instance in dataset[position].instances]
+    flags[labels if labels else -1] = 1
+    return flags
+
+
+def _deal(counts, sizes, fractions, rng):
+    """The part of each unit.
+
+    Args:
+        counts: int (units, classes), images of a unit that show a class.
+        sizes: int (units,), images of a unit.
+        fractions: float (parts,).
+        rng: numpy Generator.
+
+    Returns:
+        int (units,).
+    """
+    parts = np.full(len(counts), -1)
+    need = np.outer(counts.sum(0), fractions)  # images of each class that each part still needs
+    room = sizes.sum() * fractions
+    order = rng.permutation(len(counts))
+    while (parts < 0).any():
+        left = counts[parts < 0].sum(0)
+        kind = int(np.where(left > 0, left, np.iinfo(np.int64).max).argmin())
+        waiting = [unit for unit in order if parts[unit] < 0 and counts[unit, kind] > 0]
+        for unit in sorted(waiting, key=lambda unit: -sizes[unit]):  # large ones while there is room; stable
+            best = np.lexsort((rng.random(len(fractions)), -room, -need[kind]))[0]
+            parts[unit] = best
+            need[:, best] -= counts[unit]
+            room[best] -= sizes[unit]
+    return parts
