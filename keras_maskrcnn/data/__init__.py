@@ -1,7 +1,10 @@
 """Readers, transforms and the loader: from files to batches, in numpy, without a model."""
 
+from keras_maskrcnn.data.appearance import ColorJitter, RandomBlur, RandomJpeg, RandomNoise
 from keras_maskrcnn.data.arrays import ArrayDataset
+from keras_maskrcnn.data.augmentation import preset
 from keras_maskrcnn.data.coco import CocoDataset
+from keras_maskrcnn.data.copy_paste import CopyPaste
 from keras_maskrcnn.data.dsb import DsbDataset
 from keras_maskrcnn.data.images import ImageError, read_image
 from keras_maskrcnn.data.loader import DataLoader, EpochSync
@@ -17,10 +20,12 @@ from keras_maskrcnn.data.records import (
 from keras_maskrcnn.data.sample import Sample
 from keras_maskrcnn.data.shapes import generate_shapes
 from keras_maskrcnn.data.transforms import (
-    ColorJitter,
+    LargeScaleJitter,
+    RandomApply,
     RandomCrop,
     RandomFlip,
     RandomRotate90,
+    RandomRotation,
     Resize,
     ResizeByScale,
     ScaleJitter,
@@ -30,6 +35,7 @@ __all__ = [
     "ArrayDataset",
     "CocoDataset",
     "ColorJitter",
+    "CopyPaste",
     "DataLoader",
     "Dataset",
     "DsbDataset",
@@ -37,11 +43,17 @@ __all__ = [
     "Fault",
     "ImageError",
     "Instance",
+    "LargeScaleJitter",
     "MaskWindow",
     "Polygons",
+    "RandomApply",
+    "RandomBlur",
     "RandomCrop",
     "RandomFlip",
+    "RandomJpeg",
+    "RandomNoise",
     "RandomRotate90",
+    "RandomRotation",
     "Record",
     "Resize",
     "ResizeByScale",
@@ -49,5 +61,6 @@ __all__ = [
     "Sample",
     "ScaleJitter",
     "generate_shapes",
+    "preset",
     "read_image",
 ]

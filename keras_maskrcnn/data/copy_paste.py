@@ -1,0 +1,125 @@
+"""Copy-paste (Ghiasi et al. 2021, "Simple Copy-Paste is a Strong Data Augmentation Method").
+
+Objects of another image of the dataset are laid over this one. What they cover leaves the masks
+beneath; an object of which too little is left goes. Called as a transform; the loader gives samples
+their `draw`, from which the other image comes.
+"""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from keras_maskrcnn.data.records import MaskWindow
+from keras_maskrcnn.data.resampling import filled_box
+from keras_maskrcnn.data.transforms import MIN_VISIBLE
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyPaste:
+    """Paste a random choice of the objects of a random other image, each at a random place.
+
+    The paper pastes at the place that jitter gives; here each object lands anywhere where it is whole,
+    so that images of different sizes mix. One that is larger than this image is not pasted, and crowd
+    regions are not.
+
+    Args:
+        transforms: list of transforms of the other image, such as the resizing and jitter that this
+            one went through.
+        most: int, objects that the image may hold afterwards: the rows of ground truth.
+        min_visible: share of a mask; an object that is covered down to less of it is left out.
+        blend: network pixels, standard deviation of the pasted edges. The paper found that it needs none.
+    """
+
+    transforms: tuple = ()
+    most: int = 100
+    min_visible: float = MIN_VISIBLE
+    blend: float = 0.0
+
+    def __call__(self, sample, rng):
+        """Sample -> Sample, in network pixels from here on.
+
+        Raises:
+            ValueError: the sample has no `draw`: it does not come from a loader.
+        """
+        if sample.draw is None:
+            raise ValueError(
+                "CopyPaste needs samples that can draw another image. Received one that was made by hand. "
+                "Use it in a DataLoader, or set `draw=lambda rng: other_sample`."
+            )
+        other = sample.draw(rng)
+        for transform in self.transforms:
+            other = transform(other, rng)
+        sample, other = sample.rendered(), other.rendered()
+        pasted = [_placed(instance, sample.size, rng) for instance in self._chosen(sample, other, rng)]
+        if not pasted:
+            return sample
+        image = Image.fromarray(sample.image)
+        source = Image.fromarray(other.image)
+        for instance, moved in pasted:
+            _paste(image, source, instance.mask, moved.mask, self.blend)
+        instances = _uncovered([*sample.instances, *(moved for _, moved in pasted)], sample, self.min_visible)
+        return dataclasses.replace(sample, image=np.asarray(image), instances=instances)
+
+    def _chosen(self, sample, other, rng):
+        """Some objects of `other`, at least one, as many as there is room for."""
+        fit = [
+            instance
+            for instance in other.instances
+            if not instance.crowd and all(np.less_equal(instance.mask.pixels.shape, sample.size))
+        ]
+        room = min(len(fit), self.most - len(sample.instances))
+        if room < 1:
+            return []
+        return [fit[k] for k in rng.permutation(len(fit))[: rng.integers(1, room + 1)]]
+
+
+def _placed(instance, size, rng):
+    """(the object where it was, the same at a random place of an image of `size`)."""
+    mask = instance.mask
+    filled = filled_box(mask.pixels)
+    height, width = filled[3] - filled[1], filled[2] - filled[0]
+    x, y = (int(rng.integers(side - length + 1)) for side, length in ((size[1], width), (size[0], height)))
+    cut = mask.pixels[filled[1] : filled[3], filled[0] : filled[2]]
+    here = MaskWindow(cut, mask.x + filled[0], mask.y + filled[1])
+    box = np.array([x, y, x + width, y + height], np.float32)
+    return dataclasses.replace(instance, mask=here), dataclasses.replace(instance, box=box, mask=MaskWindow(cut, x, y))
+
+
+def _paste(image, source, old, new, blend):
+    """Copy the pixels of mask `old` in `source` to mask `new` in `image`, in place (PIL images)."""
+    margin = int(np.ceil(3 * blend))
+    alpha = Image.fromarray(np.pad(new.pixels * np.uint8(255), margin))
+    if blend:
+        alpha = alpha.filter(ImageFilter.GaussianBlur(blend))
+    height, width = old.pixels.shape
+    # Beyond the border of the other image Pillow gives black, which no mask reaches; a blended edge might.
+    corners = (old.x - margin, old.y - margin, old.x + width + margin, old.y + height + margin)
+    image.paste(source.crop(corners), (new.x - margin, new.y - margin), alpha)
+
+
+def _uncovered(instances, sample, min_visible):
+    """What can be seen of objects that lie one upon the other, the last on top; boxes follow the masks."""
+    covered = np.zeros(sample.size, bool)
+    left = []
+    for instance in reversed(instances):
+        mask = instance.mask
+        height, width = mask.pixels.shape
+        beneath = covered[mask.y : mask.y + height, mask.x : mask.x + width]
+        pixels = mask.pixels.astype(bool) & ~beneath
+        whole, visible = np.count_nonzero(mask.pixels), np.count_nonzero(pixels)
+        if visible == whole:
+            left.append(instance)
+        elif visible and (instance.crowd or visible >= min_visible * whole):
+            left.append(_shrunk(instance, pixels))
+        beneath |= mask.pixels.astype(bool)
+    return tuple(reversed(left))
+
+
+def _shrunk(instance, pixels):
+    """The object with these pixels of its window, and their box."""
+    mask = instance.mask
+    x1, y1, x2, y2 = filled_box(pixels)
+    box = np.array([mask.x + x1, mask.y + y1, mask.x + x2, mask.y + y2], np.float32)
+    window = MaskWindow(np.ascontiguousarray(pixels[y1:y2, x1:x2]).view(np.uint8), mask.x + x1, mask.y + y1)
+    return dataclasses.replace(instance, box=box, mask=window)
