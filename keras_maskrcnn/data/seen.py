@@ -67,43 +67,38 @@ def look_at(instances, image_size, view, min_visible=0.0):
     clipped = np.clip(whole, 0, (view.width, view.height) * 2)
     large = (clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE).all(-1)
     cut = (np.abs(clipped - whole) > 1e-6).any(-1)
-    look = _look_straight if view.axis_aligned else _look_turned
-    found = []
-    for i in np.flatnonzero(large):
-        window = instances[i].mask.window(*image_size)
-        box, share, window, frame = look(window, view, clipped[i], cut[i])
-        if box is not None and (box[2:] - box[:2] >= MIN_SIDE).all():
-            crowd = instances[i].crowd or share < min_visible
-            found.append(Seen(instances[i], box, window, frame, crowd))
-    return found
+    looks = (_look(instances[i], image_size, view, clipped[i], cut[i], min_visible) for i in np.flatnonzero(large))
+    return [seen for seen in looks if seen is not None]
 
 
-def _look_straight(window, view, box, cut):
-    """(visible box or None, visible share, mask, view of that mask) through an axis-aligned view."""
-    if not cut:
-        return (box if window.pixels.any() else None), 1.0, window, view
-    visible = view.to_image(box)[0] - (window.x, window.y, window.x, window.y)
-    height, width = window.pixels.shape
-    x1, y1 = np.maximum(np.floor(visible[:2] + 1e-6), 0).astype(int)
-    x2, y2 = np.minimum(np.ceil(visible[2:] - 1e-6), (width, height)).astype(int)
-    part = window.pixels[y1:y2, x1:x2]
-    filled = filled_box(part)
+def _look(instance, image_size, view, box, cut, min_visible):
+    """Seen, or None where nothing of a pixel's thickness is left."""
+    window, straight = instance.mask.window(*image_size), view.axis_aligned
+    if not window.pixels.any():
+        return None
+    if straight and not cut:
+        return Seen(instance, box, window, view, instance.crowd)
+    rendered = render_mask(window, view)
+    box = _filled(rendered, box if straight else None)
+    if box is None or (box[2:] - box[:2] < MIN_SIDE).any():
+        return None
+    crowd = instance.crowd or bool(cut and _share(rendered, window, view) < min_visible)
+    frame = view if straight else View(view.height, view.width)
+    return Seen(instance, box, window if straight else rendered, frame, crowd)
+
+
+def _filled(rendered, known):
+    """Box of a mask in view pixels; its edges are those of `known` where these are the same pixel's.
+
+    The row that a border cuts through can be the widest: only the pixels of the view tell.
+    """
+    filled = filled_box(rendered.pixels)
     if filled is None:
-        return None, 0.0, window, view
-    left, top = window.x + x1, window.y + y1
-    filled = view.from_image([np.array(filled) + (left, top, left, top)])[0]
-    shrunk = np.concatenate([np.maximum(box[:2], filled[:2]), np.minimum(box[2:], filled[2:])])
-    return shrunk, np.count_nonzero(part) / np.count_nonzero(window.pixels), window, view
+        return None
+    box = np.array(filled, np.float64) + (rendered.x, rendered.y, rendered.x, rendered.y)
+    return box if known is None else np.where(np.abs(box - known) <= 0.5 + 1e-6, known, box)
 
 
-def _look_turned(window, view, box, cut):
-    """The same through a view with a free turn: the mask itself is turned, its pixels give the box."""
-    del box
-    area = np.count_nonzero(window.pixels) * view.zoom**2
-    window = render_mask(window, view)
-    filled = filled_box(window.pixels)
-    if filled is None:
-        return None, 0.0, window, view
-    share = np.count_nonzero(window.pixels) / area if cut else 1.0
-    shown = np.array(filled, np.float64) + (window.x, window.y, window.x, window.y)
-    return shown, share, window, View(view.height, view.width)
+def _share(rendered, window, view):
+    """Share of a mask that a view shows."""
+    return np.count_nonzero(rendered.pixels) / (np.count_nonzero(window.pixels) * view.zoom**2)
