@@ -50,57 +50,58 @@ class CopyPaste:
         other = sample.draw(rng)
         for transform in self.transforms:
             other = transform(other, rng)
-        sample, other = sample.rendered(), other.rendered()
-        pasted = [_placed(instance, sample.size, rng) for instance in self._chosen(sample, other, rng)]
+        sample = sample.rendered()
+        image, pasted = Image.fromarray(sample.image), []
+        for instance in self._chosen(sample, other, rng):
+            moved = _placed(instance, sample.size, rng)
+            _paste(image, other, instance.mask, moved.mask, self.blend)
+            pasted.append(moved)
         if not pasted:
             return sample
-        image = Image.fromarray(sample.image)
-        source = Image.fromarray(other.image)
-        for instance, moved in pasted:
-            _paste(image, source, instance.mask, moved.mask, self.blend)
-        instances = _uncovered([*sample.instances, *(moved for _, moved in pasted)], sample, self.min_visible)
+        instances = _uncovered([*sample.instances, *pasted], sample.size, self.min_visible)
         return dataclasses.replace(sample, image=np.asarray(image), instances=instances)
 
     def _chosen(self, sample, other, rng):
-        """Some objects of `other`, at least one, as many as there is room for."""
-        fit = [
-            instance
-            for instance in other.instances
-            if not instance.crowd and all(np.less_equal(instance.mask.pixels.shape, sample.size))
-        ]
+        """Some objects of `other`, at least one, as many as there is room for; Instances in its network pixels."""
+        fit = [seen for seen in other.visible() if not seen.crowd and _fits(seen.box, sample.size)]
         room = min(len(fit), self.most - len(sample.instances))
         if room < 1:
             return []
-        return [fit[k] for k in rng.permutation(len(fit))[: rng.integers(1, room + 1)]]
+        chosen = [fit[k].rendered() for k in rng.permutation(len(fit))[: rng.integers(1, room + 1)]]
+        return [_shrunk(instance, instance.mask.pixels) for instance in chosen]
+
+
+def _fits(box, size):
+    """Whether the pixels of a box, rounded outwards, are no more than an image of `size` has."""
+    return all(np.ceil(box[2:]) - np.floor(box[:2]) <= size[::-1])
 
 
 def _placed(instance, size, rng):
-    """(the object where it was, the same at a random place of an image of `size`)."""
+    """The object at a random place of an image of `size`."""
     mask = instance.mask
-    filled = filled_box(mask.pixels)
-    height, width = filled[3] - filled[1], filled[2] - filled[0]
+    height, width = mask.pixels.shape
     x, y = (int(rng.integers(side - length + 1)) for side, length in ((size[1], width), (size[0], height)))
-    cut = mask.pixels[filled[1] : filled[3], filled[0] : filled[2]]
-    here = MaskWindow(cut, mask.x + filled[0], mask.y + filled[1])
     box = np.array([x, y, x + width, y + height], np.float32)
-    return dataclasses.replace(instance, mask=here), dataclasses.replace(instance, box=box, mask=MaskWindow(cut, x, y))
+    return dataclasses.replace(instance, box=box, mask=MaskWindow(mask.pixels, x, y))
 
 
-def _paste(image, source, old, new, blend):
-    """Copy the pixels of mask `old` in `source` to mask `new` in `image`, in place (PIL images)."""
+def _paste(image, other, old, new, blend):
+    """Copy what `other` shows under mask `old` to mask `new` of `image` (PIL), in place; no more is resampled."""
+    height, width = old.pixels.shape
     margin = int(np.ceil(3 * blend))
-    alpha = Image.fromarray(np.pad(new.pixels * np.uint8(255), margin))
+    left, top = min(margin, old.x), min(margin, old.y)
+    right, bottom = min(margin, other.size[1] - old.x - width), min(margin, other.size[0] - old.y - height)
+    alpha = Image.fromarray(np.pad(old.pixels * np.uint8(255), ((top, bottom), (left, right))))
     if blend:
         alpha = alpha.filter(ImageFilter.GaussianBlur(blend))
-    height, width = old.pixels.shape
-    # Beyond the border of the other image Pillow gives black, which no mask reaches; a blended edge might.
-    corners = (old.x - margin, old.y - margin, old.x + width + margin, old.y + height + margin)
-    image.paste(source.crop(corners), (new.x - margin, new.y - margin), alpha)
+    view = other.view.cropped(old.x - left, old.y - top, height + top + bottom, width + left + right)
+    patch = Image.fromarray(np.ascontiguousarray(other.seen(view).network_image()))
+    image.paste(patch, (new.x - left, new.y - top), alpha)
 
 
-def _uncovered(instances, sample, min_visible):
+def _uncovered(instances, size, min_visible):
     """What can be seen of objects that lie one upon the other, the last on top; boxes follow the masks."""
-    covered = np.zeros(sample.size, bool)
+    covered = np.zeros(size, bool)
     left = []
     for instance in reversed(instances):
         mask = instance.mask

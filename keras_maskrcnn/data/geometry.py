@@ -13,6 +13,16 @@ import numpy as np
 from PIL import Image
 
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+_SYMMETRIES = {  # (transposed, rows flipped, columns flipped)
+    (False, False, False): None,
+    (False, False, True): Image.Transpose.FLIP_LEFT_RIGHT,
+    (False, True, False): Image.Transpose.FLIP_TOP_BOTTOM,
+    (False, True, True): Image.Transpose.ROTATE_180,
+    (True, False, False): Image.Transpose.TRANSPOSE,
+    (True, False, True): Image.Transpose.ROTATE_270,
+    (True, True, False): Image.Transpose.ROTATE_90,
+    (True, True, True): Image.Transpose.TRANSVERSE,
+}
 FILL = 114  # beyond the image: ImageNet's mean as a gray, near what padding is after normalisation
 
 
@@ -132,7 +142,12 @@ class View:
         if (scale == 1).all() and (box == np.rint(box)).all():
             x1, y1, x2, y2 = box.astype(int)
             return self.orient(image[y1:y2, x1:x2])
-        return self.orient(_resample(image, box, size, enlarge=(scale >= 1).all()))
+        return np.asarray(self._oriented(_resample(image, box, size, enlarge=(scale >= 1).all())))
+
+    def _oriented(self, image):
+        """`orient` for a PIL image, where it is several times faster than in strides of three bytes."""
+        operation = _SYMMETRIES[self.transposed, self.scale[1] < 0, self.scale[0] < 0]
+        return image if operation is None else image.transpose(operation)
 
     def _turned_pixels(self, image):
         size, coefficients = (self.width, self.height), tuple(self.inverse().ravel())
@@ -149,14 +164,13 @@ class View:
 
 
 def _resample(image, box, size, enlarge):
-    """The region `box` of an image at `size` = (width, height). uint8 in, uint8 out."""
+    """The region `box` of an image (uint8 array) at `size` = (width, height), as a PIL image."""
     source = Image.fromarray(image)
     if enlarge:
         # Pillow's resize antialiases when it shrinks only; enlarging it is the plain bilinear rule,
         # two to three times faster than `transform` (4 against 15 ms for 1024 x 768).
-        return np.asarray(source.resize(size, Image.Resampling.BILINEAR, box=tuple(box)))
-    extent = Image.Transform.EXTENT
-    return np.asarray(source.transform(size, extent, tuple(box), Image.Resampling.BILINEAR))
+        return source.resize(size, Image.Resampling.BILINEAR, box=tuple(box))
+    return source.transform(size, Image.Transform.EXTENT, tuple(box), Image.Resampling.BILINEAR)
 
 
 def _extents(boxes, matrix):

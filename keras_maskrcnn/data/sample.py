@@ -67,12 +67,16 @@ class Sample:
             return dataclasses.replace(self, effects=(*self.effects[:-1], self.effects[-1].then(matrix)))
         return self.affected(Recolor(matrix))
 
+    def visible(self):
+        """The objects that the view shows: list of `data.seen.Seen`."""
+        return look_at(self.instances, self.image.shape[:2], self.view, self.min_visible)
+
     def rendered(self):
         """The same with all of this done: image and masks in network pixels, looked at as they are.
 
         For what needs pixels to act on. Masks stay windows of their objects' size.
         """
-        instances = tuple(seen.rendered() for seen in self._visible())
+        instances = tuple(seen.rendered() for seen in self.visible())
         return Sample(self.network_image(), instances, View(*self.size), draw=self.draw)
 
     def network_image(self):
@@ -99,7 +103,7 @@ class Sample:
         Returns:
             NetworkInstances.
         """
-        seen = self._visible()
+        seen = self.visible()
         num_cut = max(0, len(seen) - max_instances)
         if num_cut:
             order = np.lexsort((rng.random(len(seen)), [not one.crowd for one in seen]))
@@ -114,9 +118,6 @@ class Sample:
             crowd=np.array([one.crowd for one in seen], bool),
             num_cut=num_cut,
         )
-
-    def _visible(self):
-        return look_at(self.instances, self.image.shape[:2], self.view, self.min_visible)
 
 
 @dataclasses.dataclass(frozen=True)
