@@ -258,6 +258,10 @@ def _predict_arguments(command):
     command.add_argument("images", nargs="+", help="image files or folders")
     command.add_argument("--output", default="predictions", help="folder for pictures and detections.json")
     command.add_argument("--score", type=float, default=0.5, help="detections below are left out")
+    command.add_argument(
+        "--tile", type=_positive(int), help="image pixels: cut larger images into overlapping squares of this side"
+    )
+    command.add_argument("--overlap", type=float, default=0.2, help="share of a tile's side; not below the objects'")
 
 
 def _predict(args):
@@ -270,7 +274,7 @@ def _predict(args):
     from keras_maskrcnn.visualize import draw_instances
 
     paths = _image_paths(args.images)
-    predictor = Predictor(_load_model(args.model), args.score)
+    predictor = Predictor(_load_model(args.model), args.score, args.tile, args.overlap)
     output = pathlib.Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     results = []

@@ -33,9 +33,10 @@ def draw_instances(image, found, min_score=0.0, captions=True, boxes=True, enlar
         uint8 (H * enlarge, W * enlarge, 3).
     """
     kept = [i for i in range(len(found)) if found.scores[i] >= min_score]
+    windows = found.mask_windows
     return _draw(
         image,
-        [found.mask_windows[i] for i in kept],
+        [windows[i] for i in kept],
         [found.boxes[i] for i in kept] if boxes else None,
         _captions(found, kept) if captions else None,
         enlarge,

@@ -142,7 +142,7 @@ def test_preview_draws_what_training_with_the_same_seed_is_given(shapes, tmp_pat
 def test_predict_writes_a_picture_for_each_image_and_coco_results(shapes, model_file, tmp_path):
     output = tmp_path / "found"
     arguments = ["predict", str(model_file), str(shapes / "images"), "--output", str(output)]
-    assert cli.main([*arguments, "--score", "0.01"]) == cli.SUCCESS
+    assert cli.main([*arguments, "--score", "0.01", "--tile", "48"]) == cli.SUCCESS
     pictures = sorted(output.glob("*.png"))
     assert len(pictures) == 4
     assert np.asarray(Image.open(pictures[0])).shape == (64, 64, 3)
