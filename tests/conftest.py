@@ -18,6 +18,7 @@ HOST_ONLY = (
     "test_data",
     "test_visualize",
     "test_resizing",
+    "test_tiling",
     "test_cli",
     "test_pth",
     "test_published",

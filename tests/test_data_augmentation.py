@@ -330,6 +330,21 @@ def test_what_does_not_fit_is_not_pasted_and_blending_stays_at_the_edge():
     assert plain.instances[0].box.tolist() == blended.instances[0].box.tolist()
 
 
+def test_an_object_as_long_as_the_image_lands_in_it():
+    # Its box, between pixels as polygons' are, is 30 long; it fills 31 columns: one too many.
+    polygon = Polygons((np.array([[3.5, 2.0], [33.5, 2.0], [33.5, 9.0], [3.5, 9.0]]),))
+    other = Sample.whole(
+        np.zeros((20, 40, 3), np.uint8), [Instance(0, np.array([3.5, 2, 33.5, 9], np.float32), polygon)]
+    )
+    columns = other.visible()[0].rendered().mask.pixels.any(0).sum()
+    for width in (29, 30, 31, 32):
+        base = Sample.whole(np.zeros((20, width, 3), np.uint8), [])
+        base = dataclasses.replace(base, draw=lambda rng: other)
+        for seed in range(5):
+            result = CopyPaste()(base, np.random.default_rng(seed))
+            assert len(result.instances) == (width >= columns)
+
+
 def test_copy_paste_without_a_loader_says_so():
     with pytest.raises(ValueError, match="made by hand.*DataLoader"):
         CopyPaste()(sample_of(shapes()), np.random.default_rng(0))

@@ -62,18 +62,16 @@ class CopyPaste:
         return dataclasses.replace(sample, image=np.asarray(image), instances=instances)
 
     def _chosen(self, sample, other, rng):
-        """Some objects of `other`, at least one, as many as there is room for; Instances in its network pixels."""
-        fit = [seen for seen in other.visible() if not seen.crowd and _fits(seen.box, sample.size)]
+        """Some objects of `other`, as many as there is room for; Instances in its network pixels."""
+        limits = sample.size[::-1]
+        fit = [seen for seen in other.visible() if not seen.crowd and (seen.box[2:] - seen.box[:2] <= limits).all()]
         room = min(len(fit), self.most - len(sample.instances))
         if room < 1:
             return []
         chosen = [fit[k].rendered() for k in rng.permutation(len(fit))[: rng.integers(1, room + 1)]]
-        return [_shrunk(instance, instance.mask.pixels) for instance in chosen]
-
-
-def _fits(box, size):
-    """Whether the pixels of a box, rounded outwards, are no more than an image of `size` has."""
-    return all(np.ceil(box[2:]) - np.floor(box[:2]) <= size[::-1])
+        chosen = [_shrunk(instance, instance.mask.pixels) for instance in chosen]
+        # Whole pixels can be one more than a box between pixels is long.
+        return [instance for instance in chosen if np.less_equal(instance.mask.pixels.shape, sample.size).all()]
 
 
 def _placed(instance, size, rng):
