@@ -5,7 +5,7 @@
 The model is that of `keras-maskrcnn demo`. 400 shapes of the size it was trained on lie across the borders of the tiles
 of a 6000x6000 image. "small": each shape in a 96x96 cut-out around it. "tiled": `Predictor(model, tile=1024,
 overlap=0.2)` on the whole. A detection is right if label and mask (IoU >= 0.5) are; a duplicate is one more detection
-on the pixels of a shape that has one already.
+of the same class on the pixels of a shape. (A model trained for minutes also finds some shapes as two classes.)
 """
 
 import argparse
@@ -95,8 +95,8 @@ def match(found, shapes):
         k, common = int(on.argmax()), int(on.max())
         if not common:
             continue
-        duplicates += k in touched
-        touched.add(k)
+        duplicates += (k, label) in touched
+        touched.add((k, label))
         union = window.sum() + shapes[k][1].sum() - common
         if label == shapes[k][0] and common >= 0.5 * union:
             right.add(k)
