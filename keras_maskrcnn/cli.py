@@ -126,21 +126,17 @@ def _train_arguments(command):
     model.add_argument("--recipe", choices=RECIPES, default=RECIPES[0], help="what --weights coco is for")
     model.add_argument("--backbone", help="resnet18 to resnet152 (default: resnet50)")
     model.add_argument("--norm", help="batch, group or frozen_batch (default: batch; with --weights the recipe's)")
-    model.add_argument("--min-size", type=_positive(int), default=800, help="short side, network pixels")
-    model.add_argument("--max-size", type=_positive(int), default=1333, help="limit of the long side")
-    model.add_argument("--image-scale", type=_positive(float), help="network over source pixels; replaces the sizes")
+    _size_arguments(model)
     model.add_argument("--anchor-sizes", type=int, nargs=5, default=[32, 64, 128, 256, 512])
     model.add_argument("--max-instances", type=_positive(int), help="objects of an image trained on (default: all)")
     model.add_argument("--max-detections", type=_positive(int), help="of an image (default: the data's, at least 100)")
-    augment = command.add_argument_group("augmentation (horizontal flips are always on)")
-    augment.add_argument("--crop", type=_positive(int), help="train on random squares of so many network pixels")
-    augment.add_argument("--any-way-up", action="store_true", help="quarter turns and vertical flips too")
+    _augmentation_arguments(command.add_argument_group("augmentation (preview-augmentation draws it)"), "flip")
 
 
 def _train(args):
     import keras
 
-    from keras_maskrcnn.data import DataLoader
+    from keras_maskrcnn.data import DataLoader, preset
     from keras_maskrcnn.evaluation import format_metrics
     from keras_maskrcnn.experiment import train_model
 
@@ -148,9 +144,8 @@ def _train(args):
     train = _open_dataset(args, args.images, args.annotations, "train")
     model = _model_to_train(args, train)
     val = _open_dataset(args, args.val_images, args.val_annotations, "val", model.config)
-    loader = DataLoader(
-        train, model.config, args.batch_size, _augmentation(args, model.config), shuffle=True, seed=args.seed
-    )
+    augmentation = preset(args.augment, model.config, args.crop, args.any_way_up)
+    loader = DataLoader(train, model.config, args.batch_size, shuffle=True, seed=args.seed, augmentation=augmentation)
     model.compile(keras.optimizers.AdamW(args.learning_rate, weight_decay=args.weight_decay, global_clipnorm=5.0))
     print(f"{len(train)} training and {len(val)} validation images, {len(loader)} batches an epoch")
     settings = {key: value for key, value in vars(args).items() if key != "run"}
@@ -228,17 +223,41 @@ def _pretrained_model(args, fields):
     return model
 
 
-def _augmentation(args, config):
-    from keras_maskrcnn import data
+# preview-augmentation --------------------------------------------------------------------------------------
 
-    if config.image_scale is not None:
-        steps = [data.ResizeByScale(config.image_scale)]
-    else:
-        steps = [data.Resize(config.min_size, config.max_size)]
-    if args.crop:
-        steps.append(data.RandomCrop(args.crop))
-    steps.append(data.RandomFlip(horizontal=True, vertical=args.any_way_up))
-    return [*steps, data.RandomRotate90()] if args.any_way_up else steps
+
+def _preview_arguments(command):
+    _dataset_arguments(command)
+    _augmentation_arguments(command, "strong")
+    _size_arguments(command)
+    command.add_argument("--count", type=_positive(int), default=4, help="images, taken evenly from all")
+    command.add_argument("--variants", type=_positive(int), default=3, help="epochs shown of each image")
+    command.add_argument("--seed", type=int, default=0, help="train with the same seed sees the same images")
+    command.add_argument("--output", default="augmentation.png", help="the picture to write, PNG")
+
+
+def _preview(args):
+    from PIL import Image
+
+    from keras_maskrcnn.callbacks import write_atomically
+    from keras_maskrcnn.config import MaskRCNNConfig
+    from keras_maskrcnn.data import preset
+    from keras_maskrcnn.preview import preview_augmentation
+
+    dataset = _open_dataset(args, args.images, args.annotations, "train")
+    config = MaskRCNNConfig(
+        num_classes=len(dataset.class_names),
+        min_size=args.min_size,
+        max_size=args.max_size,
+        image_scale=args.image_scale,
+        max_instances=max(100, dataset.max_instances),
+    )
+    augmentation = preset(args.augment, config, args.crop, args.any_way_up)
+    sheet = preview_augmentation(dataset, config, augmentation, args.count, args.variants, args.seed)
+    write_atomically(pathlib.Path(args.output), lambda path: Image.fromarray(sheet).save(path, format="PNG"))
+    print(f"{args.augment}:", *augmentation, sep="\n  ")
+    print(f"wrote {args.output}; gray masks are regions that training ignores")
+    return SUCCESS
 
 
 # evaluate --------------------------------------------------------------------------------------------------
@@ -273,6 +292,10 @@ def _predict_arguments(command):
     command.add_argument("--saved-model", metavar="DIR", help="an export instead: its folder, or that of its versions")
     command.add_argument("--output", default="predictions", help="folder for pictures and detections.json")
     command.add_argument("--score", type=float, default=0.5, help="detections below are left out")
+    command.add_argument(
+        "--tile", type=_positive(int), help="image pixels: cut larger images into overlapping squares of this side"
+    )
+    command.add_argument("--overlap", type=float, default=0.2, help="share of a tile's side; not below the objects'")
 
 
 def _predict(args):
@@ -306,6 +329,11 @@ def _paths_and_predictor(args):
 
     names = [args.model, *args.images] if args.saved_model and args.model else args.images
     paths = _image_paths(names)
+    if args.saved_model and args.tile:
+        raise ValueError(
+            f"Tiles are cut for a model, not for an export. Received: --saved-model {args.saved_model} and --tile "
+            f"{args.tile}. Name the .keras file or run folder that was exported."
+        )
     if args.saved_model:
         return paths, SavedModelPredictor(args.saved_model, args.score)
     if not args.model:
@@ -313,7 +341,7 @@ def _paths_and_predictor(args):
             "A model and images are needed. "
             f"Received: {args.images} alone. Name a .keras file or run folder first, or an export by --saved-model."
         )
-    return paths, Predictor(_load_model(args.model), args.score)
+    return paths, Predictor(_load_model(args.model), args.score, args.tile, args.overlap)
 
 
 def _image_paths(names):
@@ -460,6 +488,28 @@ def _dataset_arguments(group):
     cli_data.dataset_options(group)
 
 
+def _size_arguments(group):
+    group.add_argument("--min-size", type=_positive(int), default=800, help="short side, network pixels")
+    group.add_argument("--max-size", type=_positive(int), default=1333, help="limit of the long side")
+    group.add_argument("--image-scale", type=_positive(float), help="network over source pixels; replaces the sizes")
+
+
+def _augmentation_arguments(group, default):
+    group.add_argument(
+        "--augment",
+        choices=("none", "flip", "light", "strong"),
+        default=default,
+        help="flip: left and right; light: and scales and colours, moderately; strong: and scales from 0.1 to 2, "
+        "copy-paste, hue, blur, noise, JPEG",
+    )
+    group.add_argument("--crop", type=_positive(int), help="train on random squares of so many network pixels")
+    group.add_argument(
+        "--any-way-up",
+        action="store_true",
+        help="the images have no top: quarter turns and vertical flips too, with strong free turns",
+    )
+
+
 def _open_dataset(args, images, annotations, part, config=None):
     """The dataset of `--images` and `--annotations`, with the classes of a model's config where there is one."""
     classes = {}
@@ -500,6 +550,13 @@ _COMMANDS = (
             "train --weights coco --learning-rate 1e-4 --images train/ --annotations train.json --val-images val/ "
             "--val-annotations val.json --epochs 12",
         ],
+    ),
+    (
+        "preview-augmentation",
+        _preview,
+        _preview_arguments,
+        "draw what augmentation makes of some training images, before and after, with boxes and masks",
+        ["preview-augmentation --images train/ --annotations train.json --augment strong --output sheet.png"],
     ),
     (
         "evaluate",

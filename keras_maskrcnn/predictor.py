@@ -21,6 +21,7 @@ from keras_maskrcnn.resizing import (
     pad_to_canvas,
     resize_bilinear,
 )
+from keras_maskrcnn.tiling import find_in_tiles, tile_grid
 
 
 class Predictor:
@@ -30,9 +31,13 @@ class Predictor:
         model: MaskRCNN, or anything with `.config` and `.predict_on_batch(batch)`.
         score_threshold: float in 0..1, detections below it are dropped. None means the config's. It can't lie
             below the config's: those detections never leave the model.
+        tile: int, image pixels: larger images are cut into overlapping squares of this side, which are
+            resized as images of their size are and merged by their masks (`tiling.py`). None takes every image
+            whole. With `image_scale` in the config all scales stay; else `tile=config.min_size` keeps them.
+        overlap: share of a tile's side in common with the next one. Best not smaller than the objects.
     """
 
-    def __init__(self, model, score_threshold=None):
+    def __init__(self, model, score_threshold=None, tile=None, overlap=0.2):
         lowest = model.config.score_threshold
         if score_threshold is None:
             score_threshold = lowest
@@ -42,8 +47,12 @@ class Predictor:
                 f"Received: {score_threshold}. For more detections build the model with a lower threshold: "
                 "dataclasses.replace(config, score_threshold=...)."
             )
+        if tile is not None:
+            tile_grid(tile, tile, tile, overlap)  # raises where they cannot be
         self.model = model
         self.score_threshold = score_threshold
+        self.tile = tile
+        self.overlap = overlap
 
     def __call__(self, image):
         """Detect, and bring boxes back to image pixels.
@@ -53,9 +62,16 @@ class Predictor:
                 arrays.
 
         Returns:
-            FoundInstances, by falling score.
+            FoundInstances, by falling score; TiledInstances of an image larger than `tile`.
         """
         image = read_image(image)
+        if self.tile is None or max(image.shape[:2]) <= self.tile:
+            return self._find(image)
+        pieces = find_in_tiles(image, self._find, self.tile, self.overlap)
+        return TiledInstances(pieces, image.shape[:2], self.model.config)
+
+    def _find(self, image):
+        """Detect in the whole of a uint8 (H, W, 3) image."""
         height, width = image.shape[:2]
         size = network_size(height, width, self.model.config)
         # TensorFlow takes any size through one graph; JAX compiles once per canvas. A coarse grid of canvases keeps
@@ -152,6 +168,30 @@ class FoundInstances:
         code = {"size": list(self.image_size), "counts": runs.tolist()}
         code = coco_mask.frPyObjects(code, *self.image_size)
         return {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
+
+
+class TiledInstances(FoundInstances):
+    """The instances of a large image, by falling score, in image pixels; masks are kept as run lengths.
+
+    `mask_windows` and `to_coco` are the forms to use; `masks` would be n times the size of the image.
+
+    Args:
+        pieces: list of `tiling.Piece`, by falling score.
+        image_size: (height, width), image pixels.
+        config: MaskRCNNConfig, as for FoundInstances.
+    """
+
+    def __init__(self, pieces, image_size, config):
+        boxes = np.array([piece.box for piece in pieces], np.float32).reshape(-1, 4)
+        scores = np.array([piece.score for piece in pieces], np.float32)
+        labels = np.array([piece.label for piece in pieces], np.int32)
+        super().__init__(boxes, scores, labels, None, image_size, config)
+        self.pieces = pieces
+
+    @property
+    def mask_windows(self):
+        """List of n windows (bool (h, w), x0, y0), image pixels; decoded at each access."""
+        return [(piece.window, piece.x, piece.y) for piece in self.pieces]
 
 
 def _to_image_frame(boxes, network, image):

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as rle
 
+from keras_maskrcnn.masks import paste_mask_windows
+
 GOLDEN_RATIO = 0.618034  # successive hues stay far apart, however many there are
 OPACITY = 0.45
 SMALLEST_TEXT = 10  # pixels; smaller is not readable
@@ -31,9 +33,10 @@ def draw_instances(image, found, min_score=0.0, captions=True, boxes=True, enlar
         uint8 (H * enlarge, W * enlarge, 3).
     """
     kept = [i for i in range(len(found)) if found.scores[i] >= min_score]
+    windows = found.mask_windows
     return _draw(
         image,
-        [found.mask_windows[i] for i in kept],
+        [windows[i] for i in kept],
         [found.boxes[i] for i in kept] if boxes else None,
         _captions(found, kept) if captions else None,
         enlarge,
@@ -67,6 +70,34 @@ def draw_ground_truth(image, annotations, class_names=None, captions=True, boxes
     )
 
 
+def draw_batch_row(batch, row, class_names, scale=1.0, captions=True):
+    """Draw one image of a training batch as the model is given it; regions to ignore are gray.
+
+    Args:
+        batch: dict as in `batch.py`, of numpy arrays.
+        row: int, position in the batch.
+        class_names: names by label.
+        scale: the picture's size over network pixels.
+        captions: whether class names are written.
+
+    Returns:
+        uint8 (h, w, 3), the part of the canvas that is image, times `scale`.
+    """
+    height, width = (int(side) for side in batch["image_sizes"][row])
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    image = Image.fromarray(np.ascontiguousarray(batch["images"][row, :height, :width]))
+    kept = np.flatnonzero(batch["gt_valid"][row])
+    boxes = batch["gt_boxes"][row][kept] * scale
+    return _draw(
+        np.asarray(image.resize(size[::-1])),
+        paste_mask_windows(batch["gt_masks"][row][kept], boxes, size),
+        boxes,
+        [class_names[label] for label in batch["gt_labels"][row][kept]] if captions else None,
+        enlarge=1,
+        gray=batch["gt_crowd"][row][kept].tolist(),
+    )
+
+
 def beside(pictures, titles=None):
     """Put pictures side by side on white, each with its title above.
 
@@ -90,6 +121,17 @@ def beside(pictures, titles=None):
             pen.text((x + 2, 3), titles[i], fill="black", font=font)
         x += picture.shape[1] + SEPARATOR
     return np.asarray(panel)
+
+
+def above(pictures):
+    """Put pictures one above the other on white: uint8 (h, w, 3), as wide as the widest."""
+    height = sum(p.shape[0] for p in pictures) + SEPARATOR * (len(pictures) - 1)
+    sheet = np.full((height, max(p.shape[1] for p in pictures), 3), 255, np.uint8)
+    y = 0
+    for picture in pictures:
+        sheet[y : y + picture.shape[0], : picture.shape[1]] = picture
+        y += picture.shape[0] + SEPARATOR
+    return sheet
 
 
 def instance_color(index):

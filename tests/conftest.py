@@ -22,6 +22,7 @@ HOST_ONLY = (
     "test_checkup",
     "test_visualize",
     "test_resizing",
+    "test_tiling",
     "test_cli",
     "test_pth",
     "test_published",

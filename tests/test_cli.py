@@ -11,11 +11,13 @@ from PIL import Image
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.data import generate_shapes
+from keras_maskrcnn.data.augmentation import PRESETS
 from keras_maskrcnn_launcher import quiet_tensorflow
 
 COMMANDS = [
     "demo",
     "train",
+    "preview-augmentation",
     "evaluate",
     "predict",
     "export",
@@ -66,6 +68,14 @@ def test_numbers_that_can_not_be_are_refused(given, tmp_path, capsys):
     assert given[0] in capsys.readouterr().err
 
 
+def test_the_augmentations_offered_are_the_presets(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["preview-augmentation", "--augment", "heavy"])
+    told = capsys.readouterr().err
+    offered = told.split("choose from ")[1].replace("'", "").strip(" )\n").split(", ")
+    assert tuple(offered) == PRESETS
+
+
 def test_chatter_of_a_quiet_start_is_shown_only_with_an_error(capfd):
     with quiet_tensorflow():
         os.write(2, b"chatter")
@@ -109,7 +119,7 @@ def test_train_fine_tunes_into_a_run_folder_that_the_others_read(shapes, model_f
     run = tmp_path / "run"
     arguments = [*dataset_arguments(shapes), *dataset_arguments(shapes, "val-"), "--epochs", "1"]
     arguments += ["--batch-size", "2", "--start-from", str(model_file), "--run-dir", str(run)]
-    assert cli.main(["train", *arguments, "--any-way-up", "--crop", "64"]) == cli.SUCCESS
+    assert cli.main(["train", *arguments, "--any-way-up", "--crop", "64", "--augment", "strong"]) == cli.SUCCESS
     assert "segm" in capsys.readouterr().out
     assert {"best.keras", "last.keras", "metrics.csv", "curves.png"} <= {p.name for p in run.iterdir()}
     figures = tmp_path / "ap.json"
@@ -136,10 +146,33 @@ def test_evaluate_reads_other_formats_with_the_classes_of_the_model(shapes, mode
     assert "hexagon" in capsys.readouterr().err
 
 
+def test_preview_draws_what_training_with_the_same_seed_is_given(shapes, tmp_path, capsys):
+    from keras_maskrcnn.data import CocoDataset, DataLoader
+    from keras_maskrcnn.visualize import SEPARATOR, draw_batch_row
+
+    sheet = tmp_path / "sheet.png"
+    size = ["--image-scale", "1", "--count", "1", "--variants", "2", "--seed", "7"]
+    arguments = [*dataset_arguments(shapes), "--augment", "light", "--output", str(sheet)]
+    assert cli.main(["preview-augmentation", *arguments, *size]) == cli.SUCCESS
+    assert "ColorJitter" in capsys.readouterr().out
+    picture = np.asarray(Image.open(sheet))
+    dataset = CocoDataset(shapes / "annotations.json", shapes / "images")
+    config = small_model(image_scale=1.0, class_names=dataset.class_names, max_instances=100).config
+    loader = DataLoader(dataset, config, 1, shuffle=True, seed=7, augmentation="light")
+    side, head = 448, 24
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        batches = [loader[k] for k in range(4)]
+        drawn = [draw_batch_row(batch, 0, dataset.class_names, side / 64) for batch in batches]
+        x = (epoch + 1) * (side + SEPARATOR)
+        assert any((picture[head : head + d.shape[0], x : x + d.shape[1]] == d).all() for d in drawn)
+    assert (picture[head:, :side] != picture[head:, side + SEPARATOR : 2 * side + SEPARATOR]).any()
+
+
 def test_predict_writes_a_picture_for_each_image_and_coco_results(shapes, model_file, tmp_path):
     output = tmp_path / "found"
     arguments = ["predict", str(model_file), str(shapes / "images"), "--output", str(output)]
-    assert cli.main([*arguments, "--score", "0.01"]) == cli.SUCCESS
+    assert cli.main([*arguments, "--score", "0.01", "--tile", "48"]) == cli.SUCCESS
     pictures = sorted(output.glob("*.png"))
     assert len(pictures) == 4
     assert np.asarray(Image.open(pictures[0])).shape == (64, 64, 3)

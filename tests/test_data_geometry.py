@@ -5,7 +5,7 @@ import pytest
 
 from keras_maskrcnn.data import Instance, MaskWindow, Sample
 from keras_maskrcnn.data.geometry import View
-from keras_maskrcnn.data.sample import resample_mask
+from keras_maskrcnn.data.resampling import resample_mask
 from keras_maskrcnn.resizing import resize_bilinear
 
 RNG = np.random.default_rng(0)

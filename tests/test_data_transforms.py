@@ -17,6 +17,7 @@ from keras_maskrcnn.data import (
     Sample,
     ScaleJitter,
 )
+from keras_maskrcnn.data.transforms import bound_after
 
 
 def marked_sample(height=40, width=60):
@@ -51,7 +52,7 @@ def test_box_and_mask_stay_on_the_object(transforms):
         bound = sample.size
         for transform in transforms:
             sample = transform(sample, rng)
-            bound = transform.bound(*bound)
+            bound = bound_after([transform], *bound)
             assert sample.size[0] <= bound[0] and sample.size[1] <= bound[1]
         image = sample.network_image()
         assert image.shape == (*sample.size, 3)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from known_answers import KnownDataset, small_config
 
+from keras_maskrcnn.batch import empty_batch, fill_row
 from keras_maskrcnn.predictor import FoundInstances
-from keras_maskrcnn.visualize import beside, draw_ground_truth, draw_instances, instance_color
+from keras_maskrcnn.visualize import above, beside, draw_batch_row, draw_ground_truth, draw_instances, instance_color
 
 
 def found_in(size, boxes, scores):
@@ -89,3 +90,23 @@ def test_neighbouring_colours_differ():
 def test_a_float_image_is_refused():
     with pytest.raises(ValueError, match="uint8"):
         draw_instances(np.zeros((5, 5, 3)), found_in((5, 5), [], []))
+
+
+def test_a_batch_row_is_drawn_at_scale_and_what_is_ignored_is_gray():
+    batch = empty_batch(2, (64, 96), 4, 8)
+    boxes = np.array([[4, 6, 20, 26], [30, 10, 60, 40]], np.float32)
+    masks = np.ones((2, 8, 8), np.uint8)
+    image = np.full((50, 80, 3), 100, np.uint8)
+    fill_row(batch, 1, image, boxes, np.array([0, 2]), masks, np.array([False, True]))
+    picture = draw_batch_row(batch, 1, ["a", "b", "c"], scale=2.0, captions=False)
+    assert picture.shape == (100, 160, 3)  # the image's part of the canvas, twice as large
+    np.testing.assert_allclose(picture[30, 20], 100 * 0.55 + np.array(instance_color(0)) * 0.45, atol=1)
+    np.testing.assert_allclose(picture[50, 90], 100 * 0.55 + 150 * 0.45, atol=1)
+    assert (picture[90:] == 100).all() and (picture[:8] == 100).all()
+
+
+def test_rows_of_a_sheet_stand_above_each_other():
+    sheet = above([np.zeros((10, 30, 3), np.uint8), np.full((6, 20, 3), 9, np.uint8)])
+    assert sheet.shape == (24, 30, 3)
+    assert not sheet[:10].any() and (sheet[10:18] == 255).all() and (sheet[18:, :20] == 9).all()
+    assert (sheet[18:, 20:] == 255).all()

@@ -1,7 +1,10 @@
 """Readers, transforms and the loader: from files to batches, in numpy, without a model."""
 
+from keras_maskrcnn.data.appearance import ColorJitter, RandomBlur, RandomJpeg, RandomNoise
 from keras_maskrcnn.data.arrays import ArrayDataset
+from keras_maskrcnn.data.augmentation import preset
 from keras_maskrcnn.data.coco import CocoDataset
+from keras_maskrcnn.data.copy_paste import CopyPaste
 from keras_maskrcnn.data.csv_polygons import CsvDataset
 from keras_maskrcnn.data.dsb import DsbDataset
 from keras_maskrcnn.data.images import ImageError, read_image
@@ -22,10 +25,12 @@ from keras_maskrcnn.data.records import (
 from keras_maskrcnn.data.sample import Sample
 from keras_maskrcnn.data.shapes import generate_shapes
 from keras_maskrcnn.data.transforms import (
-    ColorJitter,
+    LargeScaleJitter,
+    RandomApply,
     RandomCrop,
     RandomFlip,
     RandomRotate90,
+    RandomRotation,
     Resize,
     ResizeByScale,
     ScaleJitter,
@@ -40,6 +45,7 @@ __all__ = [
     "CocoDataset",
     "ColorJitter",
     "CsvDataset",
+    "CopyPaste",
     "DataLoader",
     "Dataset",
     "DsbDataset",
@@ -50,11 +56,17 @@ __all__ = [
     "InstanceFilesDataset",
     "LabelImageDataset",
     "LabelmeDataset",
+    "LargeScaleJitter",
     "MaskWindow",
     "Polygons",
+    "RandomApply",
+    "RandomBlur",
     "RandomCrop",
     "RandomFlip",
+    "RandomJpeg",
+    "RandomNoise",
     "RandomRotate90",
+    "RandomRotation",
     "Record",
     "Resize",
     "ResizeByScale",
@@ -67,5 +79,6 @@ __all__ = [
     "YoloDataset",
     "generate_shapes",
     "open_dataset",
+    "preset",
     "read_image",
 ]

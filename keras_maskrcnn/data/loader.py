@@ -4,6 +4,7 @@ Comes in: a Dataset and the model's config. Goes out: dicts as `batch.py` descri
 not processes: Pillow and most of numpy release the interpreter lock; processes copy every batch.
 """
 
+import dataclasses
 import threading
 import warnings
 
@@ -11,10 +12,11 @@ import keras
 import numpy as np
 
 from keras_maskrcnn.batch import empty_batch, fill_row
+from keras_maskrcnn.data.augmentation import preset, resize_as
 from keras_maskrcnn.data.images import ImageError
 from keras_maskrcnn.data.records import Fault
 from keras_maskrcnn.data.sample import Sample
-from keras_maskrcnn.data.transforms import Resize, ResizeByScale
+from keras_maskrcnn.data.transforms import bound_after
 from keras_maskrcnn.resizing import canvas_size
 
 
@@ -33,6 +35,8 @@ class DataLoader(keras.utils.PyDataset):
         config: MaskRCNNConfig, for classes, image size, max_instances and gt_mask_size.
         batch_size: images a batch.
         transforms: list of `(sample, rng) -> sample`, in order; None resizes as the config says.
+        augmentation: what happens after `transforms`: "light" or "strong" (`data.augmentation.preset`),
+            or a list of transforms; None is nothing.
         shuffle: new random order each epoch.
         seed: int, of order and transforms.
         workers: threads.
@@ -61,6 +65,7 @@ class DataLoader(keras.utils.PyDataset):
         max_instances=None,
         drop_last=None,
         cache_bytes=512 * 2**20,
+        augmentation=None,
     ):
         super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=8)
         _check_classes(dataset, config)
@@ -68,7 +73,8 @@ class DataLoader(keras.utils.PyDataset):
             raise ValueError(f"batch_size must be at least 1. Received {batch_size}.")
         self.dataset = dataset
         self.batch_size = batch_size
-        self.transforms = _default_transforms(config) if transforms is None else list(transforms)
+        self.transforms = [resize_as(config)] if transforms is None else list(transforms)
+        self.transforms += preset(augmentation, config) if isinstance(augmentation, str) else augmentation or []
         self.shuffle = shuffle
         self.seed = seed
         self.drop_last = shuffle if drop_last is None else drop_last
@@ -111,7 +117,7 @@ class DataLoader(keras.utils.PyDataset):
         self.epoch += 1
 
     def _fill(self, batch, row, position, rng):
-        sample = self._read(position)
+        sample = dataclasses.replace(self._read(position), draw=self._draw)
         for transform in self.transforms:
             sample = transform(sample, rng)
         found = sample.network_instances(self.max_instances, self.gt_mask_size, rng)
@@ -125,6 +131,10 @@ class DataLoader(keras.utils.PyDataset):
             )
         image = sample.network_image()
         fill_row(batch, row, image, found.boxes, found.labels, found.masks, found.crowd)
+
+    def _draw(self, rng):
+        """Any image of the dataset, as the record has it, for transforms that mix two."""
+        return self._read(int(rng.integers(len(self.dataset))))
 
     def _read(self, position):
         """The sample at a position, or the next readable one where faults are to be skipped."""
@@ -149,15 +159,8 @@ class DataLoader(keras.utils.PyDataset):
         return order
 
     def _smallest_canvas(self):
-        sizes = np.array([self._bound(*size) for size in set(self.dataset.image_sizes)])
+        sizes = np.array([bound_after(self.transforms, *size) for size in set(self.dataset.image_sizes)])
         return canvas_size(*(int(side) for side in sizes.max(0)))
-
-    def _bound(self, height, width):
-        """Largest (height, width) that the transforms give; those without `bound` keep the size."""
-        for transform in self.transforms:
-            if hasattr(transform, "bound"):
-                height, width = transform.bound(height, width)
-        return height, width
 
 
 class SampleCache:
@@ -208,12 +211,6 @@ class EpochSync(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         """Keras calls this before it asks for the first batch of an epoch."""
         self.loader.set_epoch(epoch)
-
-
-def _default_transforms(config):
-    if config.image_scale is not None:
-        return [ResizeByScale(config.image_scale)]
-    return [Resize(config.min_size, config.max_size)]
 
 
 def _check_classes(dataset, config):

@@ -1,17 +1,17 @@
 """One image with its objects on the way into a batch: source pixels, records, and the View of them.
 
 Transforms replace the view; `network_image` and `network_instances` then make pixels, boxes and
-masks in network pixels, once. Called by `data.loader`; transforms (`data.transforms`) act on it.
+masks in network pixels, once. Called by `data.loader`; transforms (`data.transforms`,
+`data.appearance`, `data.copy_paste`) act on it.
 """
 
 import dataclasses
 
 import numpy as np
-from PIL import Image
 
+from keras_maskrcnn.data.effects import Recolor
 from keras_maskrcnn.data.geometry import View
-
-MIN_SIDE = 1.0  # network pixels: objects whose visible part is thinner are dropped
+from keras_maskrcnn.data.seen import look_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +22,17 @@ class Sample:
         image: uint8 (H, W, 3), image pixels.
         instances: tuple of Instance, image pixels.
         view: View, from image pixels to network pixels.
-        color: float (3, [r, g, b, 1]) that makes new colours of old ones, or None.
+        effects: tuple of `pixels -> pixels`, uint8 (h, w, 3), what happens to the network pixels.
+        min_visible: share of an object's mask; objects of which the view shows less are ignored.
+        draw: `rng -> Sample`, another image of the same dataset; None outside of a loader.
     """
 
     image: np.ndarray
     instances: tuple
     view: View
-    color: np.ndarray | None = None
+    effects: tuple = ()
+    min_visible: float = 0.0
+    draw: object = None
 
     @classmethod
     def whole(cls, image, instances):
@@ -49,32 +53,47 @@ class Sample:
         """(height, width) in network pixels."""
         return self.view.height, self.view.width
 
-    def seen(self, view):
-        """The same image and objects through another view."""
-        return dataclasses.replace(self, view=view)
+    def seen(self, view, min_visible=0.0):
+        """The same image and objects through another view; one that cuts says what share must be left."""
+        return dataclasses.replace(self, view=view, min_visible=max(min_visible, self.min_visible))
+
+    def affected(self, effect):
+        """The same with one more change to its network pixels, after those so far."""
+        return dataclasses.replace(self, effects=(*self.effects, effect))
 
     def recolored(self, matrix):
-        """The same with colours `matrix @ [r, g, b, 1]` of those so far, clipped at the end."""
-        matrix = np.asarray(matrix, np.float64)
-        if self.color is not None:
-            matrix = matrix @ np.concatenate([self.color, [[0, 0, 0, 1]]])
-        return dataclasses.replace(self, color=matrix)
+        """The same with colours `matrix @ [r, g, b, 1]` of those so far; several in a row clip once."""
+        if self.effects and isinstance(self.effects[-1], Recolor):
+            return dataclasses.replace(self, effects=(*self.effects[:-1], self.effects[-1].then(matrix)))
+        return self.affected(Recolor(matrix))
+
+    def visible(self):
+        """The objects that the view shows: list of `data.seen.Seen`."""
+        return look_at(self.instances, self.image.shape[:2], self.view, self.min_visible)
+
+    def rendered(self):
+        """The same with all of this done: image and masks in network pixels, looked at as they are.
+
+        For what needs pixels to act on. Masks stay windows of their objects' size.
+        """
+        instances = tuple(seen.rendered() for seen in self.visible())
+        return Sample(self.network_image(), instances, View(*self.size), draw=self.draw)
 
     def network_image(self):
         """uint8 (height, width, 3), network pixels."""
         pixels = self.view.pixels(self.image)
-        if self.color is None:
-            return pixels
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        return np.asarray(image.convert("RGB", tuple(self.color.ravel().tolist())))
+        for effect in self.effects:
+            pixels = effect(pixels)
+        return pixels
 
     def network_instances(self, max_instances, mask_size, rng):
         """The objects that the view shows, in network pixels.
 
         Boxes of objects cut by the view's border are recomputed from the pixels that are left. An
-        object is dropped if what is left of it is thinner than one pixel or has no mask pixel. If
-        more than `max_instances` remain, crowd regions are kept and the rest is a random choice:
-        keeping the largest would teach that small ones are background.
+        object is dropped if what is left of it is thinner than one pixel or has no mask pixel, and
+        is a crowd region if it is less than `min_visible` of it. If more than `max_instances`
+        remain, crowd regions are kept and the rest is a random choice: keeping the largest would
+        teach that small ones are background.
 
         Args:
             max_instances: int, most rows returned.
@@ -84,60 +103,21 @@ class Sample:
         Returns:
             NetworkInstances.
         """
-        boxes, windows, chosen = self._visible()
-        num_cut = max(0, len(chosen) - max_instances)
+        seen = self.visible()
+        num_cut = max(0, len(seen) - max_instances)
         if num_cut:
-            crowd = np.array([self.instances[i].crowd for i in chosen])
-            order = np.lexsort((rng.random(len(chosen)), ~crowd))
-            keep = np.sort(order[:max_instances])
-            boxes, chosen = boxes[keep], [chosen[k] for k in keep]
-            windows = [windows[k] for k in keep]
-        masks = np.zeros((len(chosen), mask_size, mask_size), np.uint8)
-        source_boxes = self.view.to_image(boxes)
-        for row, window in enumerate(windows):
-            masks[row] = self.view.orient(resample_mask(window, source_boxes[row], mask_size))
+            order = np.lexsort((rng.random(len(seen)), [not one.crowd for one in seen]))
+            seen = [seen[k] for k in np.sort(order[:max_instances])]
+        masks = np.zeros((len(seen), mask_size, mask_size), np.uint8)
+        for row, one in enumerate(seen):
+            masks[row] = one.cells(mask_size)
         return NetworkInstances(
-            boxes=boxes.astype(np.float32),
-            labels=np.array([self.instances[i].label for i in chosen], np.int32),
+            boxes=np.array([one.box for one in seen], np.float32).reshape(-1, 4),
+            labels=np.array([one.instance.label for one in seen], np.int32),
             masks=masks,
-            crowd=np.array([self.instances[i].crowd for i in chosen], bool),
+            crowd=np.array([one.crowd for one in seen], bool),
             num_cut=num_cut,
         )
-
-    def _visible(self):
-        """Boxes (n, 4) in network pixels, masks and positions of the objects that are visible."""
-        if not self.instances:
-            return np.zeros((0, 4)), [], []
-        whole = self.view.from_image(np.stack([instance.box for instance in self.instances]))
-        limits = np.array((self.view.width, self.view.height) * 2, np.float64)
-        clipped = np.clip(whole, 0, limits)
-        large = (clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE).all(-1)
-        cut = (np.abs(clipped - whole) > 1e-6).any(-1)
-        boxes, windows, chosen = [], [], []
-        for i in np.flatnonzero(large):
-            window = self.instances[i].mask.window(*self.image.shape[:2])
-            box = self._shrunk(window, clipped[i]) if cut[i] else clipped[i]
-            if box is not None and window.pixels.any():
-                boxes.append(box)
-                windows.append(window)
-                chosen.append(int(i))
-        return np.array(boxes, np.float64).reshape(-1, 4), windows, chosen
-
-    def _shrunk(self, window, box):
-        """The part of `box` (network pixels) that mask pixels fill, or None if degenerate."""
-        visible = self.view.to_image(box[None])[0] - (window.x, window.y, window.x, window.y)
-        height, width = window.pixels.shape
-        x1, y1 = np.maximum(np.floor(visible[:2] + 1e-6), 0).astype(int)
-        x2, y2 = np.minimum(np.ceil(visible[2:] - 1e-6), (width, height)).astype(int)
-        part = window.pixels[y1:y2, x1:x2]
-        rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
-        if len(rows) == 0:
-            return None
-        left, top = window.x + x1, window.y + y1
-        filled = (left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1)
-        filled = self.view.from_image([filled])[0]
-        shrunk = np.concatenate([np.maximum(box[:2], filled[:2]), np.minimum(box[2:], filled[2:])])
-        return shrunk if (shrunk[2:] - shrunk[:2] >= MIN_SIDE).all() else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,42 +137,3 @@ class NetworkInstances:
     masks: np.ndarray
     crowd: np.ndarray
     num_cut: int
-
-
-def resample_mask(window, box, size):
-    """A mask in the frame of a box, antialiased and cut at one half.
-
-    Bilinear over the source pixels with nothing outside the window, wide enough to average when it
-    shrinks. At source pixel centres the result is the source mask, so pasting it back changes
-    nothing there.
-
-    Args:
-        window: MaskWindow, image pixels.
-        box: float [x1, y1, x2, y2], image pixels, x1 < x2 and y1 < y2.
-        size: M, cells a side.
-
-    Returns:
-        uint8 0/1 (M, M). Never empty if the window has a pixel in the box: then at least the cell
-        with the largest coverage is set.
-    """
-    height, width = window.pixels.shape
-    padded = np.zeros((height + 2, width + 2), np.uint8)
-    np.multiply(window.pixels, 255, out=padded[1:-1, 1:-1])
-    origin = np.array((window.x - 1, window.y - 1) * 2, np.float64)
-    box = np.clip(np.asarray(box) - origin, 0, (width + 2, height + 2) * 2)
-    shape = (size, size)
-    coverage = Image.fromarray(padded).resize(shape, Image.Resampling.BILINEAR, box=tuple(box))
-    coverage = np.asarray(coverage)
-    mask = (coverage >= 128).astype(np.uint8)
-    if not mask.any():
-        mask[_fullest_cell(padded, box, size)] = 1
-    return mask
-
-
-def _fullest_cell(pixels, box, size):
-    """(row, column) of the cell with most pixels; 8-bit coverage would round small ones to zero."""
-    rows, columns = np.nonzero(pixels)
-    places = (np.stack([rows, columns]) + 0.5 - box[1::-1, None]) / (box[3:1:-1] - box[1::-1])[:, None]
-    cells = np.clip(places * size, 0, size - 1).astype(int)
-    counts = np.bincount(cells[0] * size + cells[1], minlength=1)
-    return divmod(int(counts.argmax()), size)

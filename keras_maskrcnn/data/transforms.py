@@ -1,19 +1,55 @@
 """Transforms of image, boxes and masks together: each changes how a Sample is looked at.
 
 A transform is any callable `(sample, rng) -> sample`. Those here replace the sample's View, so
-nothing is resampled before the last one has run, and mask and image cannot part. `bound(height,
-width)` tells the largest size that a transform may give, from which the loader derives its canvas.
-Write your own with
-`sample.seen(view)` for geometry and `sample.recolored(matrix)` for colours, or with
-`dataclasses.replace(sample, image=...)` for anything else about the pixels.
+nothing is resampled before the last one has run, and mask and image cannot part; those of
+`data.appearance` change pixels alone, `data.copy_paste` brings objects of another image. `bound(height,
+width)` tells the largest size that a transform may give, from which the loader derives its canvas;
+one without it keeps the size. Write your own with `sample.seen(view)` for geometry and
+`sample.affected(pixels -> pixels)` for anything about the network pixels; draw all chance from `rng`.
 """
 
 import dataclasses
 import math
 
-import numpy as np
-
 from keras_maskrcnn.resizing import network_size
+
+MIN_VISIBLE = 0.1  # of an object's mask: what a cut leaves less of, nobody could name
+
+
+def bound_after(transforms, height, width):
+    """Largest (height, width) that a list of transforms may give."""
+    for transform in transforms:
+        if hasattr(transform, "bound"):
+            height, width = transform.bound(height, width)
+    return height, width
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomApply:
+    """Another transform with a given probability, and else nothing.
+
+    Args:
+        transform: `(sample, rng) -> sample`.
+        probability: 0..1.
+    """
+
+    transform: object
+    probability: float
+
+    def __post_init__(self):
+        if not 0 <= self.probability <= 1:
+            raise ValueError(
+                f"A probability lies in 0..1. Received {self.probability} for {self.transform}. Is it in per cent?"
+            )
+
+    def __call__(self, sample, rng):
+        """Sample -> Sample."""
+        return self.transform(sample, rng) if rng.random() < self.probability else sample
+
+    def bound(self, height, width):
+        """(height, width) that holds the image both ways."""
+        changed = bound_after([self.transform], height, width)
+        return max(height, changed[0]), max(width, changed[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,14 +134,37 @@ class RandomRotate90:
 
 
 @dataclasses.dataclass(frozen=True)
+class RandomRotation:
+    """A free turn about the middle. The frame stays: corners leave it, and beyond the image it is gray.
+
+    Args:
+        degrees: the turn is drawn from -degrees to degrees.
+        min_visible: share of an object; of which less stays in the frame is ignored.
+    """
+
+    degrees: float
+    min_visible: float = MIN_VISIBLE
+
+    def __call__(self, sample, rng):
+        """Sample -> Sample."""
+        return sample.seen(sample.view.rotated(rng.uniform(-self.degrees, self.degrees)), self.min_visible)
+
+    def bound(self, height, width):
+        """(height, width) after the transform."""
+        return height, width
+
+
+@dataclasses.dataclass(frozen=True)
 class RandomCrop:
     """A window of fixed size at a random place; smaller images stay whole and are padded.
 
     Args:
         size: network pixels, int or (height, width).
+        min_visible: share of an object; what is cut to less of it becomes a region to ignore.
     """
 
     size: int | tuple
+    min_visible: float = MIN_VISIBLE
 
     def __call__(self, sample, rng):
         """Sample -> Sample."""
@@ -113,11 +172,41 @@ class RandomCrop:
         height, width = (min(side, limit) for side, limit in zip(sample.size, limits, strict=True))
         y = int(rng.integers(sample.size[0] - height + 1))
         x = int(rng.integers(sample.size[1] - width + 1))
-        return sample.seen(sample.view.cropped(x, y, height, width))
+        return sample.seen(sample.view.cropped(x, y, height, width), self.min_visible)
 
     def bound(self, height, width):
         """(height, width) of the window, whatever the image."""
         return (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class LargeScaleJitter:
+    """A random factor, then a window at a random place (Ghiasi et al. 2021, LSJ).
+
+    The paper's own is `[Resize(1024, 1024), LargeScaleJitter(window=1024)]`. What is smaller than the
+    window stays whole; the canvas of the batch is its padding.
+
+    Args:
+        low, high: smallest and largest factor on the present size, drawn uniformly.
+        window: network pixels, int or (height, width); None is the size before.
+        min_visible: as in RandomCrop.
+    """
+
+    low: float = 0.1
+    high: float = 2.0
+    window: int | tuple | None = None
+    min_visible: float = MIN_VISIBLE
+
+    def __call__(self, sample, rng):
+        """Sample -> Sample."""
+        factor = rng.uniform(self.low, self.high)
+        height, width = (max(1, round(side * factor)) for side in sample.size)
+        crop = RandomCrop(self.bound(*sample.size), self.min_visible)
+        return crop(sample.seen(sample.view.resized(height, width)), rng)
+
+    def bound(self, height, width):
+        """(height, width) of the window."""
+        return (height, width) if self.window is None else RandomCrop(self.window).bound(height, width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,33 +229,3 @@ class ScaleJitter:
     def bound(self, height, width):
         """(height, width) at the largest factor."""
         return math.ceil(height * self.high), math.ceil(width * self.high)
-
-
-@dataclasses.dataclass(frozen=True)
-class ColorJitter:
-    """Change brightness, contrast and saturation of the image at random; boxes and masks stay.
-
-    Args:
-        brightness: factor drawn from 1 - brightness to 1 + brightness.
-        contrast: likewise, about the image's mean.
-        saturation: likewise, about each pixel's mean of red, green and blue.
-    """
-
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.0
-
-    def __call__(self, sample, rng):
-        """Sample -> Sample."""
-        gain, spread, color = (
-            rng.uniform(1 - reach, 1 + reach) for reach in (self.brightness, self.contrast, self.saturation)
-        )
-        mean = float(sample.image[::8, ::8].mean())  # of some pixels: near enough, and 60 times faster
-        matrix = np.full((3, 4), (1 - color) / 3)
-        matrix[:, :3] += color * np.eye(3)
-        matrix[:, 3] = mean * (1 / spread - 1)
-        return sample.recolored(gain * spread * matrix)
-
-    def bound(self, height, width):
-        """(height, width) after the transform."""
-        return height, width

@@ -1,0 +1,254 @@
+"""Instances of images that are larger than the network should see at once: overlapping tiles, merged by mask.
+
+Comes in: a large image and a function that finds instances in a small one. Goes out: merged `Piece`s, masks
+as run lengths, image pixels. Called by Predictor. Neighbouring tiles share a strip; what they find there
+says which pieces are one object:
+
+1. A piece that its tile's border cuts, while another tile sees all of it and more, is dropped: that tile knows better.
+2. Two whole pieces that are the same in the strip are one object found twice: the surer one stays.
+3. Pieces of an object longer than the strip agree in the strip: they are joined.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+EDGE = 4  # image pixels: what ends nearer to a tile's border counts as cut by it; masks end a little early
+SAME = 0.5  # overlap in the strip from which two pieces are one object
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A rectangle of the image, int image pixels, x2 and y2 exclusive."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+    def shared(self, other):
+        """The rectangle that both have; without area where they have none."""
+        return Tile(max(self.x1, other.x1), max(self.y1, other.y1), min(self.x2, other.x2), min(self.y2, other.y2))
+
+    def inner(self, image_size, margin):
+        """(x1, y1, x2, y2) without a margin at the sides that are not the image's own."""
+        height, width = image_size
+        return (
+            self.x1 + margin * (self.x1 > 0),
+            self.y1 + margin * (self.y1 > 0),
+            self.x2 - margin * (self.x2 < width),
+            self.y2 - margin * (self.y2 < height),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One found instance, or what a tile shows of it.
+
+    Args:
+        tile: int, position in the list of tiles.
+        box: float (4,) [x1, y1, x2, y2], image pixels.
+        score: float.
+        label: int, 0..K-1.
+        x, y: int, image pixels: where the window of the mask begins.
+        code: pycocotools' run lengths of that window.
+    """
+
+    tile: int
+    box: np.ndarray
+    score: float
+    label: int
+    x: int
+    y: int
+    code: dict
+
+    @property
+    def window(self):
+        """Bool (h, w): the mask's pixels, decoded."""
+        return coco_mask.decode(self.code).astype(bool)
+
+    @property
+    def extent(self):
+        """Tile: the rectangle of the mask's window."""
+        height, width = self.code["size"]
+        return Tile(self.x, self.y, self.x + width, self.y + height)
+
+    def within(self, rectangle):
+        """Bool (h, w): the mask inside a rectangle that lies in the window."""
+        r = rectangle
+        return self.window[r.y1 - self.y : r.y2 - self.y, r.x1 - self.x : r.x2 - self.x]
+
+
+def find_in_tiles(image, find, tile, overlap):
+    """Find instances tile by tile and merge what the tiles have in common.
+
+    Only one tile is resized at a time and masks are kept as run lengths, so beside the image (which may be a
+    memory-mapped array) the memory grows with the number of instances alone.
+
+    Args:
+        image: uint8 (H, W, 3).
+        find: function of a uint8 (h, w, 3) image; its answer has `boxes`, `scores`, `labels`, `mask_windows`
+            (FoundInstances).
+        tile: int, image pixels a side.
+        overlap: share of a tile's side that it has in common with the next one. Objects up to `tile * overlap`
+            are whole in some tile.
+
+    Returns:
+        list of Piece by falling score, one an object.
+    """
+    tiles = tile_grid(*image.shape[:2], tile, overlap)
+    pieces = []
+    for index, one in enumerate(tiles):
+        found = find(np.ascontiguousarray(image[one.y1 : one.y2, one.x1 : one.x2]))
+        pieces += _pieces(found, index, one)
+    return merge_pieces(pieces, tiles, image.shape[:2])
+
+
+def tile_grid(height, width, tile, overlap):
+    """Tiles of equal size that cover an image, spread evenly, row by row: list of Tile.
+
+    Args:
+        height, width: int, image pixels.
+        tile: int, pixels a side; where the image is shorter, its side.
+        overlap: smallest share of a side in common with the next tile, 0 <= overlap < 1.
+    """
+    if tile < 1 or not 0 <= overlap < 1:
+        raise ValueError(
+            "Tiles need a side of at least one pixel and an overlap from 0 to below 1 (a share of the side). "
+            f"Received tile={tile}, overlap={overlap}. tile=1024, overlap=0.2 suits most images."
+        )
+    rows, columns = (_starts(side, tile, overlap) for side in (height, width))
+    return [Tile(x, y, min(x + tile, width), min(y + tile, height)) for y in rows for x in columns]
+
+
+def merge_pieces(pieces, tiles, image_size):
+    """One piece an object, by falling score; rules in the module docstring.
+
+    Args:
+        pieces: list of Piece.
+        tiles: list of Tile that they were found in.
+        image_size: (height, width).
+    """
+    cut = [not _inside(piece.extent, tiles[piece.tile].inner(image_size, EDGE)) for piece in pieces]
+    kept = [k for k, piece in enumerate(pieces) if not (cut[k] and _better_seen(piece, tiles, image_size))]
+    pieces, cut = [pieces[k] for k in kept], [cut[k] for k in kept]
+    groups = _groups(len(pieces), _links(pieces, cut, tiles))
+    merged = [_merged([pieces[k] for k in group], any(cut[k] for k in group)) for group in groups]
+    return sorted(merged, key=lambda piece: -piece.score)
+
+
+def _starts(side, tile, overlap):
+    if side <= tile:
+        return [0]
+    shared = min(math.ceil(tile * overlap), tile - 1)
+    count = math.ceil((side - shared) / (tile - shared))
+    return np.linspace(0, side - tile, count).round().astype(int).tolist()
+
+
+def _pieces(found, index, tile):
+    pieces = []
+    windows = found.mask_windows
+    for box, score, label, (window, x, y) in zip(found.boxes, found.scores, found.labels, windows, strict=True):
+        rows, columns = np.flatnonzero(window.any(1)), np.flatnonzero(window.any(0))
+        if len(rows) == 0:
+            continue
+        part = window[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        place = int(tile.x1 + x + columns[0]), int(tile.y1 + y + rows[0])
+        moved = np.asarray(box, np.float64) + (tile.x1, tile.y1, tile.x1, tile.y1)
+        pieces.append(Piece(index, moved, float(score), int(label), *place, _encode(part)))
+    return pieces
+
+
+def _encode(window):
+    return coco_mask.encode(np.asfortranarray(window, np.uint8))
+
+
+def _inside(extent, limits):
+    x1, y1, x2, y2 = limits
+    return extent.x1 >= x1 and extent.y1 >= y1 and extent.x2 <= x2 and extent.y2 <= y2
+
+
+def _better_seen(piece, tiles, image_size):
+    return any(_inside(piece.extent, tile.inner(image_size, EDGE)) for k, tile in enumerate(tiles) if k != piece.tile)
+
+
+def _links(pieces, cut, tiles):
+    """Pairs (i, j) of pieces that are one object. Whole ones pair off one to one between two tiles."""
+    candidates = []
+    for i, j in _meeting(pieces):
+        a, b = pieces[i], pieces[j]
+        either = cut[i] or cut[j]
+        if a.label != b.label and not either:
+            continue
+        union, smaller = _agreement(a, b, tiles[a.tile].shared(tiles[b.tile]))
+        # Halves need not agree in how far they reach; a half of another class must be the very same thing.
+        overlap = smaller if either and a.label == b.label else union
+        if overlap >= SAME:
+            candidates.append((overlap, i, j, either))
+    links, taken = [], set()
+    for _, i, j, either in sorted(candidates, reverse=True):
+        ends = {(i, pieces[j].tile), (j, pieces[i].tile)}
+        if either or not ends & taken:
+            links.append((i, j))
+            taken |= ends
+    return links
+
+
+def _meeting(pieces):
+    """Pairs i < j of pieces of different tiles whose windows meet."""
+    extents = np.array([dataclasses.astuple(piece.extent) for piece in pieces]).reshape(-1, 4)
+    owners = np.array([piece.tile for piece in pieces], int)
+    for i in range(len(pieces)):
+        low = np.maximum(extents[i, :2], extents[i + 1 :, :2])
+        high = np.minimum(extents[i, 2:], extents[i + 1 :, 2:])
+        meets = (high > low).all(1) & (owners[i + 1 :] != owners[i])
+        for j in np.flatnonzero(meets) + i + 1:
+            yield i, int(j)
+
+
+def _agreement(a, b, strip):
+    """Intersection over union, and over the smaller, of two masks within what both tiles see."""
+    parts = [strip.shared(piece.extent) for piece in (a, b)]
+    common = parts[0].shared(parts[1])
+    if common.x2 <= common.x1 or common.y2 <= common.y1:
+        return 0.0, 0.0
+    both = np.count_nonzero(a.within(common) & b.within(common))
+    areas = [np.count_nonzero(piece.within(part)) for piece, part in zip((a, b), parts, strict=True)]
+    return both / max(1, sum(areas) - both), both / max(1, min(areas))
+
+
+def _groups(count, links):
+    """Connected sets of 0..count-1 as lists."""
+    parent = list(range(count))
+
+    def root(k):
+        while parent[k] != k:
+            parent[k] = parent[parent[k]]
+            k = parent[k]
+        return k
+
+    for i, j in links:
+        parent[root(i)] = root(j)
+    groups = {}
+    for k in range(count):
+        groups.setdefault(root(k), []).append(k)
+    return list(groups.values())
+
+
+def _merged(group, any_cut):
+    """The surest of several findings of a whole object; the union of the parts of one that was cut."""
+    surest = max(group, key=lambda piece: piece.score)
+    if len(group) == 1 or not any_cut:
+        return surest
+    extents = np.array([dataclasses.astuple(piece.extent) for piece in group])
+    x1, y1, x2, y2 = (int(v) for v in (*extents[:, :2].min(0), *extents[:, 2:].max(0)))
+    window = np.zeros((y2 - y1, x2 - x1), bool)
+    for piece in group:
+        e = piece.extent
+        window[e.y1 - y1 : e.y2 - y1, e.x1 - x1 : e.x2 - x1] |= piece.window
+    largest = max(group, key=lambda piece: coco_mask.area(piece.code))
+    boxes = np.stack([piece.box for piece in group])
+    box = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
+    return Piece(largest.tile, box, surest.score, largest.label, x1, y1, _encode(window))
