@@ -106,7 +106,7 @@ def compare(answer, found, config):
 def saved_model(model, scratch, size):
     import tensorflow as tf
 
-    folder = km.export_saved_model(model, scratch / "saved_model", optimize=True)
+    folder = km.export_saved_model(model, scratch / "saved_model")
     loaded = tf.saved_model.load(str(folder))
     signature = loaded.signatures["serving_default"]
     return folder, lambda images: {k: v.numpy() for k, v in signature(images=tf.constant(images)).items() if loaded}

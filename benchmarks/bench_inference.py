@@ -39,7 +39,7 @@ def ours(case):
 
     import keras_maskrcnn as km
 
-    version = km.export_saved_model(model, tempfile.mkdtemp(), optimize=True, dtype=case["exported"])
+    version = km.export_saved_model(model, tempfile.mkdtemp(), dtype=case["exported"])
     loaded = tf.saved_model.load(str(version))
     signature = loaded.signatures["serving_default"]
     tensor = tf.constant(images)

@@ -46,7 +46,7 @@ def export(directory, dtype):
     twins.write_state()
     model = twins.our_model(score_threshold=0.02, detection_candidates=8192)
     start = time.perf_counter()
-    version = km.export_saved_model(model, directory, optimize=True, dtype=dtype)
+    version = km.export_saved_model(model, directory, dtype=dtype)
     print(f"export: {time.perf_counter() - start:.1f} s")
     weights = sum(weight.numpy().nbytes for weight in model.weights)
     print(f"weights in memory: {weights / 1e6:.1f} MB")

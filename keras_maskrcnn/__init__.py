@@ -11,6 +11,7 @@ from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset, DataLoader, open_dataset
 from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, format_metrics
 from keras_maskrcnn.experiment import train_model
+from keras_maskrcnn.memory import keep_freed_memory
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.optimize import optimize_for_inference
 from keras_maskrcnn.predictor import Predictor
@@ -46,6 +47,7 @@ __all__ = [
     "export_onnx",
     "export_saved_model",
     "format_metrics",
+    "keep_freed_memory",
     "load_weights",
     "maskrcnn_resnet101_fpn",
     "maskrcnn_resnet18_fpn",

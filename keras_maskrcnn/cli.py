@@ -372,9 +372,8 @@ def _export_arguments(command):
     saved_model.add_argument(
         "--version", type=_positive(int), help="number of the version; the next free one if left out"
     )
-    saved_model.add_argument("--optimize", action="store_true", help="fold batch norm into the convolutions: faster")
     saved_model.add_argument(
-        "--bfloat16", action="store_true", help="and compute them in bfloat16: faster where the processor has it"
+        "--bfloat16", action="store_true", help="convolutions in bfloat16: faster where the processor has it"
     )
     litert = command.add_argument_group("litert")
     litert.add_argument(
@@ -384,7 +383,7 @@ def _export_arguments(command):
 
 
 def _export(args):
-    own = {"savedmodel": ("version", "optimize", "bfloat16"), "litert": ("image_size", "quantization")}
+    own = {"savedmodel": ("version", "bfloat16"), "litert": ("image_size", "quantization")}
     for name, options in own.items():
         given = [option for option in options if getattr(args, option)]
         if given and name != args.format:
@@ -405,7 +404,6 @@ def _export_saved_model(args, model):
         args.target,
         version=args.version,
         overwrite=args.overwrite,
-        optimize=args.optimize,
         dtype="bfloat16" if args.bfloat16 else None,
     )
     return written, f"look at it with: saved_model_cli show --dir {written} --all"

@@ -188,7 +188,7 @@ def test_export_writes_a_version_and_overwrites_it_when_told(model_file, tmp_pat
     arguments = ["export", str(model_file), str(target), "--version"]
     assert cli.main([*arguments, "2"]) == cli.MISTAKE
     assert "overwrite" in capsys.readouterr().err
-    assert cli.main([*arguments, "2", "--overwrite", "--optimize"]) == cli.SUCCESS
+    assert cli.main([*arguments, "2", "--overwrite"]) == cli.SUCCESS
     assert (target / "2" / "saved_model.pb").is_file() and "saved_model_cli" in capsys.readouterr().out
     assert json.loads((target / "2" / "assets" / "about.json").read_text())["batch_norm_folded"] is True
 

@@ -15,7 +15,7 @@ from keras_maskrcnn.optimize import optimize_for_inference
 from keras_maskrcnn.serving.assets import write_assets
 
 
-def export_saved_model(model, directory, version=None, overwrite=False, optimize=False, dtype=None):
+def export_saved_model(model, directory, version=None, overwrite=False, optimize=True, dtype=None):
     """Write a model as version `directory/version` for TensorFlow Serving.
 
     Args:
@@ -23,8 +23,8 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
         directory: the model's folder (TF Serving's `base_path`), which holds one folder a version.
         version: int >= 1. None: one more than the highest there is, 1 first.
         overwrite: replace the version if it is there already. A server that has it loaded does not notice.
-        optimize: fold batch norm into the convolutions first (`optimize_for_inference`); the model stays as it is.
-            Scores then differ from the model's by rounding, a few 1e-5.
+        optimize: store batch norm folded into the convolutions (`optimize_for_inference`), as the model itself computes
+            it at each call; the model stays as it is.
         dtype: None for the model's; "bfloat16" computes convolutions and dense layers in it, boxes and NMS in float32,
             and folds as well.
 

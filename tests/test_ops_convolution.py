@@ -1,0 +1,156 @@
+"""Convolutions of all paths (native Winograd, stock, JAX) against direct sums in float64."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from backend_tools import compiled, pull_back_function
+
+from keras_maskrcnn import backend
+from keras_maskrcnn.backend import generic
+
+# sizes of the maps, channels, filters, side of the kernel, stride
+CASES = [
+    ([(1, 4, 4)], 16, 16, 3, 1),
+    ([(2, 13, 9)], 32, 48, 3, 1),  # tiles that stand over the border; half a panel on wide vectors
+    ([(1, 50, 7), (1, 3, 2), (1, 1, 1)], 16, 32, 3, 1),  # more tiles than a block, maps smaller than a tile
+    ([(2, 12, 10)], 16, 16, 3, 2),
+    ([(1, 11, 7)], 16, 16, 3, 2),
+    ([(1, 6, 5)], 3, 8, 3, 1),  # channels that the native one leaves to stock
+    ([(1, 16, 12)], 3, 8, 7, 2),
+    ([(2, 5, 7), (2, 3, 3)], 12, 7, 1, 1),
+    ([(1, 5, 7)], 16, 8, 1, 2),
+]
+IDS = [f"{len(sizes)} maps, {c} to {k}, {side}x{side}, stride {stride}" for sizes, c, k, side, stride in CASES]
+
+
+def random_case(sizes, channels, filters, side):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape).astype("float32")  # noqa: E731
+    return [draw(*size, channels) for size in sizes], draw(side, side, channels, filters), draw(filters)
+
+
+def direct_sum(features, kernel, bias, stride):
+    """The definition of a convolution, float64."""
+    side = kernel.shape[0]
+    margin = [(0, 0), (side // 2, side // 2), (side // 2, side // 2), (0, 0)]
+    padded = np.pad(features.astype("float64"), margin)
+    height, width = features.shape[1:3]
+    total = 0.0
+    for y in range(side):
+        for x in range(side):
+            total = total + padded[:, y : y + height : stride, x : x + width : stride] @ kernel[y, x].astype("float64")
+    return total + bias
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_convolution_equals_the_direct_sum(case, relu):
+    sizes, channels, filters, side, stride = case
+    maps, kernel, bias = random_case(sizes, channels, filters, side)
+    run = compiled(lambda *arrays: backend.convolve(list(arrays[2:]), arrays[0], arrays[1], stride, relu))
+    for found, features in zip(run(kernel, bias, *maps), maps, strict=True):
+        expected = direct_sum(features, kernel, bias, stride)
+        expected = np.maximum(expected, 0) if relu else expected
+        found = keras.ops.convert_to_numpy(found)
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max() + 1e-6)
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
+@pytest.mark.parametrize("case", CASES[:6], ids=IDS[:6])
+def test_gradients_equal_those_of_the_reference(case, relu):
+    sizes, channels, filters, side, stride = case
+    maps, kernel, bias = random_case(sizes, channels, filters, side)
+
+    def flat(convolve):
+        def run(*arrays):
+            outputs = convolve(list(arrays[2:]), arrays[0], arrays[1], stride, relu)
+            return keras.ops.concatenate([keras.ops.reshape(each, (-1,)) for each in outputs])
+
+        return pull_back_function(run)
+
+    count = sum(b * -(-h // stride) * -(-w // stride) for b, h, w in sizes) * filters
+    upstream = np.random.default_rng(1).standard_normal(count).astype("float32")
+    _, found = flat(backend.convolve)([kernel, bias, *maps], upstream)
+    _, expected = flat(generic.convolve)([kernel, bias, *maps], upstream)
+    assert np.abs(expected[0]).max() > 1
+    for ours, reference in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, reference, atol=1e-5 * np.abs(reference).max())
+
+
+def test_a_kernel_that_shifts_moves_the_map_by_a_cell():
+    """The tap at (0, 2) reads the cell above and to the right; zeros come in at the border."""
+    features = np.random.default_rng(0).standard_normal((1, 9, 6, 16)).astype("float32")
+    kernel = np.zeros((3, 3, 16, 16), "float32")
+    kernel[0, 2] = np.eye(16)
+    (moved,) = backend.convolve([features], keras.ops.convert_to_tensor(kernel), np.zeros(16, "float32"))
+    expected = np.zeros_like(features)
+    expected[:, 1:, :-1] = features[:, :-1, 1:]
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(moved), expected, atol=1e-5)
+
+
+def test_no_images_are_no_work():
+    nothing, kernel = np.zeros((0, 14, 14, 16), "float32"), keras.ops.ones((3, 3, 16, 32))
+    (none,) = backend.convolve([nothing], kernel, np.ones(32, "float32"))
+    assert keras.ops.shape(none) == (0, 14, 14, 32)
+
+
+@pytest.mark.tensorflow
+def test_the_native_convolution_has_the_same_bits_for_any_number_of_threads():
+    from keras_maskrcnn.backend import native
+
+    if native.load() is None:
+        pytest.skip("no native library: was there a compiler?")
+    maps, kernel, bias = random_case([(1, 61, 67), (1, 30, 33)], 32, 32, 3)
+    results = []
+    for threads in (1, 2, 3, 8):
+        outputs = native.load().keras_maskrcnn_conv3x3(maps, kernel, bias, relu=0, threads=threads)
+        gradient = native.load().keras_maskrcnn_conv3x3_kernel_grad(maps, outputs, threads=threads)
+        results.append([each.numpy() for each in (*outputs, gradient)])
+    for other in results[1:]:
+        for first, again in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.tensorflow
+def test_the_native_convolution_says_what_it_cannot_take():
+    import tensorflow as tf
+
+    from keras_maskrcnn.backend import native
+
+    if native.load() is None:
+        pytest.skip("no native library: was there a compiler?")
+    run = native.load().keras_maskrcnn_conv3x3
+    map16, map8 = tf.zeros((1, 4, 4, 16)), tf.zeros((1, 4, 4, 8))
+    for maps, kernel, bias, message in (
+        ([map8], tf.zeros((3, 3, 8, 16)), tf.zeros(16), "channels must be a multiple of 16"),
+        ([map16], tf.zeros((3, 3, 16, 8)), tf.zeros(8), "K a multiple of 16"),
+        ([map16], tf.zeros((3, 3, 16, 16)), tf.zeros(8), "bias must be"),
+        ([map16, tf.zeros((1, 4, 4, 32))], tf.zeros((3, 3, 16, 16)), tf.zeros(16), "the same channels"),
+        ([map16[0]], tf.zeros((3, 3, 16, 16)), tf.zeros(16), "a map must be"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            run(maps, kernel, bias, relu=0, threads=1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_kept_memory_stays_with_the_process():
+    """In a process of its own: 256 MB that were written and freed are still resident, and are not without the call."""
+    script = """
+import ctypes, resource, runpy, sys
+keep = runpy.run_path("keras_maskrcnn/memory.py")["keep_freed_memory"]
+if sys.argv[1] == "keep":
+    print(keep())
+block = bytearray(b"1") * 2**28
+del block
+print(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() // 2**20)
+"""
+    run = lambda mode: subprocess.run(  # noqa: E731
+        [sys.executable, "-c", script, mode], capture_output=True, text=True, check=True
+    ).stdout.split()
+    took, kept = run("keep")
+    assert took == "True" and int(kept) > 256
+    assert int(run("default")[0]) < 200
