@@ -10,6 +10,8 @@ import contextlib
 
 import tensorflow as tf
 
+from keras_maskrcnn.backend import native
+
 # No score of a candidate; finite, because not every runtime compares infinities as TensorFlow does.
 NEVER = tf.float32.min
 
@@ -29,7 +31,8 @@ def portable_operators(fixed_sizes=False):
     before = _portable, _fixed_sizes
     _portable, _fixed_sizes = True, fixed_sizes
     try:
-        yield
+        with native.stock_operators():
+            yield
     finally:
         _portable, _fixed_sizes = before
 
