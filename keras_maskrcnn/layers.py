@@ -192,7 +192,7 @@ class ConvNorm(keras.layers.Layer):
         maps = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         kernel, bias, normalizes = self.conv.kernel, self.conv.bias, self.norm is not None
         affine = getattr(self.norm, "affine", None)
-        if affine is not None and not self.norm.uses_batch(training):
+        if backend.FOLDS_NORMS and affine is not None and not self.norm.uses_batch(training):
             scale, shift = affine()
             kernel, bias = kernel * ops.cast(scale, kernel.dtype), ops.cast(shift, kernel.dtype)
             normalizes = False

@@ -25,6 +25,7 @@ non_max_suppression = chosen.non_max_suppression
 
 SUPPORTS_JIT = runtime.SUPPORTS_JIT
 HAS_FUSED_BATCH_NORM = runtime.HAS_FUSED_BATCH_NORM
+FOLDS_NORMS = runtime.FOLDS_NORMS
 fused_batch_norm = getattr(runtime, "fused_batch_norm", None)
 smaller = runtime.smaller
 trim_to_valid = runtime.trim_to_valid

@@ -9,6 +9,7 @@ from keras_maskrcnn.backend import portable
 
 SUPPORTS_JIT = False
 HAS_FUSED_BATCH_NORM = True
+FOLDS_NORMS = True  # a constant norm goes into the kernel before it
 
 
 def smaller(a, b):
