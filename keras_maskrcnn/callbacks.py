@@ -5,11 +5,12 @@ Called by `experiment.py` and by users. `CocoEvaluator`, whose figures `BestChec
 """
 
 import math
-import os
 import pathlib
 import time
 
 import keras
+
+from keras_maskrcnn.files import write_atomically
 
 
 class TimeBudget(keras.callbacks.Callback):
@@ -109,24 +110,6 @@ class BestCheckpoint(keras.callbacks.Callback):
 def save_model(model, path):
     """Write a `.keras` file atomically: after a crash the path holds the old file or the new one, whole."""
     write_atomically(path, model.save)
-
-
-def write_atomically(path, write):
-    """Write a file so that its path never holds half of it.
-
-    Args:
-        path: the file's final place; its folder must exist.
-        write: function that writes the file at the path it is given (same folder, same ending).
-    """
-    path = pathlib.Path(path)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        write(partial)
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _constant_learning_rate(optimizer):

@@ -15,7 +15,6 @@ command line and the samples.
 
 import csv
 import importlib.metadata
-import json
 import pathlib
 import time
 
@@ -24,9 +23,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget, save_model, write_atomically
+from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget, save_model
 from keras_maskrcnn.data import DataLoader, EpochSync
 from keras_maskrcnn.evaluation import CocoEvaluator
+from keras_maskrcnn.files import write_atomically, write_json
 from keras_maskrcnn.predictor import Predictor
 from keras_maskrcnn.visualize import beside, draw_ground_truth, draw_instances
 
@@ -209,12 +209,6 @@ def find_model(path):
         "A model is a .keras file or a run folder that holds best.keras or last.keras. "
         f"Received: {path}, where there is no such file. `keras-maskrcnn train` writes one."
     )
-
-
-def write_json(path, values):
-    """Write a JSON file atomically."""
-    text = json.dumps(values, indent=2) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _overlay(image, annotations, predictor, names):

@@ -78,8 +78,8 @@ class MaskHead(keras.layers.Layer):
     def _split_cells(self, features, deconv):
         """A 2x2 deconvolution as a product: each cell becomes four, (R, p, n, C) -> (R, p, 4 * n, channels).
 
-        The four stand one behind the other. Nothing after it looks sideways, so that only the logits, with a 256th of
-        the numbers, are put in order.
+        The four stand one behind the other. Nothing after it looks sideways, so that only the logits, one number a
+        cell, are put in order.
         """
         kernel = ops.transpose(ops.cast(deconv.kernel, features.dtype), (3, 0, 1, 2))
         kernel = ops.reshape(kernel, (1, 1, -1, 4 * self.channels))

@@ -68,7 +68,6 @@ def test_data_needs_no_model_and_the_model_no_evaluation():
         "serving",
         "zoo",
         "checkup",
-        "cli_data",
     }
     for path in FILES:
         if name_of(path).startswith("data/"):

@@ -11,8 +11,9 @@ from known_answers import KnownDataset, answers_from, small_config
 from PIL import Image
 
 from keras_maskrcnn import callbacks, experiment
-from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget, write_atomically
+from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget
 from keras_maskrcnn.experiment import find_model, train_model
+from keras_maskrcnn.files import write_atomically
 
 
 class Line(keras.Model):

@@ -62,7 +62,7 @@ def _convolves_natively(maps, kernel):
     fits = (rows, columns) == (3, 3) and channels % 16 == 0 and filters % 16 == 0
     # Turning a larger kernel into factors takes longer than its convolution of the small maps that are so deep.
     fits = fits and channels * filters <= 256 * 256
-    return fits and all(map.dtype == tf.float32 for map in maps) and not _on_gpu(maps[0]) and native.is_used()
+    return fits and all(features.dtype == tf.float32 for features in maps) and not _on_gpu(maps[0]) and native.is_used()
 
 
 def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):

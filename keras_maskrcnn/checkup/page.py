@@ -8,8 +8,8 @@ import itertools
 import numpy as np
 from PIL import Image
 
-from keras_maskrcnn.data.folders import write_text
 from keras_maskrcnn.data.images import ImageError
+from keras_maskrcnn.files import write_text
 from keras_maskrcnn.visualize import draw_ground_truth
 
 PICTURES = 24

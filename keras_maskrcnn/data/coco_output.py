@@ -9,7 +9,7 @@ import pathlib
 
 from PIL import Image
 
-from keras_maskrcnn.data.folders import write_text
+from keras_maskrcnn.files import write_atomically, write_text
 
 
 def coco_content(dataset, names=None):
@@ -79,14 +79,8 @@ def _images_folder(path):
 
 def _write_image(dataset, index, folder, root):
     """Write an image that is no file, as PNG. Returns its name relative to `root`."""
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{index + 1:06d}.png"
-    partial = folder / f".partial-{file.name}"
-    try:
-        Image.fromarray(dataset.load_image(index)).save(partial)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(file, Image.fromarray(dataset.load_image(index)).save)
     return _relative(file, root)
 
 

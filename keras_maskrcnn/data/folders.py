@@ -74,21 +74,6 @@ def read_json(path):
         raise ValueError(f"An annotation file must be JSON. Received {path}: {error}. Export it again.") from error
 
 
-def write_text(path, text):
-    """Write a text file whole: to a file beside it first, then renamed, its folder made where missing."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _is_shown(file):
     """Whether it is a file and none of those that systems hide, such as macOS's `._a.png`."""
     return not file.name.startswith(".") and file.is_file()

@@ -4,12 +4,9 @@ One function from images to detections, traced with operators that other runtime
 norm folded and float32 throughout. Called by `onnx.py` and `litert.py`.
 """
 
-import contextlib
 import importlib
 import json
-import os
 import pathlib
-import tempfile
 
 import keras
 
@@ -133,13 +130,3 @@ def need(module, extra):
             f"This conversion needs the package {module}. It is not installed ({error}): "
             f"pip install keras-maskrcnn[{extra}]"
         ) from error
-
-
-@contextlib.contextmanager
-def written_whole(path):
-    """A temporary path beside `path`, renamed to it if the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-        part = pathlib.Path(scratch) / path.name
-        yield part
-        os.replace(part, path)

@@ -4,7 +4,8 @@ LiteRT plans its memory ahead, so the image size is fixed and the batch is 1; Ro
 NonMaxSuppressionV4. Called by users and by the command line.
 """
 
-from keras_maskrcnn.serving.converting import check_arguments, trace, written_whole
+from keras_maskrcnn.files import write_atomically
+from keras_maskrcnn.serving.converting import check_arguments, trace
 
 QUANTIZATIONS = (None, "float16", "dynamic_range")
 
@@ -42,8 +43,7 @@ def export_litert(model, path, image_size, input_dtype="uint8", quantization=Non
     path = check_arguments(path, ".tflite", input_dtype, overwrite)
     traced = trace(model, input_dtype, tuple(image_size))
     content = _convert(traced, quantization)
-    with written_whole(path) as part:
-        part.write_bytes(content)
+    write_atomically(path, lambda partial: partial.write_bytes(content))
     return path
 
 

@@ -5,7 +5,8 @@ optimisers, and two of them together break this graph: "reshape_optimizer" write
 "remove_back_to_back" then gives the reshape another input. Called by users and by the command line.
 """
 
-from keras_maskrcnn.serving.converting import INPUT, check_arguments, describe, need, trace, written_whole
+from keras_maskrcnn.files import write_atomically
+from keras_maskrcnn.serving.converting import INPUT, check_arguments, describe, need, trace
 
 OPSET = 17
 
@@ -42,8 +43,7 @@ def export_onnx(model, path, input_dtype="uint8", opset=OPSET, overwrite=False):
     onnx.helper.set_model_props(proto, describe(model))
     _name_free_sizes(proto.graph)
     onnx.checker.check_model(proto)
-    with written_whole(path) as part:
-        onnx.save_model(proto, part)
+    write_atomically(path, lambda partial: onnx.save_model(proto, partial))
     return path
 
 

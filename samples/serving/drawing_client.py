@@ -6,10 +6,8 @@ grpc_client.py, which are the programs.
 
 import argparse
 import io
-import os
 import pathlib
 import sys
-import tempfile
 import time
 import types
 
@@ -17,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as rle
 
+from keras_maskrcnn.files import write_atomically
 from keras_maskrcnn_launcher import quiet_tensorflow
 
 with quiet_tensorflow():
@@ -99,7 +98,7 @@ def draw_all(model, paths, signature, output, min_score):
                 f"{found.image_size}, and {path} has {image.shape[:2]}. Rotate the file itself, not by EXIF alone."
             )
         target = output / f"{i:04d}-{path.stem}.png"
-        write_picture(draw_instances(image, found, min_score), target)
+        write_atomically(target, Image.fromarray(draw_instances(image, found, min_score)).save)
         shown = [f"{found.class_names[label]} {score:.2f}" for label, score in zip(found.labels, found.scores)]
         shown = shown[: int((found.scores >= min_score).sum())]
         print(f"{path}: {len(shown)} instances in {took:.2f} s -> {target}", *shown[:5], sep="\n    ")
@@ -117,13 +116,6 @@ def encoded(path, image):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def write_picture(picture, target):
-    """A PNG file, whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".png", delete=False) as file:
-        Image.fromarray(picture).save(file, "PNG")
-    os.replace(file.name, target)
 
 
 def found_in(outputs, row):

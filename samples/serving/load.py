@@ -3,11 +3,8 @@
 import argparse
 import concurrent.futures
 import ipaddress
-import json
-import os
 import pathlib
 import sys
-import tempfile
 import time
 import urllib.parse
 
@@ -15,6 +12,8 @@ import numpy as np
 from drawing_client import ENCODED, MISTAKE, SUCCESS, add_model, encoded, read_image
 from grpc_client import GrpcModel
 from rest_client import RestModel
+
+from keras_maskrcnn.files import write_json
 
 MOST_REQUESTS, MOST_CONCURRENT, MOST_IMAGES = 10_000, 64, 64  # in all; at once; in one request
 PERCENTILES = (50, 90, 99)
@@ -129,13 +128,6 @@ def format_table(results):
     return "\n".join(lines)
 
 
-def write_json(results, path):
-    """A JSON file, whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.absolute().parent, suffix=".json", delete=False) as file:
-        json.dump(results, file, indent=1)
-    os.replace(file.name, path)
-
-
 def main(argv=None):
     """Run it. Returns the exit status: 2 for a mistake, or where a batch size got no answer at all."""
     args = build_parser().parse_args(argv)
@@ -147,7 +139,7 @@ def main(argv=None):
             measure(model, args.signature, files, size, args.requests, args.concurrency) for size in args.batch_sizes
         ]
         if args.json:
-            write_json(results, args.json)
+            write_json(args.json, results)
     except (ValueError, OSError) as error:
         print(f"load.py: {error}", file=sys.stderr)
         return MISTAKE

@@ -186,7 +186,6 @@ struct Options {
 
 struct Map {
   int64_t images, rows, columns, channels;
-  int64_t Cells() const { return images * rows * columns; }
 };
 
 struct Boxes {

@@ -1,12 +1,11 @@
 """The commands that deal with datasets alone: keras-maskrcnn check-data | convert-data | split.
 
-Laid out as `cli`, which holds the list of all commands.
+`cli/__init__.py` holds the list of all commands.
 """
 
 import argparse
 import collections
 import dataclasses
-import json
 import pathlib
 import shlex
 import warnings
@@ -95,8 +94,8 @@ def split(args):
 
     from keras_maskrcnn.data.coco_output import image_folder
     from keras_maskrcnn.data.duplicates import NEAR_BITS, duplicate_groups
-    from keras_maskrcnn.data.folders import write_text
     from keras_maskrcnn.data.split import split_dataset
+    from keras_maskrcnn.files import write_json
 
     names = args.names or ["train", "val", "test"][: len(args.fractions)]
     if len(names) != len(args.fractions) or len(set(names)) != len(names):
@@ -110,7 +109,7 @@ def split(args):
     output = pathlib.Path(args.output)
     for name, part in zip(names, parts, strict=True):
         part.to_coco(output / f"{name}.json")
-    write_text(output / "copies.json", _copies(dataset, groups))
+    write_json(output / "copies.json", _copies(dataset, groups))
     print(_table(dataset, names, parts))
     print(f"{len(groups)} groups of copies kept together ({output / 'copies.json'})")
     for name, part in zip(names, parts, strict=True):
@@ -139,7 +138,7 @@ def check(args):
 
     from keras_maskrcnn import checkup
     from keras_maskrcnn.checkup.inspection import leaks
-    from keras_maskrcnn.data.folders import write_text
+    from keras_maskrcnn.files import write_json
 
     started = time.monotonic()
     train = inspect_source(args, args.source, args.images, "train")
@@ -150,7 +149,7 @@ def check(args):
         extra = [*(_of_val(finding) for finding in val.findings), *leaks(train, val)]
     report = checkup.make_report(train, checkup.propose(train), extra, time.monotonic() - started)
     output = pathlib.Path(args.output)
-    write_text(output / "report.json", json.dumps(report, indent=2) + "\n")
+    write_json(output / "report.json", report)
     command = _training_command(args, output / "report.json")
     checkup.write_page(report, train.dataset, output / "index.html", command)
     print(_summary(report))
@@ -218,9 +217,9 @@ def _fraction(text):
 
 
 def _copies(dataset, groups):
-    """The groups as JSON: lists of file names."""
+    """The groups, lists of file names."""
     names = [entry["file_name"] or f"image {entry['id']}" for entry in dataset.to_coco()["images"]]
-    return json.dumps([[names[position] for position in group] for group in groups], indent=2) + "\n"
+    return [[names[position] for position in group] for group in groups]
 
 
 def _table(dataset, names, parts):

@@ -1,0 +1,94 @@
+"""keras-maskrcnn export | convert: models and weights for other programs."""
+
+from keras_maskrcnn.cli.options import SUCCESS, load_model, positive
+
+# export ----------------------------------------------------------------------------------------------------
+
+
+def export_arguments(command):
+    """Arguments of export."""
+    command.add_argument("model", help="a .keras file or a run folder")
+    command.add_argument(
+        "target", help="savedmodel: the model's folder, which gets a folder for each version; others: a file to write"
+    )
+    command.add_argument("--format", choices=sorted(_EXPORTS), default="savedmodel", help="what to write")
+    command.add_argument("--overwrite", action="store_true", help="replace a version or file that exists")
+    saved_model = command.add_argument_group("savedmodel")
+    saved_model.add_argument(
+        "--version", type=positive(int), help="number of the version; the next free one if left out"
+    )
+    saved_model.add_argument(
+        "--bfloat16", action="store_true", help="convolutions in bfloat16: faster where the processor has it"
+    )
+    litert = command.add_argument_group("litert")
+    litert.add_argument(
+        "--image-size", type=positive(int), nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels of the images to come"
+    )
+    litert.add_argument("--quantization", choices=["float16", "dynamic_range"], help="smaller weights, less exact")
+
+
+def export(args):
+    """Write a SavedModel, an ONNX or a LiteRT file."""
+    own = {"savedmodel": ("version", "bfloat16"), "litert": ("image_size", "quantization")}
+    for name, options in own.items():
+        given = [option for option in options if getattr(args, option)]
+        if given and name != args.format:
+            raise ValueError(
+                f"--{given[0].replace('_', '-')} is an option of --format {name}. Received: --format {args.format}. "
+                "Leave it out: ONNX and LiteRT files always hold batch norm folded, in float32."
+            )
+    written, hint = _EXPORTS[args.format](args, load_model(args.model))
+    print(f"wrote {written}; {hint}")
+    return SUCCESS
+
+
+def _export_saved_model(args, model):
+    from keras_maskrcnn.serving import export_saved_model
+
+    written = export_saved_model(
+        model,
+        args.target,
+        version=args.version,
+        overwrite=args.overwrite,
+        dtype="bfloat16" if args.bfloat16 else None,
+    )
+    return written, f"look at it with: saved_model_cli show --dir {written} --all"
+
+
+def _export_onnx(args, model):
+    from keras_maskrcnn.serving import export_onnx
+
+    return export_onnx(model, args.target, overwrite=args.overwrite), "run it with onnxruntime"
+
+
+def _export_litert(args, model):
+    from keras_maskrcnn.serving import export_litert
+
+    size = None if args.image_size is None else tuple(args.image_size)
+    written = export_litert(model, args.target, size, quantization=args.quantization, overwrite=args.overwrite)
+    return written, "run it with ai_edge_litert.interpreter.Interpreter"
+
+
+_EXPORTS = {"savedmodel": _export_saved_model, "onnx": _export_onnx, "litert": _export_litert}
+
+
+# convert ---------------------------------------------------------------------------------------------------
+
+
+def convert_arguments(command):
+    """Arguments of convert."""
+    command.add_argument("source", help="torchvision's .pth, .pt or .safetensors; or a .keras file or run folder")
+    command.add_argument(
+        "target", help=".keras or .weights.h5; from a model of ours .safetensors under torchvision's names"
+    )
+    command.add_argument("--all-rows", action="store_true", help="keep COCO's 90 rows instead of its 80 categories")
+    command.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+
+
+def convert(args):
+    """Weights of torchvision to ours, or back."""
+    from keras_maskrcnn.weights.convert import convert_file
+
+    print(convert_file(args.source, args.target, args.all_rows, args.overwrite))
+    print(f"wrote {args.target}")
+    return SUCCESS
