@@ -33,10 +33,13 @@ setup(
     ext_modules=[
         Extension(
             "keras_maskrcnn.backend.native._operators",
-            [f"{NATIVE}/{name}.cc" for name in ("operators", "roi_align", "convolution")],
+            [f"{NATIVE}/{name}.cc" for name in ("operators", "roi_align", "convolution", "direct", "winograd")],
             depends=[
                 f"{NATIVE}/{name}"
-                for name in ("combine.inc", "winograd.inc", "operators.h", "threads.h", "tensorflow_c_api.h")
+                for name in (
+                    *("combine.inc", "direct.inc", "winograd.inc", "vectors.inc", "routines.inc"),
+                    *("convolution.h", "operators.h", "threads.h", "tensorflow_c_api.h"),
+                )
             ],
             extra_compile_args=["-O3", "-g0", "-std=c++17", "-Wno-psabi", "-fvisibility=hidden"],
             libraries=["dl"],

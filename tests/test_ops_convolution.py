@@ -1,4 +1,4 @@
-"""Convolutions of all paths (native Winograd, stock, JAX) against direct sums in float64."""
+"""Convolutions of all paths (native: Winograd and direct; stock, JAX) against direct sums in float64."""
 
 import subprocess
 import sys
@@ -15,7 +15,8 @@ from keras_maskrcnn.backend import generic
 CASES = [
     ([(1, 4, 4)], 16, 16, 3, 1),
     ([(2, 13, 9)], 32, 48, 3, 1),  # tiles that stand over the border; half a panel on wide vectors
-    ([(1, 50, 7), (1, 3, 2), (1, 1, 1)], 16, 32, 3, 1),  # more tiles than a block, maps smaller than a tile
+    ([(1, 50, 7), (1, 3, 2), (1, 1, 1)], 16, 32, 3, 1),  # more cells than a block, maps smaller than a tile
+    ([(1, 50, 37), (1, 3, 2), (1, 1, 1)], 16, 32, 3, 1),  # so many that the native one takes Winograd's way
     ([(2, 12, 10)], 16, 16, 3, 2),
     ([(1, 11, 7)], 16, 16, 3, 2),
     ([(1, 6, 5)], 3, 8, 3, 1),  # channels that the native one leaves to stock
@@ -60,7 +61,7 @@ def test_convolution_equals_the_direct_sum(case, relu):
 
 
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
-@pytest.mark.parametrize("case", CASES[:6], ids=IDS[:6])
+@pytest.mark.parametrize("case", CASES[:7], ids=IDS[:7])
 def test_gradients_equal_those_of_the_reference(case, relu):
     sizes, channels, filters, side, stride = case
     maps, kernel, bias = random_case(sizes, channels, filters, side)
@@ -98,18 +99,54 @@ def test_no_images_are_no_work():
     assert keras.ops.shape(none) == (0, 14, 14, 32)
 
 
-@pytest.mark.tensorflow
-def test_the_native_convolution_has_the_same_bits_for_any_number_of_threads():
+WINOGRAD, DIRECT = 1, 2  # of the native operator's attribute `way`; without it, it takes the faster one
+
+
+def native_library():
     from keras_maskrcnn.backend import native
 
     if native.load() is None:
         pytest.skip("no native library: was there a compiler?")
+    return native.load()
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("relu", [0, 1], ids=["linear", "relu"])
+@pytest.mark.parametrize(("way", "stride"), [(WINOGRAD, 1), (DIRECT, 1), (DIRECT, 2)], ids=["winograd", "direct", "s2"])
+@pytest.mark.parametrize("case", CASES[:4], ids=IDS[:4])
+def test_each_native_way_equals_the_direct_sum(case, way, stride, relu):
+    sizes, channels, filters, _, _ = case
+    maps, kernel, bias = random_case(sizes, channels, filters, 3)
+    attributes = {"stride": stride, "way": way, "threads": 2}
+    outputs = native_library().keras_maskrcnn_conv3x3(maps, kernel, bias, relu=relu, **attributes)
+    for found, features in zip(outputs, maps, strict=True):
+        expected = direct_sum(features, kernel, bias, stride)
+        expected = np.maximum(expected, 0) if relu else expected
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max() + 1e-6)
+    # A kernel's gradient: for each tap, the cells that it read times what came of them.
+    gradient = native_library().keras_maskrcnn_conv3x3_kernel_grad(maps, outputs, **attributes)
+    expected = np.zeros(kernel.shape)
+    for features, upstream in zip(maps, outputs, strict=True):
+        padded = np.pad(features.astype("float64"), [(0, 0), (1, 1), (1, 1), (0, 0)])
+        height, width = features.shape[1:3]
+        for y in range(3):
+            for x in range(3):
+                read = padded[:, y : y + height : stride, x : x + width : stride]
+                expected[y, x] += np.einsum("bhwc,bhwk->ck", read, upstream.numpy())
+    np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("way", [WINOGRAD, DIRECT], ids=["winograd", "direct"])
+def test_the_native_convolution_has_the_same_bits_for_any_number_of_threads(way):
     maps, kernel, bias = random_case([(1, 61, 67), (1, 30, 33)], 32, 32, 3)
-    results = []
+    library, results = native_library(), []
     for threads in (1, 2, 3, 8):
-        outputs = native.load().keras_maskrcnn_conv3x3(maps, kernel, bias, relu=0, threads=threads)
-        gradient = native.load().keras_maskrcnn_conv3x3_kernel_grad(maps, outputs, threads=threads)
-        results.append([each.numpy() for each in (*outputs, gradient)])
+        attributes = {"stride": 1, "way": way, "threads": threads}
+        outputs = library.keras_maskrcnn_conv3x3(maps, kernel, bias, relu=0, **attributes)
+        gradient = library.keras_maskrcnn_conv3x3_kernel_grad(maps, outputs, **attributes)
+        back = library.keras_maskrcnn_conv3x3_back(outputs, kernel, way=way, threads=threads)
+        results.append([each.numpy() for each in (*outputs, gradient, *back)])
     for other in results[1:]:
         for first, again in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(first, again)
@@ -119,21 +156,17 @@ def test_the_native_convolution_has_the_same_bits_for_any_number_of_threads():
 def test_the_native_convolution_says_what_it_cannot_take():
     import tensorflow as tf
 
-    from keras_maskrcnn.backend import native
-
-    if native.load() is None:
-        pytest.skip("no native library: was there a compiler?")
-    run = native.load().keras_maskrcnn_conv3x3
+    run = native_library().keras_maskrcnn_conv3x3
     map16, map8 = tf.zeros((1, 4, 4, 16)), tf.zeros((1, 4, 4, 8))
     for maps, kernel, bias, message in (
         ([map8], tf.zeros((3, 3, 8, 16)), tf.zeros(16), "channels must be a multiple of 16"),
-        ([map16], tf.zeros((3, 3, 16, 8)), tf.zeros(8), "K a multiple of 16"),
+        ([map16], tf.zeros((3, 3, 16, 8)), tf.zeros(8), "multiples of 16"),
         ([map16], tf.zeros((3, 3, 16, 16)), tf.zeros(8), "bias must be"),
         ([map16, tf.zeros((1, 4, 4, 32))], tf.zeros((3, 3, 16, 16)), tf.zeros(16), "the same channels"),
         ([map16[0]], tf.zeros((3, 3, 16, 16)), tf.zeros(16), "a map must be"),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            run(maps, kernel, bias, relu=0, threads=1)
+            run(maps, kernel, bias, stride=1, relu=0, threads=1)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")

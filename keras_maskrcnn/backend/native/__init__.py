@@ -89,38 +89,52 @@ def crop(pyramid, frame, box_batch, levels, bins, ratio):
     return forward(*pyramid)
 
 
-def convolve(maps, kernel, bias, relu):
-    """Convolve maps by 3x3, stride 1, zeros around, add the bias and cut at zero, natively, with a native gradient.
+def convolve(maps, kernel, bias, strides, relu):
+    """Convolve maps by 3x3, a cell of zeros around, add the bias and cut at zero, natively, with a native gradient.
 
     Args:
         maps: list of L maps (B, H_l, W_l, C), float32, C a multiple of 16.
         kernel: float32 (3, 3, C, K), K a multiple of 16.
         bias: float32 (K,).
+        strides: int; outputs are H / strides, rounded up.
         relu: whether ReLU follows.
 
     Returns:
-        list of L maps (B, H_l, W_l, K), float32.
+        list of L maps (B, h_l, w_l, K), float32.
     """
     library, threads = load(), num_threads()
 
-    def run(maps, kernel, bias, relu):
-        outputs = library.keras_maskrcnn_conv3x3(maps, kernel, bias, relu=int(relu), threads=threads)
-        return [tf.ensure_shape(o, (*m.shape[:3], kernel.shape[-1])) for o, m in zip(outputs, maps, strict=True)]
-
     @tf.custom_gradient
     def forward(kernel, bias, *maps):
-        outputs = run(maps, kernel, bias, relu)
+        outputs = library.keras_maskrcnn_conv3x3(maps, kernel, bias, stride=strides, relu=int(relu), threads=threads)
+        outputs = [_with_shape(output, level, kernel, strides) for output, level in zip(outputs, maps, strict=True)]
 
         def gradient(*upstreams):
             if relu:
                 upstreams = [tf.raw_ops.ReluGrad(gradients=u, features=o) for u, o in zip(upstreams, outputs)]
-            of_kernel = library.keras_maskrcnn_conv3x3_kernel_grad(maps, upstreams, threads=threads)
+            of_kernel = library.keras_maskrcnn_conv3x3_kernel_grad(maps, upstreams, stride=strides, threads=threads)
             of_bias = tf.add_n([tf.reduce_sum(upstream, axis=(0, 1, 2)) for upstream in upstreams])
-            # Each cell gave to its neighbours what the turned kernel brings back.
-            turned = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
-            of_maps = run(upstreams, turned, tf.zeros(turned.shape[-1]), False)
+            apart = [_spread_cells(upstream, level, strides) for upstream, level in zip(upstreams, maps, strict=True)]
+            of_maps = library.keras_maskrcnn_conv3x3_back(apart, kernel, threads=threads)
+            of_maps = [tf.ensure_shape(each, level.shape) for each, level in zip(of_maps, maps, strict=True)]
             return tf.ensure_shape(of_kernel, kernel.shape), of_bias, *of_maps
 
         return outputs, gradient
 
     return forward(kernel, bias, *maps)
+
+
+def _with_shape(output, level, kernel, strides):
+    """What is known of a convolution's shape while tracing."""
+    sides = [None if side is None else -(-side // strides) for side in level.shape[1:3]]
+    return tf.ensure_shape(output, (level.shape[0], *sides, kernel.shape[-1]))
+
+
+def _spread_cells(upstream, level, strides):
+    """Upstream cells where the centres of their kernels stood in the map, zeros between them."""
+    if strides == 1:
+        return upstream
+    batch, height, width, filters = tf.unstack(tf.shape(upstream))
+    apart = tf.pad(upstream[:, :, None, :, None], [[0, 0], [0, 0], [0, strides - 1], [0, 0], [0, strides - 1], [0, 0]])
+    apart = tf.reshape(apart, (batch, height * strides, width * strides, filters))
+    return apart[:, : tf.shape(level)[1], : tf.shape(level)[2]]

@@ -1,0 +1,80 @@
+// A 3x3 convolution of maps that share a kernel, and the two ways to compute it.
+
+#ifndef KERAS_MASKRCNN_CONVOLUTION_H_
+#define KERAS_MASKRCNN_CONVOLUTION_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+// A map (B, H, W, C) that is read.
+struct Map {
+  const float* data;
+  int64_t images, rows, columns, channels;
+  int64_t Cells() const { return images * rows * columns; }
+};
+
+// Maps (B, H_l, W_l, channels), kernel (3, 3, channels, filters), a cell of zeros around. An output is as large as its
+// map, or a stride-th of that, rounded up. Channels and filters are multiples of 16.
+struct Convolution {
+  std::vector<Map> maps;
+  int64_t channels, filters;
+  int stride, threads;
+
+  // What gradients and outputs of map l look like.
+  Map Output(size_t l) const {
+    const Map& map = maps[l];
+    return {nullptr, map.images, (map.rows + stride - 1) / stride, (map.columns + stride - 1) / stride, filters};
+  }
+};
+
+// Outputs (B, h_l, w_l, filters) with bias (filters,), cut at zero if `relu`. Winograd's way is for stride 1.
+void ConvolveByWinograd(const Convolution& convolution, const float* kernel, const float* bias, bool relu,
+                        const std::vector<float*>& outputs);
+void ConvolveDirectly(const Convolution& convolution, const float* kernel, const float* bias, bool relu,
+                      const std::vector<float*>& outputs);
+
+// The gradient (3, 3, channels, filters) of the kernel from those of the outputs.
+void KernelGradientByWinograd(const Convolution& convolution, const std::vector<const float*>& upstreams,
+                              float* gradient);
+void KernelGradientDirectly(const Convolution& convolution, const std::vector<const float*>& upstreams,
+                            float* gradient);
+
+// The routines for this processor's vectors; called once.
+void ChooseWinogradWidth();
+void ChooseDirectWidth();
+
+// Some cells of one map that are worked on together, or tiles of cells.
+struct Block {
+  size_t map;
+  int64_t first, count;
+};
+
+// Divides counts[l] units of each map into blocks of at most `size`.
+inline std::vector<Block> MakeBlocks(const std::vector<int64_t>& counts, int64_t size) {
+  std::vector<Block> blocks;
+  for (size_t l = 0; l < counts.size(); ++l) {
+    for (int64_t first = 0; first < counts[l]; first += size) {
+      blocks.push_back({l, first, size < counts[l] - first ? size : counts[l] - first});
+    }
+  }
+  return blocks;
+}
+
+// Memory that is not initialised, whose vectors do not straddle cache lines.
+class Buffer {
+ public:
+  explicit Buffer(int64_t count) : memory_(new float[count + 16]) {
+    const uintptr_t at = reinterpret_cast<uintptr_t>(memory_.get());
+    data_ = reinterpret_cast<float*>((at + 63) / 64 * 64);
+  }
+  float* data() const { return data_; }
+
+ private:
+  std::unique_ptr<float[]> memory_;
+  float* data_;
+};
+
+inline int64_t RoundUp(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+#endif  // KERAS_MASKRCNN_CONVOLUTION_H_
