@@ -125,6 +125,14 @@ class MaskRCNN(keras.Model):
 
     # The path ------------------------------------------------------------------------------------------------
 
+    def compile(self, *args, **kwargs):
+        """As `keras.Model.compile`; also makes the optimizer's variables.
+
+        Made in the first training step, they would have TensorFlow trace it twice.
+        """
+        super().compile(*args, **kwargs)
+        self.optimizer.build(self.trainable_variables)
+
     def call(self, inputs, training=None, options=None):
         """Detect, or with ground truth among the inputs answer and say what the answer should have been.
 
