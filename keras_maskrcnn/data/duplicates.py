@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from keras_maskrcnn.data.images import ImageError, as_picture, read_picture
+from keras_maskrcnn.data.decoding import stored_image
+from keras_maskrcnn.data.images import ImageError, as_picture, picture_of
 
 NEAR_BITS = 50  # most bits of 255 that copies differ in; see above
 _SIDE, _FREQUENCIES = 64, 16
@@ -74,7 +75,7 @@ def describe(dataset, index, perceptual=True):
         digest = hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest()
     except OSError as error:
         raise ImageError(f"An image file must be readable. Received {source}: {error}. Check it.") from error
-    return digest, perceptual_hash(read_picture(source)) if perceptual else None
+    return digest, perceptual_hash(picture_of(stored_image(source))) if perceptual else None
 
 
 def perceptual_hash(image):

@@ -144,11 +144,10 @@ def as_picture(pixels):
     return np.ascontiguousarray(pixels)
 
 
-def read_picture(source):
-    """uint8 RGB to look at, of any image: as `read_image` where it can be RGB, else `as_picture`."""
-    stored = stored_image(source)
+def picture_of(stored):
+    """uint8 RGB to look at, of a `Stored`: as `read_image` makes it where it can be RGB, else as `as_picture`."""
     if stored.pixels.shape[2] - stored.alpha in (1, 3) and stored.pixels.dtype.kind in "bu":
-        return read_image(source)
+        return as_dtype(as_channels(stored, 3), "uint8", stored.name)
     return as_picture(stored.pixels)
 
 
