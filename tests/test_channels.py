@@ -40,11 +40,14 @@ def write_coco(folder, names):
     return CocoDataset(folder / "squares.json", folder)
 
 
-def train_two_steps(config, loader, tmp_path=None):
-    """A model after two steps of `fit`; its losses are finite and its first convolution has changed."""
+def train_two_steps(config, loader):
+    """A model after two steps of `fit`; its losses are finite and its first convolution has changed.
+
+    Eager: tracing takes many times longer than two steps, and test_model.py has it.
+    """
     model = km.MaskRCNN(config)
     before = ops.convert_to_numpy(model.backbone.stem.conv.kernel)
-    model.compile(keras.optimizers.SGD(1e-3))
+    model.compile(keras.optimizers.SGD(1e-3), run_eagerly=True)
     history = model.fit(loader, epochs=1, steps_per_epoch=2, verbose=0).history
     assert all(np.isfinite(values[-1]) for values in history.values()), history
     assert before.shape[2] == config.num_channels
@@ -89,6 +92,7 @@ def test_five_channels_of_sixteen_bits_from_tiff_to_export(tmp_path):
     same(km.Predictor(model)(images[1]), found)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    again.compile(run_eagerly=True)
     assert again.config == config
     same(km.Predictor(again)(tmp_path / "1.tif"), found, atol=1e-5)
     assert np.isfinite(km.evaluate_coco(model, dataset)["segm_AP"])
@@ -114,6 +118,7 @@ def test_one_and_four_channels_train(tmp_path):
         loader = DataLoader(dataset, config, 1)
         np.testing.assert_array_equal(loader[0]["images"][0], pixels)
         model = km.MaskRCNN(config)
+        model.compile(run_eagerly=True)
         answer = model(loader[0])
         losses = model.compute_loss(loader[0], y_pred=answer)
         assert np.isfinite(float(ops.convert_to_numpy(losses)))
