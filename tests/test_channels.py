@@ -64,14 +64,14 @@ def same(found, expected, atol=0.0):
 
 @pytest.mark.tensorflow
 def test_five_channels_of_sixteen_bits_from_tiff_to_export(tmp_path):
-    images = [five_channels(seed) for seed in range(4)]
+    images = [five_channels(seed) for seed in range(2)]
     for number, image in enumerate(images):  # (C, H, W) with names of its axes, and (H, W, C)
         if number % 2:
             tifffile.imwrite(tmp_path / f"{number}.tif", image, photometric="minisblack", planarconfig="contig")
         else:
             planes = np.ascontiguousarray(image.transpose(2, 0, 1))
             tifffile.imwrite(tmp_path / f"{number}.tif", planes, imagej=True, metadata={"axes": "CYX"})
-    dataset = write_coco(tmp_path, [f"{number}.tif" for number in range(4)])
+    dataset = write_coco(tmp_path, ["0.tif", "1.tif"])
 
     inspection = inspect_dataset(dataset, workers=1)
     (tmp_path / "report.json").write_text(json.dumps(make_report(inspection, propose(inspection))))
@@ -82,10 +82,10 @@ def test_five_channels_of_sixteen_bits_from_tiff_to_export(tmp_path):
     assert measured["image_dtype"] == "uint16" and not inspection.findings
 
     config = tiny_config(num_classes=1, class_names=("square",), **measured)
-    plain = DataLoader(dataset, config, 4)[0]["images"]
+    plain = DataLoader(dataset, config, 2)[0]["images"]
     assert plain.dtype == np.uint16
     np.testing.assert_array_equal(plain, images)
-    loader = DataLoader(dataset, config, 2, shuffle=True, augmentation=[RandomFlip(), RandomCrop(64)])
+    loader = DataLoader(dataset, config, 1, shuffle=True, augmentation=[RandomFlip(), RandomCrop(64)])
     model = train_two_steps(config, loader)
 
     found = km.Predictor(model)(tmp_path / "1.tif")

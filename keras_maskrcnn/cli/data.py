@@ -198,7 +198,9 @@ def _pixel_line(kind):
     alpha = " and transparency" if kind["alpha"] else ""
     figures = [f"{name} {', '.join(f'{value:g}' for value in kind[name])}" for name in ("mean", "std")]
     span = f"{min(kind['least']):g} to {max(kind['most']):g}"
-    return f"{kind['images']} images, {kind['channels']} channels{alpha} of {kind['dtype']}, {span}; {'; '.join(figures)}"
+    return (
+        f"{kind['images']} images, {kind['channels']} channels{alpha} of {kind['dtype']}, {span}; {'; '.join(figures)}"
+    )
 
 
 def read_options(path):

@@ -190,7 +190,9 @@ def by_planes(pixels, act):
     if _is_rgb(pixels):
         return np.asarray(act(Image.fromarray(np.ascontiguousarray(pixels))))
     dtype = np.uint8 if pixels.dtype == np.uint8 else np.float32
-    planes = [np.asarray(act(Image.fromarray(plane))) for plane in np.ascontiguousarray(np.moveaxis(pixels, 2, 0), dtype)]
+    planes = [
+        np.asarray(act(Image.fromarray(plane))) for plane in np.ascontiguousarray(np.moveaxis(pixels, 2, 0), dtype)
+    ]
     return as_dtype_of(np.stack(planes, axis=2), pixels)
 
 

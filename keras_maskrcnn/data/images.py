@@ -246,7 +246,9 @@ def check_finite(pixels, name):
 def _channels_remedy(have, channels):
     if channels == 1 and have == 3:
         return "It is in colours: convert it to gray, or train on RGB."
-    return f"Give images of {channels} channels, or measure pixel_mean and pixel_std of these (check-data) and train anew."
+    return (
+        f"Give images of {channels} channels, or measure pixel_mean and pixel_std of these (check-data) and train anew."
+    )
 
 
 def _stretched(plane):

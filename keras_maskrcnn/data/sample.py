@@ -82,12 +82,10 @@ class Sample:
         For what needs pixels to act on. Masks stay windows of their objects' size.
         """
         instances = tuple(seen.rendered() for seen in self.visible())
-        return Sample(
-            self.network_image(), instances, View(*self.size), draw=self.draw, fill=self.fill, std=self.std
-        )
+        return Sample(self.network_image(), instances, View(*self.size), draw=self.draw, fill=self.fill, std=self.std)
 
     def channel_std(self):
-        """float (C,): what the model divides each channel by, or else the image's own standard deviation."""
+        """Float (C,): what the model divides each channel by, or else the image's own standard deviation."""
         return some_pixels(self.image).std((0, 1), dtype=np.float64) if self.std is None else np.array(self.std)
 
     def network_image(self):
