@@ -248,8 +248,8 @@ def _check_pixels(config):
         )
     if config.image_dtype != "uint8" and mean == IMAGENET_MEAN:
         raise ValueError(
-            f"pixel_mean and pixel_std must be those of the {config.image_dtype} images. Received ImageNet's, which are "
-            "of 8-bit RGB. Measure them with `keras-maskrcnn check-data`, or leave image_dtype at uint8."
+            f"pixel_mean and pixel_std must be those of the {config.image_dtype} images. Received ImageNet's, of "
+            "8-bit RGB. Measure them with `keras-maskrcnn check-data`, or leave image_dtype at uint8."
         )
 
 

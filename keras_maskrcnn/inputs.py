@@ -60,7 +60,7 @@ def _check_images(images, channels):
     if images.shape[-1] != channels:
         raise ValueError(
             f"`images` must be (B, H, W, {channels}), channels last. Received shape {tuple(images.shape)}. "
-            "Grayscale images go into a model of RGB in three equal channels: numpy.repeat(gray[..., None], 3, axis=-1). "
+            "Grayscale images go into an RGB model in three equal channels: numpy.repeat(gray[..., None], 3, axis=-1). "
             "A model has one channel for each entry of its config's pixel_mean."
         )
     dtype = str(getattr(images.dtype, "name", images.dtype))

@@ -3,8 +3,8 @@
 Comes in: an image and what was found in it (`FoundInstances`) or its ground truth, in image pixels. Goes out:
 uint8 RGB. Called by users, by the run folder's overlays and by the command line. Nothing is shown on a screen.
 
-Images of other channels and dtypes are drawn on what `data.images.as_picture` shows of them: the first three channels as
-red, green and blue; dtypes other than uint8 stretched, channel by channel.
+Images of other channels and dtypes are drawn on what `data.images.as_picture` shows of them: the first three channels
+as red, green and blue; dtypes other than uint8 stretched, channel by channel.
 """
 
 import colorsys

@@ -177,7 +177,7 @@ def _other_kind(kind, usual, positions, names):
     listed = ", ".join(names[position] for position in positions[:_NAMED])
     more = ", ..." if len(positions) > _NAMED else ""
     message = (
-        f"{len(positions)} images have {kind[0]} channels of {kind[1]}, most have {usual[0]} of {usual[1]}: {listed}{more}. "
-        "A model takes one kind. Export them alike."
+        f"{len(positions)} images have {kind[0]} channels of {kind[1]}, most have {usual[0]} of {usual[1]}: "
+        f"{listed}{more}. A model takes one kind. Export them alike."
     )
     return Finding(WARNING, "images of another kind", names[positions[0]], message, positions[0])

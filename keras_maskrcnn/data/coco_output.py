@@ -50,8 +50,8 @@ def write_coco(dataset, path):
     """Write a dataset as COCO JSON, whole or not at all. Returns the content.
 
     Images that are no files of their own (arrays, or embedded in annotation files) are written as PNG or TIFF, with all
-    their channels, into `<name of path>_images` beside it. `file_name`s are relative to `dataset.image_dir`, or to that folder where no
-    image is a file.
+    their channels, into `<name of path>_images` beside it. `file_name`s are relative to `dataset.image_dir`, or to that
+    folder where no image is a file.
     """
     path = pathlib.Path(path)
     root = dataset.image_dir or _images_folder(path)

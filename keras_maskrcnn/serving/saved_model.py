@@ -31,7 +31,7 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
     Returns:
         The version's folder as a pathlib.Path: `saved_model.pb` and `variables`, `assets` (what the model is, see
         `assets.py`) and `assets.extra` (requests that TF Serving warms up with). See `signatures.py` for what the
-        SavedModel takes and returns. For images that no encoded file holds it has no `serve_bytes`, and that is printed.
+        SavedModel takes and returns. It has no `serve_bytes` for images that no file holds, which is printed.
 
     Raises:
         ValueError: the backend is not TensorFlow; the version is no positive integer, or exists and `overwrite` is

@@ -68,8 +68,8 @@ def without_files(config):
     if (config.num_channels, config.image_dtype) in READERS:
         return None
     return (
-        f"serve_bytes and serve_rle are left out: images of {config.num_channels} channels, {config.image_dtype}, are in "
-        "no JPEG, PNG, BMP or GIF file that TensorFlow decodes. Send arrays to serving_default."
+        f"serve_bytes and serve_rle are left out: images of {config.num_channels} channels, {config.image_dtype}, are "
+        "in no JPEG, PNG, BMP or GIF file that TensorFlow decodes. Send arrays to serving_default."
     )
 
 

@@ -2,7 +2,8 @@
 
 The rule is timm's (`adapt_input_conv` in timm/models/_manipulate.py): for one channel the sum over red, green and blue,
 which answers a gray image as the RGB weights answer it in three equal channels; for others the three are repeated in
-turn and scaled by 3 / C, so that C equal channels give the answer that three gave. Called by the loaders of this folder.
+turn and scaled by 3 / C, so that C equal channels give about the answer that three gave. Called by the loaders of this
+folder.
 """
 
 import numpy as np
