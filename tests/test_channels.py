@@ -105,6 +105,7 @@ def test_five_channels_of_sixteen_bits_from_tiff_to_export(tmp_path):
     assert not any("bytes" in name or "rle" in name for name in about["signatures"])
 
 
+@pytest.mark.tensorflow  # eager steps take minutes on JAX, where it passes too
 def test_one_and_four_channels_train(tmp_path):
     rng = np.random.default_rng(0)
     rgba = rng.integers(0, 256, (SIDE, SIDE, 4), np.uint8)

@@ -8,6 +8,8 @@ from tiny import scatter_weights, tiny_config
 import keras_maskrcnn as km
 from keras_maskrcnn.weights.inflation import inflate, inflates
 
+pytestmark = pytest.mark.tensorflow  # passes on JAX too; the loaders are numpy
+
 
 def model_of(channels):
     return km.MaskRCNN(tiny_config(pixel_mean=(100.0,) * channels, pixel_std=(50.0,) * channels))
