@@ -54,6 +54,7 @@ setup(
         "numpy>=1.26",
         "pycocotools>=2.0.8",
         "scikit-image>=0.22",
+        "tifffile>=2022.8.12",  # scikit-image's own; images of any channels are read with it
         "pillow>=10.1",  # the first with a scalable built-in font, which draw_instances uses
         "pyyaml>=6.0",  # reads data.yaml of YOLO datasets; one small wheel without dependencies
         "matplotlib>=3.8",  # every run folder holds the plot of its losses and AP
@@ -73,6 +74,7 @@ setup(
         ],
         "onnx": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],  # writes .onnx files and runs them
         "litert": ["ai-edge-litert>=1.2"],  # runs .tflite files; TensorFlow alone writes them
+        "tiff": ["imagecodecs>=2023.1.23"],  # multi-channel TIFFs in LZW, JPEG and other compressions than deflate
         "safetensors": ["safetensors>=0.4"],  # reads and writes .safetensors files of weights
         "serving": ["tensorflow-serving-api>=2.18"],  # the gRPC client of samples/serving; brings grpcio
     },

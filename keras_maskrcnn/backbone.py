@@ -163,7 +163,7 @@ class ResNet(keras.layers.Layer):
                 layer.trainable = False
 
     def build(self, input_shape):
-        """Build for images (B, H, W, 3)."""
+        """Build for images (B, H, W, C)."""
         self.stem.build(input_shape)
         shape = (None, None, None, 64)
         for block in self.blocks:
@@ -174,7 +174,7 @@ class ResNet(keras.layers.Layer):
         """Extract the four maps that a pyramid needs.
 
         Args:
-            images: float (B, H, W, [r, g, b]), normalised, zero in the padding; H and W multiples of 32.
+            images: float (B, H, W, C), normalised, zero in the padding; H and W multiples of 32.
             image_sizes: int (B, [height, width]), network pixels; None leaves the padding to the convolutions.
             training: whether trainable batch norm uses the batch's statistics.
 

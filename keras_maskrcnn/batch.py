@@ -4,7 +4,8 @@ Loaders fill a batch, the model reads it, `check_batch` stands between them for 
 batches by hand. All arrays are numpy, batch first; B images, N rows of ground truth, M mask cells a
 side; network pixels.
 
-    images       uint8 | float32 (B, H, W, [r, g, b]) 0..255, zero padded at right and bottom
+    images       uint8 | uint16 | float32 (B, H, W, C), zero padded at right and bottom; not normalised,
+                 that is the model's. C channels, [r, g, b] 0..255 unless the config says otherwise
     image_sizes  int32 (B, [height, width]): the part of the canvas that is image
     gt_boxes     float32 (B, N, [x1, y1, x2, y2])
     gt_labels    int32 (B, N), 0..K-1, no background
@@ -26,7 +27,7 @@ GT_KEYS = ("gt_boxes", "gt_labels", "gt_masks", "gt_valid", "gt_crowd")
 OPTIONAL_KEYS = ("gt_mask_boxes",)
 
 RANKS = {
-    "images": (4, "(B, H, W, 3)"),
+    "images": (4, "(B, H, W, C)"),
     "image_sizes": (2, "(B, [height, width])"),
     "gt_boxes": (3, "(B, N, [x1, y1, x2, y2])"),
     "gt_labels": (2, "(B, N)"),
@@ -35,9 +36,9 @@ RANKS = {
     "gt_crowd": (2, "(B, N)"),
     "gt_mask_boxes": (3, "(B, N, [x1, y1, x2, y2])"),
 }
-_LAST_AXIS = {"images": 3, "image_sizes": 2, "gt_boxes": 4, "gt_mask_boxes": 4}
+_LAST_AXIS = {"image_sizes": 2, "gt_boxes": 4, "gt_mask_boxes": 4}
 _KINDS = {
-    "images": ("uf", "uint8 or float32"),
+    "images": ("uf", "uint8, uint16 or float32"),
     "image_sizes": ("iu", "int32"),
     "gt_boxes": ("f", "float32"),
     "gt_labels": ("iu", "int32"),
@@ -48,7 +49,7 @@ _KINDS = {
 }
 
 
-def empty_batch(batch_size, canvas, max_instances, mask_size):
+def empty_batch(batch_size, canvas, max_instances, mask_size, channels=3, dtype=np.uint8):
     """A batch of black images without objects, to be filled row by row with `fill_row`.
 
     Args:
@@ -56,13 +57,15 @@ def empty_batch(batch_size, canvas, max_instances, mask_size):
         canvas: (H, W) network pixels, multiples of 32.
         max_instances: N.
         mask_size: M.
+        channels: C, of the images.
+        dtype: of the images.
 
     Returns:
         dict of numpy arrays as in the module docstring, without `gt_mask_boxes`.
     """
     rows = (batch_size, max_instances)
     return {
-        "images": np.zeros((batch_size, *canvas, 3), np.uint8),
+        "images": np.zeros((batch_size, *canvas, channels), dtype),
         "image_sizes": np.zeros((batch_size, 2), np.int32),
         "gt_boxes": np.zeros((*rows, 4), np.float32),
         "gt_labels": np.zeros(rows, np.int32),
@@ -78,7 +81,7 @@ def fill_row(batch, row, image, boxes, labels, masks, crowd):
     Args:
         batch: from `empty_batch`; its row must still be empty.
         row: int, position in the batch.
-        image: uint8 (h, w, 3), network pixels, at most as large as the canvas.
+        image: (h, w, C), network pixels, at most as large as the canvas.
         boxes: float (n, [x1, y1, x2, y2]), network pixels, n <= N.
         labels: int (n,).
         masks: uint8 (n, M, M), in the frame of each box.
@@ -113,8 +116,9 @@ def check_batch(batch, config=None):
     Reads values on the host: call it on the first batches of a run, not inside the step.
 
     Args:
-        batch: dict as in the module docstring, or images alone, (B, H, W, 3).
-        config: MaskRCNNConfig or None. Gives the number of classes that labels are checked against.
+        batch: dict as in the module docstring, or images alone, (B, H, W, C).
+        config: MaskRCNNConfig or None. Gives the number of classes that labels are checked against, and what images
+            hold (RGB in 0..255 without).
 
     Returns:
         The same batch as a dict of numpy arrays.
@@ -126,7 +130,7 @@ def check_batch(batch, config=None):
     """
     if not isinstance(batch, dict):
         images = np.asarray(batch)
-        _check_array("images", images)
+        _check_array("images", images)  # before its sizes are read
         sizes = np.tile(np.asarray(images.shape[1:3], np.int32), (len(images), 1))
         batch = {"images": images, "image_sizes": sizes}
     _check_keys(batch)
@@ -134,6 +138,7 @@ def check_batch(batch, config=None):
     for key, value in batch.items():
         _check_array(key, value)
     _check_sizes_agree(batch)
+    _check_pixels(batch["images"], *(("uint8", 3) if config is None else (config.image_dtype, config.num_channels)))
     _check_images(batch)
     if has_ground_truth(batch):
         _check_boxes(batch)
@@ -161,7 +166,7 @@ def _check_array(key, value):
     if value.ndim != rank or (last is not None and value.shape[-1] != last):
         hint = "Add the batch axis: array[None]." if value.ndim == rank - 1 else "Reshape it."
         raise ValueError(f"`{key}` must have shape {shape}. Received shape {value.shape}. {hint}")
-    bad_width = key == "images" and value.dtype.kind == "u" and value.dtype != np.uint8
+    bad_width = key == "images" and value.dtype.kind == "u" and value.dtype not in (np.uint8, np.uint16)
     if value.dtype.kind not in kinds or bad_width:
         raise ValueError(
             f"`{key}` must be {dtype}. Received dtype {value.dtype}. "
@@ -182,6 +187,19 @@ def _check_sizes_agree(batch):
             )
 
 
+def _check_pixels(images, dtype, channels):
+    if images.dtype == np.uint16 and dtype == "uint8":
+        raise ValueError(
+            "`images` must be uint8, or float32 with values in 0..255. Received dtype uint16. Scale them "
+            "(data.read_image does), or set image_dtype, pixel_mean and pixel_std of the config to what they hold."
+        )
+    if images.shape[-1] != channels:
+        raise ValueError(
+            f"`images` must have shape (B, H, W, {channels}). Received shape {images.shape}. Reshape it, or give "
+            f"pixel_mean and pixel_std of the config {images.shape[-1]} values, one for each channel."
+        )
+
+
 def _check_images(batch):
     images, sizes = batch["images"], batch["image_sizes"]
     canvas = images.shape[1:3]
@@ -199,7 +217,7 @@ def _check_images(batch):
     if images.dtype.kind == "f" and not np.isfinite(images).all():
         row = int(np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))[0])
         raise ValueError(
-            "`images` must be finite numbers in 0..255. "
+            "`images` must be finite numbers. "
             f"Received NaN or infinity in image {row}. Check how it was read or normalised."
         )
 

@@ -12,6 +12,9 @@ NORMS = ("frozen_batch", "batch", "group")
 BACKBONE_NORMS = (*NORMS, "none")
 AGGREGATIONS = ("average", "max")
 MASK_RULES = ("subpixel", "torchvision")  # of pasting and of targets
+IMAGE_DTYPES = ("uint8", "uint16", "float32")
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255
+IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,10 @@ class MaskRCNNConfig:
             `max_size` (paper section 3.1: 800; torchvision: 1333).
         image_scale: if set, network image = source image * image_scale, and min_size and max_size are unused.
             For microscopy and other data in which one pixel always has the same physical size.
-        pixel_mean, pixel_std: RGB, in 0..255 (ImageNet's 0.485.. and 0.229.. times 255, torchvision).
+        pixel_mean, pixel_std: of each channel, in the units of the pixels (ImageNet's 0.485.. and 0.229.. times 255,
+            RGB, torchvision). Their length is the number of channels, `num_channels`; `check-data` measures them.
+        image_dtype: what images are read as: "uint8" (16 bits and more are scaled to 0..255), "uint16" or "float32"
+            (values as stored). `data.images` has the rules.
         mask_padding: True makes the padded border of a canvas behave as if it did not exist, so that an image
             gives the same result alone and in a batch. False reproduces torchvision, which lets biases of the
             padding reach the image's border.
@@ -91,8 +97,9 @@ class MaskRCNNConfig:
     min_size: int = 800
     max_size: int = 1333
     image_scale: float | None = None
-    pixel_mean: tuple = (123.675, 116.28, 103.53)
-    pixel_std: tuple = (58.395, 57.12, 57.375)
+    pixel_mean: tuple = IMAGENET_MEAN
+    pixel_std: tuple = IMAGENET_STD
+    image_dtype: str = "uint8"
     mask_padding: bool = True
     fpn_channels: int = 256
     head_norm: str | None = None
@@ -147,6 +154,7 @@ class MaskRCNNConfig:
                 object.__setattr__(self, field.name, tuple(value))
         _check_counts(self)
         _check_choices(self)
+        _check_pixels(self)
         _check_geometry(self)
         if not self.class_names:
             names = tuple(f"class {k}" for k in range(self.num_classes))
@@ -171,6 +179,11 @@ class MaskRCNNConfig:
                 f"Its fields are {sorted(known)}: remove or rename the unknown ones."
             )
         return cls(**values)
+
+    @property
+    def num_channels(self):
+        """Channels of the images: one for each entry of `pixel_mean`."""
+        return len(self.pixel_mean)
 
     @property
     def max_positive_rois(self):
@@ -215,9 +228,29 @@ def _check_choices(config):
         ("mask_pasting", MASK_RULES),
         ("mask_targets", MASK_RULES),
         ("anchor_spacing", ("stride", "canvas")),
+        ("image_dtype", IMAGE_DTYPES),
     ):
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} must be one of {choices}. Received: {getattr(config, name)!r}.")
+
+
+def _check_pixels(config):
+    mean, std = config.pixel_mean, config.pixel_std
+    if len(mean) != len(std) or not mean:
+        raise ValueError(
+            "pixel_mean and pixel_std hold one number for each channel of the images. "
+            f"Received {len(mean)} and {len(std)}: {mean} and {std}. `keras-maskrcnn check-data` measures them."
+        )
+    if not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
+        raise ValueError(
+            "pixel_mean must be finite numbers and pixel_std finite ones above 0. "
+            f"Received {mean} and {std}. A channel that never changes takes 1, or is better left out."
+        )
+    if config.image_dtype != "uint8" and mean == IMAGENET_MEAN:
+        raise ValueError(
+            f"pixel_mean and pixel_std must be those of the {config.image_dtype} images. Received ImageNet's, of "
+            "8-bit RGB. Measure them with `keras-maskrcnn check-data`, or leave image_dtype at uint8."
+        )
 
 
 def _check_geometry(config):

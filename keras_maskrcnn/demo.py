@@ -122,7 +122,7 @@ def compare_export(model, saved_model, images):
     Args:
         model: MaskRCNN.
         saved_model: the version's folder, from `export_saved_model`.
-        images: uint8 (B, H, W, 3), source pixels.
+        images: (B, H, W, C), source pixels.
 
     Returns:
         dict: box_error (image pixels), score_error, compared (number of detections).

@@ -40,12 +40,12 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0):
     dataset = getattr(dataset, "dataset", dataset)
     if max_detections is None:
         max_detections = max(100, model.config.max_detections)
-    predictor = Predictor(model)
+    predictor, pixels = Predictor(model), (model.config.num_channels, model.config.image_dtype)
     detections, at_cap = [], 0
     progress = keras.utils.Progbar(len(dataset), unit_name="image", verbose=verbose)
     started = time.perf_counter()
     for i, image_id in enumerate(dataset.image_ids):
-        found = predictor(dataset.load_image(i))
+        found = predictor(dataset.load_image(i, *pixels))
         at_cap += len(found) == model.config.max_detections
         detections += found.to_coco(image_id, dataset.category_ids)
         progress.update(i + 1)

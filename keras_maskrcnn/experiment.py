@@ -188,7 +188,8 @@ def draw_overlays(model, dataset, directory, count, score_threshold=OVERLAY_SCOR
     for i in chosen:
         image_id = dataset.image_ids[i]
         annotations = [a for a in truth["annotations"] if a["image_id"] == image_id]
-        panel = _overlay(dataset.load_image(i), annotations, predictor, names)
+        image = dataset.load_image(i, model.config.num_channels, model.config.image_dtype)
+        panel = _overlay(image, annotations, predictor, names)
         paths.append(directory / f"{len(paths) + 1:02d}-{image_id}.png")
         write_atomically(paths[-1], Image.fromarray(panel).save)
     return paths

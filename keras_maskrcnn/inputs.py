@@ -60,8 +60,9 @@ def _check_images(images, channels):
     if images.shape[-1] != channels:
         raise ValueError(
             f"`images` must be (B, H, W, {channels}), channels last. Received shape {tuple(images.shape)}. "
-            "Grayscale images go in three equal channels: numpy.repeat(gray[..., None], 3, axis=-1)."
+            "Grayscale images go into an RGB model in three equal channels: numpy.repeat(gray[..., None], 3, axis=-1). "
+            "A model has one channel for each entry of its config's pixel_mean."
         )
     dtype = str(getattr(images.dtype, "name", images.dtype))
     if dtype == "bool" or dtype.startswith(("complex", "string")):
-        raise ValueError(f"`images` must be uint8 or float with values in 0..255. Received dtype {dtype}.")
+        raise ValueError(f"`images` must be uint8, uint16 or float, not normalised. Received dtype {dtype}.")

@@ -42,7 +42,7 @@ class MaskRCNN(keras.Model):
 
     Args:
         config: MaskRCNNConfig.
-        backbone: None for the config's ResNet, or a keras.Model from images (B, H, W, 3) to a list of four maps with
+        backbone: None for the config's ResNet, or a keras.Model from images (B, H, W, C) to a list of four maps with
             strides 4, 8, 16, 32. Such a backbone sees the padding of its canvas, whatever `mask_padding` says.
         seed: of the sampling of anchors and RoIs.
         dtype: Keras dtype policy of the layers; box arithmetic and losses are float32 under any policy.
@@ -107,7 +107,7 @@ class MaskRCNN(keras.Model):
         """Create all weights; called by the constructor, because no shape depends on the input."""
         if self.built:
             return
-        images = (None, None, None, len(self.config.pixel_mean))
+        images = (None, None, None, self.config.num_channels)
         if self.custom_backbone:
             maps = [tuple(shape) for shape in self.backbone.compute_output_shape(images)]
         else:
@@ -137,7 +137,7 @@ class MaskRCNN(keras.Model):
         """Detect, or with ground truth among the inputs answer and say what the answer should have been.
 
         Args:
-            inputs: images (B, H, W, 3), uint8 or float in 0..255, or a dict with the keys of batch.py.
+            inputs: images (B, H, W, C), uint8, uint16 or float, or a dict with the keys of batch.py.
             training: whether trainable batch norm uses the batch's statistics.
             options: None, or a dict of what replaces the config's numbers, image by image: `score_threshold` float
                 (B,), `nms_threshold` float (B,), `max_detections` int (B,), at most the config's.
@@ -147,7 +147,7 @@ class MaskRCNN(keras.Model):
             labels int32 (B, D) in 0..K-1, masks float (B, D, 28, 28) probabilities in the frame of their box, and
             valid bool (B, D); rows that are not valid hold zeros. With ground truth, what `learn` returns.
         """
-        inputs = as_inputs(inputs, len(self.config.pixel_mean))
+        inputs = as_inputs(inputs, self.config.num_channels)
         image_sizes = inputs["image_sizes"]
         pyramid = self.extract_features(inputs["images"], image_sizes, training)
         anchors = self.make_anchors(pyramid, image_sizes)
@@ -164,7 +164,7 @@ class MaskRCNN(keras.Model):
         """Normalise, zero the padding, run backbone and pyramid.
 
         Args:
-            images: (B, H, W, 3), uint8 or float in 0..255. image_sizes: int32 (B, [height, width]).
+            images: (B, H, W, C), not normalised. image_sizes: int32 (B, [height, width]).
             training: for trainable batch norm.
 
         Returns:

@@ -50,6 +50,7 @@ class Predictor:
         if tile is not None:
             tile_grid(tile, tile, tile, overlap)  # raises where they cannot be
         self.model = model
+        self.config = model.config
         self.score_threshold = score_threshold
         self.tile = tile
         self.overlap = overlap
@@ -58,25 +59,26 @@ class Predictor:
         """Detect, and bring boxes back to image pixels.
 
         Args:
-            image: path, PIL image, encoded bytes, or uint8 (H, W, 3) RGB. EXIF rotation is applied to all but
-                arrays.
+            image: path, PIL image, encoded bytes, or an array (H, W, C) of the model's channels and dtype, uint8
+                RGB unless its config says otherwise (`data.images` has the rules). EXIF rotation is applied to
+                all but arrays.
 
         Returns:
             FoundInstances, by falling score; TiledInstances of an image larger than `tile`.
         """
-        image = read_image(image)
+        image = read_image(image, self.config.num_channels, self.config.image_dtype)
         if self.tile is None or max(image.shape[:2]) <= self.tile:
             return self._find(image)
         pieces = find_in_tiles(image, self._find, self.tile, self.overlap)
-        return TiledInstances(pieces, image.shape[:2], self.model.config)
+        return TiledInstances(pieces, image.shape[:2], self.config)
 
     def _find(self, image):
-        """Detect in the whole of a uint8 (H, W, 3) image."""
+        """Detect in the whole of an image (H, W, C) of the model's channels and dtype."""
         height, width = image.shape[:2]
-        size = network_size(height, width, self.model.config)
+        size = network_size(height, width, self.config)
         # TensorFlow takes any size through one graph; JAX compiles once per canvas. A coarse grid of canvases keeps
         # that bearable, where the canvas does not show in the answer.
-        coarse = keras.backend.backend() == "jax" and self.model.config.mask_padding
+        coarse = keras.backend.backend() == "jax" and self.config.mask_padding
         canvas = (bucket_size if coarse else canvas_size)(*size)
         batch = {
             "images": pad_to_canvas(resize_bilinear(image, size), canvas)[None],
@@ -90,7 +92,7 @@ class Predictor:
             labels=out["labels"][kept],
             box_masks=out["masks"][kept],
             image_size=(height, width),
-            config=self.model.config,
+            config=self.config,
         )
 
 

@@ -1,6 +1,6 @@
 """From the image frame to the network frame: how large, resampled how, padded to what.
 
-Comes in: an image (H, W, 3) in the user's pixels. Goes out: the network's pixels, float32, zero padded
+Comes in: an image (H, W, C) in the user's pixels. Goes out: the network's pixels, float32, zero padded
 at the right and bottom. Called by Predictor (and so by evaluate_coco) and by the data transforms; the
 exported model does the same arithmetic inside its graph, so all of them see the same numbers.
 """

@@ -88,8 +88,8 @@ def find_in_tiles(image, find, tile, overlap):
     memory-mapped array) the memory grows with the number of instances alone.
 
     Args:
-        image: uint8 (H, W, 3).
-        find: function of a uint8 (h, w, 3) image; its answer has `boxes`, `scores`, `labels`, `mask_windows`
+        image: (H, W, C).
+        find: function of an image (h, w, C); its answer has `boxes`, `scores`, `labels`, `mask_windows`
             (FoundInstances).
         tile: int, image pixels a side.
         overlap: share of a tile's side that it has in common with the next one. Objects up to `tile * overlap`

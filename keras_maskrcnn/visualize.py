@@ -2,6 +2,9 @@
 
 Comes in: an image and what was found in it (`FoundInstances`) or its ground truth, in image pixels. Goes out:
 uint8 RGB. Called by users, by the run folder's overlays and by the command line. Nothing is shown on a screen.
+
+Images of other channels and dtypes are drawn on what `data.images.as_picture` shows of them: the first three channels
+as red, green and blue; dtypes other than uint8 stretched, channel by channel.
 """
 
 import colorsys
@@ -10,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as rle
 
+from keras_maskrcnn.data.images import as_picture
 from keras_maskrcnn.masks import paste_mask_windows
 
 GOLDEN_RATIO = 0.618034  # successive hues stay far apart, however many there are
@@ -22,7 +26,7 @@ def draw_instances(image, found, min_score=0.0, captions=True, boxes=True, enlar
     """Draw what was found: masks, boxes, class names with scores.
 
     Args:
-        image: uint8 (H, W, 3) RGB, the image that `found` belongs to.
+        image: (H, W, C), the image that `found` belongs to.
         found: FoundInstances (boxes and mask windows in image pixels).
         min_score: float, instances below it are left out.
         captions: whether names and scores are written; leave them out for hundreds of small objects.
@@ -47,7 +51,7 @@ def draw_ground_truth(image, annotations, class_names=None, captions=True, boxes
     """Draw the annotated objects in the same manner, without scores. Crowd regions are drawn gray.
 
     Args:
-        image: uint8 (H, W, 3) RGB.
+        image: (H, W, C).
         annotations: the image's annotations from a dataset's `to_coco()`: bbox [x, y, width, height] and
             segmentation (RLE or polygons) in image pixels, category_id, iscrowd.
         class_names: dict from category id to name; None leaves captions out.
@@ -85,7 +89,7 @@ def draw_batch_row(batch, row, class_names, scale=1.0, captions=True):
     """
     height, width = (int(side) for side in batch["image_sizes"][row])
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    image = Image.fromarray(np.ascontiguousarray(batch["images"][row, :height, :width]))
+    image = Image.fromarray(as_picture(batch["images"][row, :height, :width]))
     kept = np.flatnonzero(batch["gt_valid"][row])
     boxes = batch["gt_boxes"][row][kept] * scale
     return _draw(
@@ -143,11 +147,12 @@ def instance_color(index):
 
 def _draw(image, windows, boxes, captions, enlarge, gray=None):
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.ndim != 3 or image.dtype.kind not in "buif" or not image.size:
         raise ValueError(
-            "The image to draw on must be uint8 (H, W, 3) RGB. "
-            f"Received {image.dtype} {image.shape}. Read it with keras_maskrcnn.data.images.read_image."
+            "The image to draw on must be (H, W, C), of numbers: uint8 RGB, or what the model took. "
+            f"Received {image.dtype} {image.shape}. Read it with keras_maskrcnn.data.read_image."
         )
+    image = as_picture(image)
     canvas = np.repeat(np.repeat(image, enlarge, axis=0), enlarge, axis=1)
     colors = [instance_color(i) for i in range(len(windows))]
     if gray is not None:

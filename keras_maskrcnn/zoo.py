@@ -5,7 +5,7 @@ are cut and pasted by rounded boxes. So published weights meet the arithmetic th
 digit.
 """
 
-from keras_maskrcnn.config import MaskRCNNConfig
+from keras_maskrcnn.config import IMAGENET_MEAN, MaskRCNNConfig
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.coco import COCO_CATEGORIES, COCO_CATEGORY_IDS, COCO_CLASS_NAMES, COCO_SLOTS
@@ -38,7 +38,9 @@ def maskrcnn_resnet50_fpn(num_classes=80, weights=None, **overrides):
             backbone only. Downloaded and converted once, see `weights/published.py`. COCO's 80 categories come with
             their names; 90 classes are torchvision's very outputs, ten of them unused; for any other number, or with
             `class_names` of one's own, the last layers stay random. With weights, stem and first stage are frozen
-            (`trainable_layers=3`), as in torchvision.
+            (`trainable_layers=3`), as in torchvision. Where `pixel_mean` and `pixel_std` say that images have other
+            channels, the first convolution is inflated (`weights/inflation.py`), and for more than one all layers
+            train: nobody has shown the stem such images.
         **overrides: fields of MaskRCNNConfig, `seed` and `dtype` of MaskRCNN.
 
     Returns:
@@ -96,7 +98,8 @@ def _build(name, num_classes, weights, recipe, overrides):
     recipe |= {"norm_epsilon": published.norm_epsilon(file)}
     heads = weights == "coco" and num_classes in COCO_LABELS and not {"class_names", "category_ids"} & set(overrides)
     labels = COCO_LABELS[num_classes] if heads else {}
-    chosen = {"trainable_layers": 3, **recipe, **labels, **overrides}
+    channels = len(overrides.get("pixel_mean", IMAGENET_MEAN))
+    chosen = {"trainable_layers": 3 if channels in (1, 3) else 5, **recipe, **labels, **overrides}
     model = MaskRCNN(MaskRCNNConfig(num_classes=num_classes, **chosen), seed=seed, dtype=dtype)
     classes = num_classes if heads else 80
     variant = "backbone" if weights == "imagenet" else str(classes)

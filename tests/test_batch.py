@@ -7,7 +7,7 @@ import pytest
 
 from keras_maskrcnn.batch import check_batch, empty_batch, fill_row, has_ground_truth
 
-CONFIG = types.SimpleNamespace(num_classes=2)
+CONFIG = types.SimpleNamespace(num_classes=2, num_channels=3, image_dtype="uint8")
 
 
 def good_batch():

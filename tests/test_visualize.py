@@ -87,9 +87,24 @@ def test_neighbouring_colours_differ():
     assert np.abs(np.diff(colors, axis=0)).max(axis=1).min() > 60
 
 
-def test_a_float_image_is_refused():
+def test_what_is_no_image_is_refused():
     with pytest.raises(ValueError, match="uint8"):
-        draw_instances(np.zeros((5, 5, 3)), found_in((5, 5), [], []))
+        draw_instances(np.zeros((5, 5)), found_in((5, 5), [], []))
+
+
+def test_other_channels_and_dtypes_are_shown_by_their_first_three_stretched():
+    ramp = np.linspace(1000, 51000, 101).round().astype(np.uint16)  # percentiles 1 and 99: 1500 and 50500
+    image = np.stack([ramp, ramp[::-1], ramp // 2, ramp * 0, ramp * 0 + 9], -1)[None].repeat(4, 0)
+    drawn = draw_instances(image, found_in((4, 101), [], []))
+    expected = np.clip(np.rint((ramp - 1500.0) / 49000 * 255), 0, 255)
+    np.testing.assert_allclose(drawn[2, :, 0], expected, atol=1)
+    np.testing.assert_array_equal(drawn[2, :, 1], drawn[2, ::-1, 0])
+    np.testing.assert_allclose(drawn[2, :, 2], expected, atol=1)
+    two = draw_instances(image[..., :2], found_in((4, 101), [], []))
+    np.testing.assert_array_equal(two[..., :2], drawn[..., :2])
+    assert not two[..., 2].any()
+    gray = np.full((4, 5, 1), 77, np.uint8)  # 8 bits stay as they are
+    assert (draw_instances(gray, found_in((4, 5), [], [])) == 77).all()
 
 
 def test_a_batch_row_is_drawn_at_scale_and_what_is_ignored_is_gray():

@@ -14,12 +14,15 @@ import numpy as np
 from PIL import Image
 
 from keras_maskrcnn.checkup.findings import ERROR, NOTE, WARNING, Finding, examine_objects, name_of
+from keras_maskrcnn.checkup.pixels import measure, pixel_findings
+from keras_maskrcnn.data.decoding import stored_image
 from keras_maskrcnn.data.duplicates import NEAR_BITS, near_pairs, perceptual_hash
 from keras_maskrcnn.data.folders import image_files
-from keras_maskrcnn.data.images import ImageError, read_image
+from keras_maskrcnn.data.images import ImageError, picture_of
 from keras_maskrcnn.data.records import size_message
 
 _LISTED = 5  # files named where many are meant
+_BLOCK = 2**22  # bytes read at once
 _ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 
 
@@ -37,6 +40,7 @@ class Inspection:
         areas: int (n,), pixels of the masks.
         digests: list of str, of each image's bytes; None where it cannot be read.
         hashes: list of bool (255,), perceptual; None where it cannot be read.
+        pixels: list of Pixels; None where it cannot be read.
     """
 
     dataset: object
@@ -48,6 +52,7 @@ class Inspection:
     areas: np.ndarray
     digests: list
     hashes: list
+    pixels: list
 
 
 def inspect_dataset(dataset, workers=None, progress=None):
@@ -65,11 +70,12 @@ def inspect_dataset(dataset, workers=None, progress=None):
         Finding(ERROR, "refused by the reader", fault.where, f"{fault.problem} {fault.remedy}".strip())
         for fault in dataset.faults
     ]
-    digests, hashes, areas = [], [], []
+    digests, hashes, areas, pixels = [], [], [], []
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         results = pool.map(lambda position: _examine(dataset, position), range(len(dataset)))
-        for done, (found, area, digest, bits) in enumerate(results, start=1):
+        for done, (found, area, digest, bits, measured) in enumerate(results, start=1):
             findings += found
+            pixels.append(measured)
             areas.append(area)
             digests.append(digest)
             hashes.append(bits)
@@ -87,7 +93,9 @@ def inspect_dataset(dataset, workers=None, progress=None):
         np.concatenate([*areas, np.zeros(0, np.int64)]),
         digests,
         hashes,
+        pixels,
     )
+    findings += pixel_findings(pixels, [name_of(record) for record in dataset.records])
     findings += _copies(inspection) + _class_findings(inspection) + _unlisted(dataset)
     return inspection
 
@@ -118,37 +126,41 @@ def leaks(train, val):
 
 
 def _examine(dataset, position):
-    """(findings, areas, digest, perceptual hash) of one image."""
+    """(findings, areas, digest, perceptual hash, Pixels) of one image."""
     record = dataset[position]
     found, areas = examine_objects(record, position, dataset.class_names)
     try:
-        data, image = _read(record)
+        digest, image, bits = _read(record)
     except (ImageError, OSError) as error:
         return (
             [Finding(ERROR, "unreadable image", name_of(record), str(error), position), *found],
             areas,
-            None,
-            None,
+            *(None, None, None),
         )
-    stated = (record.height, record.width)
-    if image.shape[:2] != stated:
-        message = size_message(name_of(record), dataset.name, stated, image.shape[:2])
-        swapped = "sides swapped" if image.shape[:2] == stated[::-1] else "wrong size"
+    stated, size = (record.height, record.width), image.pixels.shape[:2]
+    if size != stated:
+        message = size_message(name_of(record), dataset.name, stated, size)
+        swapped = "sides swapped" if size == stated[::-1] else "wrong size"
         found.insert(0, Finding(ERROR, f"image of another size: {swapped}", name_of(record), message, position))
     turn = _turn(record)
     if turn != 1:
         message = f"orientation {turn}: it is stored turned, and is turned back when read. Were its objects drawn so?"
         found.insert(0, Finding(NOTE, "EXIF turn", name_of(record), message, position))
-    return found, areas, hashlib.sha256(data).hexdigest(), perceptual_hash(image)
+    return found, areas, digest, bits, measure(image)
 
 
 def _read(record):
-    """(bytes that identify the image, uint8 (H, W, 3))."""
+    """(digest of what identifies the image, Stored, perceptual hash)."""
     source = record.source() if callable(record.source) else record.source
+    image = stored_image(source)
+    digest = hashlib.sha256()
     if isinstance(source, (str, pathlib.Path)):
-        return pathlib.Path(source).read_bytes(), read_image(source)
-    image = read_image(source)
-    return image.tobytes(), image
+        with open(source, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    else:
+        digest.update(image.pixels.tobytes())
+    return digest.hexdigest(), image, perceptual_hash(picture_of(image))
 
 
 def _turn(record):

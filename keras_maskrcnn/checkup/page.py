@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 from PIL import Image
 
-from keras_maskrcnn.data.images import ImageError
+from keras_maskrcnn.data.images import RGB, ImageError
 from keras_maskrcnn.files import write_text
 from keras_maskrcnn.visualize import draw_ground_truth
 
@@ -61,8 +61,10 @@ def write_page(report, dataset, path, command):
         _bars(report["object_side_histogram"], "range", "count", "side, image pixels"),
         "</div><h2>Image sizes</h2>",
         _bars(_sizes(report["image_sizes"]), "size", "images", "height x width"),
+        "<h2>Pixels</h2>",
+        *map(_pixels, report["pixels"]),
         "<h2>Images with their objects</h2><div class=pictures>",
-        *_pictures(report["findings"], dataset),
+        *_pictures(report, dataset),
         "</div>",
     ]
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(title)}</title><style>{_STYLE}</style>"
@@ -133,6 +135,22 @@ def _sizes(rows):
     return [row | {"size": f"{row['height']} x {row['width']}"} for row in rows[:_ROWS]]
 
 
+def _pixels(kind):
+    """A table of the channels of one kind of images."""
+    alpha = ", and one of transparency, which is left out" if kind["alpha"] else ""
+    rows = "".join(
+        f"<tr><td class=n>{number}" + "".join(f"<td class=n>{value:g}" for value in values)
+        for number, *values in zip(
+            range(1, kind["channels"] + 1), kind["least"], kind["most"], kind["mean"], kind["std"], strict=True
+        )
+    )
+    return (
+        f"<p>{kind['images']} images of {_text(kind['dtype'])}, {kind['channels']} channels{alpha}</p><table><tr>"
+        "<th class=n>channel<th class=n>least<th class=n>most<th class=n>mean<th class=n>standard deviation"
+        f"{rows}</table>"
+    )
+
+
 def _bars(rows, name, count, title, second=None):
     most = max((row[count] for row in rows), default=0) or 1
     cells = "".join(
@@ -144,8 +162,10 @@ def _bars(rows, name, count, title, second=None):
     return f"<div><table><tr>{head}<th>{cells}</table></div>"
 
 
-def _pictures(findings, dataset):
+def _pictures(report, dataset):
     """Images with findings first, then others, evenly from the whole dataset."""
+    findings = report["findings"]
+    pixels = (None, None) if "pixel_mean" in report["proposal"] else RGB
     noted = list(dict.fromkeys(found["image"] for found in findings if found["image"] is not None))[: PICTURES // 2]
     evenly = np.linspace(0, len(dataset) - 1, PICTURES).round().astype(int).tolist()
     truth = dataset.to_coco()
@@ -155,14 +175,15 @@ def _pictures(findings, dataset):
         objects.setdefault(annotation["image_id"], []).append(annotation)
     for position in list(dict.fromkeys([*noted, *evenly]))[:PICTURES]:
         found = [finding["kind"] for finding in findings if finding["image"] == position]
-        yield _figure(dataset, position, objects.get(dataset[position].image_id, []), names, sorted(set(found)))
+        annotations = objects.get(dataset[position].image_id, [])
+        yield _figure(dataset, position, pixels, annotations, names, sorted(set(found)))
 
 
-def _figure(dataset, position, annotations, names, kinds):
+def _figure(dataset, position, pixels, annotations, names, kinds):
     entry = dataset[position]
     title = f"image {entry.image_id}: {len(annotations)} objects" + (f" ({', '.join(kinds)})" if kinds else "")
     try:
-        image = dataset.load_image(position)
+        image = dataset.load_image(position, *pixels)
     except ImageError:
         return f"<figure><figcaption class=error>{_text(title)}</figcaption></figure>"
     few = len(annotations) <= _CAPTIONED

@@ -8,6 +8,8 @@ The rules, each from a measured figure of the dataset:
   usual short side that reaches it.
 * Anchors: five sizes a factor 2 apart; the largest first size with a recall within 0.5 % of the best.
 * Caps: the fullest image's number of objects, and a quarter more detections, in tens; at least COCO's 100 detections.
+* Pixels: RGB of 8 bits keeps ImageNet's normalisation, which pre-trained weights want. Other channels or dtypes get the
+  mean and standard deviation of each channel, and the dtype that keeps their values.
 * Schedule: 20 000 images seen, in 12 to 100 epochs. The learning rate depends on the weights to start from, not on the
   data, and is left to `train`.
 """
@@ -17,6 +19,7 @@ import math
 import numpy as np
 
 from keras_maskrcnn.checkup.anchor_recall import best_overlaps, network_boxes
+from keras_maskrcnn.checkup.pixels import by_kind, main_kind
 from keras_maskrcnn.config import MaskRCNNConfig
 
 SMALLEST = 32  # network pixels: a quarter of the objects may be smaller
@@ -38,7 +41,7 @@ def propose(inspection):
 
     Returns:
         dict: min_size and max_size or image_scale, crop, anchor_sizes, max_instances, max_detections, batch_size,
-        epochs.
+        epochs; where images are not RGB of 8 bits pixel_mean, pixel_std, image_dtype.
     """
     sizes = inspection.dataset.image_sizes
     objects = ~inspection.crowd
@@ -55,7 +58,7 @@ def propose(inspection):
     options["max_detections"] = max(100, _tens(1.25 * most))
     options["batch_size"] = 4 if min(longest, options.get("crop", longest)) <= 800 else 2
     options["epochs"] = int(np.clip(math.ceil(_IMAGES_SEEN / len(sizes)), *_EPOCHS))
-    return options
+    return options | _normalisation(main_kind(by_kind(inspection.pixels)))
 
 
 def config_of(options):
@@ -64,6 +67,18 @@ def config_of(options):
     fields = {name: options[name] for name in names if name in options}
     fields["anchor_sizes"] = tuple(fields.get("anchor_sizes", MaskRCNNConfig.anchor_sizes))
     return MaskRCNNConfig(num_classes=1, **fields)
+
+
+def _normalisation(pixels):
+    """pixel_mean, pixel_std and image_dtype for images of a kind (Pixels); nothing for None."""
+    if pixels is None:
+        return {}
+    std = np.where(pixels.std > 0, pixels.std, 1.0)
+    return {
+        "pixel_mean": [float(f"{value:.6g}") for value in pixels.mean],
+        "pixel_std": [float(f"{value:.6g}") for value in std],
+        "image_dtype": pixels.image_dtype,
+    }
 
 
 def _input_size(boxes, positions, sizes):

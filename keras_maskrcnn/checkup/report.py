@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_maskrcnn.checkup.anchor_recall import best_overlaps, network_boxes, recall_by_size
+from keras_maskrcnn.checkup.pixels import by_kind
 from keras_maskrcnn.checkup.proposal import config_of
 
 _BINS = (0, 8, 16, 32, 64, 128, 256, 512, np.inf)  # square root of an object's area, image pixels
@@ -39,6 +40,7 @@ def make_report(inspection, options, extra=(), seconds=None):
         "object_side": _spread(sides),
         "object_side_histogram": _histogram(sides, _BINS),
         "image_sizes": _image_sizes(dataset),
+        "pixels": [_pixels(kind) for kind in by_kind(inspection.pixels)],
         "anchor_recall": _recall(inspection, options),
         "proposal": options,
         "findings": [dataclasses.asdict(found) for found in findings],
@@ -52,6 +54,12 @@ def _classes(inspection):
         chosen = inspection.labels == label
         rows.append({"name": name, "objects": int(chosen.sum()), "images": len(set(inspection.positions[chosen]))})
     return rows
+
+
+def _pixels(kind):
+    figures = {name: getattr(kind, name) for name in ("images", "channels", "alpha", "dtype")}
+    values = {"least": kind.least, "most": kind.most, "mean": kind.mean, "std": kind.std}
+    return figures | {name: [float(f"{value:.6g}") for value in numbers] for name, numbers in values.items()}
 
 
 def _recall(inspection, options):

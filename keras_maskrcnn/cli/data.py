@@ -12,7 +12,7 @@ import warnings
 
 PROPOSED = (  # options of `train` that a proposal may set
     "min_size", "max_size", "image_scale", "crop", "anchor_sizes", "max_instances", "max_detections", "batch_size",
-    "epochs",
+    "epochs", "pixel_mean", "pixel_std", "image_dtype",
 )  # fmt: skip
 
 
@@ -190,7 +190,17 @@ def _summary(report):
     lines += [f"  {severity}: {kind}: {count}" for (severity, kind), count in kinds.items()]
     recall = report["anchor_recall"][-1]["recall_50"]
     lines += [] if recall is None else [f"anchors reach {recall:.1%} of the objects at the proposed input size"]
+    lines += [f"pixels: {_pixel_line(kind)}" for kind in report["pixels"]]
     return "\n".join(lines)
+
+
+def _pixel_line(kind):
+    alpha = " and transparency" if kind["alpha"] else ""
+    figures = [f"{name} {', '.join(f'{value:g}' for value in kind[name])}" for name in ("mean", "std")]
+    span = f"{min(kind['least']):g} to {max(kind['most']):g}"
+    return (
+        f"{kind['images']} images, {kind['channels']} channels{alpha} of {kind['dtype']}, {span}; {'; '.join(figures)}"
+    )
 
 
 def read_options(path):

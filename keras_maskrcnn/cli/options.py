@@ -36,6 +36,19 @@ def size_arguments(group):
     group.add_argument("--image-scale", type=positive(float), help="network over source pixels; replaces the sizes")
 
 
+def pixel_arguments(group):
+    """What images hold, where it is not RGB of 8 bits; check-data measures it."""
+    group.add_argument("--pixel-mean", type=float, nargs="+", metavar="VALUE", help="of each channel (default: RGB's)")
+    group.add_argument("--pixel-std", type=float, nargs="+", metavar="VALUE", help="standard deviation of each channel")
+    group.add_argument("--image-dtype", choices=("uint8", "uint16", "float32"), default="uint8", help="read images as")
+
+
+def pixel_fields(args):
+    """Fields of the config that these arguments give."""
+    fields = {name: tuple(getattr(args, name)) for name in ("pixel_mean", "pixel_std") if getattr(args, name)}
+    return fields | {"image_dtype": args.image_dtype}
+
+
 def augmentation_arguments(group, default):
     """--augment, --crop and --any-way-up."""
     group.add_argument(

@@ -60,7 +60,7 @@ def predict(args):
     results = []
     progress = keras.utils.Progbar(len(paths), unit_name="image")
     for i, path in enumerate(paths):
-        image = read_image(path)
+        image = read_image(path, predictor.config.num_channels, predictor.config.image_dtype)
         found = predictor(image)
         # Numbered: two folders may hold files of the same name.
         Image.fromarray(draw_instances(image, found)).save(output / f"{i:04d}-{path.stem}.png")
@@ -96,7 +96,7 @@ def _image_paths(names):
     """Files, and the image files directly inside folders."""
     from PIL import Image
 
-    endings = set(Image.registered_extensions())
+    endings = {*Image.registered_extensions(), ".npy"}
     paths = []
     for path in map(pathlib.Path, names):
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in endings) if path.is_dir() else [path]

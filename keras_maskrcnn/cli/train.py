@@ -9,6 +9,8 @@ from keras_maskrcnn.cli.options import (
     dataset_arguments,
     load_model,
     open_dataset,
+    pixel_arguments,
+    pixel_fields,
     positive,
     size_arguments,
 )
@@ -47,6 +49,7 @@ def train_arguments(command):
     model.add_argument("--backbone", help="resnet18 to resnet152 (default: resnet50)")
     model.add_argument("--norm", help="batch, group or frozen_batch (default: batch; with --weights the recipe's)")
     size_arguments(model)
+    pixel_arguments(model)
     model.add_argument("--anchor-sizes", type=int, nargs=5, default=[32, 64, 128, 256, 512])
     model.add_argument("--max-instances", type=positive(int), help="objects of an image trained on (default: all)")
     model.add_argument("--max-detections", type=positive(int), help="of an image (default: the data's, at least 100)")
@@ -125,6 +128,7 @@ def _model_to_train(args, dataset):
         "anchor_sizes": tuple(args.anchor_sizes),
         "max_instances": args.max_instances or caps,
         "max_detections": args.max_detections or caps,
+        **pixel_fields(args),
     }
     fields |= {name: getattr(args, name) for name in ("backbone", "norm") if getattr(args, name)}
     if args.weights is None:
@@ -152,6 +156,7 @@ def preview_arguments(command):
     dataset_arguments(command)
     augmentation_arguments(command, "strong")
     size_arguments(command)
+    pixel_arguments(command)
     command.add_argument("--count", type=positive(int), default=4, help="images, taken evenly from all")
     command.add_argument("--variants", type=positive(int), default=3, help="epochs shown of each image")
     command.add_argument("--seed", type=int, default=0, help="train with the same seed sees the same images")
@@ -174,6 +179,7 @@ def preview(args):
         max_size=args.max_size,
         image_scale=args.image_scale,
         max_instances=max(100, dataset.max_instances),
+        **pixel_fields(args),
     )
     augmentation = preset(args.augment, config, args.crop, args.any_way_up)
     sheet = preview_augmentation(dataset, config, augmentation, args.count, args.variants, args.seed)

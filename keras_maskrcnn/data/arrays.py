@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_maskrcnn.data.images import read_image
+from keras_maskrcnn.data.images import image_size
 from keras_maskrcnn.data.records import Dataset, Instance, MaskWindow, Record
 
 
@@ -10,7 +10,7 @@ class ArrayDataset(Dataset):
     """Images with their masks and labels, all in memory.
 
     Args:
-        images: list of uint8 arrays (H, W, 3), or anything `read_image` takes.
+        images: list of arrays (H, W, C), or anything `read_image` takes.
         masks: for each image a list of bool or 0/1 arrays (H, W), one an object; may be empty. Only
             the part inside each object's box is kept.
         labels: for each image the labels 0..K-1 of its objects; None means all 0.
@@ -41,8 +41,7 @@ class ArrayDataset(Dataset):
 
 
 def _record(number, image, masks, labels, crowds, num_classes):
-    image = read_image(image)
-    height, width = image.shape[:2]
+    height, width = image_size(image)
     if not len(masks) == len(labels) == len(crowds):
         raise ValueError(
             f"Each mask needs a label. Received {len(masks)} masks, {len(labels)} labels and "

@@ -30,11 +30,12 @@ def preset(name, config, crop=None, any_way_up=False):
     * "strong": and scales from 0.1 to 2, copy-paste in half of the images (both Ghiasi et al. 2021),
       colours with hue, now and then blur, noise and JPEG artefacts. For long runs, and for few images.
 
-    Scales keep the size of the canvas: what grows over it is cut, what shrinks is padded.
+    Scales keep the size of the canvas: what grows over it is cut, what shrinks is padded. Hue and saturation
+    and JPEG artefacts are left out for images that are not RGB or gray of 8 bits: they would have no meaning.
 
     Args:
         name: one of `PRESETS`.
-        config: MaskRCNNConfig, for resizing pasted images and for `max_instances`.
+        config: MaskRCNNConfig, for resizing pasted images, `max_instances` and what images hold.
         crop: network pixels, int or (height, width), of a window at a random place; None: no window.
         any_way_up: whether the images have no top, as under a microscope or from the air: quarter turns
             and vertical flips too, and with "strong" free turns in half of the images.
@@ -58,7 +59,7 @@ def preset(name, config, crop=None, any_way_up=False):
         moves.append(RandomRotate90())
     if name == "strong":
         return _strong([*moves, RandomApply(RandomRotation(180), 0.5)] if any_way_up else moves, config)
-    return [*moves, RandomApply(ColorJitter(0.2, 0.2, 0.2, 0.02), 0.8)] if name == "light" else moves
+    return [*moves, RandomApply(_colors(config, 0.2, 0.02), 0.8)] if name == "light" else moves
 
 
 def resize_as(config):
@@ -74,13 +75,23 @@ def _scaling(name, crop):
     return [RandomCrop(crop)] if crop else []
 
 
+def _has_colors(config):
+    """Whether images are pictures as a screen shows them: RGB or gray, 8 bits."""
+    return config.image_dtype == "uint8" and config.num_channels in (1, 3)
+
+
+def _colors(config, reach, hue):
+    """Changes of colour; of brightness and contrast alone where there are no colours as seen."""
+    return ColorJitter(reach, reach, reach, hue) if _has_colors(config) else ColorJitter(reach, reach)
+
+
 def _strong(moves, config):
     pasted = CopyPaste((resize_as(config), *moves), most=config.max_instances)
     return [
         *moves,
         RandomApply(pasted, 0.5),
-        RandomApply(ColorJitter(0.4, 0.4, 0.4, 0.05), 0.8),
+        RandomApply(_colors(config, 0.4, 0.05), 0.8),
         RandomApply(RandomBlur(), 0.1),
         RandomApply(RandomNoise(), 0.1),
-        RandomApply(RandomJpeg(), 0.1),
+        *([RandomApply(RandomJpeg(), 0.1)] if _has_colors(config) else []),
     ]

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 
+import numpy as np
 from PIL import Image
 
 from keras_maskrcnn.files import write_atomically, write_text
@@ -48,9 +49,9 @@ def coco_content(dataset, names=None):
 def write_coco(dataset, path):
     """Write a dataset as COCO JSON, whole or not at all. Returns the content.
 
-    Images that are no files of their own (arrays, or embedded in annotation files) are written as PNG into
-    `<name of path>_images` beside it. `file_name`s are relative to `dataset.image_dir`, or to that folder where no
-    image is a file.
+    Images that are no files of their own (arrays, or embedded in annotation files) are written as PNG or TIFF, with all
+    their channels, into `<name of path>_images` beside it. `file_name`s are relative to `dataset.image_dir`, or to that
+    folder where no image is a file.
     """
     path = pathlib.Path(path)
     root = dataset.image_dir or _images_folder(path)
@@ -78,10 +79,24 @@ def _images_folder(path):
 
 
 def _write_image(dataset, index, folder, root):
-    """Write an image that is no file, as PNG. Returns its name relative to `root`."""
-    file = folder / f"{index + 1:06d}.png"
-    write_atomically(file, Image.fromarray(dataset.load_image(index)).save)
+    """Write an image that is no file, as PNG, or as TIFF what no PNG holds. Returns its name relative to `root`."""
+    pixels = dataset.load_image(index, None, None)
+    png = pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3, 4)
+    file = folder / f"{index + 1:06d}.{'png' if png else 'tif'}"
+    if png:
+        write_atomically(file, Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save)
+    else:
+        write_atomically(file, lambda path: _write_tiff(path, pixels))
     return _relative(file, root)
+
+
+def _write_tiff(path, pixels):
+    """One page, samples of a pixel side by side, compressed."""
+    import tifffile  # slow to import, and only images of other channels or dtypes need it
+
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig", compression="zlib")
 
 
 def _file_name(record, root):

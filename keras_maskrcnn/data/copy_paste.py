@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageFilter
 
+from keras_maskrcnn.data.geometry import as_dtype_of
 from keras_maskrcnn.data.records import MaskWindow
 from keras_maskrcnn.data.resampling import filled_box
 from keras_maskrcnn.data.transforms import MIN_VISIBLE
@@ -51,7 +52,7 @@ class CopyPaste:
         for transform in self.transforms:
             other = transform(other, rng)
         sample = sample.rendered()
-        image, pasted = Image.fromarray(sample.image), []
+        image, pasted = np.array(sample.image), []
         for instance in self._chosen(sample, other, rng):
             moved = _placed(instance, sample.size, rng)
             _paste(image, other, instance.mask, moved.mask, self.blend)
@@ -59,7 +60,7 @@ class CopyPaste:
         if not pasted:
             return sample
         instances = _uncovered([*sample.instances, *pasted], sample.size, self.min_visible)
-        return dataclasses.replace(sample, image=np.asarray(image), instances=instances)
+        return dataclasses.replace(sample, image=image, instances=instances)
 
     def _chosen(self, sample, other, rng):
         """Some objects of `other`, as many as there is room for; Instances in its network pixels."""
@@ -84,17 +85,22 @@ def _placed(instance, size, rng):
 
 
 def _paste(image, other, old, new, blend):
-    """Copy what `other` shows under mask `old` to mask `new` of `image` (PIL), in place; no more is resampled."""
+    """Copy what `other` shows under mask `old` to mask `new` of `image`, in place; no more is resampled."""
     height, width = old.pixels.shape
     margin = int(np.ceil(3 * blend))
-    left, top = min(margin, old.x), min(margin, old.y)
-    right, bottom = min(margin, other.size[1] - old.x - width), min(margin, other.size[0] - old.y - height)
-    alpha = Image.fromarray(np.pad(old.pixels * np.uint8(255), ((top, bottom), (left, right))))
-    if blend:
-        alpha = alpha.filter(ImageFilter.GaussianBlur(blend))
+    left, top = min(margin, old.x, new.x), min(margin, old.y, new.y)
+    right = min(margin, other.size[1] - old.x - width, image.shape[1] - new.x - width)
+    bottom = min(margin, other.size[0] - old.y - height, image.shape[0] - new.y - height)
     view = other.view.cropped(old.x - left, old.y - top, height + top + bottom, width + left + right)
-    patch = Image.fromarray(np.ascontiguousarray(other.seen(view).network_image()))
-    image.paste(patch, (new.x - left, new.y - top), alpha)
+    patch = other.seen(view).network_image()
+    area = image[new.y - top : new.y + height + bottom, new.x - left : new.x + width + right]
+    if not blend:
+        area[old.pixels != 0] = patch[old.pixels != 0]
+        return
+    alpha = np.pad(old.pixels * np.uint8(255), margin)
+    alpha = np.asarray(Image.fromarray(alpha).filter(ImageFilter.GaussianBlur(blend)), np.float32) / 255
+    alpha = alpha[margin - top :, margin - left :][: area.shape[0], : area.shape[1], None]
+    area[:] = as_dtype_of(area + (patch.astype(np.float32) - area) * alpha, image)
 
 
 def _uncovered(instances, size, min_visible):

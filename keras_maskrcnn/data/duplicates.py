@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from keras_maskrcnn.data.images import ImageError, read_image
+from keras_maskrcnn.data.decoding import stored_image
+from keras_maskrcnn.data.images import ImageError, as_picture, picture_of
 
 NEAR_BITS = 50  # most bits of 255 that copies differ in; see above
 _SIDE, _FREQUENCIES = 64, 16
@@ -68,13 +69,13 @@ def describe(dataset, index, perceptual=True):
     """(digest of an image's file or pixels, its perceptual hash or None). Raises ImageError."""
     source = dataset[index].source
     if not isinstance(source, (str, pathlib.Path)):
-        pixels = dataset.load_image(index)
-        return hashlib.sha256(pixels.tobytes()).hexdigest(), perceptual_hash(pixels) if perceptual else None
+        pixels = dataset.load_image(index, None, None)
+        return hashlib.sha256(pixels.tobytes()).hexdigest(), perceptual_hash(as_picture(pixels)) if perceptual else None
     try:
         digest = hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest()
     except OSError as error:
         raise ImageError(f"An image file must be readable. Received {source}: {error}. Check it.") from error
-    return digest, perceptual_hash(read_image(source)) if perceptual else None
+    return digest, perceptual_hash(picture_of(stored_image(source))) if perceptual else None
 
 
 def perceptual_hash(image):

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 
 
 def image_files(folder):
@@ -75,5 +75,5 @@ def read_json(path):
 
 
 def _is_shown(file):
-    """Whether it is a file and none of those that systems hide, such as macOS's `._a.png`."""
-    return not file.name.startswith(".") and file.is_file()
+    """Whether it is a file, none of those that systems hide, such as macOS's `._a.png`, and no Cellpose project."""
+    return not file.name.startswith(".") and not file.name.endswith("_seg.npy") and file.is_file()

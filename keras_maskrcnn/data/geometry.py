@@ -23,7 +23,8 @@ _SYMMETRIES = {  # (transposed, rows flipped, columns flipped)
     (True, True, False): Image.Transpose.ROTATE_90,
     (True, True, True): Image.Transpose.TRANSVERSE,
 }
-FILL = 114  # beyond the image: ImageNet's mean as a gray, near what padding is after normalisation
+FILL = 114  # beyond an RGB image: ImageNet's mean as a gray, near what padding is after normalisation
+_REACH = 2  # image pixels that bilinear sampling may look beyond the point it is asked for, and one to spare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,20 +121,21 @@ class View:
             array = array.swapaxes(0, 1)
         return array[:: -1 if self.scale[1] < 0 else 1, :: -1 if self.scale[0] < 0 else 1]
 
-    def pixels(self, image):
+    def pixels(self, image, fill=FILL):
         """What the view shows of the image: bilinear at half-pixel centres, not antialiased.
 
         The same rule as `resizing.resize_bilinear`, so training and prediction see the same pixels
-        (to the rounding of uint8).
+        (to the rounding of whole numbers). Of a memory map only the part that is shown is read.
 
         Args:
-            image: uint8 (H, W, 3), image pixels.
+            image: (H, W, C), image pixels, uint8, uint16 or float32.
+            fill: one value, or one a channel: what a free turn shows beyond the image.
 
         Returns:
-            uint8 (height, width, 3), view pixels; `FILL` where a free turn leaves the image.
+            (height, width, C), view pixels, of the image's dtype.
         """
         if not self.axis_aligned:
-            return self._turned_pixels(image)
+            return self._turned_pixels(image, np.broadcast_to(fill, image.shape[2:]))
         height, width = image.shape[:2]
         box = self.to_image([[0, 0, self.width, self.height]])[0]
         box = np.clip(box, 0, (width, height, width, height))
@@ -141,19 +143,28 @@ class View:
         size = (self.height, self.width) if self.transposed else (self.width, self.height)
         if (scale == 1).all() and (box == np.rint(box)).all():
             x1, y1, x2, y2 = box.astype(int)
-            return self.orient(image[y1:y2, x1:x2])
-        return np.asarray(self._oriented(_resample(image, box, size, enlarge=(scale >= 1).all())))
+            return self.orient(np.asarray(image[y1:y2, x1:x2]))
+        image, box = _around(image, box)
+        enlarge = (scale >= 1).all()
+        return by_planes(image, lambda plane: self._oriented(_resample(plane, box, size, enlarge)))
 
     def _oriented(self, image):
         """`orient` for a PIL image, where it is several times faster than in strides of three bytes."""
         operation = _SYMMETRIES[self.transposed, self.scale[1] < 0, self.scale[0] < 0]
         return image if operation is None else image.transpose(operation)
 
-    def _turned_pixels(self, image):
-        size, coefficients = (self.width, self.height), tuple(self.inverse().ravel())
+    def _turned_pixels(self, image, fill):
+        size, matrix = (self.width, self.height), self.inverse()
+        corners = matrix @ [[0, self.width, 0, self.width], [0, 0, self.height, self.height], [1, 1, 1, 1]]
+        box = np.concatenate([corners.min(1), corners.max(1)])
+        part, moved = _around(image, np.clip(box, 0, image.shape[1::-1] * 2))
+        matrix[:, 2] += (moved - np.clip(box, 0, image.shape[1::-1] * 2))[:2]
         affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-        fill = (FILL,) * image.shape[2]
-        return np.asarray(Image.fromarray(image).transform(size, affine, coefficients, bilinear, fillcolor=fill))
+        # A plane beyond the first is told from the others by its fill alone.
+        fills = iter([tuple(fill.tolist())] if _is_rgb(image) else fill.tolist())
+        return by_planes(
+            part, lambda plane: plane.transform(size, affine, tuple(matrix.ravel()), bilinear, fillcolor=next(fills))
+        )
 
     def _moved(self, rows, height, width):
         """This view seen through one more map, `rows` from its pixels to those of the new view."""
@@ -163,9 +174,54 @@ class View:
         return View(height, width, tuple(map(tuple, moved.tolist())))
 
 
-def _resample(image, box, size, enlarge):
-    """The region `box` of an image (uint8 array) at `size` = (width, height), as a PIL image."""
-    source = Image.fromarray(image)
+def by_planes(pixels, act):
+    """What `act`, from PIL image to PIL image, makes of pixels of any channels and dtype.
+
+    RGB of 8 bits goes through it in one piece, other channels one by one: uint8 in Pillow's mode "L", wider dtypes in
+    its mode "F", whose float32 holds every uint16.
+
+    Args:
+        pixels: (h, w, C), uint8, uint16 or float32.
+        act: function; sizes may change, modes not.
+
+    Returns:
+        (h', w', C) of the same dtype; whole numbers are rounded.
+    """
+    if _is_rgb(pixels):
+        return np.asarray(act(Image.fromarray(np.ascontiguousarray(pixels))))
+    dtype = np.uint8 if pixels.dtype == np.uint8 else np.float32
+    planes = [
+        np.asarray(act(Image.fromarray(plane))) for plane in np.ascontiguousarray(np.moveaxis(pixels, 2, 0), dtype)
+    ]
+    return as_dtype_of(np.stack(planes, axis=2), pixels)
+
+
+def as_dtype_of(values, pixels):
+    """Computed values in the dtype of the pixels they came from; whole numbers are rounded and clipped."""
+    if values.dtype == pixels.dtype or pixels.dtype.kind == "f":
+        return values.astype(pixels.dtype, copy=False)
+    limits = np.iinfo(pixels.dtype)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(pixels.dtype)
+
+
+def _is_rgb(pixels):
+    return pixels.shape[2] == 3 and pixels.dtype == np.uint8
+
+
+def _around(image, box):
+    """The part of an image that bilinear sampling inside a box reads, and the box in it: so large images stay unread.
+
+    RGB in memory goes to Pillow as a whole, which copies it fast.
+    """
+    if _is_rgb(image) and not isinstance(image, np.memmap):
+        return image, box
+    low = np.maximum(np.floor(box[:2]).astype(int) - _REACH, 0)
+    high = np.minimum(np.ceil(box[2:]).astype(int) + _REACH, image.shape[1::-1])
+    return image[low[1] : high[1], low[0] : high[0]], box - np.tile(low, 2)
+
+
+def _resample(source, box, size, enlarge):
+    """The region `box` of a PIL image at `size` = (width, height)."""
     if enlarge:
         # Pillow's resize antialiases when it shrinks only; enlarging it is the plain bilinear rule,
         # two to three times faster than `transform` (4 against 15 ms for 1024 x 768).

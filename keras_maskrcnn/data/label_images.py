@@ -12,6 +12,7 @@ from skimage import measure
 
 from keras_maskrcnn.data import rle
 from keras_maskrcnn.data.collector import Collector
+from keras_maskrcnn.data.decoding import ImageError, read_npy
 from keras_maskrcnn.data.folders import image_files, need_folder
 from keras_maskrcnn.data.outlines import FaultyAnnotation
 from keras_maskrcnn.data.records import Dataset, RunLengths, size_message
@@ -148,6 +149,11 @@ def label_masks(labels, void=()):
 
 
 def _read_array(path):
+    if path.suffix.lower() == ".npy":
+        try:
+            return read_npy(path, str(path))
+        except ImageError as error:
+            raise FaultyAnnotation(str(error), "") from None
     try:
         with Image.open(path) as image:
             return np.asarray(image)

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_maskrcnn.batch import empty_batch, fill_row
 from keras_maskrcnn.data.augmentation import preset, resize_as
-from keras_maskrcnn.data.images import ImageError
+from keras_maskrcnn.data.images import RGB, ImageError, is_mapped
 from keras_maskrcnn.data.records import Fault
 from keras_maskrcnn.data.sample import Sample
 from keras_maskrcnn.data.transforms import bound_after
@@ -32,7 +32,7 @@ class DataLoader(keras.utils.PyDataset):
 
     Args:
         dataset: a Dataset (CocoDataset, DsbDataset, ArrayDataset).
-        config: MaskRCNNConfig, for classes, image size, max_instances and gt_mask_size.
+        config: MaskRCNNConfig, for classes, image size, channels, max_instances and gt_mask_size.
         batch_size: images a batch.
         transforms: list of `(sample, rng) -> sample`, in order; None resizes as the config says.
         augmentation: what happens after `transforms`: "light" or "strong" (`data.augmentation.preset`),
@@ -83,7 +83,7 @@ class DataLoader(keras.utils.PyDataset):
         self.canvas = _checked_canvas(canvas) if canvas else self._smallest_canvas()
         self.epoch = 0
         self._order = (None, None)
-        self.cache = SampleCache(dataset, cache_bytes)
+        self.cache = SampleCache(dataset, cache_bytes, config)
         self._warned_of_cut = False
         if len(self) == 0:
             raise ValueError(
@@ -103,7 +103,7 @@ class DataLoader(keras.utils.PyDataset):
         epoch = self.epoch
         order = self._epoch_order(epoch)
         chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-        batch = empty_batch(len(chosen), self.canvas, self.max_instances, self.gt_mask_size)
+        batch = empty_batch(len(chosen), self.canvas, self.max_instances, self.gt_mask_size, *self.cache.pixels)
         for row, position in enumerate(chosen):
             self._fill(batch, row, int(position), np.random.default_rng([self.seed, epoch, position, 1]))
         return batch
@@ -172,11 +172,14 @@ class SampleCache:
     Args:
         dataset: a Dataset.
         max_bytes: int.
+        config: MaskRCNNConfig, for channels and dtype of the images.
     """
 
-    def __init__(self, dataset, max_bytes):
+    def __init__(self, dataset, max_bytes, config):
         self.dataset = dataset
         self.max_bytes = max_bytes
+        self.pixels = (config.num_channels, config.image_dtype)
+        self._sample = {} if self.pixels == RGB else {"fill": config.pixel_mean, "std": config.pixel_std}
         self.num_bytes = 0
         self._samples = {}
         self._lock = threading.Lock()
@@ -186,8 +189,9 @@ class SampleCache:
         sample = self._samples.get(index)
         if sample is not None:
             return sample
-        sample = Sample.whole(self.dataset.load_image(index), self.dataset[index].instances)
-        if self.num_bytes >= self.max_bytes:
+        image = self.dataset.load_image(index, *self.pixels)
+        sample = Sample.whole(image, self.dataset[index].instances, **self._sample)
+        if self.num_bytes >= self.max_bytes or is_mapped(image):
             return sample
         sample, size = sample.decoded()
         with self._lock:

@@ -211,15 +211,20 @@ class Dataset:
             self._image_dir = common_folder(record.source for record in self.records if is_file(record))
         return self._image_dir
 
-    def load_image(self, index):
-        """Read an image: uint8 (H, W, [r, g, b]), image pixels, EXIF applied.
+    def load_image(self, index, channels=3, dtype="uint8"):
+        """Read an image: (H, W, C), image pixels, EXIF applied.
+
+        Args:
+            index: int, position.
+            channels, dtype: as for `read_image`: `config.num_channels` and `config.image_dtype` of the model.
 
         Raises:
-            ImageError (a ValueError): the file is missing, damaged, or not of its record's size.
+            ImageError (a ValueError): the file is missing, damaged, not of its record's size, or has
+                other channels or values.
         """
         record = self.records[index]
         source = record.source() if callable(record.source) else record.source
-        image = read_image(source)
+        image = read_image(source, channels, dtype)
         stated = (record.height, record.width)
         if image.shape[:2] != stated:
             name = record.source if is_file(record) else f"image {record.image_id}"

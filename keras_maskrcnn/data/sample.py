@@ -10,7 +10,8 @@ import dataclasses
 import numpy as np
 
 from keras_maskrcnn.data.effects import Recolor
-from keras_maskrcnn.data.geometry import View
+from keras_maskrcnn.data.geometry import FILL, View
+from keras_maskrcnn.data.images import check_finite, is_mapped
 from keras_maskrcnn.data.seen import look_at
 
 
@@ -19,12 +20,14 @@ class Sample:
     """An image, its objects, and how they are looked at.
 
     Args:
-        image: uint8 (H, W, 3), image pixels.
+        image: (H, W, C), image pixels, uint8, uint16 or float32; perhaps a memory map.
         instances: tuple of Instance, image pixels.
         view: View, from image pixels to network pixels.
-        effects: tuple of `pixels -> pixels`, uint8 (h, w, 3), what happens to the network pixels.
+        effects: tuple of `pixels -> pixels`, (h, w, C), what happens to the network pixels.
         min_visible: share of an object's mask; objects of which the view shows less are ignored.
         draw: `rng -> Sample`, another image of the same dataset; None outside of a loader.
+        fill: one value, or one a channel: what a free turn shows beyond the image.
+        std: one a channel, what the model divides by; None takes the image's own.
     """
 
     image: np.ndarray
@@ -33,11 +36,13 @@ class Sample:
     effects: tuple = ()
     min_visible: float = 0.0
     draw: object = None
+    fill: float | tuple = FILL
+    std: tuple | None = None
 
     @classmethod
-    def whole(cls, image, instances):
-        """The image as it is."""
-        return cls(image, tuple(instances), View(*image.shape[:2]))
+    def whole(cls, image, instances, **rest):
+        """The image as it is; `rest` are further fields."""
+        return cls(image, tuple(instances), View(*image.shape[:2]), **rest)
 
     def decoded(self):
         """The same with all masks decoded, and the bytes that image and masks take."""
@@ -62,7 +67,7 @@ class Sample:
         return dataclasses.replace(self, effects=(*self.effects, effect))
 
     def recolored(self, matrix):
-        """The same with colours `matrix @ [r, g, b, 1]` of those so far; several in a row clip once."""
+        """The same with colours `matrix @ [r, g, b, 1]` of those so far (see Recolor); several in a row clip once."""
         if self.effects and isinstance(self.effects[-1], Recolor):
             return dataclasses.replace(self, effects=(*self.effects[:-1], self.effects[-1].then(matrix)))
         return self.affected(Recolor(matrix))
@@ -77,11 +82,20 @@ class Sample:
         For what needs pixels to act on. Masks stay windows of their objects' size.
         """
         instances = tuple(seen.rendered() for seen in self.visible())
-        return Sample(self.network_image(), instances, View(*self.size), draw=self.draw)
+        return Sample(self.network_image(), instances, View(*self.size), draw=self.draw, fill=self.fill, std=self.std)
+
+    def channel_std(self):
+        """Float (C,): what the model divides each channel by, or else the image's own standard deviation."""
+        return some_pixels(self.image).std((0, 1), dtype=np.float64) if self.std is None else np.array(self.std)
 
     def network_image(self):
-        """uint8 (height, width, 3), network pixels."""
-        pixels = self.view.pixels(self.image)
+        """(height, width, C), network pixels, of the image's dtype.
+
+        Raises:
+            ImageError: what the view shows of a float image is not finite.
+        """
+        pixels = self.view.pixels(self.image, self.fill)
+        check_finite(pixels, "an image")
         for effect in self.effects:
             pixels = effect(pixels)
         return pixels
@@ -118,6 +132,12 @@ class Sample:
             crowd=np.array([one.crowd for one in seen], bool),
             num_cut=num_cut,
         )
+
+
+def some_pixels(image):
+    """One pixel in 64, near enough for means and 60 times faster; of a memory map few enough to leave it unread."""
+    step = 8 if not is_mapped(image) else max(8, min(image.shape[:2]) // 32)
+    return np.asarray(image[::step, ::step])
 
 
 @dataclasses.dataclass(frozen=True)

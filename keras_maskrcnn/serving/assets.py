@@ -90,10 +90,11 @@ def _preprocessing(config):
         size = f"times {config.image_scale}"
     else:
         size = f"so that the short side has {config.min_size} pixels, or the long side {config.max_size}, if fewer"
+    files = " Files: EXIF orientation applied, alpha dropped, to RGB." if config.num_channels == 3 else ""
     return (
-        f"All in the graph. Files: EXIF orientation applied, alpha dropped, to RGB. Then bilinear resizing (half-pixel "
-        f"centres, no antialiasing) {size}; (pixel - {list(config.pixel_mean)}) / {list(config.pixel_std)}; zero "
-        "padding at the right and bottom."
+        f"All in the graph. Images: {config.num_channels} channels, {config.image_dtype}.{files} Then bilinear "
+        f"resizing (half-pixel centres, no antialiasing) {size}; (pixel - {list(config.pixel_mean)}) / "
+        f"{list(config.pixel_std)}; zero padding at the right and bottom."
     )
 
 

@@ -17,7 +17,7 @@ from keras_maskrcnn.serving.assets import fingerprint
 
 INPUT = "images"
 OUTPUTS = ("boxes", "scores", "labels", "masks", "valid", "num_detections")
-DTYPES = ("uint8", "float32")
+DTYPES = {"uint8": ("uint8", "float32"), "uint16": ("float32",), "float32": ("float32",)}  # by image_dtype
 
 
 def trace(model, input_dtype, image_size=None):
@@ -25,7 +25,7 @@ def trace(model, input_dtype, image_size=None):
 
     Args:
         model: MaskRCNN; stays as it is, a folded copy in float32 is traced.
-        input_dtype: "uint8" or "float32" (0..255).
+        input_dtype: "uint8" or "float32" (values of the model's images, not normalised).
         image_size: (height, width) in image pixels for a graph of this size and batch 1, in which every size is known;
             padding rows are then computed along. None for images of any size.
 
@@ -37,7 +37,7 @@ def trace(model, input_dtype, image_size=None):
 
     folded = optimize_for_inference(model, "float32")
     shape = (None, None, None) if image_size is None else (1, *image_size)
-    images = tf.TensorSpec((*shape, len(model.config.pixel_mean)), input_dtype, name=INPUT)
+    images = tf.TensorSpec((*shape, model.config.num_channels), input_dtype, name=INPUT)
     traced = tf.Module()
     traced.weights = [weight.value for weight in folded.weights]
     with backend.portable_operators(fixed_sizes=image_size is not None):
@@ -83,15 +83,16 @@ def describe(model):
     }
 
 
-def check_arguments(path, suffix, input_dtype, overwrite):
+def check_arguments(path, suffix, input_dtype, overwrite, config):
     """Refuse what cannot be converted before minutes are spent on it.
 
     Args:
         path, input_dtype, overwrite: as `export_onnx` and `export_litert` take them.
         suffix: that the path must have, such as ".onnx".
+        config: MaskRCNNConfig, whose images are uint8, or go in as float32.
 
     Returns:
-        The path as a pathlib.Path.
+        (the path as a pathlib.Path, the dtype of the input).
 
     Raises:
         ValueError: the backend is not TensorFlow; a wrong suffix or dtype; the file exists.
@@ -110,11 +111,13 @@ def check_arguments(path, suffix, input_dtype, overwrite):
             f"Nothing is overwritten unasked. Received: {path}, which exists. "
             "Choose another name or pass overwrite=True (--overwrite)."
         )
-    if input_dtype not in DTYPES:
+    dtypes = DTYPES[config.image_dtype]
+    if input_dtype is not None and input_dtype not in dtypes:
         raise ValueError(
-            f"input_dtype is one of {DTYPES}. Received: {input_dtype!r}. Floats are in 0..255, like uint8."
+            f"input_dtype is one of {dtypes} for a model of {config.image_dtype} images. Received: {input_dtype!r}. "
+            "Floats have the values of the model's images: 0..255 where these are uint8."
         )
-    return path
+    return path, input_dtype or dtypes[0]
 
 
 def need(module, extra):

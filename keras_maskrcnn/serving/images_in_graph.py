@@ -4,7 +4,8 @@ JPEG, PNG, BMP and GIF (its first frame) of any size and any mix, each decoded a
 orientation applied, alpha dropped, gray and palettes to RGB, 16-bit gray scaled by range. Stock operators raise for a
 whole batch where one file is damaged, and TensorFlow has no way to catch that but one: a tf.data pipeline may ignore
 errors. So each file is decoded in a pipeline of its own, whose second element stands in where the first one failed.
-Called by `signatures.py`.
+Models of other images than RGB of 8 bits have readers of their own (`READERS`), each by the same rules. Called by
+`signatures.py`.
 """
 
 import tensorflow as tf
@@ -19,21 +20,22 @@ MAX_PIXELS = 178_956_970  # Pillow's own bound: a file of a kilobyte can claim t
 _WIDE_RANGES = (255, 1023, 4095, 16383, 65535)  # of data.images: 8, 10, 12, 14 and 16 bits
 
 
-def read_batch(image_bytes, network_size):
+def read_batch(image_bytes, network_size, pixels=(3, "uint8")):
     """Decode, turn, resize and pad files onto one canvas; a damaged one leaves the others alone.
 
     Args:
         image_bytes: string (B,), whole files.
         network_size: function from int32 [height, width] of an image to that in network pixels.
+        pixels: (channels, dtype) of the model's images, a key of READERS.
 
     Returns:
-        dict of images float32 (B, H, W, 3), network pixels, zero beyond each image; network_sizes and image_sizes int32
+        dict of images float32 (B, H, W, C), network pixels, zero beyond each image; network_sizes and image_sizes int32
         (B, [height, width]), the latter as a photo viewer shows the image; problems string (B,), empty where the file
         was read. Where it was not, there is one black pixel and image_sizes holds zeros.
     """
 
     def read(data):
-        image = decode(data)
+        image = tf.ensure_shape(READERS[pixels](data), (None, None, pixels[0]))
         size = tf.shape(image)[:2]
         network = network_size(size)
         # uint8 goes in as it is: a float copy of the source would be four times its size.
@@ -43,7 +45,7 @@ def read_batch(image_bytes, network_size):
     def read_or_stand_in(data):
         good = tf.data.Dataset.from_tensors(data).map(_plain(read)).ignore_errors()
         stand_in = {
-            "images": tf.zeros((1, 1, 3)),
+            "images": tf.zeros((1, 1, pixels[0])),
             "network_sizes": tf.ones((2,), tf.int32),
             "image_sizes": tf.zeros((2,), tf.int32),
             "problems": tf.gather(tf.constant(_PROBLEMS), file_format(data)),
@@ -55,7 +57,7 @@ def read_batch(image_bytes, network_size):
         _plain(read_or_stand_in), cycle_length=4, num_parallel_calls=4, deterministic=True
     )  # in the order of the files
     count = tf.maximum(tf.size(image_bytes, out_type=tf.int64), 1)
-    shapes = {"images": [None, None, 3], "network_sizes": [2], "image_sizes": [2], "problems": []}
+    shapes = {"images": [None, None, pixels[0]], "network_sizes": [2], "image_sizes": [2], "problems": []}
     return rows.padded_batch(count, shapes).get_single_element()
 
 
@@ -72,6 +74,27 @@ def decode(data):
     readers = [_decode_jpeg, _decode_png, _decode_gif, _decode_bmp, _refuse]
     image = tf.switch_case(file_format(data), [lambda reader=reader: reader(data) for reader in readers])
     return tf.ensure_shape(image, (None, None, 3))
+
+
+def decode_gray(data):
+    """One file in gray: uint8 (h, w, 1). Raises as `decode` does, and for colours."""
+    image = decode(data)
+    gray = tf.debugging.Assert(tf.reduce_all(tf.equal(image, image[..., :1])), ["an image in colours"])
+    with tf.control_dependencies([gray]):
+        return tf.identity(image[..., :1])
+
+
+def decode_rgba(data):
+    """One PNG of RGBA: uint8 (h, w, 4). Raises as `decode` does, and for all other files."""
+    return _decode_own_png(data, (8, 6), lambda: tf.io.decode_png(data, 4))
+
+
+def decode_wide_gray(data):
+    """One PNG in gray of 16 bits: uint16 (h, w, 1), as stored. Raises as `decode` does, and for all other files."""
+    return _decode_own_png(data, (16, 0), lambda: tf.io.decode_png(data, 1, tf.uint16))
+
+
+READERS = {(3, "uint8"): decode, (1, "uint8"): decode_gray, (4, "uint8"): decode_rgba, (1, "uint16"): decode_wide_gray}
 
 
 def file_format(data):
@@ -92,10 +115,27 @@ def _decode_jpeg(data):
     return orient(image, jpeg_orientation(data))
 
 
-def _decode_png(data):
+def _png_header(data):
+    """(int64 [width, height], int64 [bit depth, colour type])."""
     header = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 16, 10), tf.uint8), tf.int64)
     sides = tf.linalg.matvec(tf.reshape(header[:8], (2, 4)), tf.constant([2**24, 2**16, 2**8, 1], tf.int64))
-    wide_gray = tf.reduce_all(tf.equal(header[8:10], [16, 0]))  # bit depth, colour type
+    return sides, header[8:10]
+
+
+def _decode_own_png(data, kind, read):
+    """A PNG of a bit depth and colour type, upright; whatever else it is raises."""
+    refused = tf.debugging.Assert(tf.equal(file_format(data), PNG), ["no PNG"])
+    with tf.control_dependencies([refused]):
+        sides, found = _png_header(tf.identity(data))
+    readable = tf.debugging.Assert(tf.reduce_all(tf.equal(found, kind)), ["a PNG of another kind"])
+    with _not_huge(sides), tf.control_dependencies([readable]):
+        image = read()
+    return orient(image, png_orientation(data))
+
+
+def _decode_png(data):
+    sides, kind = _png_header(data)
+    wide_gray = tf.reduce_all(tf.equal(kind, [16, 0]))
     with _not_huge(sides):
         image = tf.cond(
             wide_gray, lambda: _narrow(tf.io.decode_png(data, 1, tf.uint16)), lambda: tf.io.decode_png(data, 3)

@@ -10,10 +10,10 @@ from keras_maskrcnn.serving.converting import check_arguments, trace
 QUANTIZATIONS = (None, "float16", "dynamic_range")
 
 
-def export_litert(model, path, image_size, input_dtype="uint8", quantization=None, overwrite=False):
+def export_litert(model, path, image_size, input_dtype=None, quantization=None, overwrite=False):
     """Write a model as one .tflite file for images of one size, answered in their pixels.
 
-    Signature `serving_default`. Input `images` (1, H, W, [r, g, b]), 0..255. Outputs, D = `max_detections` rows,
+    Signature `serving_default`. Input `images` (1, H, W, C), not normalised. Outputs, D = `max_detections` rows,
     M = `mask_size`:
         boxes    float32 (1, D, [x1, y1, x2, y2]), pixels of the image that came in
         scores   float32 (1, D), falling          labels  int32 (1, D), 0..K-1
@@ -26,7 +26,7 @@ def export_litert(model, path, image_size, input_dtype="uint8", quantization=Non
         model: MaskRCNN, on the TensorFlow backend. Stays as it is; the file holds it with batch norm folded.
         path: file to make, ending in .tflite.
         image_size: (height, width) of the images that will come in, image pixels; they are resized inside.
-        input_dtype: "uint8" or "float32".
+        input_dtype: "uint8" or "float32"; None: "uint8" where the model's images are, else "float32" of their values.
         quantization: None: float32. "float16": weights stored in half the size, computed in float32. "dynamic_range":
             weights of convolutions and dense layers int8, their inputs quantised on the fly; detections differ.
         overwrite: replace a file that is there already.
@@ -40,7 +40,7 @@ def export_litert(model, path, image_size, input_dtype="uint8", quantization=Non
     _check_size(image_size)
     if quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization is one of {QUANTIZATIONS}. Received: {quantization!r}.")
-    path = check_arguments(path, ".tflite", input_dtype, overwrite)
+    path, input_dtype = check_arguments(path, ".tflite", input_dtype, overwrite, model.config)
     traced = trace(model, input_dtype, tuple(image_size))
     content = _convert(traced, quantization)
     write_atomically(path, lambda partial: partial.write_bytes(content))

@@ -11,10 +11,10 @@ from keras_maskrcnn.serving.converting import INPUT, check_arguments, describe, 
 OPSET = 17
 
 
-def export_onnx(model, path, input_dtype="uint8", opset=OPSET, overwrite=False):
+def export_onnx(model, path, input_dtype=None, opset=OPSET, overwrite=False):
     """Write a model as one .onnx file that takes images of any size and answers in their pixels.
 
-    Input `images` (B, H, W, [r, g, b]), 0..255, any B, H and W. Outputs, D = `max_detections` rows, M = `mask_size`:
+    Input `images` (B, H, W, C), not normalised, any B, H and W. Outputs, D = `max_detections` rows, M = `mask_size`:
         boxes    float32 (B, D, [x1, y1, x2, y2]), pixels of the images that came in
         scores   float32 (B, D), falling          labels  int32 (B, D), 0..K-1
         masks    float32 (B, D, M, M), probabilities in the frame of each box
@@ -25,7 +25,7 @@ def export_onnx(model, path, input_dtype="uint8", opset=OPSET, overwrite=False):
         model: MaskRCNN, on the TensorFlow backend. Stays as it is; the file holds it with batch norm folded, in
             float32.
         path: file to make, ending in .onnx.
-        input_dtype: "uint8" or "float32".
+        input_dtype: "uint8" or "float32"; None: "uint8" where the model's images are, else "float32" of their values.
         opset: version of ONNX's operators.
         overwrite: replace a file that is there already.
 
@@ -36,7 +36,7 @@ def export_onnx(model, path, input_dtype="uint8", opset=OPSET, overwrite=False):
         ValueError: the backend is not TensorFlow, a wrong argument, or the file exists and `overwrite` is False.
         ImportError: tf2onnx is not installed.
     """
-    path = check_arguments(path, ".onnx", input_dtype, overwrite)
+    path, input_dtype = check_arguments(path, ".onnx", input_dtype, overwrite, model.config)
     onnx, _ = need("onnx", "onnx"), need("tf2onnx", "onnx")
     traced = trace(model, input_dtype)
     proto = _convert(traced.graph, opset)

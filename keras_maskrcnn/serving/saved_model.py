@@ -31,7 +31,7 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
     Returns:
         The version's folder as a pathlib.Path: `saved_model.pb` and `variables`, `assets` (what the model is, see
         `assets.py`) and `assets.extra` (requests that TF Serving warms up with). See `signatures.py` for what the
-        SavedModel takes and returns.
+        SavedModel takes and returns. It has no `serve_bytes` for images that no file holds, which is printed.
 
     Raises:
         ValueError: the backend is not TensorFlow; the version is no positive integer, or exists and `overwrite` is
@@ -102,13 +102,15 @@ def _version_folder(directory, version, overwrite):
 def _write(model, served, folder, optimize, dtype, name):
     import tensorflow as tf  # the package runs on JAX without it
 
-    from keras_maskrcnn.serving.signatures import signatures
+    from keras_maskrcnn.serving.signatures import signatures, without_files
     from keras_maskrcnn.serving.warmup import write_warmup
 
     # Not the model itself, which would bring its optimizer and metrics along.
     weights = tf.Module()
     weights.served = [weight.value for weight in served.weights]
     answers = signatures(served)
+    if without_files(model.config):
+        print(without_files(model.config))
     with backend.stock_operators():
         functions = {
             key: tf.function(function, autograph=False).get_concrete_function(**inputs)
@@ -116,4 +118,4 @@ def _write(model, served, folder, optimize, dtype, name):
         }
         tf.saved_model.save(weights, folder, functions)
     write_assets(folder, model, answers, optimized=bool(optimize or dtype), dtype=dtype)
-    write_warmup(folder, answers, name)
+    write_warmup(folder, answers, name, model.config)

@@ -34,24 +34,25 @@ class SavedModelPredictor:
         self.config = read_config(folder)
         self._saved_model = tf.saved_model.load(str(folder))  # held: its functions do not keep their variables alive
         self._signature = self._saved_model.signatures["serve_images_options"]
+        self._input_dtype = self._signature.structured_input_signature[1]["images"].dtype
 
     def __call__(self, image):
         """Detect.
 
         Args:
-            image: as for `Predictor`: path, PIL image, encoded bytes, or uint8 (H, W, 3) RGB.
+            image: as for `Predictor`: path, PIL image, encoded bytes, or an array (H, W, C).
 
         Returns:
             FoundInstances, by falling score.
         """
         import tensorflow as tf
 
-        image = read_image(image)
+        image = read_image(image, self.config.num_channels, self.config.image_dtype)
         options = {
             name: tf.constant([-1.0 if value is None else value], tf.float32) for name, value in self.options.items()
         }
         options["max_detections"] = tf.constant([-1])
-        answer = self._signature(images=tf.constant(image[None]), **options)
+        answer = self._signature(images=tf.constant(image[None], self._input_dtype), **options)
         return found_instances({name: value.numpy()[0] for name, value in answer.items()}, self.config)
 
 

@@ -3,9 +3,13 @@
 THE CONTRACT. Every input and output has the batch as its first axis, also the options: TF Serving's batching, which
 puts requests of different clients together, takes nothing else. B images, D = `max_detections` rows, M = `mask_size`.
 
-    serving_default   images       uint8 (B, H, W, C), any size
+    serving_default   images       (B, H, W, C), any size; uint8, or for a model of other images int32 where these are
+                                   uint16 (TF Serving's REST knows no uint16), float32 where they are floats
     serve_bytes       image_bytes  string (B,): JPEG, PNG, BMP or GIF files, of any sizes together
     serve_rle         image_bytes  likewise, answered with run-length codes instead of masks
+
+serve_bytes and serve_rle (and their options) are there for images that such files hold: 8 bits in three channels or in
+one, of files in gray; four channels of 8 bits and one of 16 in PNG files alone. `without_files` says why they are not.
 
     serve_images_options, serve_bytes_options, serve_rle_options take besides, all of them:
         score_threshold  float32 (B,)   detections score more than this
@@ -30,10 +34,10 @@ batch are answered as if it were not there. Called by `saved_model.py`.
 
 import tensorflow as tf
 
-from keras_maskrcnn.serving.images_in_graph import read_batch
+from keras_maskrcnn.serving.images_in_graph import READERS, read_batch
 from keras_maskrcnn.serving.rle_in_graph import encode_masks
 
-RGB = 3
+INPUT_DTYPES = {"uint8": tf.uint8, "uint16": tf.int32, "float32": tf.float32}  # by the config's image_dtype
 OPTIONS = {"score_threshold": tf.float32, "nms_threshold": tf.float32, "max_detections": tf.int32}
 
 
@@ -46,17 +50,27 @@ def signatures(model):
     Returns:
         dict from name to (function of keyword tensors -> dict of tensors, dict from input name to tf.TensorSpec).
     """
-    channels = len(model.config.pixel_mean)
-    answers = Answers(model)
-    inputs = {"images": tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")}
+    config, answers = model.config, Answers(model)
+    dtype = INPUT_DTYPES[config.image_dtype]
+    inputs = {"images": tf.TensorSpec((None, None, None, config.num_channels), dtype, name="images")}
     files = {"image_bytes": tf.TensorSpec((None,), tf.string, name="image_bytes")}
     options = {name: tf.TensorSpec((None,), dtype, name=name) for name, dtype in OPTIONS.items()}
     kinds = {"images": (answers.to_images, inputs)}
-    if channels == RGB:  # files hold colours; a model for other channels is served by arrays alone
+    if without_files(config) is None:
         kinds |= {"bytes": (answers.to_files, files), "rle": (answers.in_run_lengths, files)}
     plain = {f"serve_{kind}": pair for kind, pair in kinds.items()}
     plain = {"serving_default": plain.pop("serve_images"), **plain}
     return plain | {f"serve_{kind}_options": (answer, needs | options) for kind, (answer, needs) in kinds.items()}
+
+
+def without_files(config):
+    """Why a model has no `serve_bytes` and `serve_rle`: str, or None where it has them."""
+    if (config.num_channels, config.image_dtype) in READERS:
+        return None
+    return (
+        f"serve_bytes and serve_rle are left out: images of {config.num_channels} channels, {config.image_dtype}, are "
+        "in no JPEG, PNG, BMP or GIF file that TensorFlow decodes. Send arrays to serving_default."
+    )
 
 
 class Answers:
@@ -76,7 +90,7 @@ class Answers:
             self._detect,
             autograph=False,
             input_signature=[
-                tf.TensorSpec((None, None, None, len(config.pixel_mean)), tf.float32),
+                tf.TensorSpec((None, None, None, config.num_channels), tf.float32),
                 tf.TensorSpec((None, 2), tf.int32),
                 {name: tf.TensorSpec((None,), dtype) for name, dtype in OPTIONS.items()},
             ],
@@ -94,7 +108,8 @@ class Answers:
 
     def to_files(self, image_bytes, **options):
         """`serve_bytes`: the same for files of any sizes, on one canvas or one after the other."""
-        batch = read_batch(image_bytes, self.network_size)
+        pixels = (self.config.num_channels, self.config.image_dtype)
+        batch = read_batch(image_bytes, self.network_size, pixels)
         options = self._options(tf.size(image_bytes), options)
         detect = self._detect_one_by_one if self.one_by_one else self.detect
         found = detect(batch["images"], batch["network_sizes"], options)

@@ -25,19 +25,21 @@ _MODEL_SPEC_NAME, _MODEL_SPEC_SIGNATURE = 1, 3
 _MAP_KEY, _MAP_VALUE = 1, 2
 
 
-def write_warmup(folder, signatures, model_name):
+def write_warmup(folder, signatures, model_name, config):
     """Write one request for each signature.
 
     Args:
         folder: of the SavedModel.
         signatures: dict from name to (function, dict from input name to TensorSpec).
         model_name: str, what the server is likely to call the model; it does not look at it while warming up.
+        config: MaskRCNNConfig.
     """
+    pixels = (config.num_channels, config.image_dtype)
     path = pathlib.Path(folder) / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for name, (_, inputs) in signatures.items():
-            tensors = {key: _example(key, spec) for key, spec in inputs.items()}
+            tensors = {key: _example(key, spec, *pixels) for key, spec in inputs.items()}
             writer.write(prediction_log(model_name, name, tensors))
 
 
@@ -72,13 +74,16 @@ def _varint(value):
     return bytes([*text, value])
 
 
-def _example(name, spec):
+def _example(name, spec, channels, image_dtype):
     """A value for an input of one image; a threshold of 0 lets boxes through to the mask head."""
     if name == "images":
-        return _picture(spec.shape[-1])[None]
+        return _picture(spec.shape[-1])[None].astype(spec.dtype.as_numpy_dtype)
     if name == "image_bytes":
         file = io.BytesIO()
-        Image.fromarray(_picture(3)).save(file, "JPEG")
+        picture = _picture(channels)
+        picture = picture.astype(np.uint16) * 257 if image_dtype == "uint16" else picture
+        # A model for other images than RGB reads PNG alone, or files in gray.
+        Image.fromarray(picture[..., 0] if channels == 1 else picture).save(file, "JPEG" if channels == 3 else "PNG")
         return np.array([file.getvalue()], object)
     value = {"score_threshold": 0.0, "nms_threshold": -1.0, "max_detections": -1}[name]
     return np.array([value], spec.dtype.as_numpy_dtype)

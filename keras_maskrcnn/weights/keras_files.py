@@ -1,7 +1,8 @@
 """Load `.weights.h5` and `.keras` files with a receipt, and with other classes than the file's.
 
 Keras owns the layout of these files. A file is compared, dataset by dataset, with one that the model itself writes;
-what fits replaces the model's own there, and Keras loads the result. So an interrupted or refused load changes nothing.
+what fits replaces the model's own there, and Keras loads the result; a first convolution of RGB is inflated for other
+channels (`inflation.py`). So an interrupted or refused load changes nothing.
 """
 
 import pathlib
@@ -12,12 +13,14 @@ import zipfile
 
 import h5py
 
+from keras_maskrcnn.weights.inflation import inflate, inflates, note
 from keras_maskrcnn.weights.receipt import Receipt, check_account
 
 PREDICTORS = re.compile(r"(^|/)(box_head/classes|box_head/deltas|mask_head/logits)/")
 # The optimizer's moments and the sampler's state belong to a run, not to the weights.
 NOT_WEIGHTS = re.compile(r"^(optimizer/|vars/seed_state$)")
 BACKBONE = "backbone/"
+FIRST_CONV = "backbone/stem/conv/vars/0"
 MEMBER = "model.weights.h5"  # of a .keras archive
 
 
@@ -72,23 +75,26 @@ def _merge(source, merged, name, heads, skip_mismatch):
         asked = {key for key in want if heads or not PREDICTORS.search(key)}
         if have and all(key.startswith(BACKBONE) for key in have):
             asked = {key for key in asked if key.startswith(BACKBONE)}
-        fitting = [key for key in asked if have.get(key) == want[key]]
+        inflated = {FIRST_CONV} & asked if inflates(have.get(FIRST_CONV, ()), want.get(FIRST_CONV, ()), 2) else set()
+        fitting = [key for key in asked if have.get(key) == want[key] or key in inflated]
         problems = {
             "missing": [f"{key} {want[key]}" for key in sorted(asked - set(have))],
             "shape": [
                 f"{key}: {have[key]}, the model has {want[key]}"
                 for key in sorted(asked & set(have))
-                if have[key] != want[key]
+                if have[key] != want[key] and key not in inflated
             ],
             "unknown": [f"{key} {have[key]}" for key in sorted(set(have) - set(want))],
         }
         skipped = check_account(name, problems, skip_mismatch)
         for key in fitting:
-            ours[key][...] = theirs[key][...]
+            values = theirs[key][...]
+            ours[key][...] = inflate(values, want[key][2], 2) if key in inflated else values
         used = [(key, have[key]) for key in want if key in fitting]
         missing = [(key, want[key]) for key in want if key not in fitting]
         left_over = [(key, have[key]) for key in have if key not in fitting]
-    return Receipt(name, tuple(used), tuple(left_over), tuple(missing), skipped)
+    notes = tuple(note(key, want[key][2]) for key in inflated)
+    return Receipt(name, tuple(used), tuple(left_over), tuple(missing), skipped, notes)
 
 
 def _shapes(file):

@@ -11,7 +11,7 @@ from keras_maskrcnn.weights.torchvision import load_state
 
 
 def load_weights(model, source, heads=True, skip_mismatch=False):
-    """Load weights, and account for every tensor.
+    """Load weights, and account for every tensor. RGB weights go into models of other channels: see `inflation.py`.
 
     Args:
         model: MaskRCNN.

@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_maskrcnn.backbone import BASIC, BLOCKS
 from keras_maskrcnn.weights.coco import COCO_CATEGORY_IDS, COCO_SLOTS
+from keras_maskrcnn.weights.inflation import inflate, inflates, note
 from keras_maskrcnn.weights.receipt import Receipt, check_account
 
 # The last layers, one output for each class: what differs when the classes do.
@@ -23,6 +24,7 @@ PREDICTORS = (
     "roi_heads.box_predictor.bbox_pred",
     "roi_heads.mask_predictor.mask_fcn_logits",
 )
+FIRST_CONV = "backbone.body.conv1.weight"
 COUNTER = "num_batches_tracked"  # of torch's batch norm; momentum is constant here, so nothing needs it
 
 # Names of files written before torchvision 0.12 (`_load_from_state_dict` with version < 2), the published COCO
@@ -219,6 +221,7 @@ def _take_classes(array, entry, category_ids):
 def load_state(model, state, source="state dict", heads=True, skip_mismatch=False):
     """Put a torchvision state dict into a model. Nothing is assigned unless all adds up.
 
+    The first convolution of RGB weights is inflated where the model's images have other channels (`inflation.py`).
     Three kinds are told apart by their names: a detector; a ResNet classifier (`conv1.weight`, ...), which goes into
     the backbone; and the 91-row heads of COCO for a model of its 80 real categories, whose rows are picked.
 
@@ -242,13 +245,16 @@ def load_state(model, state, source="state dict", heads=True, skip_mismatch=Fals
         state = {f"backbone.body.{name}" if not name.startswith("fc.") else name: a for name, a in state.items()}
     asked = {entry.name: entry for entry in table if _is_asked(entry, classifier, heads)}
     problems = {"missing": [], "shape": [], "unknown": []}
-    used, values = [], []
+    used, values, notes = [], [], []
     for entry in asked.values():
         if entry.name not in state:
             if entry.weight is not None:
                 problems["missing"].append(f"{entry.name} {entry.shape}")
             continue
         array = _fitting(np.asarray(state[entry.name]), entry, model.config)
+        if entry.name == FIRST_CONV and inflates(array.shape, entry.shape, 1):
+            array = inflate(array, entry.shape[1], 1)
+            notes.append(note(entry.name, entry.shape[1]))
         if array.shape != entry.shape:
             problems["shape"].append(f"{entry.name}: {np.shape(state[entry.name])}, the model has {entry.shape}")
         elif entry.weight is not None:
@@ -263,7 +269,7 @@ def load_state(model, state, source="state dict", heads=True, skip_mismatch=Fals
     _assign(values)
     got = {name for name, _ in used}
     missing = [(entry.name, entry.shape) for entry in table if entry.weight is not None and entry.name not in got]
-    return Receipt(source, tuple(used), tuple(left_over), tuple(missing), skipped)
+    return Receipt(source, tuple(used), tuple(left_over), tuple(missing), skipped, tuple(notes))
 
 
 def torchvision_state_dict(model):

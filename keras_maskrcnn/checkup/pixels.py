@@ -1,0 +1,183 @@
+"""What the pixels of a dataset are: channels, dtype, range, and each channel's mean and standard deviation.
+
+One pass, image by image as they are read anyway, in float64; parts are joined by Chan, Golub and LeVeque's update
+("Algorithms for Computing the Sample Variance", 1983), so nothing is lost where means are large beside deviations.
+Called by `inspection.py`; `proposal.py` makes a config of it.
+"""
+
+import collections
+import dataclasses
+
+import numpy as np
+
+from keras_maskrcnn.checkup.findings import ERROR, NOTE, WARNING, Finding
+
+_BLOCK = 2**20  # pixels summed at once, so that memory-mapped images need not fit into memory
+_NAMED = 5  # images named where many are meant
+_UINT16_MAX = 65535
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """The pixels of one image, or of many of one kind.
+
+    Args:
+        channels: int, without transparency.
+        dtype: str, as stored.
+        alpha: whether there is a channel of transparency besides, which is not measured.
+        least, most: float (channels,), smallest and largest value.
+        count: int, pixels.
+        mean: float64 (channels,).
+        squares: float64 (channels,), the sum of squared differences to the mean.
+        images: int.
+    """
+
+    channels: int
+    dtype: str
+    alpha: bool
+    least: np.ndarray
+    most: np.ndarray
+    count: int
+    mean: np.ndarray
+    squares: np.ndarray
+    images: int = 1
+
+    @property
+    def kind(self):
+        """(channels, dtype): what images of one dataset should have in common."""
+        return self.channels, self.dtype
+
+    @property
+    def std(self):
+        """float64 (channels,): population standard deviation."""
+        return np.sqrt(self.squares / max(self.count, 1))
+
+    def joined(self, other):
+        """Both together; they are of one kind."""
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        return dataclasses.replace(
+            self,
+            alpha=self.alpha or other.alpha,
+            least=np.minimum(self.least, other.least),
+            most=np.maximum(self.most, other.most),
+            count=count,
+            mean=self.mean + apart * (other.count / count),
+            squares=self.squares + other.squares + apart**2 * (self.count * other.count / count),
+            images=self.images + other.images,
+        )
+
+    @property
+    def image_dtype(self):
+        """The config's `image_dtype` that keeps these values."""
+        if self.dtype in ("uint8", "bool"):
+            return "uint8"
+        whole = np.dtype(self.dtype).kind in "ui" and np.dtype(self.dtype).itemsize > 1
+        return "uint16" if whole and self.least.min() >= 0 and self.most.max() <= _UINT16_MAX else "float32"
+
+
+def measure(stored):
+    """Measure one image, row block by row block.
+
+    Args:
+        stored: data.decoding.Stored.
+
+    Returns:
+        Pixels; NaN and infinities in floats make its figures NaN.
+    """
+    pixels = stored.pixels[..., : stored.pixels.shape[2] - stored.alpha]
+    dtype = str(pixels.dtype)
+    rows = max(1, _BLOCK // pixels.shape[1])
+    total = None
+    for start in range(0, len(pixels), rows):
+        block = pixels[start : start + rows]
+        figures = np.array([_figures(block[..., channel]) for channel in range(pixels.shape[2])]).T
+        least, most, mean, squares = figures
+        part = Pixels(pixels.shape[2], dtype, stored.alpha, least, most, block[..., 0].size, mean, squares)
+        total = part if total is None else total.joined(part)
+    return dataclasses.replace(total, images=1)
+
+
+def _figures(plane):
+    """(least, most, mean, sum of squared differences to it) of one channel."""
+    if plane.dtype == bool:
+        plane = plane.astype(np.uint8) * np.uint8(255)  # as they are read
+    if plane.dtype in (np.uint8, np.uint16):  # counting each value is exact, and ten times faster than float64
+        counts = np.bincount(plane.ravel())
+        values = np.arange(len(counts))
+        mean = (counts @ values) / plane.size
+        present = np.flatnonzero(counts)
+        return present[0], present[-1], mean, counts @ (values - mean) ** 2
+    values = np.asarray(plane, np.float64).ravel()
+    mean = values.mean()
+    return values.min(), values.max(), mean, np.square(values - mean).sum()
+
+
+def by_kind(measured):
+    """Pixels of each kind of image, the most frequent kind first.
+
+    Args:
+        measured: list of Pixels, None where an image cannot be read. Those with NaN are left out.
+    """
+    kinds = {}
+    for pixels in measured:
+        if pixels is not None and np.isfinite(pixels.mean).all():
+            kinds[pixels.kind] = pixels if pixels.kind not in kinds else kinds[pixels.kind].joined(pixels)
+    return sorted(kinds.values(), key=lambda pixels: -pixels.images)
+
+
+def is_plain(pixels):
+    """Whether images of this kind are RGB of 8 bits, transparent or not."""
+    return pixels.channels == 3 and pixels.image_dtype == "uint8"
+
+
+def main_kind(kinds):
+    """What a model for these images should take: Pixels, or None for RGB of 8 bits.
+
+    Gray images of 8 bits among RGB ones are read as RGB.
+    """
+    if not kinds or any(is_plain(pixels) for pixels in kinds) and all(_fits_rgb(pixels) for pixels in kinds):
+        return None
+    return None if is_plain(kinds[0]) else kinds[0]
+
+
+def pixel_findings(measured, names):
+    """Findings about images of another kind than most, about channels without content, and values that are no numbers.
+
+    Args:
+        measured: list of Pixels by position, None where an image cannot be read.
+        names: what to call the images.
+    """
+    kinds = by_kind(measured)
+    main, found = main_kind(kinds), []
+    if kinds and not (main is None and all(_fits_rgb(pixels) for pixels in kinds)):
+        usual = (main or kinds[0]).kind
+        others = collections.defaultdict(list)
+        for position, pixels in enumerate(measured):
+            if pixels is not None and pixels.kind != usual:
+                others[pixels.kind].append(position)
+        for kind, positions in others.items():
+            found.append(_other_kind(kind, usual, positions, names))
+    for position, pixels in enumerate(measured):
+        if pixels is not None and not np.isfinite(pixels.mean).all():
+            message = "it holds NaN or infinity. Replace them, for example by the channel's mean."
+            found.append(Finding(ERROR, "pixels that are no numbers", names[position], message, position))
+    if main is not None and (main.squares == 0).any():
+        flat = (np.flatnonzero(main.squares == 0) + 1).tolist()
+        message = f"channels {flat} (counted from 1) have one value everywhere. Leave them out, or check the export."
+        found.append(Finding(NOTE, "channel without content", "all images", message))
+    return found
+
+
+def _fits_rgb(pixels):
+    return pixels.channels in (1, 3) and pixels.image_dtype == "uint8"
+
+
+def _other_kind(kind, usual, positions, names):
+    listed = ", ".join(names[position] for position in positions[:_NAMED])
+    more = ", ..." if len(positions) > _NAMED else ""
+    message = (
+        f"{len(positions)} images have {kind[0]} channels of {kind[1]}, most have {usual[0]} of {usual[1]}: "
+        f"{listed}{more}. A model takes one kind. Export them alike."
+    )
+    return Finding(WARNING, "images of another kind", names[positions[0]], message, positions[0])
