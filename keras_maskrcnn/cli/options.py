@@ -29,6 +29,25 @@ def dataset_arguments(group):
     data.dataset_options(group)
 
 
+def sampling_arguments(group):
+    """How often images come up in training, and who reads them."""
+    group.add_argument(
+        "--repeat-threshold",
+        type=positive(float),
+        metavar="SHARE",
+        help="show images of rare classes more often: a class in a share f of the images comes up sqrt(SHARE / f) times "
+        "as often, if f is below SHARE (repeat factors of LVIS, Gupta et al. 2019; there 0.001; try 0.1 in small "
+        "datasets) (default: each image once an epoch)",
+    )
+    group.add_argument(
+        "--negatives",
+        type=float,
+        metavar="SHARE",
+        help="share of images without objects in an epoch, 0 to below 1; 0 leaves them out (default: as in the data)",
+    )
+    group.add_argument("--workers", type=positive(int), default=2, help="threads that read and augment images")
+
+
 def size_arguments(group):
     """The network's image size."""
     group.add_argument("--min-size", type=positive(int), default=800, help="short side, network pixels")

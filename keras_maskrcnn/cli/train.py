@@ -10,6 +10,7 @@ from keras_maskrcnn.cli.options import (
     load_model,
     open_dataset,
     positive,
+    sampling_arguments,
     size_arguments,
 )
 
@@ -24,6 +25,7 @@ def train_arguments(command):
     dataset_arguments(data)
     data.add_argument("--val-images", required=True, help="folder of the validation images")
     data.add_argument("--val-annotations", help="their annotations, if they are not where the images are")
+    sampling_arguments(data)
     run = command.add_argument_group("run")
     run.add_argument("--run-dir", default="run", help="folder for weights, metrics and pictures")
     run.add_argument("--config", help="options from check-data's report.json; what is given here as well goes first")
@@ -66,9 +68,22 @@ def train(args):
     model = _model_to_train(args, train)
     val = open_dataset(args, args.val_images, args.val_annotations, "val", model.config)
     augmentation = preset(args.augment, model.config, args.crop, args.any_way_up)
-    loader = DataLoader(train, model.config, args.batch_size, shuffle=True, seed=args.seed, augmentation=augmentation)
+    loader = DataLoader(
+        train,
+        model.config,
+        args.batch_size,
+        shuffle=True,
+        seed=args.seed,
+        workers=args.workers,
+        augmentation=augmentation,
+        repeat_threshold=args.repeat_threshold,
+        negatives=args.negatives,
+    )
     model.compile(keras.optimizers.AdamW(args.learning_rate, weight_decay=args.weight_decay, global_clipnorm=5.0))
-    print(f"{len(train)} training and {len(val)} validation images, {len(loader)} batches an epoch")
+    print(
+        f"{len(train)} training and {len(val)} validation images; an epoch shows {len(loader.order)} images "
+        f"in {len(loader)} batches"
+    )
     settings = {key: value for key, value in vars(args).items() if key != "run"}
     metrics = train_model(
         model,
