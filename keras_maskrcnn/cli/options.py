@@ -35,9 +35,9 @@ def sampling_arguments(group):
         "--repeat-threshold",
         type=positive(float),
         metavar="SHARE",
-        help="show images of rare classes more often: a class in a share f of the images comes up sqrt(SHARE / f) times "
-        "as often, if f is below SHARE (repeat factors of LVIS, Gupta et al. 2019; there 0.001; try 0.1 in small "
-        "datasets) (default: each image once an epoch)",
+        help="show images of rare classes more often: a class in a share f of the images, f below SHARE, comes up "
+        "sqrt(SHARE / f) times as often (repeat factors of LVIS, Gupta et al. 2019, who take 0.001; try 0.1 in small "
+        "datasets; default: each image once an epoch)",
     )
     group.add_argument(
         "--negatives",
