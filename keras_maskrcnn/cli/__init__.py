@@ -62,7 +62,10 @@ def build_parser():
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults in the help, line breaks of the examples kept."""
+    """Defaults in the help where they say something, line breaks of the examples kept."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 # demo ------------------------------------------------------------------------------------------------------

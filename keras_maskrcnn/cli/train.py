@@ -13,6 +13,7 @@ from keras_maskrcnn.cli.options import (
     sampling_arguments,
     size_arguments,
 )
+from keras_maskrcnn.cli.recipe import prepare_model, recipe_arguments, recipe_of
 
 RECIPES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
 
@@ -33,12 +34,10 @@ def train_arguments(command):
     length = run.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=positive(float), help="wall-clock budget, evaluations included")
     length.add_argument("--epochs", type=positive(int), help="passes over the training images")
-    run.add_argument("--batch-size", type=positive(int), default=4)
-    run.add_argument("--learning-rate", type=positive(float), default=5e-4, help="AdamW's peak")
-    run.add_argument("--weight-decay", type=float, default=1e-4)
     run.add_argument("--evaluate-every", type=positive(int), default=1, help="epochs between COCO evaluations")
     run.add_argument("--start-from", help="a .keras file or run folder to fine-tune; it brings its config")
     run.add_argument("--seed", type=int, default=0)
+    recipe_arguments(command.add_argument_group("optimization (what is chosen is printed and kept in config.json)"))
     model = command.add_argument_group("model (not with --start-from)")
     model.add_argument(
         "--weights",
@@ -57,6 +56,8 @@ def train_arguments(command):
 
 def train(args):
     """Train into a run folder."""
+    import dataclasses
+
     import keras
 
     from keras_maskrcnn.data import DataLoader, preset
@@ -65,7 +66,7 @@ def train(args):
 
     keras.utils.set_random_seed(args.seed)
     train = open_dataset(args, args.images, args.annotations, "train")
-    model = _model_to_train(args, train)
+    model = prepare_model(args, _model_to_train(args, train))
     val = open_dataset(args, args.val_images, args.val_annotations, "val", model.config)
     augmentation = preset(args.augment, model.config, args.crop, args.any_way_up)
     loader = DataLoader(
@@ -79,11 +80,12 @@ def train(args):
         repeat_threshold=args.repeat_threshold,
         negatives=args.negatives,
     )
-    model.compile(keras.optimizers.AdamW(args.learning_rate, weight_decay=args.weight_decay, global_clipnorm=5.0))
     print(
         f"{len(train)} training and {len(val)} validation images; an epoch shows {len(loader.order)} images "
         f"in {len(loader)} batches"
     )
+    recipe = recipe_of(args, loader)
+    model.compile(recipe.make_optimizer())
     settings = {key: value for key, value in vars(args).items() if key != "run"}
     metrics = train_model(
         model,
@@ -92,8 +94,9 @@ def train(args):
         args.run_dir,
         epochs=args.epochs,
         minutes=args.minutes,
+        warmup_steps=recipe.warmup_steps,
         evaluate_every=args.evaluate_every,
-        settings=settings,
+        settings=settings | {"training_recipe": dataclasses.asdict(recipe)},
     )
     print(f"\nbest epoch, kept as {pathlib.Path(args.run_dir) / 'best.keras'}:\n{format_metrics(metrics)}")
     return SUCCESS

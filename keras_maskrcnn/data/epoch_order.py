@@ -110,7 +110,7 @@ class EpochOrder:
         return shown[rng.permutation(len(shown))] if self.shuffle else shown
 
     def _draw_counts(self, rng):
-        """Times each image is shown. Images with objects come first in the running sum: both kinds keep their number."""
+        """Times each image is shown. Images with objects stand first in the sum, so that the kinds' numbers stay."""
         order = rng.permutation(len(self.factors))
         order = order[np.argsort(self.negative[order], kind="stable")]
         reached = np.cumsum(self.factors[order])
