@@ -34,7 +34,9 @@ def freeze(model, parts):
             f"Received: {[part for part in parts if part in STAGES]}. Freeze 'backbone', or its layers yourself."
         )
     for part in PARTS:
-        getattr(model, part).trainable = part not in parts
+        layer = getattr(model, part)
+        layer.trainable = False  # first: on TensorFlow, setting what is set already does not reach the layers inside
+        layer.trainable = part not in parts
     if stages and "backbone" not in parts:
         model.backbone.freeze_first(max(stages))
 
