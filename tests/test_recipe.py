@@ -133,6 +133,7 @@ def test_what_cannot_be_is_refused(options, message):
         km.choose_recipe(4, 10, 1, **options)
 
 
+@pytest.mark.tensorflow  # one backend is enough
 def test_parameters_are_counted_by_part_and_frozen_by_stage():
     model = km.MaskRCNN(tiny_config(norm="batch"))
     counts = km.count_parameters(model)
@@ -160,6 +161,7 @@ def arguments(**given):
     return argparse.Namespace(**{"mixed_precision": None, "freeze": None} | given)
 
 
+@pytest.mark.tensorflow  # one backend is enough
 def test_the_arguments_freeze_parts_and_choose_the_precision(capsys):
     exact = km.MaskRCNN(tiny_config())
     mixed = prepare_model(arguments(mixed_precision="float16", freeze=["stage2", "fpn"]), exact)

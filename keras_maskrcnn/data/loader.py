@@ -6,6 +6,7 @@ not processes: Pillow and most of numpy release the interpreter lock; processes 
 
 import dataclasses
 import threading
+import time
 import warnings
 
 import keras
@@ -51,6 +52,9 @@ class DataLoader(keras.utils.PyDataset):
             factors, `epoch_order.repeat_factors`); None shows each image once an epoch.
         negatives: share of images without objects in an epoch, 0 to below 1; None keeps them as they are.
 
+    Attributes:
+        ready_at: dict, when the batch at an index was last finished (`time.monotonic`).
+
     Raises:
         ValueError: classes of dataset and config disagree; the canvas is no multiple of 32; not one
             batch; a share of negatives that the dataset cannot give.
@@ -88,6 +92,7 @@ class DataLoader(keras.utils.PyDataset):
         self.canvas = _checked_canvas(canvas) if canvas else self._smallest_canvas()
         self.epoch = 0
         self.order = EpochOrder(dataset, shuffle, seed, repeat_threshold, negatives)
+        self.ready_at = {}
         self._images = (None, None)
         self.cache = SampleCache(dataset, cache_bytes)
         self._warned_of_cut = False
@@ -112,6 +117,7 @@ class DataLoader(keras.utils.PyDataset):
         batch = empty_batch(len(chosen), self.canvas, self.max_instances, self.gt_mask_size)
         for row, (position, repeat) in enumerate(chosen.tolist()):
             self._fill(batch, row, position, np.random.default_rng([self.seed, epoch, position, 1 + repeat]))
+        self.ready_at[index] = time.monotonic()
         return batch
 
     def set_epoch(self, epoch):
