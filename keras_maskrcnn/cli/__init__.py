@@ -132,8 +132,9 @@ _COMMANDS = (
             "train --images train/ --annotations train.json --val-images val/ --val-annotations val.json --epochs 12",
             "train --images bowl/train --val-images bowl/val --minutes 60 --backbone resnet18 --image-scale 1 "
             "--crop 256 --any-way-up --run-dir runs/nuclei",
-            "train --weights coco --learning-rate 1e-4 --images train/ --annotations train.json --val-images val/ "
-            "--val-annotations val.json --epochs 12",
+            "train --weights coco --images train/ --annotations train.json --val-images val/ "
+            "--val-annotations val.json --epochs 12 --accumulate 4 --ema",
+            "train --resume --run-dir runs/nuclei",
         ],
     ),
     (

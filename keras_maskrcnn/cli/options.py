@@ -20,9 +20,11 @@ def positive(kind):
     return parse
 
 
-def dataset_arguments(group):
+def dataset_arguments(group, required=True):
     """--images and --annotations, and how they are read."""
-    group.add_argument("--images", required=True, help="folder of the images, or of a whole dataset; YOLO's data.yaml")
+    group.add_argument(
+        "--images", required=required, help="folder of the images, or of a whole dataset; YOLO's data.yaml"
+    )
     group.add_argument(
         "--annotations", help="annotation file or folder (COCO, VIA, labelme, ...), if it is not in --images"
     )

@@ -53,7 +53,7 @@ def prepare_model(args, model):
     """The model in the precision asked for, with the parts frozen that were named; prints what is trained."""
     from keras_maskrcnn.freezing import format_parameters, freeze
 
-    if args.mixed_precision:
+    if args.mixed_precision and model.dtype_policy.name != POLICIES[args.mixed_precision]:
         model = _with_policy(model, POLICIES[args.mixed_precision])
     if args.freeze is not None:
         freeze(model, [part for part in args.freeze if part != "none"])
