@@ -11,11 +11,13 @@ from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset, DataLoader, open_dataset
 from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, format_metrics
 from keras_maskrcnn.experiment import train_model
+from keras_maskrcnn.freezing import count_parameters, freeze
 from keras_maskrcnn.memory import keep_freed_memory
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.optimize import optimize_for_inference
 from keras_maskrcnn.predictor import Predictor
 from keras_maskrcnn.serving import export_litert, export_onnx, export_saved_model
+from keras_maskrcnn.training.recipe import Recipe, choose_recipe
 from keras_maskrcnn.training.schedules import WarmupMultiStep, sgd
 from keras_maskrcnn.visualize import draw_ground_truth, draw_instances
 from keras_maskrcnn.weights import load_weights, torchvision_state_dict
@@ -36,9 +38,12 @@ __all__ = [
     "MaskRCNN",
     "MaskRCNNConfig",
     "Predictor",
+    "Recipe",
     "TimeBudget",
     "WarmupMultiStep",
     "check_batch",
+    "choose_recipe",
+    "count_parameters",
     "data",
     "draw_ground_truth",
     "draw_instances",
@@ -47,6 +52,7 @@ __all__ = [
     "export_onnx",
     "export_saved_model",
     "format_metrics",
+    "freeze",
     "keep_freed_memory",
     "load_weights",
     "maskrcnn_resnet101_fpn",

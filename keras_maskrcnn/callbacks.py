@@ -1,4 +1,4 @@
-"""Keras callbacks around `fit`: train for so many minutes, keep the best weights safely.
+"""Keras callbacks around `fit`: train for so many minutes, keep the best weights safely, time the waits for data.
 
 Called by `experiment.py` and by users. `CocoEvaluator`, whose figures `BestCheckpoint` monitors, lives in
 `evaluation.py`.
@@ -10,6 +10,7 @@ import time
 
 import keras
 
+from keras_maskrcnn import backend
 from keras_maskrcnn.files import write_atomically
 
 
@@ -37,12 +38,27 @@ class TimeBudget(keras.callbacks.Callback):
         self.reserve = reserve
         self.step = 0
         self.started = None
+        self._steps_before, self._seconds_before = 0, 0.0
         self._epoch_ended = None
+
+    def state(self):
+        """What a resumed run needs to go on: JSON-ready dict of step, seconds, learning_rate, reserve."""
+        return {
+            "step": self.step,
+            "seconds": self.elapsed(),
+            "learning_rate": self.learning_rate,
+            "reserve": self.reserve,
+        }
+
+    def restore(self, state):
+        """Go on where a run stood that had this state; the seconds it used are gone."""
+        self._steps_before, self._seconds_before = state["step"], state["seconds"]
+        self.learning_rate, self.reserve = state["learning_rate"], state["reserve"]
 
     def on_train_begin(self, logs=None):
         """Start the clock."""
         self.started = time.monotonic()
-        self.step = 0
+        self.step = self._steps_before
         if self.learning_rate is None:
             self.learning_rate = _constant_learning_rate(self.model.optimizer)
 
@@ -71,8 +87,8 @@ class TimeBudget(keras.callbacks.Callback):
             self._epoch_ended = None
 
     def elapsed(self):
-        """Seconds since training began."""
-        return time.monotonic() - self.started
+        """Seconds of training, those before a resumption included."""
+        return self._seconds_before + time.monotonic() - self.started
 
     def rate_at(self, step, elapsed):
         """Learning rate of a step (counted from 0) that begins `elapsed` seconds after the start."""
@@ -107,6 +123,43 @@ class BestCheckpoint(keras.callbacks.Callback):
             save_model(self.model, self.path)
 
 
+class DataWait(keras.callbacks.Callback):
+    """Puts into the logs, as `data_wait`, the share of an epoch's steps in which the model stood still for data.
+
+    A batch that is ready when its step begins costs no wait; one that is finished later costs the time until then.
+    Put it before the callbacks that read the figure.
+
+    Args:
+        loader: DataLoader given to `fit`.
+    """
+
+    def __init__(self, loader):
+        super().__init__()
+        self.loader = loader
+        self._ahead = backend.batches_ahead()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Start the epoch's clock."""
+        self._began = self._ended = time.monotonic()
+        self._waited = 0.0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Note when the step asks for its batch."""
+        self._asked = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Compare with when the batch was ready."""
+        self._ended = time.monotonic()
+        last = batch + self._ahead  # Keras fetched up to this one within the step
+        ready = [self.loader.ready_at.get(index, 0.0) for index in range(batch, last + 1)]
+        self._waited += max(0.0, max(ready) - self._asked)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Put the share into the logs."""
+        if logs is not None:
+            logs["data_wait"] = self._waited / max(self._ended - self._began, 1e-9)
+
+
 def save_model(model, path):
     """Write a `.keras` file atomically: after a crash the path holds the old file or the new one, whole."""
     write_atomically(path, model.save)
@@ -114,6 +167,7 @@ def save_model(model, path):
 
 def _constant_learning_rate(optimizer):
     """The optimizer's learning rate, if it is one number."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss (float16)
     schedule = getattr(optimizer, "_learning_rate", None)
     if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
         raise ValueError(

@@ -3,36 +3,33 @@
 Comes in: a compiled model, a training loader, a validation dataset. Goes out: the final COCO figures, and
 
     config.json   the model's config, the run's settings, package versions
-    metrics.csv   one line an epoch: losses, learning rate, COCO figures where they were measured
+    metrics.csv   one line an epoch: losses, learning rate, share of time spent waiting for data, COCO figures where
+                  they were measured
     curves.png    the same as a plot
     metrics.json  the figures of the best epoch, classes included
-    best.keras    the model with the highest segm AP          last.keras   after the last epoch
+    best.keras    the model with the highest segm AP
+    last.keras    after the last epoch, with all that `resume=True` goes on from
     overlays/     validation images, ground truth beside what the best model finds
+    tensorboard/  event files, where they were asked for
 
 Every file is replaced as a whole, so a run killed at any moment leaves a readable folder. Called by the
 command line and the samples.
 """
 
-import csv
 import importlib.metadata
+import json
 import pathlib
-import time
+import secrets
 
 import keras
-import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
 
-from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget, save_model
+from keras_maskrcnn.callbacks import BestCheckpoint, DataWait, TimeBudget
 from keras_maskrcnn.data import DataLoader, EpochSync
 from keras_maskrcnn.evaluation import CocoEvaluator
-from keras_maskrcnn.files import write_atomically, write_json
-from keras_maskrcnn.predictor import Predictor
-from keras_maskrcnn.visualize import beside, draw_ground_truth, draw_instances
+from keras_maskrcnn.files import write_json
+from keras_maskrcnn.overlays import draw_overlays
+from keras_maskrcnn.recorder import RunRecorder, read_state
 
-OVERLAY_SCORE = 0.5  # detections drawn: the ones a user would take
-OVERLAY_SIDE = 512  # pixels; smaller images are enlarged by whole factors up to about this
-CAPTIONED = 20  # with more instances than this, names and boxes would hide the image
 ENDLESS = 1_000_000  # epochs of a run that its time budget ends
 
 
@@ -50,20 +47,26 @@ def train_model(
     callbacks=(),
     settings=None,
     verbose=1,
+    resume=False,
+    tensorboard=False,
 ):
     """Train, measure, keep the best, draw: everything a run leaves behind.
 
     Either `epochs` or `minutes` ends training. With `minutes` the learning rate warms up and follows a cosine
-    on elapsed time down from the optimizer's constant rate. If the optimizer has `use_ema`, the averaged weights
-    are evaluated and saved. Afterwards the model holds the best weights.
+    on elapsed time down from the optimizer's constant rate; with `epochs` it is the optimizer's own affair
+    (`choose_recipe`). If the optimizer has `use_ema`, the averaged weights are evaluated and saved. Afterwards the
+    model holds the best weights.
+
+    A run that was killed goes on with `resume=True` from its last whole epoch: the same model, optimizer and arguments
+    give the numbers that the run would have given. Callbacks of your own keep their state themselves.
 
     Args:
         model: MaskRCNN, compiled.
         train_loader: DataLoader, or what `fit` takes.
         val_dataset: dataset or DataLoader as in `evaluate_coco`; None trains without measuring.
-        run_dir: folder, made if missing. Files of an earlier run in it are replaced.
+        run_dir: folder, made if missing. Files of an earlier run in it are replaced, unless `resume`.
         epochs: int, or None.
-        minutes: float wall-clock budget of training and its evaluations, or None.
+        minutes: float wall-clock budget of training and its evaluations, or None. Time before a kill counts.
         warmup_steps: int, steps of linear warm-up under a time budget.
         evaluate_every: int, epochs between COCO evaluations; the last epoch is always evaluated.
         steps_per_epoch: int, or None for the loader's length. For a quick try of one epoch: with more, Keras cuts
@@ -72,9 +75,14 @@ def train_model(
         callbacks: further Keras callbacks, called before evaluation and saving.
         settings: JSON-ready dict, written into config.json.
         verbose: 0 silent, 1 a progress bar and a line an epoch.
+        resume: whether to go on with the unfinished run in `run_dir`.
+        tensorboard: whether to write losses, rates, COCO figures and `num_overlays` pictures for TensorBoard.
 
     Returns:
         The COCO figures of the best epoch (`evaluate_coco`'s dictionary); empty without a val_dataset.
+
+    Raises:
+        ValueError: not exactly one of epochs and minutes; nothing to resume, or a run of another model.
     """
     if (epochs is None) == (minutes is None):
         raise ValueError(
@@ -82,19 +90,34 @@ def train_model(
             f"Received epochs={epochs}, minutes={minutes}."
         )
     run_dir = pathlib.Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    _write_config(model, run_dir, settings)
+    state = state_to_resume(run_dir) if resume else None
+    if resume:
+        _restore_model(model, run_dir)
+    else:
+        if verbose:
+            _announce_replacement(run_dir)
+        _write_config(model, run_dir, settings)
     evaluator = None if val_dataset is None else CocoEvaluator(val_dataset, evaluate_every)
-    recorder = RunRecorder(run_dir, evaluator, minutes, epochs, verbose)
-    first = [] if minutes is None else [TimeBudget(minutes, warmup_steps=warmup_steps)]
+    budget = None if minutes is None else TimeBudget(minutes, warmup_steps=warmup_steps)
+    recorder = RunRecorder(run_dir, evaluator, budget, epochs, verbose, _run_id(run_dir))
+    best = BestCheckpoint(run_dir / "best.keras")
+    if state:
+        recorder.restore(state)
+        best.best = state["best"].get("segm_AP", best.best)
+        if budget is not None:
+            budget.restore(state["budget"])
+    first = [] if budget is None else [budget]
     if isinstance(train_loader, DataLoader):
-        first.append(EpochSync(train_loader))
-    if getattr(model.optimizer, "use_ema", False):
+        first += [EpochSync(train_loader), DataWait(train_loader)]
+    if uses_average(model.optimizer):
         first.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
-    checks = [] if evaluator is None else [evaluator, BestCheckpoint(run_dir / "best.keras")]
+    checks = [] if evaluator is None else [evaluator, best]
+    if tensorboard:
+        checks.append(_board(run_dir, val_dataset, num_overlays, state))
     model.fit(
         train_loader,
         epochs=epochs or ENDLESS,
+        initial_epoch=state["epochs_done"] if state else 0,
         steps_per_epoch=steps_per_epoch,
         shuffle=False,  # the loader shuffles, by its own seed
         callbacks=[*first, *callbacks, *checks, recorder],
@@ -108,91 +131,30 @@ def train_model(
     return recorder.best
 
 
-class RunRecorder(keras.callbacks.Callback):
-    """Writes metrics.csv, curves.png, metrics.json and last.keras at each epoch's end, and shows progress.
+def state_to_resume(run_dir):
+    """The state of the unfinished run in a folder (`recorder.read_state`).
 
-    Put it last, so that it sees what other callbacks add to the logs.
-
-    Args:
-        run_dir: existing folder.
-        evaluator: CocoEvaluator earlier in the list, or None.
-        minutes, epochs: what will end the run, for the progress line; the other one is None.
-        verbose: 0 or 1.
+    Raises:
+        ValueError: there is none, or it is finished.
     """
-
-    def __init__(self, run_dir, evaluator=None, minutes=None, epochs=None, verbose=1):
-        super().__init__()
-        self.run_dir = pathlib.Path(run_dir)
-        self.evaluator = evaluator
-        self.minutes = minutes
-        self.epochs = epochs
-        self.verbose = verbose
-        self.rows = []
-        self.best = {}
-
-    def on_train_begin(self, logs=None):
-        """Start the clock."""
-        self._started = time.monotonic()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Open the epoch's progress bar."""
-        self._bar = keras.utils.Progbar(self.params["steps"], verbose=self.verbose, stateful_metrics=["loss"])
-        if self.verbose:
-            done = f"{self._minutes():.1f} of {self.minutes} minutes"
-            print(f"epoch {epoch + 1}" + (f", {done}" if self.minutes else f" of {self.epochs}"))
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Advance the bar."""
-        self._bar.update(batch + 1, [("loss", float((logs or {}).get("loss", np.nan)))])
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Write everything that this epoch changes."""
-        logs = {key: float(value) for key, value in (logs or {}).items()}
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        row = {"epoch": epoch + 1, "minutes": self._minutes(), "learning_rate": rate} | logs
-        self.rows.append({key: float(f"{value:.6g}") for key, value in row.items()})
-        write_atomically(self.run_dir / "metrics.csv", lambda path: _write_csv(path, self.rows))
-        write_atomically(self.run_dir / "curves.png", lambda path: _plot(path, self.rows))
-        save_model(self.model, self.run_dir / "last.keras")
-        if "val_segm_AP" in logs and logs["val_segm_AP"] > self.best.get("segm_AP", -np.inf):
-            self.best = self.evaluator.metrics
-            write_json(self.run_dir / "metrics.json", self.best)
-        if self.verbose:
-            print(_summary(logs))
-
-    def _minutes(self):
-        return (time.monotonic() - self._started) / 60
+    run_dir = pathlib.Path(run_dir)
+    state = read_state(run_dir / "last.keras")
+    if state is None or state["run_id"] != _run_id(run_dir):
+        raise ValueError(
+            "Resuming needs a run folder in which a training finished at least one epoch. "
+            f"Received {run_dir}, where none of the last run did. Start it again without resuming."
+        )
+    if state["finished"]:
+        raise ValueError(
+            f"Resuming goes on with a run that was stopped. Received {run_dir}, whose run is finished after "
+            f"{state['epochs_done']} epochs. To train its model further, start a new run from it (--start-from)."
+        )
+    return state
 
 
-def draw_overlays(model, dataset, directory, count, score_threshold=OVERLAY_SCORE):
-    """Draw images of a dataset, ground truth beside what the model finds, as PNG files.
-
-    Args:
-        model: MaskRCNN.
-        dataset: dataset or DataLoader as in `evaluate_coco`.
-        directory: folder, made if missing.
-        count: int, how many images, taken evenly from the whole dataset.
-        score_threshold: float, detections below it are not drawn.
-
-    Returns:
-        List of the files' paths.
-    """
-    dataset = getattr(dataset, "dataset", dataset)
-    directory = pathlib.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    predictor = Predictor(model, max(score_threshold, model.config.score_threshold))
-    truth = dataset.to_coco()
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
-    paths = []
-    for i in chosen:
-        image_id = dataset.image_ids[i]
-        annotations = [a for a in truth["annotations"] if a["image_id"] == image_id]
-        image = dataset.load_image(i, model.config.num_channels, model.config.image_dtype)
-        panel = _overlay(image, annotations, predictor, names)
-        paths.append(directory / f"{len(paths) + 1:02d}-{image_id}.png")
-        write_atomically(paths[-1], Image.fromarray(panel).save)
-    return paths
+def uses_average(optimizer):
+    """Whether an optimizer keeps averaged weights; it may stand inside one that scales the loss (float16)."""
+    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False)
 
 
 def find_model(path):
@@ -212,17 +174,42 @@ def find_model(path):
     )
 
 
-def _overlay(image, annotations, predictor, names):
-    found = predictor(image)
-    enlarge = max(1, OVERLAY_SIDE // max(image.shape[:2]))
-    few = max(len(found), len(annotations)) <= CAPTIONED
-    style = {"captions": few, "boxes": few, "enlarge": enlarge}
-    pictures = [
-        draw_ground_truth(image, annotations, names, **style),
-        draw_instances(image, found, **style),
-    ]
-    found_title = f"found: {len(found)} (score >= {predictor.score_threshold:g})"
-    return beside(pictures, [f"ground truth: {len(annotations)}", found_title])
+def _restore_model(model, run_dir):
+    """Weights, sampler and optimizer of the run's last epoch, as they stood while it trained."""
+    saved = _read_config(run_dir)["model"]
+    if saved != model.config.to_dict():
+        different = sorted(key for key, value in model.config.to_dict().items() if saved.get(key) != value)
+        raise ValueError(
+            f"A run goes on with the model it began with. Received another config than {run_dir / 'config.json'}: "
+            f"{', '.join(different)}. Load the model from last.keras."
+        )
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(run_dir / "last.keras")
+    if uses_average(model.optimizer):
+        # The file was written with the averages in the model's place and the weights in theirs.
+        swap = keras.callbacks.SwapEMAWeights()
+        swap.set_model(model)
+        swap.on_test_begin()
+
+
+def _announce_replacement(run_dir):
+    """Say which run's files will be replaced, as far as there is one."""
+    state = read_state(run_dir / "last.keras")
+    found = [name for name in ("best.keras", "last.keras", "metrics.csv", "overlays") if (run_dir / name).exists()]
+    if not found:
+        return
+    end = ""
+    if state is not None:
+        kind = "finished" if state["finished"] else "unfinished (--resume would have gone on with it)"
+        best = state["best"].get("segm_AP")
+        end = f" of {state['epochs_done']} epochs, {kind}" + ("" if best is None else f", best segm AP {best:.3f}")
+    print(f"{run_dir} holds an earlier run{end}; as this one goes on it replaces {', '.join(found)}", flush=True)
+
+
+def _board(run_dir, val_dataset, num_pictures, state):
+    from keras_maskrcnn.tensorboard import BoardWriter
+
+    return BoardWriter(run_dir / "tensorboard", val_dataset, num_pictures, state["epochs_done"] if state else 0)
 
 
 def _write_config(model, run_dir, settings):
@@ -234,8 +221,18 @@ def _write_config(model, run_dir, settings):
             "settings": settings or {},
             "backend": keras.backend.backend(),
             "versions": {name: _version(name) for name in packages},
+            "run_id": secrets.token_hex(8),  # ties last.keras to this file: an earlier run's is not resumed by mistake
         },
     )
+
+
+def _read_config(run_dir):
+    path = pathlib.Path(run_dir) / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _run_id(run_dir):
+    return _read_config(run_dir).get("run_id")
 
 
 def _version(package):
@@ -243,41 +240,3 @@ def _version(package):
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _write_csv(path, rows):
-    """Rows as CSV; the columns are the union of all rows' names, in order of appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _plot(path, rows):
-    """Losses on the left, COCO figures on the right, over minutes."""
-    figure = Figure(figsize=(11, 4), layout="constrained")  # no pyplot: no global state, no display
-    losses, accuracy = figure.subplots(1, 2)
-    for name in dict.fromkeys(key for row in rows for key in row):
-        axis = losses if name.endswith("loss") else accuracy if name.startswith("val_") else None
-        shown = axis is losses or name.split("_")[-1] in ("AP", "AP50", "AP75")
-        if axis is None or not shown:
-            continue
-        points = [(row["minutes"], row[name]) for row in rows if row.get(name, -1) >= 0]
-        if points:
-            style = {"linewidth": 2.5, "color": "black"} if name == "loss" else {}
-            axis.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "), **style)
-    losses.set(title="training losses", xlabel="minutes", yscale="log")
-    accuracy.set(title="COCO AP on validation images", xlabel="minutes", ylim=(0, 1))
-    for axis in (losses, accuracy):
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-
-
-def _summary(logs):
-    """One line on an epoch: the losses, and AP where it was measured."""
-    parts = [f"{key} {value:.4g}" for key, value in logs.items() if key.endswith("loss")]
-    parts += [f"{key[4:]} {logs[key]:.3f}" for key in ("val_segm_AP", "val_segm_AP50") if key in logs]
-    return "  " + ", ".join(parts)

@@ -9,8 +9,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "keras_maskrcnn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 STAGES = {"backbone", "fpn", "anchors", "rpn", "roi_align", "box_head", "detections", "mask_head"}
-# The package's front re-exports the recipes that users compile with.
-MAY_IMPORT_TRAINING = {"model.py", "__init__.py"}
+# The package's front re-exports the recipes that users compile with; the command line compiles with them.
+MAY_IMPORT_TRAINING = {"model.py", "__init__.py", "cli/recipe.py"}
 
 
 def name_of(path):

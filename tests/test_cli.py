@@ -1,8 +1,10 @@
 """The command line: helps, user mistakes without tracebacks, and each command once on a tiny model."""
 
+import csv
 import dataclasses
 import json
 import os
+import zipfile
 
 import keras
 import numpy as np
@@ -118,10 +120,82 @@ def dataset_arguments(folder, prefix=""):
 def test_train_fine_tunes_into_a_run_folder_that_the_others_read(shapes, model_file, tmp_path, capsys):
     run = tmp_path / "run"
     arguments = [*dataset_arguments(shapes), *dataset_arguments(shapes, "val-"), "--epochs", "1"]
-    arguments += ["--batch-size", "2", "--start-from", str(model_file), "--run-dir", str(run)]
+    arguments += ["--batch-size", "2", "--start-from", str(model_file), "--run-dir", str(run), "--freeze", "backbone"]
     assert cli.main(["train", *arguments, "--any-way-up", "--crop", "64", "--augment", "strong"]) == cli.SUCCESS
-    assert "segm" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "adamw, batch 2, peak learning rate 7.07e-05 (0.0001 for 4 images, root of the batch" in told
+    assert "cosine over 2 steps" in told and "segm" in told
+    assert told.split("\nbackbone")[1].split()[0] == "0"  # trained parameters
     assert {"best.keras", "last.keras", "metrics.csv", "curves.png"} <= {p.name for p in run.iterdir()}
+    settings = json.loads((run / "config.json").read_text())["settings"]
+    assert settings["training_recipe"]["steps"] == 2 and settings["freeze"] == ["backbone"]
+    figures = tmp_path / "ap.json"
+    assert cli.main(["evaluate", str(run), *dataset_arguments(shapes), "--json", str(figures)]) == cli.SUCCESS
+    measured, kept = json.loads(figures.read_text()), json.loads((run / "metrics.json").read_text())
+    assert measured["segm_AP"] == pytest.approx(kept["segm_AP"], abs=1e-4)
+    assert cli.main(["train", "--resume", "--run-dir", str(run)]) == cli.MISTAKE
+    assert "finished after 1 epochs" in capsys.readouterr().err
+
+
+def test_resuming_takes_the_options_of_the_run_and_refuses_others(tmp_path):
+    from keras_maskrcnn.cli.resume import check_same_run, options_to_resume
+
+    settings = {
+        "command": "train",
+        "run_dir": "elsewhere",
+        "auto": True,
+        "images": "a",
+        "workers": 2,
+        "freeze": ["fpn"],
+    }
+    settings |= {"seed": 3, "epochs": 4, "training_recipe": {"steps": 40, "learning_rate": 0.1}}
+    (tmp_path / "config.json").write_text(json.dumps({"run_id": "x", "settings": settings}))
+    state = {"run_id": "x", "finished": False, "epochs_done": 2, "seconds": 90.0}
+    with zipfile.ZipFile(tmp_path / "last.keras", "w") as archive:
+        archive.writestr("run.json", json.dumps(state))
+    options = options_to_resume(tmp_path)
+    assert options == {"images": "a", "workers": 2, "freeze": ["fpn"], "seed": 3, "epochs": 4}
+    check_same_run(tmp_path, settings | {"images": "b", "workers": 8, "run_dir": str(tmp_path), "auto": False})
+    with pytest.raises(ValueError, match=r"epochs 4 -> 8, training_recipe .*'steps': 40.* -> .*'steps': 80"):
+        check_same_run(tmp_path, settings | {"epochs": 8, "training_recipe": {"steps": 80, "learning_rate": 0.1}})
+    (tmp_path / "config.json").write_text(json.dumps({"run_id": "x", "settings": {}}))
+    with pytest.raises(ValueError, match="train_model.*resume=True"):
+        options_to_resume(tmp_path)
+
+
+@pytest.mark.slow
+def test_train_is_stopped_and_resumed(shapes, model_file, tmp_path, capsys, monkeypatch):
+    from keras_maskrcnn.recorder import RunRecorder
+
+    run = tmp_path / "run"
+    arguments = [*dataset_arguments(shapes), *dataset_arguments(shapes, "val-"), "--epochs", "2"]
+    arguments += ["--batch-size", "2", "--start-from", str(model_file), "--run-dir", str(run), "--ema", "0.9"]
+    arguments += ["--freeze", "backbone", "--evaluate-every", "2"]
+    begin = RunRecorder.on_epoch_begin
+
+    def stop_in_the_second_epoch(recorder, epoch, logs=None):
+        if epoch:
+            raise KeyboardInterrupt
+        begin(recorder, epoch, logs)
+
+    monkeypatch.setattr(RunRecorder, "on_epoch_begin", stop_in_the_second_epoch)
+    assert cli.main(["train", *arguments, "--any-way-up", "--crop", "64", "--augment", "strong"]) == 130
+    told = capsys.readouterr().out
+    assert "adamw, batch 2, peak learning rate 7.07e-05 (0.0001 for 4 images, root of the batch" in told
+    assert "warm-up over 0 steps, cosine over 4 steps" in told and "weights averaged with 0.9" in told
+    assert told.split("\nbackbone")[1].split()[0] == "0"  # trained parameters
+    monkeypatch.setattr(RunRecorder, "on_epoch_begin", begin)
+    assert cli.main(["train", "--resume", "--run-dir", str(run), "--seed", "5"]) == cli.MISTAKE
+    assert "seed 0 -> 5" in capsys.readouterr().err
+    assert cli.main(["train", "--resume", "--run-dir", str(run), "--workers", "1"]) == cli.SUCCESS
+    told = capsys.readouterr().out
+    assert "after 1 epochs" in told and "epoch 2 of 2" in told and "epoch 1 of" not in told and "segm" in told
+    assert {"best.keras", "last.keras", "metrics.csv", "curves.png"} <= {p.name for p in run.iterdir()}
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1.0", "2.0"] and float(rows[1]["learning_rate"]) < 1e-8
+    settings = json.loads((run / "config.json").read_text())["settings"]
+    assert settings["training_recipe"]["steps"] == 4 and settings["freeze"] == ["backbone"]
     figures = tmp_path / "ap.json"
     assert cli.main(["evaluate", str(run), *dataset_arguments(shapes), "--json", str(figures)]) == cli.SUCCESS
     measured, kept = json.loads(figures.read_text()), json.loads((run / "metrics.json").read_text())

@@ -33,6 +33,7 @@ pad_columns = runtime.pad_columns
 pad_to_multiple = runtime.pad_to_multiple
 scale_loss = runtime.scale_loss
 devices = runtime.devices
+batches_ahead = runtime.batches_ahead
 operators = chosen.operators
 stock_operators = getattr(chosen, "stock_operators", contextlib.nullcontext)
 portable_operators = getattr(chosen, "portable_operators", contextlib.nullcontext)

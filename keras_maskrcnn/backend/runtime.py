@@ -53,3 +53,9 @@ def scale_loss(loss):
 def devices():
     """Names of the backend's devices, such as "cpu:0"."""
     return keras.distribution.list_devices()
+
+
+def batches_ahead():
+    """How many batches `fit` fetches before their step: JAX on an accelerator keeps one ahead."""
+    on_cpu = all(name.startswith("cpu") for name in devices())
+    return int(keras.backend.backend() == "jax" and not on_cpu)

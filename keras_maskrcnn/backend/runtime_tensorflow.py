@@ -83,3 +83,8 @@ def fused_batch_norm(inputs, gamma, beta, epsilon):
 def devices():
     """Names of the devices TensorFlow computes on, such as "CPU:0"."""
     return [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices()]
+
+
+def batches_ahead():
+    """None: each step fetches its own batch."""
+    return 0

@@ -62,7 +62,10 @@ def build_parser():
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults in the help, line breaks of the examples kept."""
+    """Defaults in the help where they say something, line breaks of the examples kept."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 # demo ------------------------------------------------------------------------------------------------------
@@ -129,8 +132,9 @@ _COMMANDS = (
             "train --images train/ --annotations train.json --val-images val/ --val-annotations val.json --epochs 12",
             "train --images bowl/train --val-images bowl/val --minutes 60 --backbone resnet18 --image-scale 1 "
             "--crop 256 --any-way-up --run-dir runs/nuclei",
-            "train --weights coco --learning-rate 1e-4 --images train/ --annotations train.json --val-images val/ "
-            "--val-annotations val.json --epochs 12",
+            "train --weights coco --images train/ --annotations train.json --val-images val/ "
+            "--val-annotations val.json --epochs 12 --accumulate 4 --ema",
+            "train --resume --run-dir runs/nuclei",
         ],
     ),
     (

@@ -20,13 +20,34 @@ def positive(kind):
     return parse
 
 
-def dataset_arguments(group):
+def dataset_arguments(group, required=True):
     """--images and --annotations, and how they are read."""
-    group.add_argument("--images", required=True, help="folder of the images, or of a whole dataset; YOLO's data.yaml")
+    group.add_argument(
+        "--images", required=required, help="folder of the images, or of a whole dataset; YOLO's data.yaml"
+    )
     group.add_argument(
         "--annotations", help="annotation file or folder (COCO, VIA, labelme, ...), if it is not in --images"
     )
     data.dataset_options(group)
+
+
+def sampling_arguments(group):
+    """How often images come up in training, and who reads them."""
+    group.add_argument(
+        "--repeat-threshold",
+        type=positive(float),
+        metavar="SHARE",
+        help="show images of rare classes more often: a class in a share f of the images, f below SHARE, comes up "
+        "sqrt(SHARE / f) times as often (repeat factors of LVIS, Gupta et al. 2019, who take 0.001; try 0.1 in small "
+        "datasets; default: each image once an epoch)",
+    )
+    group.add_argument(
+        "--negatives",
+        type=float,
+        metavar="SHARE",
+        help="share of images without objects in an epoch, 0 to below 1; 0 leaves them out (default: as in the data)",
+    )
+    group.add_argument("--workers", type=positive(int), default=2, help="threads that read and augment images")
 
 
 def size_arguments(group):

@@ -12,8 +12,11 @@ from keras_maskrcnn.cli.options import (
     pixel_arguments,
     pixel_fields,
     positive,
+    sampling_arguments,
     size_arguments,
 )
+from keras_maskrcnn.cli.recipe import prepare_model, recipe_arguments, recipe_of
+from keras_maskrcnn.cli.resume import check_same_run, load_last, options_to_resume
 
 RECIPES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
 
@@ -23,22 +26,33 @@ RECIPES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
 def train_arguments(command):
     """Arguments of train."""
     data = command.add_argument_group("data")
-    dataset_arguments(data)
-    data.add_argument("--val-images", required=True, help="folder of the validation images")
+    dataset_arguments(data, required=False)
+    data.add_argument("--val-images", help="folder of the validation images")
     data.add_argument("--val-annotations", help="their annotations, if they are not where the images are")
+    sampling_arguments(data)
     run = command.add_argument_group("run")
     run.add_argument("--run-dir", default="run", help="folder for weights, metrics and pictures")
     run.add_argument("--config", help="options from check-data's report.json; what is given here as well goes first")
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --run-dir that was stopped, from its last whole epoch and with its options; only "
+        "where the data lies, --workers and --tensorboard may be given anew",
+    )
+    run.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write losses, rates, AP and pictures into RUN_DIR/tensorboard (needs tensorboardX, the extra "
+        "'tensorboard'; show them with: tensorboard --logdir RUN_DIR/tensorboard)",
+    )
     run.add_argument("--auto", action="store_true", help="check the data first and take what check-data proposes")
     length = run.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=positive(float), help="wall-clock budget, evaluations included")
     length.add_argument("--epochs", type=positive(int), help="passes over the training images")
-    run.add_argument("--batch-size", type=positive(int), default=4)
-    run.add_argument("--learning-rate", type=positive(float), default=5e-4, help="AdamW's peak")
-    run.add_argument("--weight-decay", type=float, default=1e-4)
     run.add_argument("--evaluate-every", type=positive(int), default=1, help="epochs between COCO evaluations")
     run.add_argument("--start-from", help="a .keras file or run folder to fine-tune; it brings its config")
     run.add_argument("--seed", type=int, default=0)
+    recipe_arguments(command.add_argument_group("optimization (what is chosen is printed and kept in config.json)"))
     model = command.add_argument_group("model (not with --start-from)")
     model.add_argument(
         "--weights",
@@ -58,6 +72,8 @@ def train_arguments(command):
 
 def train(args):
     """Train into a run folder."""
+    import dataclasses
+
     import keras
 
     from keras_maskrcnn.data import DataLoader, preset
@@ -66,13 +82,30 @@ def train(args):
 
     keras.utils.set_random_seed(args.seed)
     train = open_dataset(args, args.images, args.annotations, "train")
-    model = _model_to_train(args, train)
+    model = prepare_model(args, load_last(args.run_dir) if args.resume else _model_to_train(args, train))
     val = open_dataset(args, args.val_images, args.val_annotations, "val", model.config)
     augmentation = preset(args.augment, model.config, args.crop, args.any_way_up)
-    loader = DataLoader(train, model.config, args.batch_size, shuffle=True, seed=args.seed, augmentation=augmentation)
-    model.compile(keras.optimizers.AdamW(args.learning_rate, weight_decay=args.weight_decay, global_clipnorm=5.0))
-    print(f"{len(train)} training and {len(val)} validation images, {len(loader)} batches an epoch")
+    loader = DataLoader(
+        train,
+        model.config,
+        args.batch_size,
+        shuffle=True,
+        seed=args.seed,
+        workers=args.workers,
+        augmentation=augmentation,
+        repeat_threshold=args.repeat_threshold,
+        negatives=args.negatives,
+    )
+    print(
+        f"{len(train)} training and {len(val)} validation images; an epoch shows {len(loader.order)} images "
+        f"in {len(loader)} batches"
+    )
+    recipe = recipe_of(args, loader)
+    model.compile(recipe.make_optimizer())
     settings = {key: value for key, value in vars(args).items() if key != "run"}
+    settings["training_recipe"] = dataclasses.asdict(recipe)
+    if args.resume:
+        check_same_run(args.run_dir, settings)
     metrics = train_model(
         model,
         loader,
@@ -80,15 +113,37 @@ def train(args):
         args.run_dir,
         epochs=args.epochs,
         minutes=args.minutes,
+        warmup_steps=recipe.warmup_steps,
         evaluate_every=args.evaluate_every,
         settings=settings,
+        resume=args.resume,
+        tensorboard=args.tensorboard,
     )
     print(f"\nbest epoch, kept as {pathlib.Path(args.run_dir) / 'best.keras'}:\n{format_metrics(metrics)}")
     return SUCCESS
 
 
 def with_proposal(parser, args, argv):
-    """The arguments once more, with the options of `--config` or `--auto` for those that are not given."""
+    """The arguments once more, with the options of a run, a file or a proposal for those that are not given."""
+    if args.resume:
+        options = options_to_resume(args.run_dir)
+    else:
+        _check_places(args)
+        options = _proposed_options(parser, args)
+    parser.commands["train"].set_defaults(**options)
+    return parser.parse_args(argv)
+
+
+def _check_places(args):
+    missing = [f"--{name.replace('_', '-')}" for name in ("images", "val_images") if getattr(args, name) is None]
+    if missing:
+        raise ValueError(
+            f"Training needs images to train on and to validate with. Received no {' and '.join(missing)}."
+        )
+
+
+def _proposed_options(parser, args):
+    """The options of `--config` or `--auto`, where there is one."""
     if args.config and args.auto:
         raise ValueError("--config reads options and --auto makes them. Received both. Give one.")
     options = {}
@@ -106,8 +161,7 @@ def with_proposal(parser, args, argv):
         raise ValueError("Training needs a length. Received none. Give --epochs, --minutes, --auto or --config.")
     if any(getattr(args, name) != parser.commands["train"].get_default(name) for name in ("min_size", "max_size")):
         options.pop("image_scale", None)  # it would replace the sizes that are given
-    parser.commands["train"].set_defaults(**options)
-    return parser.parse_args(argv)
+    return options
 
 
 def _model_to_train(args, dataset):

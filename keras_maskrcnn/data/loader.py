@@ -6,6 +6,7 @@ not processes: Pillow and most of numpy release the interpreter lock; processes 
 
 import dataclasses
 import threading
+import time
 import warnings
 
 import keras
@@ -13,6 +14,7 @@ import numpy as np
 
 from keras_maskrcnn.batch import empty_batch, fill_row
 from keras_maskrcnn.data.augmentation import preset, resize_as
+from keras_maskrcnn.data.epoch_order import EpochOrder
 from keras_maskrcnn.data.images import RGB, ImageError, is_mapped
 from keras_maskrcnn.data.records import Fault
 from keras_maskrcnn.data.sample import Sample
@@ -23,12 +25,12 @@ from keras_maskrcnn.resizing import canvas_size
 class DataLoader(keras.utils.PyDataset):
     """Reads, transforms and pads images with their objects; the same seed gives the same batches.
 
-    What an image becomes depends on (seed, epoch, position of the image) alone, whatever the number
-    of workers. Every batch has the same canvas, so that compiled steps are compiled once. Objects
-    of which less than a pixel is left are dropped; objects beyond `max_instances` are dropped at
-    random with a warning. `fit` shuffles the order of batches once more by Python's `random`: pass
-    `shuffle=False` to `fit`, and an `EpochSync` callback, where runs must be repeatable to the bit
-    or resumed.
+    What an image becomes depends on (seed, epoch, position of the image, how often it was shown before
+    in the epoch) alone, whatever the number of workers. Every batch has the same canvas, so that
+    compiled steps are compiled once. Objects of which less than a pixel is left are dropped; objects
+    beyond `max_instances` are dropped at random with a warning. `fit` shuffles the order of batches
+    once more by Python's `random`: pass `shuffle=False` to `fit`, and an `EpochSync` callback, where
+    runs must be repeatable to the bit or resumed.
 
     Args:
         dataset: a Dataset (CocoDataset, DsbDataset, ArrayDataset).
@@ -46,10 +48,16 @@ class DataLoader(keras.utils.PyDataset):
             image still comes up in other epochs.
         cache_bytes: decoded images and masks kept in memory up to this many bytes, so that small
             datasets are decoded once; 0 keeps none.
+        repeat_threshold: classes in a smaller share of the images are shown more often (LVIS' repeat
+            factors, `epoch_order.repeat_factors`); None shows each image once an epoch.
+        negatives: share of images without objects in an epoch, 0 to below 1; None keeps them as they are.
+
+    Attributes:
+        ready_at: dict, when the batch at an index was last finished (`time.monotonic`).
 
     Raises:
         ValueError: classes of dataset and config disagree; the canvas is no multiple of 32; not one
-            batch.
+            batch; a share of negatives that the dataset cannot give.
     """
 
     def __init__(
@@ -66,6 +74,8 @@ class DataLoader(keras.utils.PyDataset):
         drop_last=None,
         cache_bytes=512 * 2**20,
         augmentation=None,
+        repeat_threshold=None,
+        negatives=None,
     ):
         super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=8)
         _check_classes(dataset, config)
@@ -75,25 +85,26 @@ class DataLoader(keras.utils.PyDataset):
         self.batch_size = batch_size
         self.transforms = [resize_as(config)] if transforms is None else list(transforms)
         self.transforms += preset(augmentation, config) if isinstance(augmentation, str) else augmentation or []
-        self.shuffle = shuffle
         self.seed = seed
         self.drop_last = shuffle if drop_last is None else drop_last
         self.max_instances = max_instances or config.max_instances
         self.gt_mask_size = config.gt_mask_size
         self.canvas = _checked_canvas(canvas) if canvas else self._smallest_canvas()
         self.epoch = 0
-        self._order = (None, None)
+        self.order = EpochOrder(dataset, shuffle, seed, repeat_threshold, negatives)
+        self.ready_at = {}
+        self._images = (None, None)
         self.cache = SampleCache(dataset, cache_bytes, config)
         self._warned_of_cut = False
         if len(self) == 0:
             raise ValueError(
-                f"A loader needs at least one batch. Received {len(dataset)} images for batch_size="
+                f"A loader needs at least one batch. Received {len(self.order)} images for batch_size="
                 f"{batch_size}, drop_last={self.drop_last}. Lower batch_size or set drop_last."
             )
 
     def __len__(self):
         """Batches an epoch."""
-        count = len(self.dataset)
+        count = len(self.order)
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
     def __getitem__(self, index):
@@ -101,11 +112,12 @@ class DataLoader(keras.utils.PyDataset):
         if not 0 <= index < len(self):
             raise IndexError(f"Batches are numbered 0..{len(self) - 1}. Received {index}.")
         epoch = self.epoch
-        order = self._epoch_order(epoch)
-        chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+        images = self._epoch_images(epoch)
+        chosen = images[index * self.batch_size : (index + 1) * self.batch_size]
         batch = empty_batch(len(chosen), self.canvas, self.max_instances, self.gt_mask_size, *self.cache.pixels)
-        for row, position in enumerate(chosen):
-            self._fill(batch, row, int(position), np.random.default_rng([self.seed, epoch, position, 1]))
+        for row, (position, repeat) in enumerate(chosen.tolist()):
+            self._fill(batch, row, position, np.random.default_rng([self.seed, epoch, position, 1 + repeat]))
+        self.ready_at[index] = time.monotonic()
         return batch
 
     def set_epoch(self, epoch):
@@ -149,14 +161,12 @@ class DataLoader(keras.utils.PyDataset):
                 self.dataset.add_fault(Fault(f"image {record.image_id}", str(error), "The next image takes its place."))
         raise ImageError(f"No image of {self.dataset.name} can be read. Check the first one's message.")
 
-    def _epoch_order(self, epoch):
-        known, order = self._order
+    def _epoch_images(self, epoch):
+        known, images = self._images
         if known != epoch:
-            order = np.arange(len(self.dataset))
-            if self.shuffle:
-                np.random.default_rng([self.seed, epoch]).shuffle(order)
-            self._order = (epoch, order)
-        return order
+            images = self.order.images(epoch)
+            self._images = (epoch, images)
+        return images
 
     def _smallest_canvas(self):
         sizes = np.array([bound_after(self.transforms, *size) for size in set(self.dataset.image_sizes)])

@@ -44,9 +44,6 @@ class WarmupMultiStep(keras.optimizers.schedules.LearningRateSchedule):
 def sgd(batch_size, milestones=(), learning_rate=None, weight_decay=1e-4, momentum=0.9, warmup_steps=1000, **kwargs):
     """The paper's SGD: rate 0.02 for a batch of 16, linear in the batch size, after a linear warm-up.
 
-    Keras applies `weight_decay` apart from the momentum, also for SGD, where PyTorch's and the paper's decay runs
-    through it and is amplified 1 / (1 - momentum) times; the division below gives the paper's shrinkage.
-
     Args:
         batch_size: images a step over all replicas.
         milestones: steps at which the rate falls to a tenth (paper: 120 000 of 160 000).
@@ -61,5 +58,20 @@ def sgd(batch_size, milestones=(), learning_rate=None, weight_decay=1e-4, moment
     """
     rate = 0.02 * batch_size / 16 if learning_rate is None else learning_rate
     schedule = WarmupMultiStep(rate, milestones, warmup_steps)
-    decay = weight_decay / (1.0 - momentum)
-    return keras.optimizers.SGD(schedule, momentum=momentum, weight_decay=decay, **kwargs)
+    return keras.optimizers.SGD(schedule, **paper_momentum(weight_decay, momentum), **kwargs)
+
+
+def paper_momentum(weight_decay=1e-4, momentum=0.9):
+    """Arguments of `keras.optimizers.SGD` for the paper's momentum and weight decay.
+
+    Keras applies `weight_decay` apart from the momentum, also for SGD, where PyTorch's and the paper's decay runs
+    through it and is amplified 1 / (1 - momentum) times; the division gives the paper's shrinkage.
+
+    Args:
+        weight_decay: the paper's 1e-4.
+        momentum: 0.9.
+
+    Returns:
+        dict of momentum and weight_decay.
+    """
+    return {"momentum": momentum, "weight_decay": weight_decay / (1.0 - momentum)}
