@@ -8,6 +8,7 @@ Comes in: a compiled model, a training loader, a validation dataset. Goes out: t
     metrics.json  the figures of the best epoch, classes included
     best.keras    the model with the highest segm AP          last.keras   after the last epoch
     overlays/     validation images, ground truth beside what the best model finds
+    index.html    all of it on one page, by run_page.py
 
 Every file is replaced as a whole, so a run killed at any moment leaves a readable folder. Called by the
 command line and the samples.
@@ -28,6 +29,7 @@ from keras_maskrcnn.data import DataLoader, EpochSync
 from keras_maskrcnn.evaluation import CocoEvaluator
 from keras_maskrcnn.files import write_atomically, write_json
 from keras_maskrcnn.predictor import Predictor
+from keras_maskrcnn.run_page import write_run_page
 from keras_maskrcnn.visualize import beside, draw_ground_truth, draw_instances
 
 OVERLAY_SCORE = 0.5  # detections drawn: the ones a user would take
@@ -105,6 +107,7 @@ def train_model(
     else:
         model.load_weights(run_dir / "best.keras")
         draw_overlays(model, val_dataset, run_dir / "overlays", num_overlays)
+    write_run_page(run_dir)
     return recorder.best
 
 
@@ -170,7 +173,7 @@ def draw_overlays(model, dataset, directory, count, score_threshold=OVERLAY_SCOR
     Args:
         model: MaskRCNN.
         dataset: dataset or DataLoader as in `evaluate_coco`.
-        directory: folder, made if missing.
+        directory: folder, made if missing. Overlays of an earlier run in it (`01-*.png` and so on) are removed.
         count: int, how many images, taken evenly from the whole dataset.
         score_threshold: float, detections below it are not drawn.
 
@@ -180,16 +183,21 @@ def draw_overlays(model, dataset, directory, count, score_threshold=OVERLAY_SCOR
     dataset = getattr(dataset, "dataset", dataset)
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.glob("[0-9][0-9]-*.png"):
+        path.unlink()
     predictor = Predictor(model, max(score_threshold, model.config.score_threshold))
     truth = dataset.to_coco()
     names = {category["id"]: category["name"] for category in truth["categories"]}
+    files = {entry["id"]: entry.get("file_name") for entry in truth["images"]}
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
     paths = []
     for i in chosen:
         image_id = dataset.image_ids[i]
         annotations = [a for a in truth["annotations"] if a["image_id"] == image_id]
         panel = _overlay(dataset.load_image(i), annotations, predictor, names)
-        paths.append(directory / f"{len(paths) + 1:02d}-{image_id}.png")
+        paths.append(
+            directory / f"{len(paths) + 1:02d}-{pathlib.PurePath(files.get(image_id) or str(image_id)).stem}.png"
+        )
         write_atomically(paths[-1], Image.fromarray(panel).save)
     return paths
 

@@ -80,7 +80,9 @@ def train(args):
         evaluate_every=args.evaluate_every,
         settings=settings,
     )
-    print(f"\nbest epoch, kept as {pathlib.Path(args.run_dir) / 'best.keras'}:\n{format_metrics(metrics)}")
+    run_dir = pathlib.Path(args.run_dir)
+    print(f"\nbest epoch, kept as {run_dir / 'best.keras'}:\n{format_metrics(metrics)}")
+    print(f"report: {run_dir / 'index.html'}")
     return SUCCESS
 
 
@@ -96,13 +98,14 @@ def with_proposal(parser, args, argv):
 
         source, images = (args.images, None) if args.annotations is None else (args.annotations, args.images)
         options = propose(data.inspect_source(args, source, images, "train"))
-        print("proposed:", ", ".join(f"{name} {value}" for name, value in options.items()))
     if args.minutes:
         options.pop("epochs", None)
     elif not (args.epochs or "epochs" in options):
         raise ValueError("Training needs a length. Received none. Give --epochs, --minutes, --auto or --config.")
     if any(getattr(args, name) != parser.commands["train"].get_default(name) for name in ("min_size", "max_size")):
         options.pop("image_scale", None)  # it would replace the sizes that are given
+    if args.auto:
+        print("proposed:", ", ".join(f"{name} {value}" for name, value in options.items()))
     parser.commands["train"].set_defaults(**options)
     return parser.parse_args(argv)
 
