@@ -24,7 +24,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget, save_model
+from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget, restore_weights, save_model
 from keras_maskrcnn.data import DataLoader, EpochSync
 from keras_maskrcnn.evaluation import CocoEvaluator
 from keras_maskrcnn.files import write_atomically, write_json
@@ -103,9 +103,9 @@ def train_model(
         verbose=0,
     )
     if evaluator is None:
-        model.load_weights(run_dir / "last.keras")
+        restore_weights(model, run_dir / "last.keras")
     else:
-        model.load_weights(run_dir / "best.keras")
+        restore_weights(model, run_dir / "best.keras")
         draw_overlays(model, val_dataset, run_dir / "overlays", num_overlays)
     write_run_page(run_dir)
     return recorder.best

@@ -290,6 +290,7 @@ def test_nuclei_on_the_bowls_own_layout(tmp_path, capsys):
     assert config["class_names"] == ["nucleus"] and config["max_instances"] == 2 and config["image_scale"] == 2
 
 
+@pytest.mark.slow  # `make demo` runs the same recipe
 def test_shapes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "NUM_TRAIN", 2 * demo.BATCH_SIZE)
     monkeypatch.setattr(demo, "NUM_VAL", 1)
