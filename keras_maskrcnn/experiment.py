@@ -11,6 +11,7 @@ Comes in: a compiled model, a training loader, a validation dataset. Goes out: t
     last.keras    after the last epoch, with all that `resume=True` goes on from
     overlays/     validation images, ground truth beside what the best model finds
     tensorboard/  event files, where they were asked for
+    index.html    all of it on one page, by run_page.py
 
 Every file is replaced as a whole, so a run killed at any moment leaves a readable folder. Called by the
 command line and the samples.
@@ -23,12 +24,13 @@ import secrets
 
 import keras
 
-from keras_maskrcnn.callbacks import BestCheckpoint, DataWait, TimeBudget
+from keras_maskrcnn.callbacks import BestCheckpoint, DataWait, TimeBudget, restore_weights
 from keras_maskrcnn.data import DataLoader, EpochSync
 from keras_maskrcnn.evaluation import CocoEvaluator
 from keras_maskrcnn.files import write_json
 from keras_maskrcnn.overlays import draw_overlays
 from keras_maskrcnn.recorder import RunRecorder, read_state
+from keras_maskrcnn.run_page import write_run_page
 
 ENDLESS = 1_000_000  # epochs of a run that its time budget ends
 
@@ -124,10 +126,11 @@ def train_model(
         verbose=0,
     )
     if evaluator is None:
-        model.load_weights(run_dir / "last.keras")
+        restore_weights(model, run_dir / "last.keras")
     else:
-        model.load_weights(run_dir / "best.keras")
+        restore_weights(model, run_dir / "best.keras")
         draw_overlays(model, val_dataset, run_dir / "overlays", num_overlays)
+    write_run_page(run_dir)
     return recorder.best
 
 

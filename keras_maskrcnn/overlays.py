@@ -24,7 +24,7 @@ def draw_overlays(model, dataset, directory, count, score_threshold=OVERLAY_SCOR
     Args:
         model: MaskRCNN.
         dataset: dataset or DataLoader as in `evaluate_coco`.
-        directory: folder, made if missing.
+        directory: folder, made if missing. Overlays of an earlier run in it (`01-*.png` and so on) are removed.
         count: int, how many images, taken evenly from the whole dataset.
         score_threshold: float, detections below it are not drawn.
 
@@ -33,9 +33,11 @@ def draw_overlays(model, dataset, directory, count, score_threshold=OVERLAY_SCOR
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.glob("[0-9][0-9]-*.png"):
+        path.unlink()
     paths = []
-    for image_id, panel in overlays(model, dataset, count, score_threshold):
-        paths.append(directory / f"{len(paths) + 1:02d}-{image_id}.png")
+    for name, panel in overlays(model, dataset, count, score_threshold):
+        paths.append(directory / f"{len(paths) + 1:02d}-{name}.png")
         write_atomically(paths[-1], Image.fromarray(panel).save)
     return paths
 
@@ -44,17 +46,19 @@ def overlays(model, dataset, count, score_threshold=OVERLAY_SCORE):
     """The pictures of `draw_overlays`, one after the other.
 
     Yields:
-        (image id, uint8 (h, w, 3)).
+        (stem of the image's file, or its id where there is none; uint8 (h, w, 3)).
     """
     dataset = getattr(dataset, "dataset", dataset)
     predictor = Predictor(model, max(score_threshold, model.config.score_threshold))
     truth = dataset.to_coco()
     names = {category["id"]: category["name"] for category in truth["categories"]}
+    files = {entry["id"]: entry.get("file_name") for entry in truth["images"]}
     for i in np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)):
         image_id = dataset.image_ids[i]
         annotations = [a for a in truth["annotations"] if a["image_id"] == image_id]
         image = dataset.load_image(i, model.config.num_channels, model.config.image_dtype)
-        yield image_id, _overlay(image, annotations, predictor, names)
+        name = pathlib.PurePath(files.get(image_id) or str(image_id)).stem
+        yield name, _overlay(image, annotations, predictor, names)
 
 
 def _overlay(image, annotations, predictor, names):

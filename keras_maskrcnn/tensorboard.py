@@ -38,8 +38,8 @@ class BoardWriter(keras.callbacks.Callback):
         for name, value in logs.items():
             self.writer.add_scalar(_tag(name), float(value), step)
         if self.val is not None and "val_segm_AP" in logs:
-            for image_id, picture in overlays(self.model, self.val, self.num_pictures):
-                self.writer.add_image(f"prediction/{image_id}", picture, step, dataformats="HWC")
+            for name, picture in overlays(self.model, self.val, self.num_pictures):
+                self.writer.add_image(f"prediction/{name}", picture, step, dataformats="HWC")
         self.writer.flush()  # a run killed later leaves whole epochs
 
     def on_train_end(self, logs=None):

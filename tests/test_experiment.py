@@ -187,6 +187,18 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["weights.bin"]
 
 
+def test_restored_weights_are_the_files_with_the_optimizer(tmp_path):
+    model, data = line_and_data(momentum=0.9)
+    train_model(model, data, None, tmp_path, epochs=1, verbose=0)
+    kept = [keras.ops.convert_to_numpy(v) for v in (*model.variables, *model.optimizer.variables)]
+    model.fit(data, verbose=0, shuffle=False)
+    callbacks.restore_weights(model, tmp_path / "last.keras")
+    now = [keras.ops.convert_to_numpy(v) for v in (*model.variables, *model.optimizer.variables)]
+    assert len(kept) == len(now) > 3
+    for before, after in zip(kept, now, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
 def test_best_checkpoint_passes_over_worse_and_unmeasured_epochs(tmp_path):
     model, _ = line_and_data()
     checkpoint = BestCheckpoint(tmp_path / "best.keras")

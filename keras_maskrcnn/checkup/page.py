@@ -1,15 +1,16 @@
-"""A report as one HTML file, without anything from elsewhere: figures, findings, images with their objects."""
+"""The report on a dataset as a page: figures, findings, images with their objects."""
 
 import base64
-import html
 import io
 import itertools
+import pathlib
 
 import numpy as np
 from PIL import Image
 
+from keras_maskrcnn.data.coco_output import is_file
 from keras_maskrcnn.data.images import RGB, ImageError
-from keras_maskrcnn.files import write_text
+from keras_maskrcnn.pages import bars, details, escape, options_table, tiles, write_html
 from keras_maskrcnn.visualize import draw_ground_truth
 
 PICTURES = 24
@@ -18,21 +19,6 @@ _CAPTIONED = 12  # with more objects than this, names and boxes would hide the i
 _SHOWN = 200  # findings of a kind on the page; the JSON has all
 _OPEN = 10  # findings of a kind that are shown without a click
 _ROWS = 100  # classes and image sizes on the page
-
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em; color: #1d2733 }
-h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin: 2em 0 .6em; border-bottom: 1px solid #d5dce3 }
-table { border-collapse: collapse } td, th { padding: .2em .8em .2em 0; text-align: left; vertical-align: top }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
-.bar { background: #3b82c4; height: .8em; display: inline-block; min-width: 1px } td.b { width: 210px }
-.tiles { display: flex; flex-wrap: wrap; gap: 1em } .tile { background: #f1f5f9; border-radius: 6px; padding: .6em 1em }
-.tile b { display: block; font-size: 1.5em } .error { color: #b3261e }
-.warning { color: #9a6700 } .note { color: #4b5a69 }
-.side { display: flex; flex-wrap: wrap; gap: 3em } .pictures { display: flex; flex-wrap: wrap; gap: 10px }
-figure { margin: 0; width: 250px } figure img { max-width: 250px; max-height: 250px } figcaption { font-size: .75em;
-overflow-wrap: anywhere } details { margin: .3em 0 } summary { cursor: pointer } li { overflow-wrap: anywhere }
-pre { background: #f1f5f9; padding: .8em; overflow: auto }
-"""
 
 
 def write_page(report, dataset, path, command):
@@ -46,7 +32,6 @@ def write_page(report, dataset, path, command):
     """
     title = f"Dataset check: {report['dataset']}"
     parts = [
-        f"<h1>{_text(title)}</h1>",
         _tiles(report),
         "<h2>Findings</h2>",
         _findings(report["findings"]),
@@ -55,29 +40,24 @@ def write_page(report, dataset, path, command):
         "<h2>Anchor recall at this input size</h2>",
         _recall(report["anchor_recall"]),
         "<h2>Classes</h2>",
-        _bars(report["classes"][:_ROWS], "name", "objects", "class", "images"),
+        bars(report["classes"][:_ROWS], "name", "objects", "class", "images"),
         "<h2>Objects</h2><div class=side>",
-        _bars(report["objects_an_image_histogram"], "range", "count", "objects an image"),
-        _bars(report["object_side_histogram"], "range", "count", "side, image pixels"),
+        bars(report["objects_an_image_histogram"], "range", "count", "objects an image"),
+        bars(report["object_side_histogram"], "range", "count", "side, image pixels"),
         "</div><h2>Image sizes</h2>",
-        _bars(_sizes(report["image_sizes"]), "size", "images", "height x width"),
+        bars(_sizes(report["image_sizes"]), "size", "images", "height x width"),
         "<h2>Pixels</h2>",
         *map(_pixels, report["pixels"]),
         "<h2>Images with their objects</h2><div class=pictures>",
         *_pictures(report, dataset),
         "</div>",
     ]
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(title)}</title><style>{_STYLE}</style>"
-    write_text(path, head + "\n".join(parts) + "</html>\n")
-
-
-def _text(value):
-    return html.escape(str(value))
+    write_html(path, title, parts)
 
 
 def _tiles(report):
     severities = [found["severity"] for found in report["findings"]]
-    tiles = [
+    figures = [
         ("images", report["images"]),
         ("without objects", report["images_without_objects"]),
         ("objects", report["objects"]),
@@ -87,10 +67,8 @@ def _tiles(report):
         ("notes", severities.count("note")),
     ]
     if report["seconds"] is not None:
-        tiles.append(("seconds", f"{report['seconds']:.1f}"))
-    return (
-        "<div class=tiles>" + "".join(f"<div class=tile><b>{_text(n)}</b>{name}</div>" for name, n in tiles) + "</div>"
-    )
+        figures.append(("seconds", f"{report['seconds']:.1f}"))
+    return tiles(figures)
 
 
 def _findings(findings):
@@ -99,18 +77,15 @@ def _findings(findings):
     parts = []
     for (severity, kind), group in itertools.groupby(findings, key=lambda found: (found["severity"], found["kind"])):
         group = list(group)
-        items = "".join(f"<li>{_text(found['where'])}: {_text(found['message'])}" for found in group[:_SHOWN])
+        items = "".join(f"<li>{escape(found['where'])}: {escape(found['message'])}" for found in group[:_SHOWN])
         more = f"<li>... and {len(group) - _SHOWN} more (all are in the JSON)" if len(group) > _SHOWN else ""
-        summary = f"<b class={severity}>{severity}</b> {_text(kind)}: {len(group)}"
-        parts.append(
-            f"<details{' open' * (len(group) <= _OPEN)}><summary>{summary}</summary><ul>{items}{more}</ul></details>"
-        )
+        summary = f"<b class={severity}>{severity}</b> {escape(kind)}: {len(group)}"
+        parts.append(details(summary, f"<ul>{items}{more}</ul>", opened=len(group) <= _OPEN))
     return "".join(parts)
 
 
 def _proposal(options, command):
-    rows = "".join(f"<tr><td>{name}<td>{_text(value)}" for name, value in options.items())
-    return f"<table>{rows}</table><p>To train with it:</p><pre>{_text(command)}</pre>"
+    return f"{options_table(options)}<p>To train with it:</p><pre>{escape(command)}</pre>"
 
 
 def _recall(rows):
@@ -145,21 +120,10 @@ def _pixels(kind):
         )
     )
     return (
-        f"<p>{kind['images']} images of {_text(kind['dtype'])}, {kind['channels']} channels{alpha}</p><table><tr>"
+        f"<p>{kind['images']} images of {escape(kind['dtype'])}, {kind['channels']} channels{alpha}</p><table><tr>"
         "<th class=n>channel<th class=n>least<th class=n>most<th class=n>mean<th class=n>standard deviation"
         f"{rows}</table>"
     )
-
-
-def _bars(rows, name, count, title, second=None):
-    most = max((row[count] for row in rows), default=0) or 1
-    cells = "".join(
-        f"<tr><td>{_text(row[name])}<td class=n>{row[count]}" + (f"<td class=n>{row[second]}" if second else "")
-        + f"<td class=b><span class=bar style='width:{100 * row[count] / most:.1f}%'></span>"
-        for row in rows
-    )  # fmt: skip
-    head = f"<th>{title}<th class=n>{count}" + (f"<th class=n>{second}" if second else "")
-    return f"<div><table><tr>{head}<th>{cells}</table></div>"
 
 
 def _pictures(report, dataset):
@@ -181,11 +145,13 @@ def _pictures(report, dataset):
 
 def _figure(dataset, position, pixels, annotations, names, kinds):
     entry = dataset[position]
-    title = f"image {entry.image_id}: {len(annotations)} objects" + (f" ({', '.join(kinds)})" if kinds else "")
+    name = pathlib.Path(entry.source).name if is_file(entry) else f"image {entry.image_id}"
+    count = f"{len(annotations)} object{'s' * (len(annotations) != 1)}"
+    title = f"{name}: {count}" + (f" ({', '.join(kinds)})" if kinds else "")
     try:
         image = dataset.load_image(position, *pixels)
     except ImageError:
-        return f"<figure><figcaption class=error>{_text(title)}</figcaption></figure>"
+        return f"<figure><figcaption class=error>{escape(title)}</figcaption></figure>"
     few = len(annotations) <= _CAPTIONED
     enlarge = max(1, _SIDE // max(image.shape[:2]))
     picture = Image.fromarray(draw_ground_truth(image, annotations, names, captions=few, boxes=few, enlarge=enlarge))
@@ -193,4 +159,4 @@ def _figure(dataset, position, pixels, annotations, names, kinds):
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=80)
     data = base64.b64encode(file.getvalue()).decode()
-    return f"<figure><img alt='' src='data:image/jpeg;base64,{data}'><figcaption>{_text(title)}</figcaption></figure>"
+    return f"<figure><img alt='' src='data:image/jpeg;base64,{data}'><figcaption>{escape(title)}</figcaption></figure>"

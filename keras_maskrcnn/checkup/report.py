@@ -36,7 +36,7 @@ def make_report(inspection, options, extra=(), seconds=None):
         "crowd_regions": int(inspection.crowd.sum()),
         "classes": _classes(inspection),
         "objects_an_image": _spread(counts),
-        "objects_an_image_histogram": _histogram(counts, _nice_bins(counts.max(initial=0))),
+        "objects_an_image_histogram": _histogram(counts, _nice_bins(counts.max(initial=0)), whole=True),
         "object_side": _spread(sides),
         "object_side_histogram": _histogram(sides, _BINS),
         "image_sizes": _image_sizes(dataset),
@@ -78,16 +78,17 @@ def _spread(values):
     return {name: float(f"{value:.4g}") for name, value in zip(names, np.percentile(values, (0, 25, 50, 75, 100)))}
 
 
-def _histogram(values, bins):
+def _histogram(values, bins, whole=False):
+    """How many values lie from one edge to below the next; `whole` values are told by their last, 3 to 4 for 3..5."""
     counts = [int(((values >= low) & (values < high)).sum()) for low, high in zip(bins[:-1], bins[1:])]
-    labels = [_label(low, high) for low, high in zip(bins[:-1], bins[1:])]
+    labels = [_label(low, high - whole) for low, high in zip(bins[:-1], bins[1:])]
     return [{"range": label, "count": count} for label, count in zip(labels, counts)]
 
 
 def _label(low, high):
     if not np.isfinite(high):
         return f"over {low:g}"
-    return f"{low:g}" if high == low + 1 else f"{low:g} to {high:g}"
+    return f"{low:g}" if high == low else f"{low:g} to {high:g}"
 
 
 def _nice_bins(most):

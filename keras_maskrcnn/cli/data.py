@@ -15,6 +15,8 @@ PROPOSED = (  # options of `train` that a proposal may set
     "epochs", "pixel_mean", "pixel_std", "image_dtype",
 )  # fmt: skip
 
+FEW_IMAGES = 5000  # below this, the command that is proposed starts from COCO's weights
+
 
 def dataset_options(group):
     """Arguments that say how a dataset is read, whatever the command."""
@@ -151,6 +153,8 @@ def check(args):
     output = pathlib.Path(args.output)
     write_json(output / "report.json", report)
     command = _training_command(args, output / "report.json")
+    if len(train.dataset) < FEW_IMAGES:
+        command += " --weights coco --learning-rate 1e-4"  # random weights learn little from so few
     checkup.write_page(report, train.dataset, output / "index.html", command)
     print(_summary(report))
     print(f"wrote {output / 'index.html'} and {output / 'report.json'}; train with: {command}")

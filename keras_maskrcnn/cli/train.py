@@ -119,7 +119,9 @@ def train(args):
         resume=args.resume,
         tensorboard=args.tensorboard,
     )
-    print(f"\nbest epoch, kept as {pathlib.Path(args.run_dir) / 'best.keras'}:\n{format_metrics(metrics)}")
+    run_dir = pathlib.Path(args.run_dir)
+    print(f"\nbest epoch, kept as {run_dir / 'best.keras'}:\n{format_metrics(metrics)}")
+    print(f"report: {run_dir / 'index.html'}")
     return SUCCESS
 
 
@@ -154,13 +156,14 @@ def _proposed_options(parser, args):
 
         source, images = (args.images, None) if args.annotations is None else (args.annotations, args.images)
         options = propose(data.inspect_source(args, source, images, "train"))
-        print("proposed:", ", ".join(f"{name} {value}" for name, value in options.items()))
     if args.minutes:
         options.pop("epochs", None)
     elif not (args.epochs or "epochs" in options):
         raise ValueError("Training needs a length. Received none. Give --epochs, --minutes, --auto or --config.")
     if any(getattr(args, name) != parser.commands["train"].get_default(name) for name in ("min_size", "max_size")):
         options.pop("image_scale", None)  # it would replace the sizes that are given
+    if args.auto:
+        print("proposed:", ", ".join(f"{name} {value}" for name, value in options.items()))
     return options
 
 

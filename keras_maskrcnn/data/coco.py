@@ -27,16 +27,23 @@ class CocoDataset(Dataset):
             annotations out, warns with their number and lists them in `.faults`.
         category_ids: the dataset's ids of labels 0..K-1, in order; None takes all `categories` by
             rising id. Give the training set's where another file lists fewer categories.
+        class_names: names of those ids, for the ones that the file does not list.
 
     Raises:
         ValueError: the file is missing, no COCO JSON, lists no image, or has faults while
             on_error="raise".
     """
 
-    def __init__(self, annotation_file, image_dir, on_error="raise", category_ids=None):
+    def __init__(self, annotation_file, image_dir, on_error="raise", category_ids=None, class_names=None):
         content = _read_content(annotation_file)
         names = {c["id"]: c.get("name", f"category {c['id']}") for c in content["categories"]}
         ids = sorted(names) if category_ids is None else list(category_ids)
+        if class_names is not None and (category_ids is None or len(class_names) != len(ids)):
+            raise ValueError(
+                f"{annotation_file}: class_names are the names of category_ids, one each. Received {len(class_names)} "
+                f"names and category_ids={category_ids}. Take both from the training set."
+            )
+        given = dict(zip(ids, class_names or ()))
         unknown = [key for key in ids if key not in names]
         if unknown and category_ids is None or not ids:
             raise ValueError(
@@ -46,7 +53,7 @@ class CocoDataset(Dataset):
         reader = _Reader(content, pathlib.Path(image_dir), {key: k for k, key in enumerate(ids)}, names)
         super().__init__(
             reader.records(),
-            [names.get(key, f"category {key}") for key in ids],
+            [names.get(key, given.get(key, f"category {key}")) for key in ids],
             ids,
             annotation_file,
             on_error,

@@ -42,6 +42,24 @@ def convert_file(source, target, all_rows=False, overwrite=False):
     return _from_torch(pathlib.Path(source), target, all_rows) if source_is_torch else _to_torch(source, target)
 
 
+def build_model(state, source, all_rows=False, **overrides):
+    """The model of a torchvision file, with its weights.
+
+    Args:
+        state: what `read_state` read from it.
+        source: its path; a published name tells the batch norm epsilon, which no tensor does.
+        all_rows: keep the 90 rows of a COCO detector; otherwise it gets COCO's 80 categories.
+        **overrides: fields of MaskRCNNConfig.
+
+    Returns:
+        (MaskRCNN, Receipt).
+    """
+    epsilon = published.norm_epsilon(pathlib.Path(source).name)
+    known = {} if epsilon is None else {"norm_epsilon": epsilon}
+    model = model_for_state(state, all_rows, **known, **overrides)
+    return model, load_state(model, state, str(source))
+
+
 def _from_torch(source, target, all_rows):
     if not source.is_file():
         raise FileNotFoundError(f"There must be a file of weights at {source}. There is none.")
@@ -51,9 +69,7 @@ def _from_torch(source, target, all_rows):
             f"{source.name} is a classifier: it becomes the weights of a backbone, not a model. "
             f"Received: {target.name}. Name a .weights.h5 file, and load it with keras_maskrcnn.load_weights."
         )
-    epsilon = published.norm_epsilon(source.name)
-    model = model_for_state(state, all_rows, **({} if epsilon is None else {"norm_epsilon": epsilon}))
-    receipt = load_state(model, state, str(source))
+    model, receipt = build_model(state, source, all_rows)
     if is_classifier(state):
         _whole(target, lambda path: write_backbone(model, path))
     else:

@@ -9,12 +9,12 @@ with quiet_tensorflow():
     from keras_maskrcnn.demo import train_on_shapes
 
 
-def main():
+def main(arguments=None):
     """Read the arguments, train, print the COCO figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", default="runs/shapes", help="folder for data and run")
     parser.add_argument("--minutes", type=float, default=5, help="wall-clock budget of training")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     _, _, metrics = train_on_shapes(args.directory, args.minutes)
     print(format_metrics(metrics))
 
