@@ -108,11 +108,6 @@ def train_model(
         best.best = state["best"].get("segm_AP", best.best)
         if budget is not None:
             budget.restore(state["budget"])
-    first = [] if budget is None else [budget]
-    if isinstance(train_loader, DataLoader):
-        first += [EpochSync(train_loader), DataWait(train_loader)]
-    if uses_average(model.optimizer):
-        first.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     checks = [] if evaluator is None else [evaluator, best]
     if tensorboard:
         checks.append(_board(run_dir, val_dataset, num_overlays, state))
@@ -122,7 +117,7 @@ def train_model(
         initial_epoch=state["epochs_done"] if state else 0,
         steps_per_epoch=steps_per_epoch,
         shuffle=False,  # the loader shuffles, by its own seed
-        callbacks=[*first, *callbacks, *checks, recorder],
+        callbacks=[*_first_callbacks(model, train_loader, budget), *callbacks, *checks, recorder],
         verbose=0,
     )
     if evaluator is None:
@@ -132,6 +127,16 @@ def train_model(
         draw_overlays(model, val_dataset, run_dir / "overlays", num_overlays)
     write_run_page(run_dir)
     return recorder.best
+
+
+def _first_callbacks(model, train_loader, budget):
+    """What must act before others look: the rate, the loader's epoch, averaged weights in place of the last ones."""
+    first = [] if budget is None else [budget]
+    if isinstance(train_loader, DataLoader):
+        first += [EpochSync(train_loader), DataWait(train_loader)]
+    if uses_average(model.optimizer):
+        first.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+    return first
 
 
 def state_to_resume(run_dir):
@@ -186,7 +191,6 @@ def _restore_model(model, run_dir):
             f"A run goes on with the model it began with. Received another config than {run_dir / 'config.json'}: "
             f"{', '.join(different)}. Load the model from last.keras."
         )
-    model.optimizer.build(model.trainable_variables)
     model.load_weights(run_dir / "last.keras")
     if uses_average(model.optimizer):
         # The file was written with the averages in the model's place and the weights in theirs.

@@ -154,7 +154,7 @@ def check(args):
     write_json(output / "report.json", report)
     command = _training_command(args, output / "report.json")
     if len(train.dataset) < FEW_IMAGES:
-        command += " --weights coco --learning-rate 1e-4"  # random weights learn little from so few
+        command += " --weights coco"  # random weights learn little from so few
     checkup.write_page(report, train.dataset, output / "index.html", command)
     print(_summary(report))
     print(f"wrote {output / 'index.html'} and {output / 'report.json'}; train with: {command}")
