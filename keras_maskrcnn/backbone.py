@@ -12,13 +12,14 @@ from keras_maskrcnn.padding import zero_padding
 
 STRIDES = (4, 8, 16, 32)  # of C2..C5
 BLOCKS = {
+    "resnet10": (1, 1, 1, 1),  # half of resnet18, for CPUs; torchvision has none
     "resnet18": (2, 2, 2, 2),
     "resnet34": (3, 4, 6, 3),
     "resnet50": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
     "resnet152": (3, 8, 36, 3),
 }
-BASIC = ("resnet18", "resnet34")
+BASIC = ("resnet10", "resnet18", "resnet34")
 WIDTHS = (64, 128, 256, 512)
 
 
@@ -106,7 +107,7 @@ class ResNet(keras.layers.Layer):
     """ResNet-18, 34, 50, 101 or 152 without its classifier.
 
     Args:
-        depth: "resnet18" .. "resnet152".
+        depth: "resnet10" .. "resnet152".
         norm: "frozen_batch", "batch", "group" or "none".
         norm_epsilon: added to the norm's variance.
     """

@@ -7,7 +7,7 @@ Read by `model.py`, which hands plain numbers to the stages; no stage sees the c
 import dataclasses
 import math
 
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 NORMS = ("frozen_batch", "batch", "group")
 BACKBONE_NORMS = (*NORMS, "none")
 AGGREGATIONS = ("average", "max")
@@ -28,7 +28,7 @@ class MaskRCNNConfig:
         num_classes: number K of object classes, background not counted. Public labels are 0..K-1.
         class_names: K names; empty means "class 0", "class 1", ...
         category_ids: K ids of the dataset behind labels 0..K-1 (COCO's 1..90 with gaps); None means 1..K.
-        backbone: one of "resnet18", "resnet34", "resnet50", "resnet101", "resnet152".
+        backbone: one of "resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152".
         norm: "frozen_batch" (paper section 3.1: statistics of pre-training, never updated), "batch" (trained),
             or "group" (Wu and He 2018, 32 groups). From random weights choose "batch" or "group". "none" has biases
             instead: what `optimize_for_inference` makes of batch norm.

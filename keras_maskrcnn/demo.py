@@ -29,12 +29,12 @@ def shapes_config():
     """A Mask R-CNN for 96-pixel images of three shapes, small enough for two CPU cores.
 
     Returns:
-        MaskRCNNConfig: ResNet-18 from random weights, narrow heads, anchors of 16 to 256 pixels.
+        MaskRCNNConfig: ResNet-10 from random weights, narrow heads, anchors of 16 to 256 pixels.
     """
     return MaskRCNNConfig(
         num_classes=3,
         class_names=("circle", "square", "triangle"),
-        backbone="resnet18",
+        backbone="resnet10",
         norm="batch",
         image_scale=1.0,
         fpn_channels=64,

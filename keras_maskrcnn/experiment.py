@@ -191,6 +191,7 @@ def _restore_model(model, run_dir):
             f"A run goes on with the model it began with. Received another config than {run_dir / 'config.json'}: "
             f"{', '.join(different)}. Load the model from last.keras."
         )
+    model.optimizer.build(model.trainable_variables)  # a no-op where compile did; it gives the file's moments a place
     model.load_weights(run_dir / "last.keras")
     if uses_average(model.optimizer):
         # The file was written with the averages in the model's place and the weights in theirs.

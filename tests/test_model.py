@@ -154,7 +154,7 @@ def test_config_round_trip_and_its_errors():
     [
         (np.zeros((64, 64, 3), "uint8"), "4 axes.*\\(64, 64, 3\\).*images\\[None\\]"),
         (np.zeros((1, 64, 64, 1), "uint8"), "channels last.*\\(1, 64, 64, 1\\)"),
-        (np.zeros((1, 64, 64, 3), bool), "uint8 or float.*bool"),
+        (np.zeros((1, 64, 64, 3), bool), "uint8, uint16 or float.*bool"),
         (
             {"image": np.zeros((1, 64, 64, 3), "uint8")},
             "missing \\['images'\\].*unknown \\['image'\\]",

@@ -28,7 +28,7 @@ def test_generated_shapes(tmp_path):
     annotations = km.data.generate_shapes(tmp_path, num_images=3, image_size=96, seed=0, max_shapes=2)
     config = km.MaskRCNNConfig(
         num_classes=3,
-        backbone="resnet18",
+        backbone="resnet10",
         norm="batch",
         image_scale=1.0,
         fpn_channels=48,

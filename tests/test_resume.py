@@ -163,6 +163,7 @@ def test_best_figure_and_file_outlive_the_kill(tmp_path, monkeypatch):
 
     monkeypatch.setattr("keras_maskrcnn.experiment.CocoEvaluator", Figures)
     monkeypatch.setattr("keras_maskrcnn.experiment.draw_overlays", lambda *_: None)
+    monkeypatch.setattr("keras_maskrcnn.experiment.write_run_page", lambda *_: None)  # shows more than these figures
     recipe = km.choose_recipe(2, 4, epochs=4)
     model, loader = start(recipe)
     with pytest.raises(Killed):

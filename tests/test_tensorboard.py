@@ -67,7 +67,7 @@ def test_scalars_and_pictures_can_be_read_back(tmp_path):
         # 200 pixels, enlarged twice, two side by side with 8 between, below 24 of titles.
         assert (image.height, image.width) == (424, 808)
         pixels = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
-        np.testing.assert_array_equal(pixels, drawn[int(tag.split("/")[1])])
+        np.testing.assert_array_equal(pixels, drawn[tag.split("/")[1]])
 
 
 def test_a_resumed_run_withdraws_what_it_will_write_again(tmp_path):

@@ -6,10 +6,10 @@ import keras_maskrcnn as km
 
 
 def tiny_config(**overrides):
-    """ResNet-18 with narrow heads; proposals and detections by the dozen."""
+    """ResNet-10 with narrow heads; proposals and detections by the dozen."""
     values = {
         "num_classes": 3,
-        "backbone": "resnet18",
+        "backbone": "resnet10",
         "norm": "frozen_batch",
         "image_scale": 1.0,
         "fpn_channels": 32,

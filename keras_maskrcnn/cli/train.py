@@ -60,7 +60,9 @@ def train_arguments(command):
         "torchvision's; the last layers are made anew for the classes at hand",
     )
     model.add_argument("--recipe", choices=RECIPES, default=RECIPES[0], help="what --weights coco is for")
-    model.add_argument("--backbone", help="resnet18 to resnet152 (default: resnet50)")
+    model.add_argument(
+        "--backbone", help="resnet10 (without published weights), resnet18, 34, 50, 101 or 152 (default: resnet50)"
+    )
     model.add_argument("--norm", help="batch, group or frozen_batch (default: batch; with --weights the recipe's)")
     size_arguments(model)
     pixel_arguments(model)

@@ -56,8 +56,9 @@ def find_file(weights, model_name, backbone):
     if weights == "imagenet" and backbone in IMAGENET_FILES:
         return IMAGENET_FILES[backbone]
     raise ValueError(
-        f'weights is None, "coco" (for {" and ".join(COCO_FILES)}) or "imagenet" (for any ResNet). '
-        f"Received {weights!r} for {model_name}. For a file of your own use keras_maskrcnn.load_weights."
+        f'weights is None, "coco" (for {" and ".join(COCO_FILES)}) or "imagenet" (for {", ".join(IMAGENET_FILES)}). '
+        f"Received {weights!r} for {model_name} with {backbone}. "
+        "For a file of your own use keras_maskrcnn.load_weights."
     )
 
 
