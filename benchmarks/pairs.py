@@ -4,8 +4,7 @@ A benchmark defines `ours(case)` and `theirs(case)`, which prepare a case and re
 `main`. Each side lives in one process of its own; for each case the two are warmed up and then timed alternately, one
 run each, so that both meet the same state of the machine. Medians are printed, and the largest memory of each process.
 
-Without `--torch-python` only ours is timed. With `--keep-memory` ours calls `km.keep_freed_memory` first, as the
-command line does.
+Without `--torch-python` only ours is timed.
 """
 
 import argparse
@@ -27,19 +26,14 @@ def main(script, cases, ours, theirs, description):
         ours, theirs: functions of a case that return a function of no arguments to time. description: for --help.
     """
     if len(sys.argv) > 2 and sys.argv[1] == "--worker":
-        if sys.argv[2:] == ["ours", "--keep-memory"]:
-            import keras_maskrcnn
-
-            keras_maskrcnn.keep_freed_memory()
         _work(cases, {"ours": ours, "theirs": theirs}[sys.argv[2]])
         return
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--torch-python", help="an interpreter with torch and torchvision, to compare with")
     parser.add_argument("--runs", type=int, default=7, help="timed runs of each side and case")
     parser.add_argument("--only", help="cases whose name contains this")
-    parser.add_argument("--keep-memory", action="store_true", help="ours calls km.keep_freed_memory first")
     args = parser.parse_args()
-    sides = {"ours": Worker(sys.executable, script, "ours", *["--keep-memory"] * args.keep_memory)}
+    sides = {"ours": Worker(sys.executable, script, "ours")}
     if args.torch_python:
         sides["theirs"] = Worker(args.torch_python, script, "theirs")
     print(f"{'case':44} {'ours':>10} {'torchvision':>12} {'ratio':>7}   medians of {args.runs} in turns, milliseconds")

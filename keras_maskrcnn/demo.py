@@ -87,7 +87,7 @@ def train_on_shapes(directory, minutes, verbose=1):
         directory / "run",
         minutes=minutes,
         warmup_steps=30,
-        evaluate_every=3,
+        evaluate_every=100,  # that is after the last epoch: an evaluation takes as long as twenty steps
         settings={"recipe": "shapes", "minutes": minutes, "batch_size": BATCH_SIZE},
         verbose=verbose,
     )

@@ -1,17 +1,27 @@
 """Freed memory that stays with the process: what large feature maps cost on a CPU beyond their arithmetic.
 
 glibc gives large blocks back to the kernel as soon as they are freed, and the kernel clears every page of the next one:
-at 800x1056 pixels a seventh of the time of an inference. Called by the command line; users call it at the start of a
-script. It acts on the whole process, so importing the package does not.
+at 800x1056 pixels a seventh of the time of an inference, and half of a training step on small images. The first
+MaskRCNN of a process and the command line call it: it acts on the whole process, so importing the package does not.
 """
 
 import ctypes
+import functools
+import os
 import sys
+
+SWITCH = "KERAS_MASKRCNN_KEEP_MEMORY"  # environment: 0 leaves the process as it is
 
 # malloc.h of glibc
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 # One arena: the others are too small for large maps, and what they keep, no other thread reuses.
 _SETTINGS = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1))
+
+
+@functools.cache
+def keep_for_models():
+    """`keep_freed_memory` for the first model of a process, unless the environment says no."""
+    return os.environ.get(SWITCH, "1") != "0" and keep_freed_memory()
 
 
 def keep_freed_memory():

@@ -28,6 +28,7 @@ from keras_maskrcnn.detections import select_detections
 from keras_maskrcnn.fpn import STRIDES, FeaturePyramid
 from keras_maskrcnn.inputs import as_inputs
 from keras_maskrcnn.mask_head import MaskHead
+from keras_maskrcnn.memory import keep_for_models
 from keras_maskrcnn.padding import repeat_border, valid_cells
 from keras_maskrcnn.roi_align import MultiLevelRoIAlign
 from keras_maskrcnn.rpn import RPNHead, select_proposals
@@ -51,6 +52,7 @@ class MaskRCNN(keras.Model):
     def __init__(self, config, backbone=None, seed=0, dtype=None, **kwargs):
         # autocast=False: Keras would cast boxes and image sizes to the compute dtype at the door.
         super().__init__(dtype=dtype, autocast=False, **kwargs)
+        keep_for_models()
         if not isinstance(config, MaskRCNNConfig):
             raise ValueError(
                 f"MaskRCNN takes a MaskRCNNConfig. Received: {type(config).__name__}. "

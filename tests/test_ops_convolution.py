@@ -187,3 +187,20 @@ print(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() /
     took, kept = run("keep")
     assert took == "True" and int(kept) > 256
     assert int(run("default")[0]) < 200
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(("value", "kept"), [("1", True), ("0", False)])
+def test_the_first_model_keeps_freed_memory_unless_told_not_to(value, kept, monkeypatch):
+    from tiny import tiny_config
+
+    import keras_maskrcnn as km
+    from keras_maskrcnn import memory
+
+    calls = []
+    monkeypatch.setenv(memory.SWITCH, value)
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: calls.append(1) or True)
+    memory.keep_for_models.cache_clear()
+    km.MaskRCNN(tiny_config()), km.MaskRCNN(tiny_config())
+    assert calls == [1] * kept
+    memory.keep_for_models.cache_clear()
