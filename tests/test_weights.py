@@ -18,7 +18,8 @@ HEADS = ("box_head/classes", "box_head/deltas", "mask_head/logits")
 
 
 def tiny_model(seed=0, **overrides):
-    return scatter_weights(km.MaskRCNN(tiny_config(**overrides)), seed)
+    torchvision_has_it = {"backbone": "resnet18"}
+    return scatter_weights(km.MaskRCNN(tiny_config(**torchvision_has_it | overrides)), seed)
 
 
 def values_of(model):
