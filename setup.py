@@ -37,7 +37,7 @@ setup(
             depends=[
                 f"{NATIVE}/{name}"
                 for name in (
-                    *("combine.inc", "direct.inc", "winograd.inc", "vectors.inc", "routines.inc"),
+                    *("combine.inc", "direct.inc", "winograd.inc", "vectors.inc", "widths.inc", "routines.inc"),
                     *("convolution.h", "operators.h", "threads.h", "tensorflow_c_api.h"),
                 )
             ],

@@ -22,33 +22,8 @@ struct Routines {
 };
 
 #define WIDTH_ROUTINES {kRows, kPanel, PackPanel, SumTaps, AddOuterProducts}
-#if defined(__x86_64__)
-#define WIDTH_NAMESPACE wide512
-#define WIDTH_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,fma")))
-#define WIDTH_BYTES 64
-#define WIDTH_ROWS 12
-#include "vectors.inc"
-#include "direct.inc"
-#include "routines.inc"
-
-#define WIDTH_NAMESPACE wide256
-#define WIDTH_TARGET __attribute__((target("avx2,fma")))
-#define WIDTH_BYTES 32
-#define WIDTH_ROWS 6
-#include "vectors.inc"
-#include "direct.inc"
-#include "routines.inc"
-#endif
-
-#define WIDTH_NAMESPACE baseline
-#define WIDTH_TARGET
-#define WIDTH_BYTES 16
-#define WIDTH_ROWS 6
-#include "vectors.inc"
-#include "direct.inc"
-#include "routines.inc"
-
-const Routines* routines = &baseline::kRoutines;
+#define WIDTH_SOURCE "direct.inc"
+#include "widths.inc"
 
 constexpr int64_t kForwardCells = 48;    // outputs of a block, a multiple of every register tile's rows
 constexpr int64_t kGradientCells = 240;  // of a block: what it reads for a panel stays in the nearest cache
@@ -142,12 +117,4 @@ void KernelGradientDirectly(const Convolution& convolution, const std::vector<co
   }
 }
 
-void ChooseDirectWidth() {
-#if defined(__x86_64__)
-  if (HasAvx512()) {
-    routines = &wide512::kRoutines;
-  } else if (HasAvx2()) {
-    routines = &wide256::kRoutines;
-  }
-#endif
-}
+void ChooseDirectWidth() { ChooseWidth(); }

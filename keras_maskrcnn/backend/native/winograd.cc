@@ -36,33 +36,8 @@ struct Routines {
     kRows, kPanel, TransformKernel, TransformKernelBack, TransformInput, TransformOutput, TransformUpstream, Multiply, \
         AddProducts,                                                                                             \
   }
-#if defined(__x86_64__)
-#define WIDTH_NAMESPACE wide512
-#define WIDTH_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,fma")))
-#define WIDTH_BYTES 64
-#define WIDTH_ROWS 12
-#include "vectors.inc"
-#include "winograd.inc"
-#include "routines.inc"
-
-#define WIDTH_NAMESPACE wide256
-#define WIDTH_TARGET __attribute__((target("avx2,fma")))
-#define WIDTH_BYTES 32
-#define WIDTH_ROWS 6
-#include "vectors.inc"
-#include "winograd.inc"
-#include "routines.inc"
-#endif
-
-#define WIDTH_NAMESPACE baseline
-#define WIDTH_TARGET
-#define WIDTH_BYTES 16
-#define WIDTH_ROWS 6
-#include "vectors.inc"
-#include "winograd.inc"
-#include "routines.inc"
-
-const Routines* routines = &baseline::kRoutines;
+#define WIDTH_SOURCE "winograd.inc"
+#include "widths.inc"
 
 constexpr int kPlanes = 36;
 constexpr int64_t kForwardTiles = 48;   // of a block: its planes (1.8 MB at 256 channels) stay in a core's caches
@@ -181,12 +156,4 @@ void KernelGradientByWinograd(const Convolution& convolution, const std::vector<
   });
 }
 
-void ChooseWinogradWidth() {
-#if defined(__x86_64__)
-  if (HasAvx512()) {
-    routines = &wide512::kRoutines;
-  } else if (HasAvx2()) {
-    routines = &wide256::kRoutines;
-  }
-#endif
-}
+void ChooseWinogradWidth() { ChooseWidth(); }
