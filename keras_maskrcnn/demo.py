@@ -22,7 +22,7 @@ MAX_SHAPES = 3  # on an image
 NUM_TRAIN, NUM_VAL = 1000, 60
 TRAIN_SEED, VAL_SEED = 1, 2  # two sets of images: validation shapes are never trained on
 BATCH_SIZE = 8
-LEARNING_RATE = 1e-3  # AdamW, peak
+LEARNING_RATE = 2e-3  # AdamW, peak: in 400 steps segm AP50 0.84, at 1.5e-3 0.79, at 3e-3 0.70
 
 
 def shapes_config():

@@ -73,7 +73,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 def _demo_arguments(command):
     command.add_argument("--directory", default="demo", help="folder for everything it writes")
-    command.add_argument("--minutes", type=positive(float), default=3.0, help="training time")
+    command.add_argument("--minutes", type=positive(float), default=2.5, help="training time")
 
 
 def _demo(args):
