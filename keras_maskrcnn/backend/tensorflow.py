@@ -46,7 +46,8 @@ def _convolve_by_stock(features, kernel, bias, strides, relu):
 
     if kernel.shape[0] == 1 and not _on_gpu(features) and not portable.is_used():
         # A matrix product: its gradients take a half to a fifth of those of conv2d on a CPU.
-        features = features if strides == 1 else features[:, ::strides, ::strides]
+        if strides > 1:  # every second cell by a pool of single cells: 1 ms and 5 for the gradient, a slice 23 and 23
+            features = tf.nn.avg_pool2d(features, 1, strides, "VALID")
         products = finish(tf.matmul(tf.reshape(features, (-1, kernel.shape[2])), kernel[0, 0]))
         products = tf.reshape(products, tf.concat([tf.shape(features)[:3], kernel.shape[3:]], axis=0))
         return tf.ensure_shape(products, (*features.shape[:3], kernel.shape[3]))
