@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from keras_maskrcnn.predictor import Predictor
+from keras_maskrcnn.progress import progress_bar
 
 IOU_TYPES = ("bbox", "segm")
 AREAS = ("", "s", "m", "l")  # COCOeval's areaRng order: all, small < 32^2, medium < 96^2, large
@@ -42,7 +43,7 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0):
         max_detections = max(100, model.config.max_detections)
     predictor, pixels = Predictor(model), (model.config.num_channels, model.config.image_dtype)
     detections, at_cap = [], 0
-    progress = keras.utils.Progbar(len(dataset), unit_name="image", verbose=verbose)
+    progress = progress_bar(len(dataset), unit_name="image", verbose=verbose)
     started = time.perf_counter()
     for i, image_id in enumerate(dataset.image_ids):
         found = predictor(dataset.load_image(i, *pixels))

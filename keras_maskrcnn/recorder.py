@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from keras_maskrcnn.files import write_atomically, write_json
+from keras_maskrcnn.progress import progress_bar
 
 STATE = "run.json"  # member of last.keras
 SLOW_LOADER = 0.2  # share of an epoch spent waiting for data from which a hint is due
@@ -58,7 +59,7 @@ class RunRecorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Open the epoch's progress bar."""
-        self._bar = keras.utils.Progbar(self.params["steps"], verbose=self.verbose, stateful_metrics=["loss"])
+        self._bar = progress_bar(self.params["steps"], verbose=self.verbose, stateful_metrics=["loss"])
         if self.verbose:
             minutes = self.budget and f", {self._seconds() / 60:.1f} of {self.budget.seconds / 60:g} minutes"
             print(f"epoch {epoch + 1}" + (minutes or f" of {self.epochs}"))

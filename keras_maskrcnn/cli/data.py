@@ -92,18 +92,17 @@ def split_arguments(command):
 
 def split(args):
     """Divide a dataset into parts, classes in proportion and copies of an image in one part."""
-    import keras
-
     from keras_maskrcnn.data.coco_output import image_folder
     from keras_maskrcnn.data.duplicates import NEAR_BITS, duplicate_groups
     from keras_maskrcnn.data.split import split_dataset
     from keras_maskrcnn.files import write_json
+    from keras_maskrcnn.progress import progress_bar
 
     names = args.names or ["train", "val", "test"][: len(args.fractions)]
     if len(names) != len(args.fractions) or len(set(names)) != len(names):
         raise ValueError(f"Every fraction needs a name of its own. Received {args.fractions} and {names}. Use --names.")
     dataset = open_source(args, args.source, args.images, args.part)
-    progress = keras.utils.Progbar(len(dataset), unit_name="image")
+    progress = progress_bar(len(dataset), unit_name="image")
     groups = duplicate_groups(
         dataset, None if args.exact_copies_only else NEAR_BITS, progress=lambda done: progress.update(done)
     )
@@ -172,14 +171,13 @@ def _training_command(args, report):
 
 def inspect_source(args, source, images, part, **classes):
     """Read a whole dataset with a progress bar. Returns an Inspection; faults are in it, not raised."""
-    import keras
-
     from keras_maskrcnn.checkup import inspect_dataset
+    from keras_maskrcnn.progress import progress_bar
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the report names what the reader leaves out
         dataset = open_source(args, source, images, part, **classes)
-    progress = keras.utils.Progbar(len(dataset), unit_name="image")
+    progress = progress_bar(len(dataset), unit_name="image")
     return inspect_dataset(dataset, progress=lambda done: progress.update(done))
 
 

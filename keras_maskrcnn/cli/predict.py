@@ -47,18 +47,18 @@ def predict_arguments(command):
 
 def predict(args):
     """Find instances; write pictures and COCO results."""
-    import keras
     from PIL import Image
 
     from keras_maskrcnn.data import read_image
     from keras_maskrcnn.files import write_json
+    from keras_maskrcnn.progress import progress_bar
     from keras_maskrcnn.visualize import draw_instances
 
     paths, predictor = _paths_and_predictor(args)
     output = pathlib.Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     results = []
-    progress = keras.utils.Progbar(len(paths), unit_name="image")
+    progress = progress_bar(len(paths), unit_name="image")
     for i, path in enumerate(paths):
         image = read_image(path, predictor.config.num_channels, predictor.config.image_dtype)
         found = predictor(image)
