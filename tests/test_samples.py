@@ -278,6 +278,7 @@ def write_bowl(folder, count):
             inside = (COLUMNS - x) ** 2 + (ROWS - y) ** 2 < radius**2
             Image.fromarray(inside.astype(np.uint8) * 255).save(parts["masks"] / f"{disc}.png")
         Image.fromarray(image).convert("RGBA").save(parts["images"] / f"{number:04d}.png")
+    return folder
 
 
 def test_nuclei_on_the_bowls_own_layout(tmp_path, capsys):
@@ -288,6 +289,19 @@ def test_nuclei_on_the_bowls_own_layout(tmp_path, capsys):
     assert "AP and AR400 count up to 400 detections an image" in capsys.readouterr().out
     config = check_run(run, overlays=1)  # one of four images is for validation
     assert config["class_names"] == ["nucleus"] and config["max_instances"] == 2 and config["image_scale"] == 2
+
+
+def test_nuclei_takes_what_check_data_proposes(tmp_path):
+    sample, report = load_sample("nuclei/train.py"), tmp_path / "report.json"
+    proposal = {"min_size": 320, "max_size": 533, "anchor_sizes": [8, 16, 32, 64, 128], "crop": 512, "epochs": 12}
+    report.write_text(json.dumps({"proposal": proposal}))
+    config = sample.make_model(
+        km.data.DsbDataset(write_bowl(tmp_path / "data", 1)), sample.read_proposal(report)
+    ).config
+    assert (config.image_scale, config.min_size, config.max_size) == (None, 320, 533)  # no scale
+    assert config.anchor_sizes == (8, 16, 32, 64, 128) and config.max_detections == 400
+    report.write_text(json.dumps({"proposal": {"image_scale": 2.5, "max_detections": 470, "epochs": 12}}))
+    assert sample.read_proposal(report) == {"image_scale": 2.5, "max_detections": 470}
 
 
 @pytest.mark.slow  # `make demo` runs the same recipe
