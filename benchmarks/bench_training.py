@@ -58,7 +58,9 @@ def theirs(case):
     ]
 
     def step():
-        loss = sum(model(tensors, targets).values())
+        device = twins.their_device()
+        here = [{name: values.to(device) for name, values in image.items()} for image in targets]
+        loss = sum(model([tensor.to(device) for tensor in tensors], here).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
