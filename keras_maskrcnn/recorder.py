@@ -47,6 +47,7 @@ class RunRecorder(keras.callbacks.Callback):
         self.best = {}
         self._seconds_before = 0.0
         self._hinted = False
+        self._bar = None
 
     def restore(self, state):
         """Go on where a run stood that wrote this state."""
@@ -59,10 +60,12 @@ class RunRecorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Open the epoch's progress bar."""
+        compiles = self._bar is None
         self._bar = progress_bar(self.params["steps"], verbose=self.verbose, stateful_metrics=["loss"])
         if self.verbose:
             minutes = self.budget and f", {self._seconds() / 60:.1f} of {self.budget.seconds / 60:g} minutes"
-            print(f"epoch {epoch + 1}" + (minutes or f" of {self.epochs}"))
+            line = f"epoch {epoch + 1}" + (minutes or f" of {self.epochs}")
+            print(line + ("; its first step also compiles the model" if compiles else ""), flush=True)
 
     def on_train_batch_end(self, batch, logs=None):
         """Advance the bar."""

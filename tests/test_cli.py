@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from keras_maskrcnn import cli
-from keras_maskrcnn.data import generate_shapes
+from keras_maskrcnn.data import CocoDataset, generate_shapes
 from keras_maskrcnn.data.augmentation import PRESETS
 from keras_maskrcnn_launcher import quiet_tensorflow
 
@@ -135,6 +135,19 @@ def test_train_fine_tunes_into_a_run_folder_that_the_others_read(shapes, model_f
     assert measured["segm_AP"] == pytest.approx(kept["segm_AP"], abs=1e-4)
     assert cli.main(["train", "--resume", "--run-dir", str(run)]) == cli.MISTAKE
     assert "finished after 1 epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given, roi_samples, positive, for_masks",
+    [([], 512, 128, 128), (["--roi-samples", "64"], 64, 16, 16), (["--mask-samples", "9"], 512, 128, 9)],
+)
+def test_the_heads_learn_from_so_many_rois(shapes, monkeypatch, given, roi_samples, positive, for_masks):
+    from keras_maskrcnn.cli import train
+
+    monkeypatch.setattr("keras_maskrcnn.model.MaskRCNN", lambda config, seed: config)
+    args = cli.build_parser().parse_args(["train", "--images", "x", "--val-images", "y", *given])
+    config = train._model_to_train(args, CocoDataset(shapes / "annotations.json", shapes / "images"))
+    assert (config.roi_samples, config.max_positive_rois, config.max_mask_rois) == (roi_samples, positive, for_masks)
 
 
 def test_resuming_takes_the_options_of_the_run_and_refuses_others(tmp_path):

@@ -69,6 +69,16 @@ def train_arguments(command):
     model.add_argument("--anchor-sizes", type=int, nargs=5, default=[32, 64, 128, 256, 512])
     model.add_argument("--max-instances", type=positive(int), help="objects of an image trained on (default: all)")
     model.add_argument("--max-detections", type=positive(int), help="of an image (default: the data's, at least 100)")
+    model.add_argument(
+        "--roi-samples",
+        type=positive(int),
+        help="RoIs an image that the box head learns from (default: 512, the paper's, for GPUs; try 128 on CPUs)",
+    )
+    model.add_argument(
+        "--mask-samples",
+        type=positive(int),
+        help="at most so many of them for the mask head (default: all that hold objects, up to a quarter)",
+    )
     augmentation_arguments(command.add_argument_group("augmentation (preview-augmentation draws it)"), "flip")
 
 
@@ -189,7 +199,8 @@ def _model_to_train(args, dataset):
         "max_detections": args.max_detections or caps,
         **pixel_fields(args),
     }
-    fields |= {name: getattr(args, name) for name in ("backbone", "norm") if getattr(args, name)}
+    optional = ("backbone", "norm", "roi_samples", "mask_samples")
+    fields |= {name: getattr(args, name) for name in optional if getattr(args, name)}
     if args.weights is None:
         return MaskRCNN(MaskRCNNConfig(**{"norm": "batch", **fields}), seed=args.seed)
     return _pretrained_model(args, fields)
