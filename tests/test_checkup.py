@@ -182,6 +182,19 @@ def test_proposals_follow_the_data():
     assert "image_scale" not in options
 
 
+@pytest.mark.parametrize(
+    "object_side, image_side, proposed",
+    [
+        (30, 96, 128),  # 40 pixels at 128, and the images are no larger
+        (14, 96, 256),  # 28 at 192, 37 at 256
+        (40, 250, 256),
+        (150, 600, 320),  # 32 pixels at 128, but larger images are not shrunk below 320
+    ],
+)
+def test_small_images_are_not_blown_up_without_need(object_side, image_side, proposed):
+    assert propose(squares(object_side, [(image_side, image_side)] * 2))["min_size"] == proposed
+
+
 def test_one_scale_for_images_of_many_sizes_with_objects_of_one():
     options = propose(squares(16, [(128, 128), (128, 140), (256, 256), (400, 300)], count=5))
     assert options["image_scale"] == 2.0 and "min_size" not in options

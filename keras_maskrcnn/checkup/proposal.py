@@ -5,7 +5,7 @@ The rules, each from a measured figure of the dataset:
 * Input size: a quarter of the objects at most should be smaller than the smallest default anchor, 32 network pixels.
   Where image sizes differ by more than half (all but a tenth at either end) and objects are of more equal size in
   source pixels than after resizing all images to one side (microscopy), one scale for all images; else the smallest
-  usual short side that reaches it.
+  usual short side that reaches it. Sides below 320 are for images that are not larger themselves.
 * Anchors: five sizes a factor 2 apart; the largest first size with a recall within 0.5 % of the best.
 * Caps: the fullest image's number of objects, and a quarter more detections, in tens; at least COCO's 100 detections.
 * Pixels: RGB of 8 bits keeps ImageNet's normalisation, which pre-trained weights want. Other channels or dtypes get the
@@ -24,6 +24,7 @@ from keras_maskrcnn.config import MaskRCNNConfig
 
 SMALLEST = 32  # network pixels: a quarter of the objects may be smaller
 SHORT_SIDES = (320, 480, 640, 800, 1024)  # tried for min_size
+_SMALL_SIDES = (128, 192, 256)  # where images are no larger
 _LONG_OVER_SHORT = 1333 / 800  # the paper's
 _FIRST_ANCHORS = (32, 16, 8, 4)
 _RECALL_TOLERANCE = 0.005
@@ -92,10 +93,11 @@ def _input_size(boxes, positions, sizes):
     if high > 1.5 * low and np.log(sides).std() < np.log(relative).std():
         scale = np.clip(SMALLEST / np.percentile(sides, 25), *_SCALES)
         return {"image_scale": float(max(0.25, round(scale * 4) / 4))}
-    enough = [side for side in SHORT_SIDES if np.percentile(relative, 25) * side >= SMALLEST]
+    tried = [side for side in _SMALL_SIDES if side >= np.median(short)] + list(SHORT_SIDES)
+    enough = [side for side in tried if np.percentile(relative, 25) * side >= SMALLEST]
     most = 4 * np.median(short)  # what is blown up further holds nothing new
-    allowed = [side for side in enough or SHORT_SIDES[-1:] if side <= most]
-    return _short_side(allowed[0] if allowed else max([s for s in SHORT_SIDES if s <= most], default=SHORT_SIDES[0]))
+    allowed = [side for side in enough or tried[-1:] if side <= most]
+    return _short_side(allowed[0] if allowed else max([side for side in tried if side <= most], default=tried[0]))
 
 
 def _short_side(side):
