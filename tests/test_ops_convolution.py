@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from backend_tools import compiled, pull_back_function
 
-from keras_maskrcnn import backend
+from keras_maskrcnn import backend, memory
 from keras_maskrcnn.backend import generic
 
 # sizes of the maps, channels, filters, side of the kernel, stride
@@ -174,7 +174,7 @@ def test_kept_memory_stays_with_the_process():
     """In a process of its own: 256 MB that were written and freed are still resident, and are not without the call."""
     script = """
 import ctypes, resource, runpy, sys
-keep = runpy.run_path("keras_maskrcnn/memory.py")["keep_freed_memory"]
+keep = runpy.run_path(sys.argv[2])["keep_freed_memory"]
 if sys.argv[1] == "keep":
     print(keep())
 block = bytearray(b"1") * 2**28
@@ -182,7 +182,7 @@ del block
 print(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() // 2**20)
 """
     run = lambda mode: subprocess.run(  # noqa: E731
-        [sys.executable, "-c", script, mode], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, mode, memory.__file__], capture_output=True, text=True, check=True
     ).stdout.split()
     took, kept = run("keep")
     assert took == "True" and int(kept) > 256
@@ -195,7 +195,6 @@ def test_the_first_model_keeps_freed_memory_unless_told_not_to(value, kept, monk
     from tiny import tiny_config
 
     import keras_maskrcnn as km
-    from keras_maskrcnn import memory
 
     calls = []
     monkeypatch.setenv(memory.SWITCH, value)
