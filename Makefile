@@ -1,6 +1,6 @@
 # Needs only Python >= 3.10 and make. Everything is installed into .venv; nothing else is touched.
 #   make demo        generate shapes, train, measure AP, export, reload the export, draw   (< 5 minutes on 2 cores)
-#   make test        the tests on TensorFlow, then those of the model on JAX               (< 15 minutes)
+#   make test        the tests on TensorFlow, the operators without native ones, the model on JAX  (< 25 minutes)
 #   make test-slow   the long ones: overfits real images
 #   make lint        ruff
 PYTHON ?= python3
@@ -19,6 +19,7 @@ demo: $(BASE)
 
 test: $(DEV)
 	$(RUN) KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(RUN) KERAS_BACKEND=tensorflow KERAS_MASKRCNN_NATIVE=0 $(BIN)/python -m pytest -q -m "not slow" tests/test_ops_*.py
 	$(RUN) KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not tensorflow"
 
 test-slow: $(DEV)
