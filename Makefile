@@ -19,7 +19,7 @@ demo: $(BASE)
 
 test: $(DEV)
 	$(RUN) KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
-	$(RUN) KERAS_BACKEND=tensorflow KERAS_MASKRCNN_NATIVE=0 $(BIN)/python -m pytest -q -m "not slow" tests/test_ops_*.py
+	$(RUN) KERAS_BACKEND=tensorflow KERAS_MASKRCNN_NATIVE=0 $(BIN)/python -m pytest -q -m "not slow" tests/test_ops_convolution.py tests/test_ops_roi_align.py
 	$(RUN) KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not tensorflow"
 
 test-slow: $(DEV)
