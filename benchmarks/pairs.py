@@ -61,7 +61,7 @@ class Worker:
     """One side: a process that prepares and runs cases on request."""
 
     def __init__(self, python, script, *side):
-        path = os.pathsep.join([str(pathlib.Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join(filter(None, [str(pathlib.Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path}
         self.process = subprocess.Popen(
             [python, script, "--worker", *side],

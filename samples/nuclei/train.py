@@ -12,7 +12,6 @@ With `--config`, scale, anchors and caps are those that `keras-maskrcnn check-da
 """
 
 import argparse
-import json
 import pathlib
 
 from keras_maskrcnn_launcher import quiet_tensorflow
@@ -21,13 +20,13 @@ with quiet_tensorflow():
     import keras
 
     import keras_maskrcnn as km
+    from keras_maskrcnn.cli.data import read_options
 
 # One pixel has about the same size in all images, so all are enlarged alike: half of the nuclei are under 19 pixels.
 SCALE = 2.0
 ANCHORS = (12, 24, 48, 96, 192)  # nuclei measure 10 to 200 network pixels
 MAX_DETECTIONS = 400  # the fullest training image holds 375 nuclei
-SIZES = ("image_scale", "min_size", "max_size")
-PROPOSED = (*SIZES, "anchor_sizes", "max_instances", "max_detections")  # what --config may set
+PROPOSED = ("image_scale", "min_size", "max_size", "anchor_sizes", "max_instances", "max_detections")  # by --config
 
 
 def read_folder(folder):
@@ -47,7 +46,7 @@ def split(dataset, every=8):
 
 def read_proposal(report):
     """What check-data's report proposes, as fields of the config, without its crop: --crop is sized for two cores."""
-    proposal = json.loads(pathlib.Path(report).read_text())["proposal"]
+    proposal = read_options(report)
     fields = {name: proposal[name] for name in PROPOSED if name in proposal}
     fields.setdefault("image_scale", None)  # sizes are proposed instead
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
