@@ -14,7 +14,7 @@ def main():
     """Run the command line. Returns its exit status."""
     with quiet_tensorflow():
         from keras_maskrcnn.cli import main as run
-        from keras_maskrcnn.memory import keep_for_models
+        from keras_maskrcnn.host.memory import keep_for_models
     keep_for_models()  # for exports too, which are no MaskRCNN
     return run()
 

@@ -10,11 +10,11 @@ NATIVE = "keras_maskrcnn/backend/native"
 
 
 def read_version():
-    """The version stands once, as `__version__` in the package."""
-    text = (HERE / "keras_maskrcnn" / "__init__.py").read_text(encoding="utf-8")
+    """The version stands once, in `_version.py`."""
+    text = (HERE / "keras_maskrcnn" / "_version.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
     if found is None:
-        raise ValueError('Expected a line `__version__ = "..."` in keras_maskrcnn/__init__.py.')
+        raise ValueError('Expected a line `__version__ = "..."` in keras_maskrcnn/_version.py.')
     return found.group(1)
 
 
@@ -26,7 +26,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     py_modules=["keras_maskrcnn_launcher"],
-    package_data={"keras_maskrcnn": ["fingerprint.json"]},
+    package_data={"keras_maskrcnn.cli": ["fingerprint.json"]},
     packages=find_packages(include=["keras_maskrcnn", "keras_maskrcnn.*"]),
     # RoIAlign and 3x3 convolutions for CPUs. Not linked to TensorFlow, so one build serves all versions; without a
     # compiler pip installs the package without them, and stock operators compute the same.

@@ -56,7 +56,7 @@ def ours(case):
     from concurrent.futures import ThreadPoolExecutor
 
     import keras_maskrcnn as km
-    from keras_maskrcnn.data.transforms import RandomFlip, Resize
+    from keras_maskrcnn.data.transforms.moves import RandomFlip, Resize
 
     folder = write_dataset(case["objects"])
     dataset = km.CocoDataset(folder / "annotations.json", folder)

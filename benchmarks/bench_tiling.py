@@ -17,7 +17,7 @@ import numpy as np
 
 import keras_maskrcnn as km
 from keras_maskrcnn.data.shapes import draw_shapes
-from keras_maskrcnn.tiling import tile_grid
+from keras_maskrcnn.inference.tiling import tile_grid
 
 SIDE, TILE, OVERLAP, NUM_SHAPES, CROP = 6000, 1024, 0.2, 400, 96
 SCORE = 0.5

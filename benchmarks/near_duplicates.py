@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance
 
 from keras_maskrcnn.data import read_image
 from keras_maskrcnn.data.duplicates import perceptual_hash
-from keras_maskrcnn.data.folders import image_files
+from keras_maskrcnn.data.readers.folders import image_files
 
 
 def difference_hash(image, side=16):

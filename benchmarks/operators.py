@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from keras_maskrcnn import backend
+from keras_maskrcnn.network.roi_align import MultiLevelRoIAlign
 from keras_maskrcnn.ops import non_max_suppression
-from keras_maskrcnn.roi_align import MultiLevelRoIAlign
 
 # images, side of the image in pixels, channels, boxes an image, bins.
 CROPS = [(4, 256, 128, 128, 7), (4, 256, 256, 512, 7), (4, 256, 256, 128, 14), (1, 1024, 256, 1000, 7)]

@@ -15,7 +15,7 @@ import numpy as np
 def export(path):
     """Write the fixed model's torchvision state dict and the fixed image."""
     import keras_maskrcnn as km
-    from keras_maskrcnn import doctor
+    from keras_maskrcnn.cli import doctor
 
     np.savez(path, image=doctor.known_image(), **km.torchvision_state_dict(doctor.known_model()))
 

@@ -5,30 +5,29 @@ then one module a stage; README.md lists them.
 """
 
 from keras_maskrcnn import data, ops
+from keras_maskrcnn._version import __version__
 from keras_maskrcnn.batch import check_batch
-from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset, DataLoader, open_dataset
-from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, format_metrics
-from keras_maskrcnn.experiment import train_model
-from keras_maskrcnn.freezing import count_parameters, freeze
-from keras_maskrcnn.memory import keep_freed_memory
+from keras_maskrcnn.evaluation.coco import CocoEvaluator, evaluate_coco, format_metrics
+from keras_maskrcnn.host.memory import keep_freed_memory
+from keras_maskrcnn.inference.predictor import Predictor
+from keras_maskrcnn.inference.visualize import draw_ground_truth, draw_instances
 from keras_maskrcnn.model import MaskRCNN
-from keras_maskrcnn.optimize import optimize_for_inference
-from keras_maskrcnn.predictor import Predictor
+from keras_maskrcnn.runs.callbacks import BestCheckpoint, TimeBudget
+from keras_maskrcnn.runs.experiment import train_model
+from keras_maskrcnn.runs.freezing import count_parameters, freeze
+from keras_maskrcnn.runs.recipe import Recipe, choose_recipe
+from keras_maskrcnn.runs.schedules import WarmupMultiStep, sgd
 from keras_maskrcnn.serving import export_litert, export_onnx, export_saved_model
-from keras_maskrcnn.training.recipe import Recipe, choose_recipe
-from keras_maskrcnn.training.schedules import WarmupMultiStep, sgd
-from keras_maskrcnn.visualize import draw_ground_truth, draw_instances
+from keras_maskrcnn.serving.folding import optimize_for_inference
 from keras_maskrcnn.weights import load_weights, torchvision_state_dict
-from keras_maskrcnn.zoo import (
+from keras_maskrcnn.weights.zoo import (
     maskrcnn_resnet18_fpn,
     maskrcnn_resnet50_fpn,
     maskrcnn_resnet50_fpn_v2,
     maskrcnn_resnet101_fpn,
 )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BestCheckpoint",
@@ -41,6 +40,7 @@ __all__ = [
     "Recipe",
     "TimeBudget",
     "WarmupMultiStep",
+    "__version__",
     "check_batch",
     "choose_recipe",
     "count_parameters",

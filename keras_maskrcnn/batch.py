@@ -20,7 +20,7 @@ side; network pixels.
 
 import numpy as np
 
-from keras_maskrcnn.resizing import STRIDE
+from keras_maskrcnn.geometry.resizing import STRIDE
 
 INPUT_KEYS = ("images", "image_sizes")
 GT_KEYS = ("gt_boxes", "gt_labels", "gt_masks", "gt_valid", "gt_crowd")

@@ -20,19 +20,19 @@ import numpy as np
 from keras import ops
 
 from keras_maskrcnn import backend
-from keras_maskrcnn.anchors import cell_anchors, level_anchors
-from keras_maskrcnn.backbone import ResNet
-from keras_maskrcnn.box_head import BoxHead
+from keras_maskrcnn.branches.mask_head import MaskHead
 from keras_maskrcnn.config import MaskRCNNConfig
-from keras_maskrcnn.detections import select_detections
-from keras_maskrcnn.fpn import STRIDES, FeaturePyramid
-from keras_maskrcnn.inputs import as_inputs
-from keras_maskrcnn.mask_head import MaskHead
-from keras_maskrcnn.memory import keep_for_models
-from keras_maskrcnn.padding import repeat_border, valid_cells
-from keras_maskrcnn.roi_align import MultiLevelRoIAlign
-from keras_maskrcnn.rpn import RPNHead, select_proposals
-from keras_maskrcnn.training import losses, targets
+from keras_maskrcnn.host.memory import keep_for_models
+from keras_maskrcnn.learning import losses, targets
+from keras_maskrcnn.network.anchors import cell_anchors, level_anchors
+from keras_maskrcnn.network.backbone import ResNet
+from keras_maskrcnn.network.box_head import BoxHead
+from keras_maskrcnn.network.detections import select_detections
+from keras_maskrcnn.network.fpn import STRIDES, FeaturePyramid
+from keras_maskrcnn.network.inputs import as_inputs
+from keras_maskrcnn.network.padding import repeat_border, valid_cells
+from keras_maskrcnn.network.roi_align import MultiLevelRoIAlign
+from keras_maskrcnn.network.rpn import RPNHead, select_proposals
 
 LOSSES = ("rpn_objectness_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss")
 

@@ -8,7 +8,7 @@ in the module that an operator comes from; the arithmetic is in `backend/`, `box
 from keras import ops
 
 from keras_maskrcnn import backend
-from keras_maskrcnn.boxes import (
+from keras_maskrcnn.geometry.boxes import (
     area,
     clip_boxes,
     decode_boxes,
@@ -17,13 +17,13 @@ from keras_maskrcnn.boxes import (
     pairwise_iou,
     scale_boxes,
 )
-from keras_maskrcnn.masks import (
+from keras_maskrcnn.geometry.masks import (
     paste_mask_windows,
     paste_masks,
     paste_masks_subpixel,
     sample_masks,
 )
-from keras_maskrcnn.roi_align import assign_levels, roi_align
+from keras_maskrcnn.network.roi_align import assign_levels, roi_align
 
 __all__ = [
     "area",

@@ -10,12 +10,12 @@ from planted import plant
 from reader_tools import box, masks_of, scene
 
 from keras_maskrcnn import cli
-from keras_maskrcnn.anchors import cell_anchors, level_anchors
 from keras_maskrcnn.checkup import inspect_dataset, make_report, propose
 from keras_maskrcnn.checkup.anchor_recall import STRIDES, best_overlaps, network_boxes, recall_by_size
 from keras_maskrcnn.checkup.findings import box_iou, crosses_itself
 from keras_maskrcnn.checkup.proposal import config_of
 from keras_maskrcnn.data import ArrayDataset, CocoDataset
+from keras_maskrcnn.network.anchors import cell_anchors, level_anchors
 
 COCO = pathlib.Path(__file__).parents[2] / "shared" / "data" / "coco_tiny"
 

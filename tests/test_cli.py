@@ -13,7 +13,7 @@ from PIL import Image
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.data import CocoDataset, generate_shapes
-from keras_maskrcnn.data.augmentation import PRESETS
+from keras_maskrcnn.data.transforms.presets import PRESETS
 from keras_maskrcnn_launcher import quiet_tensorflow
 
 COMMANDS = [
@@ -90,7 +90,7 @@ def test_chatter_of_a_quiet_start_is_shown_only_with_an_error(capfd):
 
 def small_model(**overrides):
     """A model of the demo's recipe, as small as it gets, with every score passing."""
-    from keras_maskrcnn.demo import shapes_config
+    from keras_maskrcnn.cli.demo import shapes_config
     from keras_maskrcnn.model import MaskRCNN
 
     small = {"fpn_channels": 16, "box_features": 16, "mask_channels": 8, "score_threshold": 0.01}
@@ -178,7 +178,7 @@ def test_resuming_takes_the_options_of_the_run_and_refuses_others(tmp_path):
 
 @pytest.mark.slow
 def test_train_is_stopped_and_resumed(shapes, model_file, tmp_path, capsys, monkeypatch):
-    from keras_maskrcnn.recorder import RunRecorder
+    from keras_maskrcnn.runs.recorder import RunRecorder
 
     run = tmp_path / "run"
     arguments = [*dataset_arguments(shapes), *dataset_arguments(shapes, "val-"), "--epochs", "2"]
@@ -235,7 +235,7 @@ def test_evaluate_reads_other_formats_with_the_classes_of_the_model(shapes, mode
 
 def test_preview_draws_what_training_with_the_same_seed_is_given(shapes, tmp_path, capsys):
     from keras_maskrcnn.data import CocoDataset, DataLoader
-    from keras_maskrcnn.visualize import SEPARATOR, draw_batch_row
+    from keras_maskrcnn.inference.visualize import SEPARATOR, draw_batch_row
 
     sheet = tmp_path / "sheet.png"
     size = ["--image-scale", "1", "--count", "1", "--variants", "2", "--seed", "7"]

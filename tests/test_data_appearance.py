@@ -15,7 +15,7 @@ from keras_maskrcnn.data import (
     RandomNoise,
     Sample,
 )
-from keras_maskrcnn.data.effects import Blur, Jpeg, Noise, Recolor
+from keras_maskrcnn.data.transforms.effects import Blur, Jpeg, Noise, Recolor
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1)
 GRAY = np.repeat(PHOTO[..., :1], 3, axis=2)

@@ -29,11 +29,11 @@ from keras_maskrcnn.data import (
     ScaleJitter,
     preset,
 )
-from keras_maskrcnn.data.arrays import crop_mask
-from keras_maskrcnn.data.geometry import FILL
+from keras_maskrcnn.data.readers.arrays import crop_mask
 from keras_maskrcnn.data.records import Instance, RunLengths
-from keras_maskrcnn.data.rle import encode_window
-from keras_maskrcnn.masks import paste_mask_windows
+from keras_maskrcnn.data.samples.view import FILL
+from keras_maskrcnn.geometry.masks import paste_mask_windows
+from keras_maskrcnn.geometry.rle import encode_window
 
 HEIGHT, WIDTH = 200, 240
 CELLS = 112

@@ -25,10 +25,10 @@ from keras_maskrcnn.data import (
     preset,
     read_image,
 )
-from keras_maskrcnn.data.effects import Blur, Noise, Recolor
-from keras_maskrcnn.data.geometry import View
-from keras_maskrcnn.data.images import image_size, is_mapped
-from keras_maskrcnn.resizing import resize_bilinear
+from keras_maskrcnn.data.images.reading import image_size, is_mapped
+from keras_maskrcnn.data.samples.view import View
+from keras_maskrcnn.data.transforms.effects import Blur, Noise, Recolor
+from keras_maskrcnn.geometry.resizing import resize_bilinear
 
 # Channel k of pixel (y, x) is 8000 k + 100 y + x: 40000 among them, and every place and channel tells itself.
 WIDE = (8000 * np.arange(6) + np.add.outer(100 * np.arange(20), np.arange(30))[..., None]).astype(np.uint16)
@@ -302,7 +302,7 @@ def test_small_files_are_not_mapped(tmp_path, monkeypatch):
 
 
 def test_cellpose_projects_are_no_images(tmp_path):
-    from keras_maskrcnn.data.folders import image_files
+    from keras_maskrcnn.data.readers.folders import image_files
 
     for name in ("a.npy", "a_seg.npy", "b.tif"):
         (tmp_path / name).write_bytes(b"")

@@ -5,7 +5,7 @@ import pytest
 
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import ArrayDataset, DataLoader, RandomCrop
-from keras_maskrcnn.data.epoch_order import EpochOrder, repeat_factors, with_negatives
+from keras_maskrcnn.data.loading.epoch_order import EpochOrder, repeat_factors, with_negatives
 
 
 def dataset(labels, crowds=None):

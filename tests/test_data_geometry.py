@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from keras_maskrcnn.data import Instance, MaskWindow, Sample
-from keras_maskrcnn.data.geometry import View
-from keras_maskrcnn.data.resampling import resample_mask
-from keras_maskrcnn.resizing import resize_bilinear
+from keras_maskrcnn.data.samples.resampling import resample_mask
+from keras_maskrcnn.data.samples.view import View
+from keras_maskrcnn.geometry.resizing import resize_bilinear
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (6, 8, 3), np.uint8)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_maskrcnn.data import ImageError, read_image
-from keras_maskrcnn.data.images import image_size
+from keras_maskrcnn.data.images.reading import image_size
 
 RGB = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[9, 8, 7], [6, 5, 4], [3, 2, 1]]], np.uint8)
 

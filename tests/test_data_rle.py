@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from keras_maskrcnn.data import CocoDataset, MaskWindow, Polygons, RunLengths, rle
+from keras_maskrcnn.data import CocoDataset, MaskWindow, Polygons, RunLengths
+from keras_maskrcnn.geometry import rle
 
 
 def random_masks():

@@ -17,7 +17,7 @@ from keras_maskrcnn.data import (
     Sample,
     ScaleJitter,
 )
-from keras_maskrcnn.data.transforms import bound_after
+from keras_maskrcnn.data.transforms.moves import bound_after
 
 
 def marked_sample(height=40, width=60):

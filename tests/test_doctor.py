@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_maskrcnn import doctor
+from keras_maskrcnn.cli import doctor
 from keras_maskrcnn.weights import published
 
 

@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from keras_maskrcnn.evaluation import CocoEvaluator, coco_metrics, evaluate_coco, format_metrics
+from keras_maskrcnn.evaluation.coco import CocoEvaluator, coco_metrics, evaluate_coco, format_metrics
 
 TWO_KINDS = [
     [(10, 10, 30, 30, 0), (60, 60, 120, 120, 1)],

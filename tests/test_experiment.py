@@ -10,10 +10,10 @@ import pytest
 from known_answers import KnownDataset, answers_from, small_config
 from PIL import Image
 
-from keras_maskrcnn import callbacks, experiment
-from keras_maskrcnn.callbacks import BestCheckpoint, TimeBudget
-from keras_maskrcnn.experiment import find_model, train_model
-from keras_maskrcnn.files import write_atomically
+from keras_maskrcnn.host.files import write_atomically
+from keras_maskrcnn.runs import callbacks, experiment
+from keras_maskrcnn.runs.callbacks import BestCheckpoint, TimeBudget
+from keras_maskrcnn.runs.experiment import find_model, train_model
 
 
 class Line(keras.Model):

@@ -12,7 +12,7 @@ from PIL import Image
 from reader_tools import box, check, save_image
 
 from keras_maskrcnn.data import generate_shapes, open_dataset
-from keras_maskrcnn.data.opener import FORMATS, recognise
+from keras_maskrcnn.data.readers.opener import FORMATS, recognise
 
 
 def make_coco(folder):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from backend_tools import compiled, pull_back_function
 
-from keras_maskrcnn import backend, memory
+from keras_maskrcnn import backend
 from keras_maskrcnn.backend import generic
+from keras_maskrcnn.host import memory
 
 # sizes of the maps, channels, filters, side of the kernel, stride
 CASES = [

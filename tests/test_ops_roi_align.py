@@ -9,7 +9,7 @@ from backend_tools import compiled, pull_back, pull_back_function, to_numpy
 
 import keras_maskrcnn.ops as km_ops
 from keras_maskrcnn import backend
-from keras_maskrcnn.roi_align import MultiLevelRoIAlign
+from keras_maskrcnn.network.roi_align import MultiLevelRoIAlign
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "ops.npz")
 FEATURES = np.ascontiguousarray(GOLDEN["features_nchw"].transpose(0, 2, 3, 1))

@@ -9,7 +9,7 @@ from known_answers import KnownModel, small_config
 from PIL import Image
 from pycocotools import mask as rle
 
-from keras_maskrcnn.predictor import Predictor
+from keras_maskrcnn.inference.predictor import Predictor
 
 
 def predictor_for(boxes, scores=None, labels=None, score_threshold=None, **config):

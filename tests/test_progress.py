@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from keras_maskrcnn.progress import progress_bar
+from keras_maskrcnn.host.progress import progress_bar
 
 
 @pytest.mark.parametrize("terminal, verbose, shown", [(True, 1, True), (True, 0, False), (False, 1, False)])

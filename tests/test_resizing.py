@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from known_answers import small_config
 
-from keras_maskrcnn.resizing import (
+from keras_maskrcnn.geometry.resizing import (
     bucket_size,
     canvas_size,
     network_size,

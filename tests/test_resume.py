@@ -12,12 +12,12 @@ from keras import ops
 from tiny import tiny_config
 
 import keras_maskrcnn as km
-from keras_maskrcnn import callbacks, recorder
-from keras_maskrcnn.callbacks import DataWait
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import ArrayDataset, DataLoader, RandomCrop, RandomFlip
-from keras_maskrcnn.experiment import train_model
-from keras_maskrcnn.recorder import read_state
+from keras_maskrcnn.runs import callbacks, recorder
+from keras_maskrcnn.runs.callbacks import DataWait
+from keras_maskrcnn.runs.experiment import train_model
+from keras_maskrcnn.runs.recorder import read_state
 
 CONFIG = MaskRCNNConfig(num_classes=1, image_scale=1.0, max_instances=2, gt_mask_size=14)
 
@@ -161,9 +161,11 @@ def test_best_figure_and_file_outlive_the_kill(tmp_path, monkeypatch):
             self.metrics = {"segm_AP": next(figures)}
             logs["val_segm_AP"] = self.metrics["segm_AP"]
 
-    monkeypatch.setattr("keras_maskrcnn.experiment.CocoEvaluator", Figures)
-    monkeypatch.setattr("keras_maskrcnn.experiment.draw_overlays", lambda *_: None)
-    monkeypatch.setattr("keras_maskrcnn.experiment.write_run_page", lambda *_: None)  # shows more than these figures
+    monkeypatch.setattr("keras_maskrcnn.runs.experiment.CocoEvaluator", Figures)
+    monkeypatch.setattr("keras_maskrcnn.runs.experiment.draw_overlays", lambda *_: None)
+    monkeypatch.setattr(
+        "keras_maskrcnn.runs.experiment.write_run_page", lambda *_: None
+    )  # shows more than these figures
     recipe = km.choose_recipe(2, 4, epochs=4)
     model, loader = start(recipe)
     with pytest.raises(Killed):

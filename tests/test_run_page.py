@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_maskrcnn.config import MaskRCNNConfig
-from keras_maskrcnn.run_page import write_run_page
+from keras_maskrcnn.pages.run_page import write_run_page
 
 FIGURES = {"AP": 0.5, "AP50": 0.75, "AP75": 0.25, "APs": -1.0, "APm": 0.125, "APl": 0.625}
 CLASSES = {"good": 0.9, "absent": -1.0, "<b>bad</b>": 0.1}

@@ -14,7 +14,8 @@ from known_answers import KnownModel, small_config
 from PIL import Image
 
 import keras_maskrcnn as km
-from keras_maskrcnn import demo, zoo
+from keras_maskrcnn.cli import demo
+from keras_maskrcnn.weights import zoo
 
 SAMPLES = pathlib.Path(__file__).parents[1] / "samples"
 SIDE = 64  # pixels of made-up images

@@ -26,7 +26,7 @@ from serving_answers import (
 from tiny import random_batch
 
 import keras_maskrcnn as km
-from keras_maskrcnn.demo import compare_export
+from keras_maskrcnn.cli.demo import compare_export
 
 pytestmark = pytest.mark.tensorflow
 

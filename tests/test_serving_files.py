@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_maskrcnn.data.images import read_image
+from keras_maskrcnn.data.images.reading import read_image
 
 tf = pytest.importorskip("tensorflow")
 from keras_maskrcnn.serving import images_in_graph  # noqa: E402  (needs TensorFlow)
@@ -199,7 +199,7 @@ def test_a_batch_of_bad_files_alone_is_answered_too(read_batch):
 
 
 def test_resizing_is_the_predictors(decode):
-    from keras_maskrcnn.resizing import resize_bilinear
+    from keras_maskrcnn.geometry.resizing import resize_bilinear
 
     image = smooth(37, 53)
     batch = images_in_graph.read_batch([encode(image)], lambda size: tf.constant([50, 71]) + 0 * size)

@@ -10,8 +10,8 @@ import pytest
 from known_answers import KnownDataset, KnownModel, answers_from, small_config
 from PIL import Image
 
-from keras_maskrcnn.overlays import overlays
-from keras_maskrcnn.tensorboard import BoardWriter
+from keras_maskrcnn.inference.overlays import overlays
+from keras_maskrcnn.runs.tensorboard import BoardWriter
 
 
 def events(directory):

@@ -10,9 +10,9 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from keras_maskrcnn.data import MaskWindow
-from keras_maskrcnn.data.resampling import resample_mask
-from keras_maskrcnn.predictor import Predictor, TiledInstances
-from keras_maskrcnn.tiling import Piece, Tile, find_in_tiles, merge_pieces, tile_grid
+from keras_maskrcnn.data.samples.resampling import resample_mask
+from keras_maskrcnn.inference.predictor import Predictor, TiledInstances
+from keras_maskrcnn.inference.tiling import Piece, Tile, find_in_tiles, merge_pieces, tile_grid
 
 
 @dataclasses.dataclass

@@ -14,7 +14,7 @@ from torchvision_golden import (
     unpack,
 )
 
-from keras_maskrcnn.predictor import FoundInstances
+from keras_maskrcnn.inference.predictor import FoundInstances
 from keras_maskrcnn.weights.torchvision import tensor_table
 
 LOSSES = {

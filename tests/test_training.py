@@ -8,9 +8,9 @@ import pytest
 from keras import ops
 
 import keras_maskrcnn as km
-from keras_maskrcnn.training import losses, targets
-from keras_maskrcnn.training.matching import BELOW, BETWEEN, ignore_crowds, match
-from keras_maskrcnn.training.sampling import order_samples, sample
+from keras_maskrcnn.learning import losses, targets
+from keras_maskrcnn.learning.matching import BELOW, BETWEEN, ignore_crowds, match
+from keras_maskrcnn.learning.sampling import order_samples, sample
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "ops.npz"
 

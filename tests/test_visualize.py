@@ -5,8 +5,15 @@ import pytest
 from known_answers import KnownDataset, small_config
 
 from keras_maskrcnn.batch import empty_batch, fill_row
-from keras_maskrcnn.predictor import FoundInstances
-from keras_maskrcnn.visualize import above, beside, draw_batch_row, draw_ground_truth, draw_instances, instance_color
+from keras_maskrcnn.inference.predictor import FoundInstances
+from keras_maskrcnn.inference.visualize import (
+    above,
+    beside,
+    draw_batch_row,
+    draw_ground_truth,
+    draw_instances,
+    instance_color,
+)
 
 
 def found_in(size, boxes, scores):

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 
 import keras_maskrcnn as km
-from keras_maskrcnn.resizing import network_size, resize_bilinear
+from keras_maskrcnn.geometry.resizing import network_size, resize_bilinear
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 VERSIONS = {"v1": "maskrcnn_resnet50_fpn", "v2": "maskrcnn_resnet50_fpn_v2"}

@@ -8,8 +8,8 @@ fixed by the inputs, so XLA compiles all of it. The checks of arguments are in `
 import numpy as np
 from keras import ops
 
-from keras_maskrcnn import bilinear
 from keras_maskrcnn.backend.tiled_nms import non_max_suppression
+from keras_maskrcnn.geometry import bilinear
 
 __all__ = [
     "aggregate",

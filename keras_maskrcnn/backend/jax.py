@@ -11,8 +11,8 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from keras_maskrcnn import bilinear
 from keras_maskrcnn.backend import generic
+from keras_maskrcnn.geometry import bilinear
 
 # A loop step is unrolled over the points of a bin; above this many the compile time is not worth
 # it.

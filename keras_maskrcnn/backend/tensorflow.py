@@ -10,8 +10,8 @@ products: under `jit_compile=True` use `generic`. Times below are of 2 cores, mi
 import numpy as np
 import tensorflow as tf
 
-from keras_maskrcnn import bilinear
 from keras_maskrcnn.backend import generic, native, portable
+from keras_maskrcnn.geometry import bilinear
 
 stock_operators = native.stock_operators
 portable_operators = portable.portable_operators

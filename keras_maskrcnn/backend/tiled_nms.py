@@ -7,7 +7,7 @@ Called through `backend`, by the proposals, the detections and `km.ops`.
 import numpy as np
 from keras import ops
 
-from keras_maskrcnn.boxes import split_sides
+from keras_maskrcnn.geometry.boxes import split_sides
 
 # Boxes in a step: two images of 2000 boxes take 5 ms on JAX (2 cores).
 NMS_TILE = 256

@@ -5,8 +5,8 @@ report.py (all of it as one dictionary), page.py (as HTML). Called by `keras-mas
 """
 
 from keras_maskrcnn.checkup.inspection import inspect_dataset
-from keras_maskrcnn.checkup.page import write_page
 from keras_maskrcnn.checkup.proposal import propose
 from keras_maskrcnn.checkup.report import make_report
+from keras_maskrcnn.pages.dataset_page import write_page
 
 __all__ = ["inspect_dataset", "make_report", "propose", "write_page"]

@@ -77,8 +77,8 @@ def _demo_arguments(command):
 
 
 def _demo(args):
-    from keras_maskrcnn.demo import run_demo
-    from keras_maskrcnn.evaluation import format_metrics
+    from keras_maskrcnn.cli.demo import run_demo
+    from keras_maskrcnn.evaluation.coco import format_metrics
 
     result = run_demo(args.directory, args.minutes)
     ap50 = result["metrics"].get("segm_AP50", 0.0)
@@ -107,7 +107,7 @@ def _doctor_arguments(command):
 
 
 def _doctor(args):
-    from keras_maskrcnn.doctor import examine, format_report
+    from keras_maskrcnn.cli.doctor import examine, format_report
 
     print("a few seconds: running the fixed model", flush=True)
     report = examine()

@@ -27,7 +27,7 @@ def dataset_options(group):
 
 def format_names():
     """The formats that can be named."""
-    from keras_maskrcnn.data.opener import FORMATS
+    from keras_maskrcnn.data.readers.opener import FORMATS
 
     return list(FORMATS)
 
@@ -95,8 +95,8 @@ def split(args):
     from keras_maskrcnn.data.coco_output import image_folder
     from keras_maskrcnn.data.duplicates import NEAR_BITS, duplicate_groups
     from keras_maskrcnn.data.split import split_dataset
-    from keras_maskrcnn.files import write_json
-    from keras_maskrcnn.progress import progress_bar
+    from keras_maskrcnn.host.files import write_json
+    from keras_maskrcnn.host.progress import progress_bar
 
     names = args.names or ["train", "val", "test"][: len(args.fractions)]
     if len(names) != len(args.fractions) or len(set(names)) != len(names):
@@ -139,7 +139,7 @@ def check(args):
 
     from keras_maskrcnn import checkup
     from keras_maskrcnn.checkup.inspection import leaks
-    from keras_maskrcnn.files import write_json
+    from keras_maskrcnn.host.files import write_json
 
     started = time.monotonic()
     train = inspect_source(args, args.source, args.images, "train")
@@ -172,7 +172,7 @@ def _training_command(args, report):
 def inspect_source(args, source, images, part, **classes):
     """Read a whole dataset with a progress bar. Returns an Inspection; faults are in it, not raised."""
     from keras_maskrcnn.checkup import inspect_dataset
-    from keras_maskrcnn.progress import progress_bar
+    from keras_maskrcnn.host.progress import progress_bar
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the report names what the reader leaves out
@@ -211,7 +211,7 @@ def read_options(path):
     Raises:
         ValueError: no JSON, or options that `train` does not have.
     """
-    from keras_maskrcnn.data.folders import read_json
+    from keras_maskrcnn.data.readers.folders import read_json
 
     content = read_json(path)
     options = content.get("proposal", content) if isinstance(content, dict) else None

@@ -103,6 +103,6 @@ def load_model(path):
     import keras
 
     from keras_maskrcnn import model  # noqa: F401 (registers the classes that the file names)
-    from keras_maskrcnn.experiment import find_model
+    from keras_maskrcnn.runs.experiment import find_model
 
     return keras.saving.load_model(find_model(path), compile=False)

@@ -17,8 +17,8 @@ def evaluate_arguments(command):
 
 def evaluate(args):
     """Measure COCO AP."""
-    from keras_maskrcnn.evaluation import evaluate_coco, format_metrics
-    from keras_maskrcnn.files import write_json
+    from keras_maskrcnn.evaluation.coco import evaluate_coco, format_metrics
+    from keras_maskrcnn.host.files import write_json
 
     model = load_model(args.model)
     dataset = open_dataset(args, args.images, args.annotations, "val", model.config)
@@ -50,9 +50,9 @@ def predict(args):
     from PIL import Image
 
     from keras_maskrcnn.data import read_image
-    from keras_maskrcnn.files import write_json
-    from keras_maskrcnn.progress import progress_bar
-    from keras_maskrcnn.visualize import draw_instances
+    from keras_maskrcnn.host.files import write_json
+    from keras_maskrcnn.host.progress import progress_bar
+    from keras_maskrcnn.inference.visualize import draw_instances
 
     paths, predictor = _paths_and_predictor(args)
     output = pathlib.Path(args.output)
@@ -72,7 +72,7 @@ def predict(args):
 
 
 def _paths_and_predictor(args):
-    from keras_maskrcnn.predictor import Predictor
+    from keras_maskrcnn.inference.predictor import Predictor
     from keras_maskrcnn.serving import SavedModelPredictor
 
     names = [args.model, *args.images] if args.saved_model and args.model else args.images

@@ -51,7 +51,7 @@ def recipe_arguments(group):
 
 def prepare_model(args, model):
     """The model in the precision asked for, with the parts frozen that were named; prints what is trained."""
-    from keras_maskrcnn.freezing import format_parameters, freeze
+    from keras_maskrcnn.runs.freezing import format_parameters, freeze
 
     if args.mixed_precision and model.dtype_policy.name != POLICIES[args.mixed_precision]:
         model = _with_policy(model, POLICIES[args.mixed_precision])
@@ -63,7 +63,7 @@ def prepare_model(args, model):
 
 def recipe_of(args, loader):
     """The Recipe of the arguments for a loader's batches; printed in a line."""
-    from keras_maskrcnn.training.recipe import choose_recipe
+    from keras_maskrcnn.runs.recipe import choose_recipe
 
     recipe = choose_recipe(
         args.batch_size,

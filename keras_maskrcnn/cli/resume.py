@@ -14,7 +14,7 @@ def options_to_resume(run_dir):
     Raises:
         ValueError: the folder holds no unfinished run of `keras-maskrcnn train`.
     """
-    from keras_maskrcnn.experiment import state_to_resume
+    from keras_maskrcnn.runs.experiment import state_to_resume
 
     state = state_to_resume(run_dir)
     settings = _settings(run_dir)

@@ -89,8 +89,8 @@ def train(args):
     import keras
 
     from keras_maskrcnn.data import DataLoader, preset
-    from keras_maskrcnn.evaluation import format_metrics
-    from keras_maskrcnn.experiment import train_model
+    from keras_maskrcnn.evaluation.coco import format_metrics
+    from keras_maskrcnn.runs.experiment import train_model
 
     keras.utils.set_random_seed(args.seed)
     train = open_dataset(args, args.images, args.annotations, "train")
@@ -208,8 +208,7 @@ def _model_to_train(args, dataset):
 
 def _pretrained_model(args, fields):
     """A model of torchvision's architecture with its weights, for other classes."""
-    from keras_maskrcnn import zoo
-    from keras_maskrcnn.weights import load_weights, read_state
+    from keras_maskrcnn.weights import load_weights, read_state, zoo
 
     if args.weights in ("coco", "imagenet"):
         return getattr(zoo, args.recipe)(weights=args.weights, seed=args.seed, **fields)
@@ -239,8 +238,8 @@ def preview(args):
 
     from keras_maskrcnn.config import MaskRCNNConfig
     from keras_maskrcnn.data import preset
-    from keras_maskrcnn.files import write_atomically
-    from keras_maskrcnn.preview import preview_augmentation
+    from keras_maskrcnn.host.files import write_atomically
+    from keras_maskrcnn.inference.preview import preview_augmentation
 
     dataset = open_dataset(args, args.images, args.annotations, "train")
     config = MaskRCNNConfig(

@@ -1,18 +1,19 @@
 """Readers, transforms and the loader: from files to batches, in numpy, without a model."""
 
-from keras_maskrcnn.data.appearance import ColorJitter, RandomBlur, RandomJpeg, RandomNoise
-from keras_maskrcnn.data.arrays import ArrayDataset
-from keras_maskrcnn.data.augmentation import preset
-from keras_maskrcnn.data.coco import CocoDataset
-from keras_maskrcnn.data.copy_paste import CopyPaste
-from keras_maskrcnn.data.csv_polygons import CsvDataset
-from keras_maskrcnn.data.dsb import DsbDataset
-from keras_maskrcnn.data.images import ImageError, read_image
-from keras_maskrcnn.data.instance_files import InstanceFilesDataset
-from keras_maskrcnn.data.label_images import LabelImageDataset
-from keras_maskrcnn.data.labelme import LabelmeDataset
-from keras_maskrcnn.data.loader import DataLoader, EpochSync
-from keras_maskrcnn.data.opener import open_dataset
+from keras_maskrcnn.data.images.reading import ImageError, read_image
+from keras_maskrcnn.data.loading.loader import DataLoader, EpochSync
+from keras_maskrcnn.data.readers.arrays import ArrayDataset
+from keras_maskrcnn.data.readers.coco import CocoDataset
+from keras_maskrcnn.data.readers.csv_polygons import CsvDataset
+from keras_maskrcnn.data.readers.dsb import DsbDataset
+from keras_maskrcnn.data.readers.instance_files import InstanceFilesDataset
+from keras_maskrcnn.data.readers.label_images import LabelImageDataset
+from keras_maskrcnn.data.readers.labelme import LabelmeDataset
+from keras_maskrcnn.data.readers.opener import open_dataset
+from keras_maskrcnn.data.readers.via import ViaDataset
+from keras_maskrcnn.data.readers.via3 import Via3Dataset
+from keras_maskrcnn.data.readers.voc import VocDataset
+from keras_maskrcnn.data.readers.yolo import YoloDataset
 from keras_maskrcnn.data.records import (
     Dataset,
     Fault,
@@ -22,9 +23,11 @@ from keras_maskrcnn.data.records import (
     Record,
     RunLengths,
 )
-from keras_maskrcnn.data.sample import Sample
+from keras_maskrcnn.data.samples.sample import Sample
 from keras_maskrcnn.data.shapes import generate_shapes
-from keras_maskrcnn.data.transforms import (
+from keras_maskrcnn.data.transforms.appearance import ColorJitter, RandomBlur, RandomJpeg, RandomNoise
+from keras_maskrcnn.data.transforms.copy_paste import CopyPaste
+from keras_maskrcnn.data.transforms.moves import (
     LargeScaleJitter,
     RandomApply,
     RandomCrop,
@@ -35,10 +38,7 @@ from keras_maskrcnn.data.transforms import (
     ResizeByScale,
     ScaleJitter,
 )
-from keras_maskrcnn.data.via import ViaDataset
-from keras_maskrcnn.data.via3 import Via3Dataset
-from keras_maskrcnn.data.voc import VocDataset
-from keras_maskrcnn.data.yolo import YoloDataset
+from keras_maskrcnn.data.transforms.presets import preset
 
 __all__ = [
     "ArrayDataset",

@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from keras_maskrcnn.files import write_atomically, write_text
+from keras_maskrcnn.host.files import write_atomically, write_text
 
 
 def coco_content(dataset, names=None):

@@ -11,10 +11,10 @@ import warnings
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from keras_maskrcnn.data import rle
 from keras_maskrcnn.data.coco_output import coco_content, is_file, write_coco
-from keras_maskrcnn.data.folders import common_folder
-from keras_maskrcnn.data.images import ImageError, read_image
+from keras_maskrcnn.data.images.reading import ImageError, read_image
+from keras_maskrcnn.data.readers.folders import common_folder
+from keras_maskrcnn.geometry import rle
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from keras_maskrcnn.data import rle
+from keras_maskrcnn.geometry import rle
 
 CLASS_NAMES = ("circle", "square", "triangle")
 _MIN_VISIBLE = 0.4  # a shape may hide at most the rest of an earlier one

@@ -15,6 +15,7 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_maskrcnn._version import __version__
 from keras_maskrcnn.config import MaskRCNNConfig
 
 
@@ -99,6 +100,4 @@ def _preprocessing(config):
 
 
 def _version():
-    import keras_maskrcnn  # at the top it would be circular
-
-    return keras_maskrcnn.__version__
+    return __version__

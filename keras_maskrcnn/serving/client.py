@@ -7,7 +7,7 @@ clients.
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from keras_maskrcnn.data.rle import parse_counts
+from keras_maskrcnn.geometry.rle import parse_counts
 
 
 def coco_rle(mask_rle, image_size):

@@ -11,9 +11,10 @@ import pathlib
 import keras
 
 from keras_maskrcnn import backend
-from keras_maskrcnn.optimize import optimize_for_inference
-from keras_maskrcnn.resizing import network_size
+from keras_maskrcnn._version import __version__
+from keras_maskrcnn.geometry.resizing import network_size
 from keras_maskrcnn.serving.assets import fingerprint
+from keras_maskrcnn.serving.folding import optimize_for_inference
 
 INPUT = "images"
 OUTPUTS = ("boxes", "scores", "labels", "masks", "valid", "num_detections")
@@ -71,10 +72,8 @@ def _detect(model, images, image_size):
 
 def describe(model):
     """What a file's metadata says of its model: dict of str."""
-    import keras_maskrcnn
-
     return {
-        "package": f"keras-maskrcnn {keras_maskrcnn.__version__}",
+        "package": f"keras-maskrcnn {__version__}",
         "class_names": json.dumps(list(model.config.class_names)),
         "category_ids": json.dumps([int(number) for number in model.config.category_ids]),
         "mask_pasting": model.config.mask_pasting,

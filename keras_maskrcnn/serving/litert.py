@@ -4,7 +4,7 @@ LiteRT plans its memory ahead, so the image size is fixed and the batch is 1; Ro
 NonMaxSuppressionV4. Called by users and by the command line.
 """
 
-from keras_maskrcnn.files import write_atomically
+from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.serving.converting import check_arguments, trace
 
 QUANTIZATIONS = (None, "float16", "dynamic_range")

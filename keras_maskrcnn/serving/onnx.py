@@ -5,7 +5,7 @@ optimisers, and two of them together break this graph: "reshape_optimizer" write
 "remove_back_to_back" then gives the reshape another input. Called by users and by the command line.
 """
 
-from keras_maskrcnn.files import write_atomically
+from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.serving.converting import INPUT, check_arguments, describe, need, trace
 
 OPSET = 17

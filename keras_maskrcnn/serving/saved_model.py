@@ -11,8 +11,8 @@ import tempfile
 import keras
 
 from keras_maskrcnn import backend
-from keras_maskrcnn.optimize import optimize_for_inference
 from keras_maskrcnn.serving.assets import write_assets
+from keras_maskrcnn.serving.folding import optimize_for_inference
 
 
 def export_saved_model(model, directory, version=None, overwrite=False, optimize=True, dtype=None):

@@ -5,8 +5,8 @@ Called by `keras-maskrcnn predict --saved-model` and by users who have an export
 
 import numpy as np
 
-from keras_maskrcnn.data.images import read_image
-from keras_maskrcnn.predictor import FoundInstances
+from keras_maskrcnn.data.images.reading import read_image
+from keras_maskrcnn.inference.predictor import FoundInstances
 from keras_maskrcnn.serving.assets import read_config
 from keras_maskrcnn.serving.saved_model import find_version
 

@@ -4,13 +4,13 @@ import pathlib
 
 import keras
 
-from keras_maskrcnn.experiment import find_model
+from keras_maskrcnn.runs.experiment import find_model
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.keras_files import write_backbone
 from keras_maskrcnn.weights.loading import read_state, write_state
 from keras_maskrcnn.weights.receipt import Receipt
 from keras_maskrcnn.weights.torchvision import current_names, is_classifier, load_state, torchvision_state_dict
-from keras_maskrcnn.zoo import model_for_state
+from keras_maskrcnn.weights.zoo import model_for_state
 
 TORCH = (".pth", ".pt", ".safetensors")
 KERAS = (".keras", ".weights.h5")

@@ -12,6 +12,7 @@ import tempfile
 
 import keras
 
+from keras_maskrcnn._version import __version__
 from keras_maskrcnn.weights.keras_files import load_keras_file, write_backbone
 from keras_maskrcnn.weights.pth import read_pth
 from keras_maskrcnn.weights.torchvision import load_state
@@ -180,6 +181,4 @@ def _verify(path, remedy):
 
 def package_version():
     """The version of this package, which a converted file belongs to."""
-    from keras_maskrcnn import __version__
-
     return __version__

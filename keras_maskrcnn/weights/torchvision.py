@@ -13,7 +13,7 @@ import re
 import numpy as np
 from keras import ops
 
-from keras_maskrcnn.backbone import BASIC, BLOCKS
+from keras_maskrcnn.network.backbone import BASIC, BLOCKS
 from keras_maskrcnn.weights.coco import COCO_CATEGORY_IDS, COCO_SLOTS
 from keras_maskrcnn.weights.inflation import inflate, inflates, note
 from keras_maskrcnn.weights.receipt import Receipt, check_account

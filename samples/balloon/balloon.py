@@ -18,8 +18,8 @@ with quiet_tensorflow():
     from PIL import Image
 
     import keras_maskrcnn as km
-    from keras_maskrcnn.experiment import find_model
-    from keras_maskrcnn.files import write_atomically
+    from keras_maskrcnn.host.files import write_atomically
+    from keras_maskrcnn.runs.experiment import find_model
 
 CLASSES = ("balloon",)
 

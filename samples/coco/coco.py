@@ -15,10 +15,9 @@ with quiet_tensorflow():
     import keras
 
     import keras_maskrcnn as km
-    from keras_maskrcnn import zoo
-    from keras_maskrcnn.experiment import find_model
-    from keras_maskrcnn.files import write_json
-    from keras_maskrcnn.weights import read_state
+    from keras_maskrcnn.host.files import write_json
+    from keras_maskrcnn.runs.experiment import find_model
+    from keras_maskrcnn.weights import read_state, zoo
     from keras_maskrcnn.weights.convert import build_model
 
 RECIPES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "maskrcnn_resnet101_fpn", "maskrcnn_resnet18_fpn")

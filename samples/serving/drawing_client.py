@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as rle
 
-from keras_maskrcnn.files import write_atomically
+from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn_launcher import quiet_tensorflow
 
 with quiet_tensorflow():

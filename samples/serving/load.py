@@ -13,7 +13,7 @@ from drawing_client import ENCODED, MISTAKE, SUCCESS, add_model, encoded, read_i
 from grpc_client import GrpcModel
 from rest_client import RestModel
 
-from keras_maskrcnn.files import write_json
+from keras_maskrcnn.host.files import write_json
 
 MOST_REQUESTS, MOST_CONCURRENT, MOST_IMAGES = 10_000, 64, 64  # in all; at once; in one request
 PERCENTILES = (50, 90, 99)

@@ -6,7 +6,7 @@ from keras_maskrcnn_launcher import quiet_tensorflow
 
 with quiet_tensorflow():
     from keras_maskrcnn import format_metrics
-    from keras_maskrcnn.demo import train_on_shapes
+    from keras_maskrcnn.cli.demo import train_on_shapes
 
 
 def main(arguments=None):

@@ -1,0 +1,1 @@
+"""What is predicted for each RoI beside class and box: one kind of prediction a file."""

@@ -1,0 +1,1 @@
+"""One way from bytes to an array."""

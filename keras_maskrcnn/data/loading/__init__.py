@@ -1,0 +1,1 @@
+"""From records to batches: order of an epoch, worker threads, cache."""

@@ -1,0 +1,87 @@
+"""A dataset from arrays in memory: for tests, notebooks and formats without a reader."""
+
+import numpy as np
+
+from keras_maskrcnn.data.images.reading import image_size
+from keras_maskrcnn.data.records import Dataset, Instance, MaskWindow, Record
+
+
+class ArrayDataset(Dataset):
+    """Images with their masks and labels, all in memory.
+
+    Args:
+        images: list of arrays (H, W, C), or anything `read_image` takes.
+        masks: for each image a list of bool or 0/1 arrays (H, W), one an object; may be empty. Only
+            the part inside each object's box is kept.
+        labels: for each image the labels 0..K-1 of its objects; None means all 0.
+        crowds: for each image a list of bool; None means none.
+        class_names: names by label; None means one class called "object".
+
+    Raises:
+        ValueError: counts disagree, a mask has not its image's size or no pixel, a label is not in
+            0..K-1.
+    """
+
+    def __init__(self, images, masks, labels=None, crowds=None, class_names=None):
+        names = ("object",) if class_names is None else tuple(class_names)
+        labels = [[0] * len(m) for m in masks] if labels is None else labels
+        crowds = [[False] * len(m) for m in masks] if crowds is None else crowds
+        counts = {len(images), len(masks), len(labels), len(crowds)}
+        if len(counts) > 1:
+            raise ValueError(
+                "images, masks, labels and crowds must have one entry an image. "
+                f"Received {len(images)}, {len(masks)}, {len(labels)} and {len(crowds)} entries. "
+                "Give [] for an image without objects."
+            )
+        records = [
+            _record(number, *entry, len(names))
+            for number, entry in enumerate(zip(images, masks, labels, crowds, strict=True), start=1)
+        ]
+        super().__init__(records, names, range(1, len(names) + 1), "the arrays given")
+
+
+def _record(number, image, masks, labels, crowds, num_classes):
+    height, width = image_size(image)
+    if not len(masks) == len(labels) == len(crowds):
+        raise ValueError(
+            f"Each mask needs a label. Received {len(masks)} masks, {len(labels)} labels and "
+            f"{len(crowds)} crowd flags for image {number}. Give one of each an object."
+        )
+    instances = []
+    for position, (mask, label, crowd) in enumerate(zip(masks, labels, crowds, strict=True)):
+        where = f"object {position} of image {number}"
+        if not 0 <= label < num_classes:
+            raise ValueError(
+                f"Labels must lie in 0..{num_classes - 1}. Received {label} for {where}. "
+                "Background is not counted; pass class_names to name more classes."
+            )
+        box, window = crop_mask(np.asarray(mask), (height, width), where)
+        instances.append(Instance(int(label), box, window, bool(crowd), position))
+    return Record(number, image, height, width, tuple(instances))
+
+
+def crop_mask(mask, image_size, where):
+    """The box of a full-size mask and the pixels in it.
+
+    Args:
+        mask: bool or number (H, W); non-zero is object.
+        image_size: (H, W) that it must have.
+        where: str, what to call it in errors.
+
+    Returns:
+        (box float32 [x1, y1, x2, y2], MaskWindow), image pixels.
+
+    Raises:
+        ValueError: another size, or no pixel.
+    """
+    if mask.shape != tuple(image_size):
+        raise ValueError(
+            f"{where}: a mask must have its image's size {tuple(image_size)} (height, width). "
+            f"Received {mask.shape}. Resize it with nearest neighbour, or pick the right image."
+        )
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if len(rows) == 0:
+        raise ValueError(f"{where}: a mask must have a pixel. Received an empty one. Remove it.")
+    x1, y1, x2, y2 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    pixels = np.ascontiguousarray(mask[y1:y2, x1:x2] != 0).view(np.uint8)
+    return np.array([x1, y1, x2, y2], np.float32), MaskWindow(pixels, int(x1), int(y1))

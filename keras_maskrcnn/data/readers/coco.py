@@ -1,0 +1,245 @@
+"""Reader for COCO-format instance annotations: one JSON file and a folder of images.
+
+Reads polygons, run lengths (compressed and not), crowds, images without objects, and category ids
+with gaps, which become labels 0..K-1 here and are restored by `to_coco`. Boxes come from the
+segmentation, not from the `bbox` field. Everything but the pixels is checked when the file is read.
+"""
+
+import pathlib
+
+import numpy as np
+
+from keras_maskrcnn.data.readers.folders import read_json
+from keras_maskrcnn.data.readers.outlines import FaultyAnnotation, polygon_mask
+from keras_maskrcnn.data.records import Dataset, Fault, Instance, Record, RunLengths
+from keras_maskrcnn.geometry import rle
+
+_REQUIRED = ("images", "annotations", "categories")
+
+
+class CocoDataset(Dataset):
+    """Images with COCO-format annotations.
+
+    Args:
+        annotation_file: path of the JSON file.
+        image_dir: folder that the `file_name`s are relative to.
+        on_error: "raise" stops at faults and names them; "skip" leaves faulty images and
+            annotations out, warns with their number and lists them in `.faults`.
+        category_ids: the dataset's ids of labels 0..K-1, in order; None takes all `categories` by
+            rising id. Give the training set's where another file lists fewer categories.
+        class_names: names of those ids, for the ones that the file does not list.
+
+    Raises:
+        ValueError: the file is missing, no COCO JSON, lists no image, or has faults while
+            on_error="raise".
+    """
+
+    def __init__(self, annotation_file, image_dir, on_error="raise", category_ids=None, class_names=None):
+        content = _read_content(annotation_file)
+        names = {c["id"]: c.get("name", f"category {c['id']}") for c in content["categories"]}
+        ids = sorted(names) if category_ids is None else list(category_ids)
+        if class_names is not None and (category_ids is None or len(class_names) != len(ids)):
+            raise ValueError(
+                f"{annotation_file}: class_names are the names of category_ids, one each. Received {len(class_names)} "
+                f"names and category_ids={category_ids}. Take both from the training set."
+            )
+        given = dict(zip(ids, class_names or ()))
+        unknown = [key for key in ids if key not in names]
+        if unknown and category_ids is None or not ids:
+            raise ValueError(
+                f"{annotation_file}: at least one category is needed. Received an empty list. "
+                'Add entries such as {"id": 1, "name": "cell"}.'
+            )
+        reader = _Reader(content, pathlib.Path(image_dir), {key: k for k, key in enumerate(ids)}, names)
+        super().__init__(
+            reader.records(),
+            [names.get(key, given.get(key, f"category {key}")) for key in ids],
+            ids,
+            annotation_file,
+            on_error,
+            reader.faults,
+            image_dir,
+        )
+
+
+class _Reader:
+    """Turns the JSON content into records and collects faults on the way."""
+
+    def __init__(self, content, image_dir, labels, names):
+        self.content = content
+        self.image_dir = image_dir
+        self.labels = labels
+        self.names = names
+        self.faults = []
+
+    def records(self):
+        images = self._images()
+        instances = {key: [] for key in images}
+        for annotation in self._unique(self.content["annotations"], "annotation"):
+            found = self._instance(annotation, images)
+            if found is not None:
+                instances[annotation["image_id"]].append(found)
+        return [
+            Record(key, path, height, width, tuple(instances[key]))
+            for key, (path, height, width) in images.items()
+            if path is not None
+        ]
+
+    def _images(self):
+        """Image id -> (path, or None if it cannot be used, height, width)."""
+        images = {}
+        for entry in self._unique(self.content["images"], "image"):
+            path = self.image_dir / str(entry.get("file_name"))
+            height, width = entry.get("height"), entry.get("width")
+            if not _positive_integers(height, width):
+                self._fault(
+                    f"image {entry['id']} ({path})",
+                    f"needs `height` and `width` as positive integers. Received {height!r} and {width!r}.",
+                    "Write the file's own size into the annotations.",
+                )
+                path = None
+            elif not path.is_file():
+                self._fault(
+                    f"image {entry['id']} ({path})",
+                    "the file does not exist.",
+                    "Check image_dir and `file_name`.",
+                )
+                path = None
+            images[entry["id"]] = (path, height, width)
+        return images
+
+    def _unique(self, entries, kind):
+        """The entries with an id of their own; one used twice is a fault of the second."""
+        seen = set()
+        for number, entry in enumerate(entries):
+            key = entry.get("id") if isinstance(entry, dict) else None
+            if key is None:
+                self._fault(f"{kind} number {number}", "has no `id`.", "Number all entries.")
+            elif key in seen:
+                self._fault(
+                    f"{kind} {key} ({entry.get('file_name', 'entry ' + str(number))})",
+                    f"the id {key} is used twice among the {kind}s.",
+                    "Renumber one; it often comes from joining two files.",
+                )
+            else:
+                seen.add(key)
+                yield entry
+
+    def _instance(self, annotation, images):
+        """Annotation -> Instance, or None after noting what is wrong with it."""
+        image_id = annotation.get("image_id")
+        if image_id not in images:
+            self._fault(
+                f"annotation {annotation['id']}",
+                f"belongs to image {image_id!r}, which `images` does not list.",
+                "Remove the annotation or add the image.",
+            )
+            return None
+        path, height, width = images[image_id]
+        if path is None:
+            return None  # the image's own fault says why
+        where = f"annotation {annotation['id']} of {path}"
+        try:
+            label = self._label(annotation)
+            mask, box = _geometry(annotation.get("segmentation"), height, width)
+            stated = _stated_box(annotation.get("bbox"), height, width)
+        except FaultyAnnotation as fault:
+            self._fault(where, *fault.args)
+            return None
+        area = annotation.get("area")
+        return Instance(
+            label=label,
+            box=box,
+            mask=mask,
+            crowd=bool(annotation.get("iscrowd", 0)),
+            annotation_id=annotation["id"],
+            area=None if area is None else float(area),
+            stated_box=stated,
+        )
+
+    def _label(self, annotation):
+        key = annotation.get("category_id")
+        if key not in self.labels:
+            raise FaultyAnnotation(
+                f"its category must be one of {_short(self.labels)}. Received category_id {key!r}.",
+                "Add the category to `categories`, or correct the id.",
+            )
+        return self.labels[key]
+
+    def _fault(self, where, problem, remedy):
+        self.faults.append(Fault(where, problem, remedy))
+
+
+def _read_content(path):
+    content = read_json(path)
+    missing = [key for key in _REQUIRED if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise ValueError(
+            f"COCO annotations hold {list(_REQUIRED)}. Received {path} without {missing}. "
+            "Is it an instances file (not captions or results)?"
+        )
+    return content
+
+
+def _geometry(segmentation, height, width):
+    """(mask, box) of an annotation: Polygons or RunLengths, float32 [x1, y1, x2, y2]."""
+    if isinstance(segmentation, dict):
+        return _run_lengths(segmentation, height, width)
+    if not isinstance(segmentation, list) or not segmentation:
+        raise FaultyAnnotation(
+            "it has no segmentation; Mask R-CNN learns from masks, a box is not enough.",
+            "Outline the object, or remove the annotation.",
+        )
+    return polygon_mask(segmentation, height, width)
+
+
+def _run_lengths(segmentation, height, width):
+    size = list(segmentation.get("size", ()))
+    if size != [height, width]:
+        swapped = "The sides are swapped: `size` is [height, width]. " if size == [width, height] else ""
+        raise FaultyAnnotation(
+            f"its mask must have its image's size, {[height, width]}. Received {size}.",
+            f"{swapped}Encode the mask at the size of the image.",
+        )
+    try:
+        runs = rle.parse_counts(segmentation.get("counts", ""))
+    except ValueError as error:
+        raise FaultyAnnotation("its run lengths cannot be read.", str(error)) from None
+    if runs.sum() != height * width:
+        raise FaultyAnnotation(
+            f"its run lengths must sum to {height} x {width}. Received a sum of {runs.sum()}.",
+            "Encode the mask at the size of the image.",
+        )
+    box = rle.extent(runs, height)
+    if box is None:
+        raise FaultyAnnotation("its mask has no pixel.", "Remove the annotation.")
+    return RunLengths(runs.astype(np.int32)), box.astype(np.float32)
+
+
+def _stated_box(box, height, width):
+    """`bbox` as a tuple, after checking that it can belong to the image."""
+    if box is None:
+        return None
+    try:
+        x, y, w, h = (float(value) for value in box)
+    except (TypeError, ValueError):
+        raise FaultyAnnotation(
+            f"`bbox` must be [x, y, width, height]. Received {box!r}.", "Correct or remove `bbox`."
+        ) from None
+    outside = x >= width or y >= height or x + w <= 0 or y + h <= 0
+    if outside or w <= 0 or h <= 0 or not np.isfinite([x, y, w, h]).all():
+        raise FaultyAnnotation(
+            f"its `bbox` [x, y, width, height] must lie in its image of {height} x {width} "
+            f"(height x width). Received {list(box)}.",
+            "Check that it belongs to this image; boxes are not [x1, y1, x2, y2].",
+        )
+    return (x, y, w, h)
+
+
+def _positive_integers(*values):
+    return all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values)
+
+
+def _short(labels):
+    keys = list(labels)
+    return keys if len(keys) <= 10 else f"{keys[:10]}... ({len(keys)})"

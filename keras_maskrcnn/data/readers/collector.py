@@ -1,0 +1,138 @@
+"""What the readers of named classes share: it gathers records, class names and faults as a reader goes along.
+
+A reader opens each image, adds its objects by class *name*, and hands everything to `Dataset.__init__` at the end.
+"""
+
+import dataclasses
+
+from keras_maskrcnn.data.images.reading import ImageError, image_size
+from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
+from keras_maskrcnn.data.records import Fault, Instance, Record, size_message
+
+
+class Collector:
+    """Gathers what a reader finds.
+
+    Args:
+        name: str, how messages call the dataset.
+        class_names: names by label that the user asks for; None takes those that are declared or found.
+
+    Attributes:
+        faults: list of Fault.
+        default: str, the class of objects without one: the only class given, else "object".
+    """
+
+    def __init__(self, name, class_names=None):
+        self.name = str(name)
+        self.faults = []
+        self._records = []
+        self._given = None if class_names is None else list(class_names)
+        self.default = class_names[0] if class_names is not None and len(class_names) == 1 else "object"
+        self._declared = []
+        self._found = {}
+
+    def declare(self, names):
+        """Classes that the annotation tool lists, in its order. What the user asked for goes before."""
+        self._declared += [name for name in names if name not in self._declared]
+
+    def fault(self, where, problem, remedy):
+        """Note something that cannot be trained on."""
+        self.faults.append(Fault(where, problem, remedy))
+
+    def image_size(self, path, stated=None):
+        """(height, width) of an image file after EXIF rotation, from its header.
+
+        Args:
+            path: Path.
+            stated: (height, width) that the annotations claim, or None.
+
+        Returns:
+            The size, or None after noting a fault: no such file, damaged, or another size than stated.
+        """
+        if not path.is_file():
+            self.fault(f"image {path}", "the file does not exist.", "Check the images folder and the file's name.")
+            return None
+        try:
+            size = image_size(path)
+        except ImageError as error:
+            self.fault(f"image {path.name}", str(error), "Or remove its annotations.")
+            return None
+        if stated is not None and tuple(stated) != size:
+            self.fault(f"image {path.name}", size_message(path, self.name, tuple(stated), size), "Or remove it.")
+            return None
+        return size
+
+    def instance(self, where, make, annotation_id=None):
+        """One object, or None after noting what is wrong with it.
+
+        Args:
+            where: str, what to call it in messages.
+            make: function without arguments that returns (class name, (mask, box)); it may raise FaultyAnnotation or
+                ValueError. The name is None where annotations know no classes.
+            annotation_id: the dataset's id, for messages.
+        """
+        try:
+            name, (mask, box) = make()
+            label = self._label(self.default if name is None else name)
+        except FaultyAnnotation as fault:
+            self.fault(where, *fault.args)
+        except ValueError as error:
+            self.fault(where, str(error), "Or remove it.")
+        else:
+            return Instance(label, box, mask, annotation_id=annotation_id)
+        return None
+
+    def record(self, source, size, instances, image_id=None):
+        """Add an image with its objects; None among them (faulty ones) are left out. Ids count from 1."""
+        image_id = len(self._records) + 1 if image_id is None else image_id
+        found = tuple(instance for instance in instances if instance is not None)
+        self._records.append(Record(image_id, source, *size, found))
+
+    def finish(self, category_ids=None):
+        """Arguments of `Dataset.__init__`. Classes found are sorted by name; declared ones keep their order.
+
+        Args:
+            category_ids: ids by label; None counts from 1.
+
+        Raises:
+            ValueError: category_ids do not fit the classes.
+        """
+        names = self._given or self._declared or sorted(self._found) or [self.default]
+        ids = tuple(range(1, len(names) + 1)) if category_ids is None else tuple(category_ids)
+        if len(ids) != len(names):
+            raise ValueError(
+                f"There must be one category id a class. Received {len(ids)} ids for the {len(names)} classes "
+                f"{names[:5]} of {self.name}. Leave category_ids out, or give class_names as well."
+            )
+        return {
+            "records": self._labelled(names),
+            "class_names": names,
+            "category_ids": ids,
+            "name": self.name,
+            "faults": self.faults,
+        }
+
+    def _label(self, name):
+        """The number under which a class goes until `finish`: its label, or its place among those found."""
+        known = self._given or self._declared
+        if known:
+            if name not in known:
+                shown = known if len(known) <= 10 else f"{known[:10]}... ({len(known)})"
+                raise FaultyAnnotation(
+                    f"its class must be one of {shown}. Received {name!r}.", "Correct it, or add the class."
+                )
+            return known.index(name)
+        return self._found.setdefault(name, len(self._found))
+
+    def _labelled(self, names):
+        """The records with final labels: only classes that were found, not listed, have to be put in order."""
+        if self._given or self._declared or not self._found:
+            return self._records
+        final = {number: names.index(name) for name, number in self._found.items()}
+        return [
+            dataclasses.replace(
+                record,
+                instances=tuple(dataclasses.replace(found, label=final[found.label]) for found in record.instances),
+            )
+            for record in self._records
+        ]

@@ -1,0 +1,100 @@
+"""Reader for folders with one black-and-white picture an object.
+
+The layouts: `images/a.jpg` with `masks/a/*.png`, or with `masks/a_1.png`, `masks/a_2.png`, or with the class between,
+`annotations/a_cat_1.png` (pycococreator). Folders of the Data Science Bowl: `dsb`.
+"""
+
+import pathlib
+import re
+
+from keras_maskrcnn.data.readers import outlines
+from keras_maskrcnn.data.readers.collector import Collector
+from keras_maskrcnn.data.readers.folders import image_files, need_folder
+from keras_maskrcnn.data.readers.label_images import IMAGE_FOLDERS, image_folder, read_labels
+from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
+from keras_maskrcnn.data.records import Dataset, size_message
+
+MASK_FOLDERS = ("masks", "annotations", "instances", "labels")
+
+
+class InstanceFilesDataset(Dataset):
+    """Images with one mask file an object, whatever is not black in it.
+
+    The mask files of `images/a.jpg` lie in `masks/a/` (or `annotations/`, `instances/`, `labels/`), in sub-folders of
+    it named by class if there are several, or are called `a_<number>` or `a_<class>_<number>`. An image without mask
+    files has no objects.
+
+    Args:
+        folder: path of the folder that holds `images/` and `masks/`.
+        image_dir: folder of the images, where it is another.
+        on_error: "raise" or "skip", as for CocoDataset.
+        class_names: names by label; None takes those found, sorted; without any there is one, "object".
+        category_ids: ids by label; None counts from 1.
+
+    Raises:
+        ValueError: no such folders; or faults while on_error="raise": a mask file without image, of another size, or
+            without a pixel.
+    """
+
+    def __init__(self, folder, image_dir=None, on_error="raise", class_names=None, category_ids=None):
+        folder = need_folder(folder, "images and masks")
+        images = image_folder(folder, image_dir)
+        masks = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
+        if images is None or masks is None:
+            raise ValueError(
+                f"A folder with {' or '.join(name + '/' for name in IMAGE_FOLDERS)} and "
+                f"{' or '.join(name + '/' for name in MASK_FOLDERS)} is needed. Received {folder} without."
+            )
+        collector = Collector(folder, class_names)
+        files = image_files(images)
+        found = _by_image(collector, masks, {path.stem for path in files})
+        for path in files:
+            _collect(collector, path, found.get(path.stem, ()))
+        super().__init__(**collector.finish(category_ids), on_error=on_error)
+
+
+def _by_image(collector, masks, stems):
+    """{name of the image: [(class or None, mask file)]}."""
+    found = {}
+    for path in image_files(masks):
+        owner, name = _split_name(path.stem, stems)
+        _assign(collector, found, owner, path, [(name, path)])
+    for folder in sorted(path for path in masks.iterdir() if path.is_dir()):
+        files = [(None, file) for file in image_files(folder)]
+        files += [(sub.name, file) for sub in sorted(folder.iterdir()) if sub.is_dir() for file in image_files(sub)]
+        _assign(collector, found, folder.name if folder.name in stems else None, folder, files)
+    return found
+
+
+def _assign(collector, found, owner, path, files):
+    if owner is None and files:
+        collector.fault(f"mask {path}", "belongs to no image by its name.", "Add the image, or remove it.")
+    found.setdefault(owner, []).extend(files)
+
+
+def _split_name(name, stems):
+    """`a_cat_1` -> ("a", "cat") and `a_1` -> ("a", None), where "a" is the longest that an image is called."""
+    for end in sorted((place.start() for place in re.finditer("[_-]", name)), reverse=True):
+        if name[:end] in stems:
+            rest = re.sub(r"[_-]?\d+$", "", name[end + 1 :])
+            return name[:end], rest or None
+    return (name, None) if name in stems else (None, None)
+
+
+def _collect(collector, path, files):
+    size = collector.image_size(path)
+    if size is None:
+        return
+    where = collector.name
+    instances = [
+        collector.instance(f"mask {file}", lambda n=name, f=file: (n, _mask(f, size, where)), number)
+        for number, (name, file) in enumerate(files)
+    ]
+    collector.record(path, size, instances)
+
+
+def _mask(file, size, name):
+    labels = read_labels(pathlib.Path(file))
+    if labels.shape != size:
+        raise FaultyAnnotation(size_message(file, name, labels.shape, size), "")
+    return outlines.pixels_mask(labels != 0)

@@ -1,0 +1,203 @@
+"""Open a dataset whatever tool wrote it: recognises the format of a file or folder and calls its reader.
+
+Called by the command line and by users.
+"""
+
+import inspect
+import pathlib
+
+from keras_maskrcnn.data.readers import csv_polygons, via
+from keras_maskrcnn.data.readers.coco import CocoDataset
+from keras_maskrcnn.data.readers.csv_polygons import CsvDataset
+from keras_maskrcnn.data.readers.dsb import DsbDataset
+from keras_maskrcnn.data.readers.folders import image_files
+from keras_maskrcnn.data.readers.instance_files import MASK_FOLDERS, InstanceFilesDataset
+from keras_maskrcnn.data.readers.label_images import (
+    LABEL_FOLDERS,
+    LabelImageDataset,
+    image_folder,
+    without_label_ending,
+)
+from keras_maskrcnn.data.readers.labelme import LabelmeDataset
+from keras_maskrcnn.data.readers.via import ViaDataset
+from keras_maskrcnn.data.readers.via3 import Via3Dataset
+from keras_maskrcnn.data.readers.voc import VocDataset
+from keras_maskrcnn.data.readers.yolo import YoloDataset
+
+FORMATS = {  # name -> (what it is, reader)
+    "coco": ("COCO instances: .json with images, annotations, categories", CocoDataset),
+    "via": ("VGG Image Annotator 1 and 2: .json or .csv", ViaDataset),
+    "via3": ("VGG Image Annotator 3: project .json", Via3Dataset),
+    "labelme": ("labelme: a folder of .json files", LabelmeDataset),
+    "voc": ("Pascal VOC: a folder with SegmentationObject", VocDataset),
+    "yolo": ("YOLO segmentation: data.yaml, or a folder with it", YoloDataset),
+    "csv": ("polygons: .csv with columns image and polygon, or image, instance, x, y", CsvDataset),
+    "dsb": ("Data Science Bowl 2018: <id>/images and <id>/masks", DsbDataset),
+    "label-images": ("label images: images/ and labels/ of one name, or a.tif and a_masks.tif", LabelImageDataset),
+    "instance-files": ("a mask file an object: images/ and masks/<image>/ or masks/<image>_<n>", InstanceFilesDataset),
+}
+_SNIFFED = 5  # .json files of a folder that are looked into
+
+
+def open_dataset(
+    source,
+    image_dir=None,
+    format=None,
+    part=None,
+    attribute=None,
+    on_error="raise",
+    class_names=None,
+    category_ids=None,
+):
+    """Open a dataset of any format that has a reader.
+
+    Args:
+        source: annotation file or folder.
+        image_dir: folder of the images; None is where the format has them.
+        format: a key of `FORMATS`; None recognises it.
+        part: "train", "val" or "test", for YOLO and Pascal VOC, which keep them side by side. None is all of VOC and
+            the training part of YOLO.
+        attribute: VIA's region attribute that holds the class.
+        on_error: "raise" or "skip", as for CocoDataset.
+        class_names: names by label, such as the training set's; None takes the dataset's.
+        category_ids: ids by label; None takes the dataset's.
+
+    Returns:
+        A Dataset.
+
+    Raises:
+        ValueError: no format is recognised, or several; whatever the reader raises.
+    """
+    if format is None:
+        format, source = recognise(source)
+    if format not in FORMATS:
+        raise ValueError(f"`format` must be one of {list(FORMATS)}. Received {format!r}.")
+    _, reader = FORMATS[format]
+    accepted = inspect.signature(reader).parameters
+    if attribute is not None and "attribute" not in accepted:
+        raise ValueError(
+            f"`attribute` is for VIA's files. Received {attribute!r} with {format}, {source}. Leave it out."
+        )
+    options = {
+        "image_dir": image_dir or (_coco_images(pathlib.Path(source)) if format == "coco" else None),
+        "part": part,
+        "attribute": attribute,
+        "class_name": class_names[0] if class_names else None,  # of formats that have one class
+        "class_names": class_names,
+        "category_ids": category_ids,
+    }
+    options = {name: value for name, value in options.items() if value is not None and name in accepted}
+    return reader(source, on_error=on_error, **options)
+
+
+def recognise(source):
+    """The format of a file or folder.
+
+    Args:
+        source: path.
+
+    Returns:
+        (key of `FORMATS`, path of what its reader takes).
+
+    Raises:
+        ValueError: it does not exist, or no format fits, or several.
+    """
+    source = pathlib.Path(source)
+    if source.is_dir():
+        found = _recognise_folder(source)
+    elif source.is_file():
+        found = _recognise_file(source), source
+    else:
+        raise ValueError(f"A dataset is a file or a folder. Received {source}, which does not exist. Check the path.")
+    if found is None or found[0] is None:
+        raise ValueError(_nothing_found(source))
+    return found
+
+
+def _recognise_file(path):
+    """The format of a file, or None."""
+    ending = path.suffix.lower()
+    if ending in (".yaml", ".yml"):
+        return "yolo"
+    if ending == ".csv":
+        header, _ = csv_polygons.read_rows(path)
+        return "via" if set(via.CSV_COLUMNS[1:]) <= set(header) else "csv"
+    return _recognise_json(path) if ending == ".json" else None
+
+
+def _recognise_json(path):
+    """The tool that wrote a .json, by the keys it holds. Reading bytes is much faster than parsing large files."""
+    data = path.read_bytes()
+    for name, keys in (
+        ("labelme", (b'"shapes"', b'"imagePath"')),
+        ("via3", (b'"vid_list"', b'"fname"', b'"metadata"')),
+        ("via", (b'"filename"', b'"regions"')),
+        ("coco", (b'"images"', b'"annotations"', b'"categories"')),
+    ):
+        if all(key in data for key in keys):
+            return name
+    return None
+
+
+def _recognise_folder(folder):
+    """(format, path of what its reader takes), or None."""
+    if (folder / "SegmentationObject").is_dir():
+        return "voc", folder
+    if any(folder.glob("*.yaml")) or any(folder.glob("*.yml")):
+        return "yolo", folder
+    for pattern in ("*.json", "*.csv"):
+        found = _recognise_files(folder, sorted(folder.glob(pattern)))
+        if found is not None:
+            return found
+    if any((path / "images").is_dir() and (path / "masks").is_dir() for path in folder.iterdir()):
+        return "dsb", folder
+    name = _recognise_masks(folder)
+    return None if name is None else (name, folder)
+
+
+def _recognise_files(folder, files):
+    """A folder by its annotation files of one ending: many of labelme, or one of another tool."""
+    known = [(name, file) for file in files[:_SNIFFED] if (name := _recognise_file(file)) is not None]
+    if any(name == "labelme" for name, _ in known):
+        return "labelme", folder
+    if len(known) > 1:
+        raise ValueError(
+            f"One annotation file is needed. Received {folder} with {[file.name for _, file in known]}. Name the file."
+        )
+    return known[0] if known else None
+
+
+def _recognise_masks(folder):
+    """Label images, or one file an object, or None."""
+    images = image_folder(folder)
+    stems = {path.stem for path in image_files(images or folder)}
+    if images is None:
+        own = any(without_label_ending(stem) in stems for stem in stems if without_label_ending(stem) != stem)
+        return "label-images" if own else None
+    for name in dict.fromkeys((*LABEL_FOLDERS, *MASK_FOLDERS)):
+        masks = folder / name
+        files = image_files(masks)
+        if any(without_label_ending(path.stem) in stems or path.stem in stems for path in files):
+            return "label-images"
+        if files or masks.is_dir() and any(path.is_dir() for path in masks.iterdir()):
+            return "instance-files"
+    return None
+
+
+def _coco_images(source):
+    """The images of a COCO file for which the user names no folder: `images/` beside it, or beside it."""
+    beside = source.parent / "images"
+    return beside if beside.is_dir() else source.parent
+
+
+def _nothing_found(source):
+    looked_for = "\n".join(f"  {name}: {about}" for name, (about, _) in FORMATS.items())
+    if source.is_dir():
+        names = sorted(path.name + "/" * path.is_dir() for path in source.iterdir())
+        holds = f"the folder {source} with {names[:10]}{'...' if len(names) > 10 else ''}"
+    else:
+        holds = f"the file {source}"
+    return (
+        f"A dataset has one of these formats:\n{looked_for}\nReceived {holds}, which looks like none of them. "
+        "Name the annotation file or the folder itself, or the format (format=..., --format on the command line)."
+    )

@@ -1,0 +1,218 @@
+"""Reader for VGG Image Annotator 1 and 2: annotation exports and projects (.json), annotation exports as .csv.
+
+VIA 1 writes an image's `regions` as {"0": region, ...}, VIA 2 as a list; a VIA 2 project keeps the same images under
+`_via_img_metadata` and lists the attributes with their options under `_via_attributes`. The class of a region is the
+value of one of its attributes. VIA 3 has another format: `via3`.
+"""
+
+import csv
+import io
+import json
+import pathlib
+
+from keras_maskrcnn.data.readers import outlines
+from keras_maskrcnn.data.readers.collector import Collector
+from keras_maskrcnn.data.readers.folders import read_json, read_text
+from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
+from keras_maskrcnn.data.records import Dataset
+
+CSV_COLUMNS = ("filename", "region_id", "region_shape_attributes", "region_attributes")
+_USUAL_NAMES = ("class", "label", "category", "type", "name", "object")  # of the attribute that holds the class
+
+
+class ViaDataset(Dataset):
+    """Images annotated with VIA 1 or 2.
+
+    Polygons and polylines are what their points enclose (the last is joined to the first); rectangles, circles and
+    ellipses (with their angle) become polygons. An image without regions has no objects.
+
+    Args:
+        annotation_file: path of the .json (export or project) or .csv file.
+        image_dir: folder of the images; None is that of the file.
+        attribute: name of the region attribute that holds the class: a dropdown, radio, checkbox (one ticked) or text.
+            None takes the only one, else the only one with a usual name such as "class"; a file without region
+            attributes has one class.
+        on_error: "raise" or "skip", as for CocoDataset.
+        class_names: names by label; None takes the attribute's options, else the values found, sorted.
+        category_ids: ids by label; None counts from 1.
+
+    Raises:
+        ValueError: no VIA file; an attribute that it does not have, or several to choose from; or faults while
+            on_error="raise".
+    """
+
+    def __init__(
+        self, annotation_file, image_dir=None, attribute=None, on_error="raise", class_names=None, category_ids=None
+    ):
+        path = pathlib.Path(annotation_file)
+        entries, options = _read(path)
+        names = dict.fromkeys([*options, *(key for _, region in _regions(entries) for key in _attributes(region))])
+        attribute = choose_attribute(list(names), attribute, path)
+        collector = Collector(path, class_names)
+        collector.declare(options.get(attribute, ()))
+        folder = path.parent if image_dir is None else pathlib.Path(image_dir)
+        for entry in entries:
+            _collect(collector, entry, folder, attribute)
+        super().__init__(**collector.finish(category_ids), on_error=on_error)
+
+
+def choose_attribute(names, asked, path):
+    """The attribute that holds the class, or None if there is none at all.
+
+    Args:
+        names: list of str, the attributes of regions.
+        asked: the user's choice, or None.
+        path: the annotation file, for messages.
+
+    Raises:
+        ValueError: an unknown choice, or none where it takes one.
+    """
+    if asked is not None and asked not in names:
+        raise ValueError(f"{path}: `attribute` must be one of the region attributes {names}. Received {asked!r}.")
+    if asked is not None or not names:
+        return asked
+    usual = [name for name in names if str(name).lower() in _USUAL_NAMES]
+    if len(names) == 1 or len(usual) == 1:
+        return (usual or names)[0]
+    raise ValueError(
+        f"{path}: one region attribute must hold the class. Received {names}. "
+        "Name it: attribute=... (--class-attribute on the command line)."
+    )
+
+
+def find_image(folder, name):
+    """Where an image is: its name inside the folder, else what follows the last slash (of a URL or an old path)."""
+    path = folder / name
+    base = folder / name.replace("\\", "/").rsplit("/", 1)[-1]
+    return base if base.is_file() and not path.is_file() else path
+
+
+def _read(path):
+    """(entries of images, {attribute: [options]})."""
+    if path.suffix.lower() == ".csv":
+        return _read_csv(path), {}
+    content = read_json(path)
+    entries = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) and "filename" in e for e in entries.values()):
+        raise ValueError(
+            f'VIA annotations hold {{"<name><size>": {{"filename", "regions", ...}}}}. Received {path}, another JSON. '
+            "In VIA choose Annotation > Export Annotations (as json), or save the project."
+        )
+    order = dict.fromkeys([*(content.get("_via_image_id_list") or ()), *entries])
+    entries = [entries[key] for key in order if key in entries]
+    described = content.get("_via_attributes", {}).get("region", {})
+    return entries, {name: list(about.get("options") or ()) for name, about in described.items()}
+
+
+def _read_csv(path):
+    """The same entries from a CSV export, which has a row a region and {} as the shape of images without."""
+    rows = csv.DictReader(io.StringIO(read_text(path).lstrip("#")))
+    missing = [column for column in CSV_COLUMNS if column not in (rows.fieldnames or ())]
+    if missing:
+        raise ValueError(f"VIA's CSV has columns {list(CSV_COLUMNS)}. Received {path} without {missing}. Export again.")
+    entries = {}
+    for row in rows:
+        entry = entries.setdefault(row["filename"], {"filename": row["filename"], "regions": {}})
+        shape = _loads(row["region_shape_attributes"])
+        if shape != {}:
+            region = {"shape_attributes": shape, "region_attributes": _loads(row["region_attributes"])}
+            entry["regions"][row["region_id"]] = region
+    return list(entries.values())
+
+
+def _loads(text):
+    """A JSON cell; text that is none stays text, and becomes a fault of its region."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _regions(entries):
+    """(number, region) of all images."""
+    for entry in entries:
+        yield from _numbered(entry.get("regions"))
+
+
+def _numbered(regions):
+    """(number, region) from VIA 1's dictionary or VIA 2's list."""
+    return list(regions.items() if isinstance(regions, dict) else enumerate(regions or ()))
+
+
+def _attributes(region):
+    found = region.get("region_attributes") if isinstance(region, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _collect(collector, entry, folder, attribute):
+    path = find_image(folder, str(entry["filename"]))
+    size = collector.image_size(path)
+    if size is None:
+        return
+    instances = [
+        collector.instance(f"region {number} of {path}", lambda r=region: _class_and_mask(r, attribute, *size), number)
+        for number, region in _numbered(entry.get("regions"))
+    ]
+    collector.record(path, size, instances)
+
+
+def _class_and_mask(region, attribute, height, width):
+    name = None if attribute is None else _class(attribute, _attributes(region).get(attribute))
+    return name, _mask(region, height, width)
+
+
+def _class(attribute, value):
+    """The class that an attribute's value names."""
+    if isinstance(value, dict):  # a checkbox: {"cat": true, "dog": false}
+        ticked = [name for name, on in value.items() if on]
+        if len(ticked) == 1:
+            return ticked[0]
+    elif value not in (None, "") and str(value).strip():
+        return str(value).strip()
+    raise FaultyAnnotation(
+        f"its attribute {attribute!r} must name one class. Received {value!r}.", "Choose a class for it in VIA."
+    )
+
+
+def _mask(region, height, width):
+    shape = region.get("shape_attributes") if isinstance(region, dict) else None
+    kind = shape.get("name") if isinstance(shape, dict) else None
+    if kind not in _OUTLINES:
+        raise FaultyAnnotation(
+            f"its shape must be one of {sorted(_OUTLINES)}. Received {kind!r}, which encloses nothing.",
+            "Outline the object, or remove the region.",
+        )
+    return outlines.polygon_mask([_OUTLINES[kind](shape)], height, width)
+
+
+def _points(shape):
+    xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
+    if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
+        raise FaultyAnnotation(
+            f"`all_points_x` and `all_points_y` must be lists of one length. Received {xs!s:.40} and {ys!s:.40}.",
+            "Draw it again.",
+        )
+    return list(zip(xs, ys, strict=True))
+
+
+def _rectangle(shape):
+    x, y, width, height = outlines.numbers(*(shape.get(key) for key in ("x", "y", "width", "height")))
+    return outlines.rectangle(x, y, x + width, y + height)
+
+
+def _circle(shape):
+    return outlines.circle(*outlines.numbers(*(shape.get(key) for key in ("cx", "cy", "r"))))
+
+
+def _ellipse(shape):
+    values = outlines.numbers(*(shape.get(key) for key in ("cx", "cy", "rx", "ry")), shape.get("theta", 0))
+    return outlines.ellipse(*values)  # VIA hands theta to the canvas as it is: radians, clockwise
+
+
+_OUTLINES = {
+    "polygon": _points,
+    "polyline": _points,
+    "rect": _rectangle,
+    "circle": _circle,
+    "ellipse": _ellipse,
+}

@@ -1,0 +1,191 @@
+"""Reader for projects of VGG Image Annotator 3 (.json).
+
+A project holds `file` {fid: name, location}, `view` {vid: files}, `attribute` {aid: name, options} and `metadata`
+{mid: {"vid", "z" times, "xy" [shape number, coordinates...], "av" {aid: value}}}. Views without metadata are images
+without objects. VIA 1 and 2: `via`.
+"""
+
+import base64
+import binascii
+import pathlib
+
+import numpy as np
+
+from keras_maskrcnn.data.images.reading import ImageError, image_size
+from keras_maskrcnn.data.readers import outlines
+from keras_maskrcnn.data.readers.collector import Collector
+from keras_maskrcnn.data.readers.folders import read_json
+from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
+from keras_maskrcnn.data.readers.via import choose_attribute, find_image
+from keras_maskrcnn.data.records import Dataset
+
+_REQUIRED = ("project", "attribute", "file", "metadata", "view")
+_IN_IMAGE = "FILE1_Z0_XY1"  # VIA's anchor of attributes that describe a region of an image
+_IMAGE, _INLINE = 2, 4  # VIA's file type and location
+
+
+class Via3Dataset(Dataset):
+    """Images annotated with VIA 3.
+
+    Args:
+        annotation_file: path of the project (.json).
+        image_dir: folder of the images; None is that of the file. Images that the project itself holds (added as
+            base64) need none.
+        attribute: name of the region attribute that holds the class, as for ViaDataset.
+        on_error: "raise" or "skip", as for CocoDataset.
+        class_names: names by label; None takes the attribute's options, else the values found, sorted.
+        category_ids: ids by label; None counts from 1.
+
+    Raises:
+        ValueError: as for ViaDataset.
+    """
+
+    def __init__(
+        self, annotation_file, image_dir=None, attribute=None, on_error="raise", class_names=None, category_ids=None
+    ):
+        path = pathlib.Path(annotation_file)
+        content = _read(path)
+        described = {key: about for key, about in content["attribute"].items() if about.get("anchor_id") == _IN_IMAGE}
+        names = {about.get("aname"): key for key, about in described.items()}
+        attribute = choose_attribute(list(names), attribute, path)
+        collector = Collector(path, class_names)
+        reader = _Reader(content, collector, path.parent if image_dir is None else pathlib.Path(image_dir))
+        if attribute is not None:
+            reader.attribute, reader.key = attribute, names[attribute]
+            reader.options = described[reader.key].get("options") or {}
+            collector.declare(reader.options.values())
+        reader.collect()
+        super().__init__(**collector.finish(category_ids), on_error=on_error)
+
+
+class _Reader:
+    def __init__(self, content, collector, folder):
+        self.content = content
+        self.collector = collector
+        self.folder = folder
+        self.attribute = self.key = None
+        self.options = {}
+
+    def collect(self):
+        """Every view with its regions."""
+        regions = {vid: [] for vid in self.content["view"]}
+        for key, entry in self.content["metadata"].items():
+            if not entry.get("xy"):
+                continue  # it describes the file, or a stretch of time
+            if str(entry.get("vid")) in regions:
+                regions[str(entry["vid"])].append((key, entry))
+            else:
+                self.collector.fault(
+                    f"region {key}", f"belongs to view {entry.get('vid')!r}, which is not there.", "Remove it."
+                )
+        order = [str(vid) for vid in self.content["project"].get("vid_list") or regions]
+        for vid in order:
+            if vid in regions:
+                self._view(vid, regions[vid])
+
+    def _view(self, vid, regions):
+        files = self.content["view"][vid].get("fid_list") or []
+        entry = self.content["file"].get(str(files[0])) if len(files) == 1 else None
+        if entry is None or entry.get("type", _IMAGE) != _IMAGE:
+            self.collector.fault(
+                f"view {vid}", f"must show one image. Received {entry or files}.", "Remove videos and views of several."
+            )
+            return
+        source, size, name = self._image(entry)
+        if size is None:
+            return
+        instances = [self._instance(key, region, name, size) for key, region in regions]
+        self.collector.record(source, size, instances)
+
+    def _image(self, entry):
+        """(source, size or None after noting a fault, what to call it)."""
+        name = str(entry.get("fname"))
+        if entry.get("loc") != _INLINE:
+            path = find_image(self.folder, name)
+            return path, self.collector.image_size(path), path
+        try:
+            data = base64.b64decode(str(entry.get("src")).split(",", 1)[-1], validate=True)
+            return data, image_size(data), name
+        except (binascii.Error, ImageError) as error:
+            self.collector.fault(f"image {name}", f"what the project holds of it is damaged: {error}.", "Add it again.")
+            return None, None, name
+
+    def _instance(self, key, entry, name, size):
+        def make():
+            label = None if self.key is None else self._class((entry.get("av") or {}).get(self.key))
+            return label, _mask(entry["xy"], *size)
+
+        return self.collector.instance(f"region {key} of {name}", make, key)
+
+    def _class(self, value):
+        """A radio's, dropdown's or checkbox's value is the number of an option; a text is itself."""
+        text = "" if value is None else str(value).strip()
+        label = self.options.get(text) if self.options else text
+        if not label:
+            raise FaultyAnnotation(
+                f"its attribute {self.attribute!r} must name one class "
+                f"{'of ' + str(self.options) if self.options else ''}. Received {value!r}.",
+                "Choose a class for it in VIA.",
+            )
+        return label
+
+
+def _read(path):
+    content = read_json(path)
+    missing = [key for key in _REQUIRED if not isinstance(content, dict) or not isinstance(content.get(key), dict)]
+    if missing:
+        raise ValueError(
+            f"A VIA 3 project holds {list(_REQUIRED)}. Received {path} without {missing}. Save it in VIA again."
+        )
+    return content
+
+
+def _mask(xy, height, width):
+    kind, values = xy[0], outlines.numbers(*xy[1:])
+    name, count, outline = _SHAPES.get(kind, (None, None, None))
+    if name is None:
+        raise FaultyAnnotation(
+            f"its shape must be one of {[name for name, _, _ in _SHAPES.values()]}. Received shape number {kind} "
+            "(1 is a point, 5 a line), which encloses nothing.",
+            "Outline the object, or remove the region.",
+        )
+    if count is not None and len(values) != count:
+        raise FaultyAnnotation(f"a {name} has {count} numbers. Received {values[:10]}.", "Draw it again.")
+    return outlines.polygon_mask([outline(*values)], height, width)
+
+
+def _rectangle(x, y, width, height):
+    return outlines.rectangle(x, y, x + width, y + height)
+
+
+def _flat(*values):
+    return list(values)
+
+
+def _extreme_rectangle(*values):
+    """The rectangle around four points that the user put on an object's outermost places."""
+    points = np.reshape(values, (4, 2))
+    return outlines.rectangle(*points.min(0), *points.max(0))
+
+
+def _extreme_circle(x1, y1, x2, y2, x3, y3):
+    """The circle through three points."""
+    equations = 2 * np.array([[x2 - x1, y2 - y1], [x3 - x1, y3 - y1]])
+    right = np.array([x2**2 - x1**2 + y2**2 - y1**2, x3**2 - x1**2 + y3**2 - y1**2])
+    try:
+        cx, cy = np.linalg.solve(equations, right)
+    except np.linalg.LinAlgError:
+        raise FaultyAnnotation("its three points lie on a line, not on a circle.", "Draw it again.") from None
+    return outlines.circle(cx, cy, np.hypot(cx - x1, cy - y1))
+
+
+# VIA's shape number -> (name, how many numbers, outline). 1 is a point and 5 a line.
+_SHAPES = {
+    2: ("rectangle", 4, _rectangle),
+    3: ("circle", 3, outlines.circle),
+    4: ("ellipse", 4, outlines.ellipse),
+    6: ("polyline", None, _flat),
+    7: ("polygon", None, _flat),
+    8: ("extreme rectangle", 8, _extreme_rectangle),
+    9: ("extreme circle", 6, _extreme_circle),
+}

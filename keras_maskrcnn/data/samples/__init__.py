@@ -1,0 +1,1 @@
+"""An image with its objects on the way into a batch, and the affine map that it is seen through."""

@@ -1,0 +1,159 @@
+"""One image with its objects on the way into a batch: source pixels, records, and the View of them.
+
+Transforms replace the view; `network_image` and `network_instances` then make pixels, boxes and
+masks in network pixels, once. Called by `data.loader`; transforms (`data.transforms`,
+`data.appearance`, `data.copy_paste`) act on it.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_maskrcnn.data.images.reading import check_finite, is_mapped
+from keras_maskrcnn.data.samples.seen import look_at
+from keras_maskrcnn.data.samples.view import FILL, View
+from keras_maskrcnn.data.transforms.effects import Recolor
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An image, its objects, and how they are looked at.
+
+    Args:
+        image: (H, W, C), image pixels, uint8, uint16 or float32; perhaps a memory map.
+        instances: tuple of Instance, image pixels.
+        view: View, from image pixels to network pixels.
+        effects: tuple of `pixels -> pixels`, (h, w, C), what happens to the network pixels.
+        min_visible: share of an object's mask; objects of which the view shows less are ignored.
+        draw: `rng -> Sample`, another image of the same dataset; None outside of a loader.
+        fill: one value, or one a channel: what a free turn shows beyond the image.
+        std: one a channel, what the model divides by; None takes the image's own.
+    """
+
+    image: np.ndarray
+    instances: tuple
+    view: View
+    effects: tuple = ()
+    min_visible: float = 0.0
+    draw: object = None
+    fill: float | tuple = FILL
+    std: tuple | None = None
+
+    @classmethod
+    def whole(cls, image, instances, **rest):
+        """The image as it is; `rest` are further fields."""
+        return cls(image, tuple(instances), View(*image.shape[:2]), **rest)
+
+    def decoded(self):
+        """The same with all masks decoded, and the bytes that image and masks take."""
+        size = self.image.shape[:2]
+        instances = tuple(
+            dataclasses.replace(instance, mask=instance.mask.window(*size)) for instance in self.instances
+        )
+        masks = sum(instance.mask.pixels.nbytes for instance in instances)
+        return dataclasses.replace(self, instances=instances), self.image.nbytes + masks
+
+    @property
+    def size(self):
+        """(height, width) in network pixels."""
+        return self.view.height, self.view.width
+
+    def seen(self, view, min_visible=0.0):
+        """The same image and objects through another view; one that cuts says what share must be left."""
+        return dataclasses.replace(self, view=view, min_visible=max(min_visible, self.min_visible))
+
+    def affected(self, effect):
+        """The same with one more change to its network pixels, after those so far."""
+        return dataclasses.replace(self, effects=(*self.effects, effect))
+
+    def recolored(self, matrix):
+        """The same with colours `matrix @ [r, g, b, 1]` of those so far (see Recolor); several in a row clip once."""
+        if self.effects and isinstance(self.effects[-1], Recolor):
+            return dataclasses.replace(self, effects=(*self.effects[:-1], self.effects[-1].then(matrix)))
+        return self.affected(Recolor(matrix))
+
+    def visible(self):
+        """The objects that the view shows: list of `data.seen.Seen`."""
+        return look_at(self.instances, self.image.shape[:2], self.view, self.min_visible)
+
+    def rendered(self):
+        """The same with all of this done: image and masks in network pixels, looked at as they are.
+
+        For what needs pixels to act on. Masks stay windows of their objects' size.
+        """
+        instances = tuple(seen.rendered() for seen in self.visible())
+        return Sample(self.network_image(), instances, View(*self.size), draw=self.draw, fill=self.fill, std=self.std)
+
+    def channel_std(self):
+        """Float (C,): what the model divides each channel by, or else the image's own standard deviation."""
+        return some_pixels(self.image).std((0, 1), dtype=np.float64) if self.std is None else np.array(self.std)
+
+    def network_image(self):
+        """(height, width, C), network pixels, of the image's dtype.
+
+        Raises:
+            ImageError: what the view shows of a float image is not finite.
+        """
+        pixels = self.view.pixels(self.image, self.fill)
+        check_finite(pixels, "an image")
+        for effect in self.effects:
+            pixels = effect(pixels)
+        return pixels
+
+    def network_instances(self, max_instances, mask_size, rng):
+        """The objects that the view shows, in network pixels.
+
+        Boxes of objects cut by the view's border are recomputed from the pixels that are left. An
+        object is dropped if what is left of it is thinner than one pixel or has no mask pixel, and
+        is a crowd region if it is less than `min_visible` of it. If more than `max_instances`
+        remain, crowd regions are kept and the rest is a random choice: keeping the largest would
+        teach that small ones are background.
+
+        Args:
+            max_instances: int, most rows returned.
+            mask_size: M, mask cells a side.
+            rng: numpy Generator, for that choice.
+
+        Returns:
+            NetworkInstances.
+        """
+        seen = self.visible()
+        num_cut = max(0, len(seen) - max_instances)
+        if num_cut:
+            order = np.lexsort((rng.random(len(seen)), [not one.crowd for one in seen]))
+            seen = [seen[k] for k in np.sort(order[:max_instances])]
+        masks = np.zeros((len(seen), mask_size, mask_size), np.uint8)
+        for row, one in enumerate(seen):
+            masks[row] = one.cells(mask_size)
+        return NetworkInstances(
+            boxes=np.array([one.box for one in seen], np.float32).reshape(-1, 4),
+            labels=np.array([one.instance.label for one in seen], np.int32),
+            masks=masks,
+            crowd=np.array([one.crowd for one in seen], bool),
+            num_cut=num_cut,
+        )
+
+
+def some_pixels(image):
+    """One pixel in 64, near enough for means and 60 times faster; of a memory map few enough to leave it unread."""
+    step = 8 if not is_mapped(image) else max(8, min(image.shape[:2]) // 32)
+    return np.asarray(image[::step, ::step])
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkInstances:
+    """Objects of one image in network pixels, ready for `batch.fill_row`.
+
+    Args:
+        boxes: float32 (n, [x1, y1, x2, y2]).
+        labels: int32 (n,).
+        masks: uint8 0/1 (n, M, M), in the frame of each box.
+        crowd: bool (n,).
+        num_cut: int, objects left out because there was no row for them.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    crowd: np.ndarray
+    num_cut: int

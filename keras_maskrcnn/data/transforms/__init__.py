@@ -1,0 +1,1 @@
+"""Augmentation: geometry, appearance, copy-paste, and presets of them."""

@@ -1,0 +1,1 @@
+"""Mathematics of boxes, masks, image sizes and run lengths, without weights. Above it only `backend/`."""

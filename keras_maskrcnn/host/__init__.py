@@ -1,0 +1,1 @@
+"""The process and the disk: whole files, memory, progress bars."""

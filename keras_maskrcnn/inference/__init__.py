@@ -1,0 +1,1 @@
+"""Around the trained model, in image pixels: the predictor, large images, pictures."""

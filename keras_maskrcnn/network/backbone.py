@@ -1,0 +1,198 @@
+"""Stage 1: images -> feature maps C2..C5 (He et al. 2016, in torchvision's variant).
+
+Torchvision puts a bottleneck's stride on the 3x3 convolution, pads symmetrically and uses epsilon 1e-5.
+`keras.applications` does none of the three, so published detection weights do not fit it.
+"""
+
+import keras
+from keras import ops
+
+from keras_maskrcnn.network.layers import EPSILON, ConvNorm
+from keras_maskrcnn.network.padding import zero_padding
+
+STRIDES = (4, 8, 16, 32)  # of C2..C5
+BLOCKS = {
+    "resnet10": (1, 1, 1, 1),  # half of resnet18, for CPUs; torchvision has none
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
+}
+BASIC = ("resnet10", "resnet18", "resnet34")
+WIDTHS = (64, 128, 256, 512)
+
+
+@keras.saving.register_keras_serializable("keras_maskrcnn")
+class ResidualBlock(keras.layers.Layer):
+    """One residual block (He et al. 2016, figure 5): basic (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1).
+
+    Args:
+        width: channels of the 3x3 convolutions; a bottleneck returns four times as many.
+        strides: stride of the first 3x3 convolution and of the shortcut.
+        bottleneck: which of the two.
+        norm: see `ConvNorm`.
+        stride_in: network pixels a cell of the block's input, for zeroing the padding.
+        branch_scale: first gamma of the residual branch under a frozen norm. Nothing normalises there before weights
+            are loaded, and sums of many full branches would grow a hundredfold.
+        norm_epsilon: see `ConvNorm`.
+    """
+
+    def __init__(self, width, strides, bottleneck, norm, stride_in, branch_scale=1.0, norm_epsilon=EPSILON, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.strides, self.bottleneck = width, strides, bottleneck
+        self.norm, self.norm_epsilon = norm, norm_epsilon
+        self.stride_in, self.branch_scale = stride_in, branch_scale
+        self.filters = width * 4 if bottleneck else width
+        shared = {"norm": norm, "norm_epsilon": norm_epsilon, "dtype": self.dtype_policy}
+        if bottleneck:
+            self.convs = [
+                ConvNorm(width, 1, name="conv1", **shared),
+                ConvNorm(width, 3, strides, name="conv2", **shared),
+                ConvNorm(self.filters, 1, relu=False, name="conv3", frozen_scale=branch_scale, **shared),
+            ]
+        else:
+            self.convs = [
+                ConvNorm(width, 3, strides, name="conv1", **shared),
+                ConvNorm(width, 3, relu=False, name="conv2", frozen_scale=branch_scale, **shared),
+            ]
+        self.shortcut = None
+
+    def build(self, input_shape):
+        """Build for (B, h, w, C); the shortcut gets a convolution where shapes differ."""
+        shape = tuple(input_shape)
+        for conv in self.convs:
+            conv.build(shape)
+            shape = (*shape[:-1], conv.filters)
+        if self.strides != 1 or input_shape[-1] != self.filters:
+            self.shortcut = ConvNorm(
+                self.filters,
+                1,
+                self.strides,
+                self.norm,
+                relu=False,
+                norm_epsilon=self.norm_epsilon,
+                name="shortcut",
+                dtype=self.dtype_policy,
+            )
+            self.shortcut.build(input_shape)
+
+    def call(self, inputs, image_sizes=None, training=None):
+        """Float (B, h, w, C), zero in the padding if image_sizes is given -> float (B, h', w', filters), likewise."""
+        features, stride = inputs, self.stride_in
+        for index, conv in enumerate(self.convs):
+            if index and conv.kernel_size > 1:
+                features = zero_padding(features, image_sizes, stride)
+            features = conv(features, training=training)
+            stride *= conv.strides
+        shortcut = self.shortcut(inputs, training=training) if self.shortcut is not None else inputs
+        return zero_padding(ops.relu(features + shortcut), image_sizes, stride)
+
+    def get_config(self):
+        """Keras serialisation."""
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "strides": self.strides,
+            "bottleneck": self.bottleneck,
+            "norm": self.norm,
+            "stride_in": self.stride_in,
+            "branch_scale": self.branch_scale,
+            "norm_epsilon": self.norm_epsilon,
+        }
+
+
+@keras.saving.register_keras_serializable("keras_maskrcnn")
+class ResNet(keras.layers.Layer):
+    """ResNet-18, 34, 50, 101 or 152 without its classifier.
+
+    Args:
+        depth: "resnet10" .. "resnet152".
+        norm: "frozen_batch", "batch", "group" or "none".
+        norm_epsilon: added to the norm's variance.
+    """
+
+    def __init__(self, depth, norm="frozen_batch", norm_epsilon=EPSILON, **kwargs):
+        super().__init__(**kwargs)
+        if depth not in BLOCKS:
+            raise ValueError(f"A ResNet is one of {tuple(BLOCKS)}. Received: {depth!r}.")
+        self.depth, self.norm, self.norm_epsilon = depth, norm, norm_epsilon
+        self.stem = ConvNorm(64, 7, 2, norm, norm_epsilon=norm_epsilon, name="stem", dtype=self.dtype_policy)
+        self.pool = keras.layers.MaxPooling2D(3, 2, name="pool", dtype=self.dtype_policy)
+        # One flat list: Keras saves no weights of layers in nested lists.
+        self.blocks, self.ends = [], []
+        branch_scale = sum(BLOCKS[depth]) ** -0.5
+        for index, (count, width) in enumerate(zip(BLOCKS[depth], WIDTHS)):
+            for block in range(count):
+                strides = 2 if block == 0 and index else 1
+                stride_in = STRIDES[index] // strides if block == 0 else STRIDES[index]
+                name = f"stage{index + 1}_block{block + 1}"
+                self.blocks.append(
+                    ResidualBlock(
+                        width,
+                        strides,
+                        depth not in BASIC,
+                        norm,
+                        stride_in,
+                        branch_scale,
+                        norm_epsilon,
+                        name=name,
+                        dtype=self.dtype_policy,
+                    )
+                )
+            self.ends.append(len(self.blocks) - 1)
+
+    @property
+    def channels(self):
+        """Channels of C2..C5."""
+        return tuple(self.blocks[end].filters for end in self.ends)
+
+    @property
+    def stages(self):
+        """The four lists of blocks behind C2..C5."""
+        starts = [0, *(end + 1 for end in self.ends[:-1])]
+        return [self.blocks[start : end + 1] for start, end in zip(starts, self.ends)]
+
+    def freeze_first(self, count):
+        """Freeze the first `count` of: stem, stage 1, .., stage 4 (torchvision's `trainable_layers`, from behind).
+
+        Args:
+            count: 0..5.
+        """
+        for part in [[self.stem], *self.stages][:count]:
+            for layer in part:
+                layer.trainable = False
+
+    def build(self, input_shape):
+        """Build for images (B, H, W, C)."""
+        self.stem.build(input_shape)
+        shape = (None, None, None, 64)
+        for block in self.blocks:
+            block.build(shape)
+            shape = (None, None, None, block.filters)
+
+    def call(self, images, image_sizes=None, training=None):
+        """Extract the four maps that a pyramid needs.
+
+        Args:
+            images: float (B, H, W, C), normalised, zero in the padding; H and W multiples of 32.
+            image_sizes: int (B, [height, width]), network pixels; None leaves the padding to the convolutions.
+            training: whether trainable batch norm uses the batch's statistics.
+
+        Returns:
+            List of float (B, H / s, W / s, C) for strides s = 4, 8, 16, 32.
+        """
+        features = zero_padding(self.stem(images, training=training), image_sizes, 2)
+        # Features are not negative after ReLU, so that zeros serve max pooling as well as -inf.
+        features = self.pool(ops.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]]))
+        features = zero_padding(features, image_sizes, 4)
+        outputs = []
+        for index, block in enumerate(self.blocks):
+            features = block(features, image_sizes=image_sizes, training=training)
+            if index in self.ends:
+                outputs.append(features)
+        return outputs
+
+    def get_config(self):
+        """Keras serialisation."""
+        return {**super().get_config(), "depth": self.depth, "norm": self.norm, "norm_epsilon": self.norm_epsilon}

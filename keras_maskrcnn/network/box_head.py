@@ -1,0 +1,91 @@
+"""Stage 5: pooled RoI features -> class logits and box deltas (Mask R-CNN figure 4; FPN section 4.2)."""
+
+import keras
+from keras import ops
+
+from keras_maskrcnn.network.layers import ConvNorm
+
+
+@keras.saving.register_keras_serializable("keras_maskrcnn")
+class BoxHead(keras.layers.Layer):
+    """Optional 3x3 convolutions, fully connected layers, then the two predictors.
+
+    Args:
+        num_classes: K, background not counted.
+        channels: channels of the pooled features.
+        pool_size: side of the pooled square.
+        num_convs: 3x3 convolutions first (paper 0; torchvision v2: 4).
+        num_fcs: fully connected layers (paper 2; torchvision v2: 1).
+        features: width of the fully connected layers.
+        norm: of the convolutions, or None.
+    """
+
+    def __init__(
+        self, num_classes, channels=256, pool_size=7, num_convs=0, num_fcs=2, features=1024, norm=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.num_classes, self.channels, self.pool_size = num_classes, channels, pool_size
+        self.num_convs, self.num_fcs, self.features, self.norm = num_convs, num_fcs, features, norm
+        self.convs = [
+            ConvNorm(channels, 3, norm=norm, name=f"conv{i + 1}", dtype=self.dtype_policy) for i in range(num_convs)
+        ]
+        self.fcs = [
+            keras.layers.Dense(
+                features, "relu", kernel_initializer="he_uniform", name=f"fc{i + 1}", dtype=self.dtype_policy
+            )
+            for i in range(num_fcs)
+        ]
+        normal = keras.initializers.RandomNormal  # deviations of Fast R-CNN, section 2.3
+        self.classes = keras.layers.Dense(
+            num_classes + 1, kernel_initializer=normal(stddev=0.01), name="classes", dtype="float32"
+        )
+        self.deltas = keras.layers.Dense(
+            num_classes * 4, kernel_initializer=normal(stddev=0.001), name="deltas", dtype="float32"
+        )
+
+    def build(self, input_shape):
+        """Build for (B, R, pool_size, pool_size, channels)."""
+        for conv in self.convs:
+            conv.build((None, self.pool_size, self.pool_size, self.channels))
+        width = self.pool_size**2 * self.channels
+        for fc in self.fcs:
+            fc.build((None, None, width))
+            width = self.features
+        self.classes.build((None, None, width))
+        self.deltas.build((None, None, width))
+
+    def call(self, pooled, training=None):
+        """Classify and refine each RoI.
+
+        Args:
+            pooled: float (B, R, pool_size, pool_size, channels).
+            training: for trainable batch norm.
+
+        Returns:
+            class_logits float32 (B, R, K + 1), the last column is background; deltas float32
+            (B, R, K, [dx, dy, dw, dh]), one box for each class.
+        """
+        batch, rois = ops.shape(pooled)[0], ops.shape(pooled)[1]
+        features = pooled
+        if self.convs:
+            features = ops.reshape(features, (-1, self.pool_size, self.pool_size, self.channels))
+            for conv in self.convs:
+                features = conv(features, training=training)
+        features = ops.reshape(features, (batch, rois, self.pool_size**2 * self.channels))
+        for fc in self.fcs:
+            features = fc(features)
+        deltas = ops.reshape(self.deltas(features), (batch, rois, self.num_classes, 4))
+        return self.classes(features), deltas
+
+    def get_config(self):
+        """Keras serialisation."""
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "channels": self.channels,
+            "pool_size": self.pool_size,
+            "num_convs": self.num_convs,
+            "num_fcs": self.num_fcs,
+            "features": self.features,
+            "norm": self.norm,
+        }

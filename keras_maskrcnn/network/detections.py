@@ -1,0 +1,73 @@
+"""Stage 6: class logits and box deltas -> final detections (Mask R-CNN section 3.1, inference).
+
+Pure functions. B images, P proposals, K classes, D detections. Called by `model.py`.
+"""
+
+from keras import ops
+
+from keras_maskrcnn import backend
+from keras_maskrcnn.geometry.boxes import clip_boxes, decode_boxes
+
+
+def select_detections(
+    class_logits,
+    deltas,
+    proposals,
+    proposals_valid,
+    image_sizes,
+    *,
+    score_threshold,
+    nms_threshold,
+    class_agnostic_nms,
+    max_detections,
+    candidates,
+    box_weights,
+    min_box_size,
+    image_limits=None,
+):
+    """Softmax, one refined box for each class, clip, threshold, NMS by class, the best D.
+
+    Args:
+        class_logits: float (B, P, K + 1), background last. deltas: float (B, P, K, [dx, dy, dw, dh]).
+        proposals: float (B, P, 4) network pixels. proposals_valid: bool (B, P).
+        image_sizes: int (B, [height, width]), network pixels.
+        score_threshold: detections score more than this. nms_threshold: IoU. Both a number or float (B,).
+        class_agnostic_nms: whether classes suppress each other.
+        max_detections: D. candidates: pairs of proposal and class that enter NMS at most.
+        box_weights: of the box coder. min_box_size: network pixels, shorter sides are dropped.
+        image_limits: None, or int (B,): detections of each image, where fewer than D are asked for.
+
+    Returns:
+        dict of boxes float (B, D', 4) network pixels, clipped; scores float (B, D') falling; labels int32 (B, D');
+        valid bool (B, D'). D' <= D; rows that are not valid hold zeros.
+    """
+    num_classes = class_logits.shape[-1] - 1
+    batch = ops.shape(class_logits)[0]
+    scores = ops.softmax(class_logits, axis=-1)[..., :num_classes]
+    scores = ops.where(proposals_valid[..., None], scores, 0.0)
+    scores = ops.reshape(scores, (batch, -1))
+    scores = ops.where(scores > ops.reshape(score_threshold, (-1, 1)), scores, 0.0)
+    count = backend.smaller(candidates, ops.shape(scores)[1])
+    scores, order = ops.top_k(scores, count)
+    passed, order, scores = backend.trim_to_valid(scores > 0, order, scores)
+    labels = ops.cast(order % num_classes, "int32")
+    deltas = ops.take_along_axis(ops.reshape(deltas, (batch, -1, 4)), order[..., None], axis=1)
+    anchors = ops.take_along_axis(proposals, (order // num_classes)[..., None], axis=1)
+    boxes = clip_boxes(decode_boxes(deltas, anchors, box_weights), image_sizes)
+    large = ops.logical_and(
+        boxes[..., 2] - boxes[..., 0] >= min_box_size, boxes[..., 3] - boxes[..., 1] >= min_box_size
+    )
+    passed = ops.logical_and(passed, large)
+    classes = None if class_agnostic_nms or num_classes == 1 else labels
+    limit = backend.smaller(max_detections, ops.shape(scores)[1])
+    kept, valid = backend.non_max_suppression(boxes, scores, nms_threshold, limit, classes, passed)
+    if image_limits is not None:  # the greedy answer for fewer is the beginning of that for more
+        rows = ops.arange(ops.shape(valid)[1], dtype="int32")
+        valid = ops.logical_and(valid, rows < ops.reshape(image_limits, (-1, 1)))
+    valid, kept = backend.trim_to_valid(valid, kept)
+    return {
+        "boxes": ops.where(valid[..., None], ops.take_along_axis(boxes, kept[..., None], axis=1), 0.0),
+        "scores": ops.where(valid, ops.take_along_axis(scores, kept, axis=1), 0.0),
+        "labels": ops.where(valid, ops.take_along_axis(labels, kept, axis=1), 0),
+        "valid": valid,
+    }

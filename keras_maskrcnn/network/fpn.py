@@ -1,0 +1,65 @@
+"""Stage 2: C2..C5 -> pyramid P2..P6 (Lin et al. 2017, section 3; P6 by subsampling P5, section 4.1)."""
+
+import keras
+
+from keras_maskrcnn.network.layers import ConvNorm
+from keras_maskrcnn.network.padding import zero_padding
+
+STRIDES = (4, 8, 16, 32, 64)  # of P2..P6
+
+
+@keras.saving.register_keras_serializable("keras_maskrcnn")
+class FeaturePyramid(keras.layers.Layer):
+    """Lateral 1x1 convolutions, top-down sums with nearest upsampling, 3x3 output convolutions.
+
+    Args:
+        channels: channels of every level.
+        norm: None or a norm (torchvision v2: "batch").
+    """
+
+    def __init__(self, channels=256, norm=None, **kwargs):
+        super().__init__(**kwargs)
+        self.channels, self.norm = channels, norm
+        make = lambda kind, size, level: ConvNorm(  # noqa: E731
+            channels,
+            size,
+            norm=norm,
+            relu=False,
+            kernel_initializer="lecun_uniform" if norm is None else "he_normal",
+            name=f"{kind}{level}",
+            dtype=self.dtype_policy,
+        )
+        self.laterals = [make("lateral", 1, level) for level in range(2, 6)]
+        self.outputs = [make("output", 3, level) for level in range(2, 6)]
+        self.upsample = keras.layers.UpSampling2D(2, name="upsample", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        """Build for the list of shapes of C2..C5."""
+        for lateral, output, shape in zip(self.laterals, self.outputs, input_shape):
+            lateral.build(shape)
+            output.build((*shape[:-1], self.channels))
+
+    def call(self, features, image_sizes=None, training=None):
+        """Merge the maps from the coarsest down.
+
+        Args:
+            features: list of float (B, H / s, W / s, C) for strides 4, 8, 16, 32.
+            image_sizes: int (B, [height, width]), network pixels; None leaves the padding as it comes.
+            training: for trainable batch norm.
+
+        Returns:
+            List of float (B, H / s, W / s, channels) for strides 4, 8, 16, 32, 64.
+        """
+        pyramid, merged = [], None
+        for level in reversed(range(4)):
+            lateral = self.laterals[level](features[level], training=training)
+            merged = lateral if merged is None else lateral + self.upsample(merged)
+            merged = zero_padding(merged, image_sizes, STRIDES[level])
+            output = self.outputs[level](merged, training=training)
+            pyramid.insert(0, zero_padding(output, image_sizes, STRIDES[level]))
+        pyramid.append(pyramid[-1][:, ::2, ::2])
+        return pyramid
+
+    def get_config(self):
+        """Keras serialisation."""
+        return {**super().get_config(), "channels": self.channels, "norm": self.norm}

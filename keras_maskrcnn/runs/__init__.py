@@ -1,0 +1,1 @@
+"""A training run: the loop around `fit`, its folder, its optimizer, its callbacks."""

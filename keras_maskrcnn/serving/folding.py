@@ -1,0 +1,85 @@
+"""A copy of a trained model that answers faster: batch norm folded into the convolutions, optionally bfloat16.
+
+At inference batch norm is y = x * scale + shift with constant numbers, so it disappears into the kernel and bias of the
+convolution before it (Jacob et al. 2018, section 3.2). Called by users and by the export.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_maskrcnn.model import MaskRCNN
+from keras_maskrcnn.network.layers import EPSILON
+
+FOLDED = {"frozen_batch": "none", "batch": "none"}  # group norm depends on the image and stays
+
+
+def optimize_for_inference(model, dtype=None):
+    """Fold batch norm into convolutions, in a copy; the model itself stays as it is.
+
+    Args:
+        model: MaskRCNN, trained. A backbone of its own is copied as it is.
+        dtype: None for the model's; "bfloat16" computes convolutions and dense layers in bfloat16 (weights, boxes, NMS,
+            scores and masks stay float32): about twice as fast on processors that have it.
+
+    Returns:
+        MaskRCNN without batch norm, for inference: the same answers up to rounding (1e-5 relative in float32). It has
+        no optimizer, and training it further would train without norm.
+    """
+    if dtype not in (None, "float32", "bfloat16"):
+        raise ValueError(f'dtype is None, "float32" or "bfloat16". Received: {dtype!r}.')
+    config = model.config
+    head_norm = FOLDED.get(config.head_norm, config.head_norm)
+    folded_config = dataclasses.replace(
+        config,
+        norm=config.norm if model.custom_backbone else FOLDED.get(config.norm, config.norm),
+        head_norm=None if head_norm == "none" else head_norm,
+    )
+    policy = model.dtype_policy if dtype is None else {"float32": "float32", "bfloat16": "mixed_bfloat16"}[dtype]
+    backbone = None
+    if model.custom_backbone:
+        backbone = keras.models.clone_model(model.backbone)
+        backbone.set_weights(model.backbone.get_weights())
+    optimized = MaskRCNN(folded_config, backbone=backbone, seed=model.seed, dtype=policy, name=model.name)
+    _copy_weights(model, optimized)
+    return optimized
+
+
+def _copy_weights(model, optimized):
+    source = {_name(weight): ops.convert_to_numpy(weight) for weight in _own_weights(model)}
+    for weight in _own_weights(optimized):
+        name = _name(weight)
+        if name not in source or name.endswith("/conv/kernel"):
+            weight.assign(_folded(name, source, model.config.norm_epsilon))
+        else:
+            weight.assign(source[name])
+
+
+def _folded(name, source, backbone_epsilon):
+    """Kernel or bias of a convolution with the norm behind it, in float64 until the end."""
+    layer, part = name.rsplit("/conv/", 1)
+    kernel, norm = source[f"{layer}/conv/kernel"], f"{layer}/norm/"
+    folds = norm + "moving_variance" in source
+    if not folds:
+        return source[name]
+    epsilon = backbone_epsilon if name.startswith("backbone/") else EPSILON
+    values = {key: source[norm + key].astype("float64") for key in ("gamma", "beta", "moving_mean", "moving_variance")}
+    scale = values["gamma"] / np.sqrt(values["moving_variance"] + epsilon)
+    if part == "kernel":
+        return (kernel * scale).astype("float32")
+    return (values["beta"] - values["moving_mean"] * scale).astype("float32")
+
+
+def _own_weights(model):
+    """All weights but those of a custom backbone and of the sampler."""
+    custom = {id(weight) for weight in model.backbone.weights} if model.custom_backbone else set()
+    return [
+        weight for weight in model.weights if id(weight) not in custom and not weight.path.endswith("generator_state")
+    ]
+
+
+def _name(weight):
+    """A weight's path below its model, whose own name may be another."""
+    return weight.path.split("/", 1)[-1]
