@@ -1,91 +1,100 @@
 """THE DATA CONTRACT: names, shapes and dtypes of what `model.fit` and `model.predict` take.
 
-Loaders fill a batch, the model reads it, `check_batch` stands between them for everybody who builds
-batches by hand. All arrays are numpy, batch first; B images, N rows of ground truth, M mask cells a
-side; network pixels.
+Loaders fill a batch, the model reads it, and `check_batch` checks batches that were built by hand. All arrays are
+numpy, batch first; B images, N rows of ground truth; network pixels.
 
     images       uint8 | uint16 | float32 (B, H, W, C), zero padded at right and bottom; not normalised,
-                 that is the model's. C channels, [r, g, b] 0..255 unless the config says otherwise
+                 that is the model's task. C channels, [r, g, b] 0..255 unless the config says otherwise
     image_sizes  int32 (B, [height, width]): the part of the canvas that is image
     gt_boxes     float32 (B, N, [x1, y1, x2, y2])
     gt_labels    int32 (B, N), 0..K-1, no background
-    gt_masks     uint8 0/1 (B, N, M, M) in the frame of the gt box: row 0 at y1, row M-1 ends at y2
     gt_valid     bool (B, N): rows that hold an object; the others are padding (zeros)
     gt_crowd     bool (B, N): valid rows that are crowd regions: no targets, their inside is ignored
-    gt_mask_boxes  optional, float32 (B, N, [x1, y1, x2, y2]): the window of gt_masks, if it is
-                 not the gt box
+
+Each branch of the config adds its own (`Branch.truth`); the mask branch, M mask cells a side:
+
+    gt_masks       uint8 0/1 (B, N, M, M) in the frame of the gt box: row 0 at y1, row M-1 ends at y2
+    gt_mask_boxes  optional, float32 (B, N, [x1, y1, x2, y2]): the window of gt_masks, if it is not the gt box
 
 `images` with `image_sizes` alone is a batch for inference.
 """
 
+import dataclasses
+
 import numpy as np
 
+from keras_maskrcnn.branches.field import Field, first_true
+from keras_maskrcnn.branches.mask import MaskBranch
 from keras_maskrcnn.geometry.resizing import STRIDE
 
-INPUT_KEYS = ("images", "image_sizes")
-GT_KEYS = ("gt_boxes", "gt_labels", "gt_masks", "gt_valid", "gt_crowd")
-OPTIONAL_KEYS = ("gt_mask_boxes",)
 
-RANKS = {
-    "images": (4, "(B, H, W, C)"),
-    "image_sizes": (2, "(B, [height, width])"),
-    "gt_boxes": (3, "(B, N, [x1, y1, x2, y2])"),
-    "gt_labels": (2, "(B, N)"),
-    "gt_masks": (4, "(B, N, M, M)"),
-    "gt_valid": (2, "(B, N)"),
-    "gt_crowd": (2, "(B, N)"),
-    "gt_mask_boxes": (3, "(B, N, [x1, y1, x2, y2])"),
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """An array of a batch that is no ground truth: its rank, shape and dtype in words, and numpy kinds."""
+
+    rank: int
+    shape: str
+    dtype: str
+    kinds: str
+
+
+INPUTS = {
+    "images": Input(4, "(B, H, W, C)", "uint8, uint16 or float32", "uf"),
+    "image_sizes": Input(2, "(B, [height, width])", "int32", "iu"),
 }
-_LAST_AXIS = {"image_sizes": 2, "gt_boxes": 4, "gt_mask_boxes": 4}
-_KINDS = {
-    "images": ("uf", "uint8, uint16 or float32"),
-    "image_sizes": ("iu", "int32"),
-    "gt_boxes": ("f", "float32"),
-    "gt_labels": ("iu", "int32"),
-    "gt_masks": ("ub", "uint8 with values 0 and 1"),
-    "gt_valid": ("b", "bool"),
-    "gt_crowd": ("b", "bool"),
-    "gt_mask_boxes": ("f", "float32"),
+TRUNK = {
+    "gt_boxes": Field((4,), "float32", "network pixels", ("[x1, y1, x2, y2]",)),
+    "gt_labels": Field((), "int32", "0..K-1"),
+    "gt_valid": Field((), "bool", "whether the row holds an object"),
+    "gt_crowd": Field((), "bool", "whether it is a crowd region"),
 }
 
 
-def empty_batch(batch_size, canvas, max_instances, mask_size, channels=3, dtype=np.uint8):
+def batch_fields(config=None):
+    """The ground-truth arrays of a model's batches.
+
+    Args:
+        config: MaskRCNNConfig. None: with the mask branch alone, masks of any size.
+
+    Returns:
+        dict of "gt_..." to Field; the mandatory ones first.
+    """
+    if config is None:
+        found = TRUNK | MaskBranch.fields(gt_mask_size=1)
+    else:
+        found = TRUNK | {key: field for branch in config.branches for key, field in branch.truth(config).items()}
+    return dict(sorted(found.items(), key=lambda item: item[1].optional))
+
+
+def empty_batch(batch_size, canvas, max_instances, config):
     """A batch of black images without objects, to be filled row by row with `fill_row`.
 
     Args:
         batch_size: B.
         canvas: (H, W) network pixels, multiples of 32.
         max_instances: N.
-        mask_size: M.
-        channels: C, of the images.
-        dtype: of the images.
+        config: MaskRCNNConfig, for the images' channels and dtype and the branches' arrays.
 
     Returns:
-        dict of numpy arrays as in the module docstring, without `gt_mask_boxes`.
+        dict of numpy arrays as in the module docstring, without optional ones.
     """
-    rows = (batch_size, max_instances)
+    fields = {name: field for name, field in batch_fields(config).items() if not field.optional}
     return {
-        "images": np.zeros((batch_size, *canvas, channels), dtype),
+        "images": np.zeros((batch_size, *canvas, config.num_channels), config.image_dtype),
         "image_sizes": np.zeros((batch_size, 2), np.int32),
-        "gt_boxes": np.zeros((*rows, 4), np.float32),
-        "gt_labels": np.zeros(rows, np.int32),
-        "gt_masks": np.zeros((*rows, mask_size, mask_size), np.uint8),
-        "gt_valid": np.zeros(rows, bool),
-        "gt_crowd": np.zeros(rows, bool),
+        **{name: field.empty(batch_size, max_instances) for name, field in fields.items()},
     }
 
 
-def fill_row(batch, row, image, boxes, labels, masks, crowd):
+def fill_row(batch, row, image, truth):
     """Write one image and its objects into row `row` of a batch, in place.
 
     Args:
         batch: from `empty_batch`; its row must still be empty.
         row: int, position in the batch.
         image: (h, w, C), network pixels, at most as large as the canvas.
-        boxes: float (n, [x1, y1, x2, y2]), network pixels, n <= N.
-        labels: int (n,).
-        masks: uint8 (n, M, M), in the frame of each box.
-        crowd: bool (n,).
+        truth: dict of gt_boxes (n, [x1, y1, x2, y2]) network pixels, gt_labels (n,), gt_crowd (n,) and the branches'
+            arrays (n, ...); n <= N. `gt_valid` is set here.
     """
     height, width = image.shape[:2]
     canvas = batch["images"].shape[1:3]
@@ -95,14 +104,12 @@ def fill_row(batch, row, image, boxes, labels, masks, crowd):
             f"Received an image of {height} x {width} for a canvas of {canvas[0]} x {canvas[1]} "
             "(height x width, network pixels). Pass a larger `canvas`, or resize or crop first."
         )
-    count = len(boxes)
+    count = len(truth["gt_boxes"])
     batch["images"][row, :height, :width] = image
     batch["image_sizes"][row] = height, width
-    batch["gt_boxes"][row, :count] = boxes
-    batch["gt_labels"][row, :count] = labels
-    batch["gt_masks"][row, :count] = masks
     batch["gt_valid"][row, :count] = True
-    batch["gt_crowd"][row, :count] = crowd
+    for name, values in truth.items():
+        batch[name][row, :count] = values
 
 
 def has_ground_truth(batch):
@@ -128,46 +135,65 @@ def check_batch(batch, config=None):
             side is no multiple of 32; a valid box is degenerate, outside its image, or not finite;
             a label is not in 0..K-1; a mask value is not 0 or 1.
     """
+    fields = batch_fields(config)
     if not isinstance(batch, dict):
         images = np.asarray(batch)
-        _check_array("images", images)  # before its sizes are read
+        _check_input("images", images)  # before its sizes are read
         sizes = np.tile(np.asarray(images.shape[1:3], np.int32), (len(images), 1))
         batch = {"images": images, "image_sizes": sizes}
-    _check_keys(batch)
+    _check_keys(batch, fields)
     batch = {key: np.asarray(value) for key, value in batch.items()}
     for key, value in batch.items():
-        _check_array(key, value)
+        if key in INPUTS:
+            _check_input(key, value)
+        else:
+            _check_field(key, value, fields[key])
     _check_sizes_agree(batch)
     _check_pixels(batch["images"], *(("uint8", 3) if config is None else (config.image_dtype, config.num_channels)))
     _check_images(batch)
     if has_ground_truth(batch):
         _check_boxes(batch)
         _check_labels(batch, config)
-        _check_masks(batch)
+        for branch in (MaskBranch(),) if config is None else config.branches:
+            branch.check_truth(batch, config)
     return batch
 
 
-def _check_keys(batch):
-    required = INPUT_KEYS + (GT_KEYS if any(key.startswith("gt_") for key in batch) else ())
+def _check_keys(batch, fields):
+    mandatory = [key for key, field in fields.items() if not field.optional]
+    required = [*INPUTS, *(mandatory if any(str(key).startswith("gt_") for key in batch) else ())]
     missing = [key for key in required if key not in batch]
-    unknown = [key for key in batch if key not in INPUT_KEYS + GT_KEYS + OPTIONAL_KEYS]
+    unknown = [key for key in batch if key not in INPUTS and key not in fields]
     if missing or unknown:
         raise ValueError(
-            f"A batch has the keys {list(INPUT_KEYS)} and, for training, {list(GT_KEYS)}. "
+            f"A batch has the keys {list(INPUTS)} and, for training, {mandatory}. "
             f"Received {sorted(map(str, batch))}: missing {missing}, unknown {unknown}. "
             "Add or rename them; the shapes are listed in keras_maskrcnn/batch.py."
         )
 
 
-def _check_array(key, value):
-    rank, shape = RANKS[key]
-    kinds, dtype = _KINDS[key]
-    last = _LAST_AXIS.get(key)
-    if value.ndim != rank or (last is not None and value.shape[-1] != last):
+def _check_input(key, value):
+    expected = INPUTS[key]
+    good = value.ndim == expected.rank and (key != "image_sizes" or value.shape[-1] == 2)
+    odd_width = key == "images" and value.dtype.kind == "u" and value.dtype not in (np.uint8, np.uint16)
+    _check_array(key, value, good, expected.rank, expected.shape)
+    _check_dtype(key, value, value.dtype.kind in expected.kinds and not odd_width, expected.dtype)
+
+
+def _check_field(key, value, field):
+    about = f": {field.about}" if field.about else ""
+    _check_array(key, value, field.fits(value), 2 + len(field.shape), field.describe() + about)
+    _check_dtype(key, value, value.dtype.kind in field.kinds, field.dtype)
+
+
+def _check_array(key, value, good, rank, shape):
+    if not good:
         hint = "Add the batch axis: array[None]." if value.ndim == rank - 1 else "Reshape it."
         raise ValueError(f"`{key}` must have shape {shape}. Received shape {value.shape}. {hint}")
-    bad_width = key == "images" and value.dtype.kind == "u" and value.dtype not in (np.uint8, np.uint16)
-    if value.dtype.kind not in kinds or bad_width:
+
+
+def _check_dtype(key, value, good, dtype):
+    if not good:
         raise ValueError(
             f"`{key}` must be {dtype}. Received dtype {value.dtype}. "
             f"Convert it (array.astype) before it enters the batch."
@@ -237,14 +263,14 @@ def _check_boxes(batch):
         ),
         (inside, "lie inside its image", "Clip boxes to image_sizes, in network pixels."),
     ):
-        row, instance = _first(valid & ~good)
+        row, instance = first_true(valid & ~good)
         if row is not None:
             raise ValueError(
                 f"Every valid box must {rule}, in network pixels. Received "
                 f"{boxes[row, instance].tolist()} for instance {instance} of image {row} "
                 f"(height, width = {batch['image_sizes'][row].tolist()}). {remedy}"
             )
-    row, instance = _first(batch["gt_crowd"] & ~valid)
+    row, instance = first_true(batch["gt_crowd"] & ~valid)
     if row is not None:
         raise ValueError(
             "A crowd region must be a valid row. Received gt_crowd = True with gt_valid = False "
@@ -255,31 +281,10 @@ def _check_boxes(batch):
 def _check_labels(batch, config):
     labels = batch["gt_labels"]
     num_classes = np.iinfo(np.int32).max if config is None else config.num_classes
-    row, instance = _first(batch["gt_valid"] & ((labels < 0) | (labels >= num_classes)))
+    row, instance = first_true(batch["gt_valid"] & ((labels < 0) | (labels >= num_classes)))
     if row is not None:
         raise ValueError(
             f"Labels of valid rows must lie in 0..{num_classes - 1}: background is not counted. "
             f"Received {labels[row, instance]} for instance {instance} of image {row}. "
             "Map dataset ids to 0..K-1, or raise num_classes."
         )
-
-
-def _check_masks(batch):
-    masks = batch["gt_masks"]
-    if masks.shape[2] != masks.shape[3]:
-        raise ValueError(
-            f"`gt_masks` must be square, (B, N, M, M). Received shape {masks.shape}. "
-            "Resample each mask to M x M cells inside its box."
-        )
-    if masks.size and masks.max() > 1:
-        row, instance = _first((masks > 1).any((2, 3)))
-        raise ValueError(
-            f"`gt_masks` must hold 0 and 1. Received {masks[row, instance].max()} in instance "
-            f"{instance} of image {row}. Divide by 255, or threshold."
-        )
-
-
-def _first(flags):
-    """(row, column) of the first True in a (B, N) array, or (None, None)."""
-    found = np.argwhere(flags)
-    return (int(found[0, 0]), int(found[0, 1])) if len(found) else (None, None)

@@ -7,11 +7,13 @@ Read by `model.py`, which hands plain numbers to the stages; no stage sees the c
 import dataclasses
 import math
 
+from keras_maskrcnn import branches as branch_room
+from keras_maskrcnn.branches.mask import MASK_RULES
+
 BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 NORMS = ("frozen_batch", "batch", "group")
 BACKBONE_NORMS = (*NORMS, "none")
 AGGREGATIONS = ("average", "max")
-MASK_RULES = ("subpixel", "torchvision")  # of pasting and of targets
 IMAGE_DTYPES = ("uint8", "uint16", "float32")
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -75,7 +77,7 @@ class MaskRCNNConfig:
         mask_size: mask logits a side; mask_pool_size times a power of two (paper: 28).
         gt_mask_size: ground-truth masks travel as squares of this many cells a side in the frame of their box.
         score_threshold, nms_threshold, max_detections: final detections (torchvision: 0.05, 0.5, 100).
-        class_agnostic_nms: True lets a detection suppress those of other classes too (PAINS 16).
+        class_agnostic_nms: True lets a detection suppress those of other classes too.
         max_instances: ground-truth objects an image that the loader keeps.
         detection_candidates: highest-scoring (RoI, class) pairs an image that enter the final NMS. Ours: a static
             bound for compiled backends, far above what passes the score threshold in practice.
@@ -85,6 +87,8 @@ class MaskRCNNConfig:
         mask_targets: how ground-truth masks become targets. "subpixel": pixel centres lie at x + 0.5, 2x2 points a
             bin. "torchvision" (`project_masks_on_boxes`): RoIAlign with aligned=False, so half a pixel further, and
             about one point a pixel.
+        branches: what is predicted beside class and box (paper section 3): "mask", or objects of subclasses of
+            `keras_maskrcnn.branches.Branch`. Strings become objects. () is a Faster R-CNN on a pyramid.
     """
 
     num_classes: int
@@ -146,12 +150,14 @@ class MaskRCNNConfig:
     min_box_size: float = 1e-2
     mask_pasting: str = "subpixel"
     mask_targets: str = "subpixel"
+    branches: tuple = ("mask",)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
+        object.__setattr__(self, "branches", branch_room.resolve(self.branches))
         _check_counts(self)
         _check_choices(self)
         _check_pixels(self)
@@ -164,9 +170,9 @@ class MaskRCNNConfig:
 
     def to_dict(self):
         """The config as JSON-ready values; `from_dict` inverts it."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
-        }
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["branches"] = branch_room.describe(self.branches)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, values):
@@ -225,8 +231,8 @@ def _check_choices(config):
         ("norm", BACKBONE_NORMS),
         ("head_norm", (None, *NORMS)),
         ("roi_aggregation", AGGREGATIONS),
-        ("mask_pasting", MASK_RULES),
-        ("mask_targets", MASK_RULES),
+        ("mask_pasting", tuple(MASK_RULES)),
+        ("mask_targets", tuple(MASK_RULES)),
         ("anchor_spacing", ("stride", "canvas")),
         ("image_dtype", IMAGE_DTYPES),
     ):

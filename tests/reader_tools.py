@@ -2,13 +2,16 @@
 
 import json
 import pathlib
+import types
 
 import numpy as np
 from PIL import Image
 from pycocotools.coco import COCO
 
+from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset
 from keras_maskrcnn.data.coco_output import image_folder
+from keras_maskrcnn.data.loading.batches import ground_truth
 
 HEIGHT, WIDTH = 40, 60  # not square, so that swapped sides show
 Y, X = np.mgrid[:HEIGHT, :WIDTH] + 0.5  # pixel centres
@@ -105,3 +108,11 @@ def check(dataset, expected, tmp_path):
         np.testing.assert_array_equal(again.load_image(index), dataset.load_image(index))
     assert dataset.max_instances == max(len(objects) for objects in expected.values())
     return again
+
+
+def network_instances(sample, most, cells, rng):
+    """The ground truth that a loader makes of a sample: boxes, labels, masks (cells a side), crowd, num_cut."""
+    config = MaskRCNNConfig(num_classes=1000, gt_mask_size=cells)
+    shown, num_cut = sample.network_objects(most, rng)
+    rows = {name.removeprefix("gt_"): values for name, values in ground_truth(shown, config).items()}
+    return types.SimpleNamespace(**rows, num_cut=num_cut)

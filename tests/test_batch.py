@@ -1,22 +1,22 @@
 """The data contract: what check_batch accepts, and what it says about each thing that is wrong."""
 
-import types
-
 import numpy as np
 import pytest
 
 from keras_maskrcnn.batch import check_batch, empty_batch, fill_row, has_ground_truth
+from keras_maskrcnn.config import MaskRCNNConfig
 
-CONFIG = types.SimpleNamespace(num_classes=2, num_channels=3, image_dtype="uint8")
+CONFIG = MaskRCNNConfig(num_classes=2, gt_mask_size=4)
 
 
 def good_batch():
-    batch = empty_batch(2, (32, 64), max_instances=3, mask_size=4)
+    batch = empty_batch(2, (32, 64), 3, CONFIG)
     image = np.full((20, 50, 3), 7, np.uint8)
     boxes = np.array([[1, 2, 11, 12], [0, 0, 50, 20]], np.float32)
     masks = np.ones((2, 4, 4), np.uint8)
-    fill_row(batch, 0, image, boxes, [0, 1], masks, [False, True])
-    fill_row(batch, 1, image, boxes[:0], [], masks[:0], [])
+    truth = {"gt_boxes": boxes, "gt_labels": [0, 1], "gt_masks": masks, "gt_crowd": [False, True]}
+    fill_row(batch, 0, image, truth)
+    fill_row(batch, 1, image, {name: values[:0] for name, values in truth.items()})
     return batch
 
 
@@ -112,6 +112,6 @@ def test_padding_rows_may_hold_anything_but_are_not_read():
 
 
 def test_an_image_larger_than_its_canvas_is_an_error():
-    batch = empty_batch(1, (32, 32), 1, 4)
+    batch = empty_batch(1, (32, 32), 1, CONFIG)
     with pytest.raises(ValueError, match="40 x 20 for a canvas of 32 x 32"):
-        fill_row(batch, 0, np.zeros((40, 20, 3), np.uint8), [], [], [], [])
+        fill_row(batch, 0, np.zeros((40, 20, 3), np.uint8), {"gt_boxes": []})

@@ -61,8 +61,8 @@ def test_one_channel_answers_gray_as_three_equal_channels_do(rgb):
     np.testing.assert_allclose(stem_of(gray), stem_of(rgb).sum(2, keepdims=True), rtol=1e-6)
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 1), np.uint8)
     sizes = np.array([[64, 64]], np.int32)
-    one = gray.extract_features(ops.convert_to_tensor(image), sizes)
-    three = rgb.extract_features(ops.convert_to_tensor(image.repeat(3, 3)), sizes)
+    one = gray.extract_features(ops.convert_to_tensor(image), sizes)["pyramid"]
+    three = rgb.extract_features(ops.convert_to_tensor(image.repeat(3, 3)), sizes)["pyramid"]
     for a, b in zip(one, three, strict=True):
         a, b = ops.convert_to_numpy(a), ops.convert_to_numpy(b)
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())

@@ -11,6 +11,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from reader_tools import network_instances
 
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import (
@@ -97,7 +98,7 @@ def iou(a, b):
 
 
 def found(sample, size=CELLS):
-    return sample.network_instances(20, size, np.random.default_rng(0))
+    return network_instances(sample, 20, size, np.random.default_rng(0))
 
 
 GEOMETRY = {
@@ -236,7 +237,7 @@ def test_small_objects_outlive_shrinking():
         masks.append(mask)
     sample = sample_of(masks)
     sample = sample.seen(sample.view.resized(HEIGHT // 10, WIDTH // 10))
-    assert len(sample.network_instances(99, 8, np.random.default_rng(0)).boxes) == 60
+    assert len(network_instances(sample, 99, 8, np.random.default_rng(0)).boxes) == 60
     assert len(sample.rendered().instances) == 60
     assert all(instance.mask.pixels.any() for instance in sample.rendered().instances)
 
@@ -336,7 +337,7 @@ def test_an_object_as_long_as_the_image_lands_in_it():
     other = Sample.whole(
         np.zeros((20, 40, 3), np.uint8), [Instance(0, np.array([3.5, 2, 33.5, 9], np.float32), polygon)]
     )
-    columns = other.visible()[0].rendered().mask.pixels.any(0).sum()
+    columns = other.objects()[0].rendered().mask.pixels.any(0).sum()
     for width in (29, 30, 31, 32):
         base = Sample.whole(np.zeros((20, width, 3), np.uint8), [])
         base = dataclasses.replace(base, draw=lambda rng: other)
@@ -433,7 +434,7 @@ def test_masks_are_never_a_stack_of_whole_images():
     tracemalloc.start()
     for transform in (*steps, CopyPaste(steps, most=200)):
         sample = transform(sample, np.random.default_rng(0))
-    result = sample.network_instances(200, 28, np.random.default_rng(0))
+    result = network_instances(sample, 200, 28, np.random.default_rng(0))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(result.boxes) > 80

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from reader_tools import network_instances
 
 from keras_maskrcnn.data import Instance, MaskWindow, Sample
 from keras_maskrcnn.data.samples.resampling import resample_mask
@@ -89,7 +90,7 @@ def sample_of(*instances):
 
 
 def found(sample, size=20, most=10):
-    return sample.network_instances(most, size, np.random.default_rng(0))
+    return network_instances(sample, most, size, np.random.default_rng(0))
 
 
 def test_a_mask_is_resampled_in_the_frame_of_its_box():
@@ -163,8 +164,8 @@ def test_objects_beyond_the_rows_are_left_out_at_random_but_crowds_stay():
     sample = sample_of(*instances)
     choices = set()
     for seed in range(20):
-        result = sample.network_instances(4, 2, np.random.default_rng(seed))
-        again = sample.network_instances(4, 2, np.random.default_rng(seed))
+        result = network_instances(sample, 4, 2, np.random.default_rng(seed))
+        again = network_instances(sample, 4, 2, np.random.default_rng(seed))
         assert result.num_cut == 6 and len(result.boxes) == 4
         assert 5 in result.labels and result.crowd.tolist() == [k == 5 for k in result.labels]
         np.testing.assert_array_equal(result.labels, again.labels)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from reader_tools import network_instances
 
 from keras_maskrcnn.data import (
     ColorJitter,
@@ -56,7 +57,7 @@ def test_box_and_mask_stay_on_the_object(transforms):
             assert sample.size[0] <= bound[0] and sample.size[1] <= bound[1]
         image = sample.network_image()
         assert image.shape == (*sample.size, 3)
-        objects = sample.network_instances(5, 8, rng)
+        objects = network_instances(sample, 5, 8, rng)
         if len(objects.boxes):
             # Half a pixel of blur on each side of a resized edge.
             np.testing.assert_allclose(objects.boxes[0], white_box(image), atol=1.01)

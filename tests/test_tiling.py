@@ -216,7 +216,7 @@ def test_an_unsure_model_finds_in_tiles_what_it_finds_in_small_images():
 def rectangle(tile, box, label, score):
     x1, y1, x2, y2 = box
     code = coco_mask.encode(np.ones((y2 - y1, x2 - x1), np.uint8, order="F"))
-    return Piece(tile, np.array(box, float), score, label, x1, y1, code)
+    return Piece(tile, np.array(box, float), score, label, x1, y1, code, {})
 
 
 TWO = [Tile(0, 0, 100, 100), Tile(60, 0, 160, 100)]  # they share columns 60..100

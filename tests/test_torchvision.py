@@ -36,13 +36,12 @@ class Twin:
 
         def stages(images, image_sizes):
             model = self.model
-            pyramid = model.extract_features(images, image_sizes)
-            anchors = model.make_anchors(pyramid, image_sizes)
-            answers = model.rpn(pyramid)
-            proposals = model.propose(answers, anchors, image_sizes)
-            maps = model.roi_maps(pyramid, image_sizes)
-            detections = model.segment(maps, model.detect(maps, proposals, image_sizes))
-            return pyramid, anchors[0], answers, proposals, detections
+            features = model.extract_features(images, image_sizes)
+            proposals = model.propose(features)
+            detections = model.describe(features, model.detect(features, proposals))
+            rpn = proposals["logits"], proposals["deltas"]
+            kept = proposals["boxes"], proposals["scores"], proposals["valid"]
+            return features["pyramid"], proposals["anchors"], rpn, kept, detections
 
         outputs = compiled(stages)(self.batch["images"], self.batch["image_sizes"])
         self.pyramid, self.anchors, self.rpn, self.proposals = (to_numpy(list(each)) for each in outputs[:4])
@@ -54,7 +53,7 @@ class Twin:
         out = {name: array[i][self.detections["valid"][i]] for name, array in self.detections.items()}
         factors = np.array([source[1] / network[1], source[0] / network[0]] * 2, np.float32)
         return FoundInstances(
-            out["boxes"] * factors, out["scores"], out["labels"], out["masks"], source, self.model.config
+            out["boxes"] * factors, out["scores"], out["labels"], {"masks": out["masks"]}, source, self.model.config
         )
 
 

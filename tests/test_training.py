@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 import keras_maskrcnn as km
+from keras_maskrcnn.branches.mask_head import mask_loss, mask_targets
 from keras_maskrcnn.learning import losses, targets
 from keras_maskrcnn.learning.matching import BELOW, BETWEEN, ignore_crowds, match
 from keras_maskrcnn.learning.sampling import order_samples, sample
@@ -93,9 +94,10 @@ def test_roi_targets_by_hand():
     }
     proposals = np.array([[[10, 10, 30, 46], [60, 60, 80, 80]]], "float32")
     candidates = targets.add_ground_truth(proposals, np.ones((1, 2), bool), truth)
-    assert ops.convert_to_numpy(candidates[1]).tolist() == [[True, True, True, False]]
+    assert ops.convert_to_numpy(candidates["valid"]).tolist() == [[True, True, True, False]]
     answer = targets.roi_targets(
-        np.array([[0.1, 0.2, 0.3, 0.4]], "float32"), *candidates, truth, num_classes=3, iou=0.5,
+        np.array([[0.1, 0.2, 0.3, 0.4]], "float32"), candidates["boxes"], candidates["valid"], truth,
+        num_classes=3, iou=0.5,
         num_samples=4, positive_fraction=0.5, box_weights=(10.0, 10.0, 5.0, 5.0), crowd_ioa=0.5,
     )  # fmt: skip
     answer = {name: ops.convert_to_numpy(value) for name, value in answer.items()}
@@ -117,7 +119,7 @@ def test_rpn_losses_by_hand():
         "negative": np.array([[False, True, True, False]]),
         "deltas": np.zeros((1, 4, 4), "float32"),
     }
-    objectness, box = losses.rpn_losses(logits, deltas, given, 1 / 9)
+    objectness, box = losses.rpn_losses(logits, deltas, given, 1 / 9).values()
     expected = (np.log(2) + np.log1p(np.exp(2)) + np.log1p(np.exp(-1))) / 3
     assert float(objectness) == pytest.approx(expected, rel=1e-5)
     assert float(box) == pytest.approx(((1 - 1 / 18) + 0.5 * 0.05**2 * 9) / 3, rel=1e-5)
@@ -133,7 +135,7 @@ def test_box_head_losses_by_hand():
         "positive": np.array([[True, False, False]]),
         "deltas": np.zeros((1, 3, 4), "float32"),
     }
-    class_loss, box_loss = losses.box_head_losses(class_logits, deltas, given, 1 / 9)
+    class_loss, box_loss = losses.box_head_losses(class_logits, deltas, given, 1 / 9).values()
     first = np.log(np.exp(2) + 1 + np.e) - 2
     assert float(class_loss) == pytest.approx((first + np.log(3)) / 2, rel=1e-5)
     assert float(box_loss) == pytest.approx((0.5 - 1 / 18) / 2, rel=1e-5)
@@ -144,16 +146,16 @@ def test_mask_loss_by_hand_and_without_positives():
     logits[0, 0] = [[3.0, -3.0], [0.0, 0.0]]
     wanted = np.zeros((1, 2, 2, 2), "float32")
     wanted[0, 0] = [[1, 0], [1, 0]]
-    value = losses.mask_loss(logits, wanted, np.array([[True, False]]))
+    value = mask_loss(logits, wanted, np.array([[True, False]]))
     assert float(value) == pytest.approx((2 * np.log1p(np.exp(-3)) + 2 * np.log(2)) / 4, rel=1e-5)
-    assert float(losses.mask_loss(logits, wanted, np.array([[False, False]]))) == 0.0
+    assert float(mask_loss(logits, wanted, np.array([[False, False]]))) == 0.0
 
 
 def test_mask_targets_of_an_object_seen_through_its_own_box_are_its_mask():
     mask = np.zeros((1, 1, 28, 28), "uint8")
     mask[0, 0, 7:21, :14] = 1
     truth = {"gt_boxes": np.array([[[10, 20, 66, 76]]], "float32"), "gt_masks": mask}
-    answer = targets.mask_targets(truth["gt_boxes"], np.zeros((1, 1), "int32"), truth, 28)
+    answer = mask_targets(truth["gt_boxes"], np.zeros((1, 1), "int32"), truth, 28)
     assert ((ops.convert_to_numpy(answer) > 0.5) == mask.astype(bool)).all()
 
 

@@ -21,7 +21,7 @@ def found_in(size, boxes, scores):
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(scores, np.float32),
         np.zeros(len(boxes), int),
-        np.ones((len(boxes), 28, 28), np.float32),
+        {"masks": np.ones((len(boxes), 28, 28), np.float32)},
         size,
         small_config(),
     )
@@ -115,11 +115,12 @@ def test_other_channels_and_dtypes_are_shown_by_their_first_three_stretched():
 
 
 def test_a_batch_row_is_drawn_at_scale_and_what_is_ignored_is_gray():
-    batch = empty_batch(2, (64, 96), 4, 8)
+    batch = empty_batch(2, (64, 96), 4, small_config(3, gt_mask_size=8))
     boxes = np.array([[4, 6, 20, 26], [30, 10, 60, 40]], np.float32)
     masks = np.ones((2, 8, 8), np.uint8)
     image = np.full((50, 80, 3), 100, np.uint8)
-    fill_row(batch, 1, image, boxes, np.array([0, 2]), masks, np.array([False, True]))
+    truth = {"gt_boxes": boxes, "gt_labels": [0, 2], "gt_masks": masks, "gt_crowd": [False, True]}
+    fill_row(batch, 1, image, truth)
     picture = draw_batch_row(batch, 1, ["a", "b", "c"], scale=2.0, captions=False)
     assert picture.shape == (100, 160, 3)  # the image's part of the canvas, twice as large
     np.testing.assert_allclose(picture[30, 20], 100 * 0.55 + np.array(instance_color(0)) * 0.45, atol=1)

@@ -1,1 +1,89 @@
-"""What is predicted for each RoI beside class and box: one kind of prediction a file."""
+"""What is predicted for each RoI beside class and box: one branch a file, named in `MaskRCNNConfig.branches`.
+
+Read `branch.py` (what a branch declares), then `head.py` (the layer behind it), then `mask.py` and `mask_head.py`.
+"""
+
+from keras_maskrcnn.branches.branch import Branch
+from keras_maskrcnn.branches.field import Field
+from keras_maskrcnn.branches.mask import MaskBranch
+
+__all__ = ["Branch", "BranchHead", "Field", "MaskBranch"]
+
+BUILT_IN = {"mask": MaskBranch}
+_TAKEN = ("backbone", "fpn", "rpn", "box")  # names of the model's other parts
+
+
+def resolve(branches):
+    """The branches that a config names.
+
+    Args:
+        branches: sequence of a built-in's name, a Branch, or the dict that `describe` makes of one.
+
+    Returns:
+        tuple of Branch.
+
+    Raises:
+        ValueError: an unknown name, another object, a name or a loss used twice, a class that is not registered.
+    """
+    if isinstance(branches, (str, Branch)):
+        raise ValueError(f"branches is a sequence. Received: {branches!r}. Write branches=({branches!r},).")
+    found = tuple(_resolve_one(branch) for branch in branches)
+    names = [branch.name for branch in found]
+    losses = [loss for branch in found for loss in branch.losses]
+    keys = [f"{name}_head" for name in names] + losses
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    unusable = [name for name in names if not name.isidentifier() or name in _TAKEN]
+    if repeated or unusable:
+        raise ValueError(
+            "Every branch needs a name of its own, an identifier that is none of "
+            f"{_TAKEN}, and loss names of its own. Received the names {names} with the losses {losses}. Rename one."
+        )
+    return found
+
+
+def describe(branches):
+    """Branches as JSON-ready values, which `resolve` reads: the name of a built-in without options, or a dict."""
+    return [_describe_one(branch) for branch in branches]
+
+
+def _resolve_one(branch):
+    if isinstance(branch, Branch):
+        return branch
+    if isinstance(branch, str) and branch in BUILT_IN:
+        return BUILT_IN[branch]()
+    if isinstance(branch, dict):
+        return _deserialize(branch)
+    raise ValueError(
+        f"A branch is one of {sorted(BUILT_IN)}, or an object of a subclass of keras_maskrcnn.branches.Branch. "
+        f"Received: {branch!r}. Pass an object, not its class."
+    )
+
+
+def _describe_one(branch):
+    if BUILT_IN.get(branch.name) is type(branch) and not branch.get_config():
+        return branch.name
+    import keras  # a framework: only models with branches of their users need it here
+
+    return keras.saving.serialize_keras_object(branch)
+
+
+def _deserialize(description):
+    import keras
+
+    try:
+        return keras.saving.deserialize_keras_object(description)
+    except TypeError as error:
+        name = description.get("registered_name") or description.get("class_name")
+        raise ValueError(
+            f"The model has a branch of the class {name}, which is not registered in this process. "
+            f"Import the module that defines it ({description.get('module')}) before loading the model, and decorate "
+            "the class with keras.saving.register_keras_serializable."
+        ) from error
+
+
+def __getattr__(name):
+    if name == "BranchHead":  # a Keras layer: loaders and data commands come here without a framework
+        from keras_maskrcnn.branches.head import BranchHead
+
+        return BranchHead
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

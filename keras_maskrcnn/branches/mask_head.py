@@ -1,4 +1,7 @@
-"""Stage 7: pooled RoI features -> one mask for each class (Mask R-CNN section 3 and figure 4, right)."""
+"""The layer of the mask branch: RoIs -> one mask for each class (Mask R-CNN section 3 and figure 4, right).
+
+The targets and the loss stand beside the layer. Q of the sampled RoIs are positive, M = mask_size.
+"""
 
 import math
 
@@ -6,11 +9,14 @@ import keras
 from keras import ops
 
 from keras_maskrcnn import backend
+from keras_maskrcnn.branches.head import BranchHead
+from keras_maskrcnn.geometry.masks import sample_masks
+from keras_maskrcnn.learning.losses import binary_cross_entropy, mean_of
 from keras_maskrcnn.network.layers import ConvNorm, Predictor1x1
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
-class MaskHead(keras.layers.Layer):
+class MaskHead(BranchHead):
     """3x3 convolutions, 2x2 deconvolutions, a 1x1 convolution to K mask logits; classes do not compete.
 
     Args:
@@ -20,14 +26,26 @@ class MaskHead(keras.layers.Layer):
         pool_size, mask_size: side of the pooled square and of the masks; their ratio is a power of two.
         num_convs: 3x3 convolutions (paper: 4).
         norm: of the convolutions, or None.
+        target_rule: dict of options of `sample_masks`, a value of `mask.MASK_RULES`.
+        **kwargs: of BranchHead.
     """
 
     def __init__(
-        self, num_classes, channels_in=256, channels=256, pool_size=14, mask_size=28, num_convs=4, norm=None, **kwargs
+        self,
+        num_classes,
+        channels_in=256,
+        channels=256,
+        pool_size=14,
+        mask_size=28,
+        num_convs=4,
+        norm=None,
+        target_rule=None,
+        **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(pool_size, **kwargs)
         self.num_classes, self.channels_in, self.channels = num_classes, channels_in, channels
-        self.pool_size, self.mask_size, self.num_convs, self.norm = pool_size, mask_size, num_convs, norm
+        self.mask_size, self.num_convs, self.norm = mask_size, num_convs, norm
+        self.target_rule = dict(target_rule or {})
         self.convs = [
             ConvNorm(channels, 3, norm=norm, name=f"conv{i + 1}", dtype=self.dtype_policy) for i in range(num_convs)
         ]
@@ -52,6 +70,31 @@ class MaskHead(keras.layers.Layer):
             layer.build(shape)
             shape = (*shape[:-1], self.channels)
         self.logits.build(shape)
+
+    def learn(self, maps, rois, truth, training):
+        """Mask logits of the positive RoIs, and the matched objects' masks as their targets.
+
+        Args: as for BranchHead.learn; `truth` holds gt_boxes, gt_masks and perhaps gt_mask_boxes.
+
+        Returns:
+            dict of logits float32 (B, Q, M, M), targets float32 (B, Q, M, M) in 0..1, positive bool (B, Q).
+        """
+        chosen = self.positive_rois(rois)
+        pooled = self.align(maps, chosen["rois"], training=True)
+        return {
+            "logits": self(pooled, chosen["labels"], training=training),
+            "targets": mask_targets(chosen["rois"], chosen["matched"], truth, self.mask_size, self.target_rule),
+            "positive": chosen["positive"],
+        }
+
+    def loss_values(self, learned):
+        """Dict of mask_loss."""
+        return {"mask_loss": mask_loss(learned["logits"], learned["targets"], learned["positive"])}
+
+    def detect(self, maps, detections):
+        """Masks on the refined boxes (section 3.1): dict of masks float32 (B, D, M, M), probabilities."""
+        pooled = self.align(maps, detections["boxes"], training=False)
+        return {"masks": ops.sigmoid(self(pooled, detections["labels"], training=False))}
 
     def call(self, pooled, labels, training=None):
         """The mask logits of each RoI for its own class.
@@ -109,8 +152,39 @@ class MaskHead(keras.layers.Layer):
             "num_classes": self.num_classes,
             "channels_in": self.channels_in,
             "channels": self.channels,
-            "pool_size": self.pool_size,
             "mask_size": self.mask_size,
             "num_convs": self.num_convs,
             "norm": self.norm,
+            "target_rule": self.target_rule,
         }
+
+
+def mask_targets(rois, matched, truth, mask_size, rule=None):
+    """The matched objects' masks cut out by the RoIs (Mask R-CNN section 3, "Mask Representation").
+
+    Args:
+        rois: float (B, Q, 4), network pixels. matched: int32 (B, Q), rows of the ground truth.
+        truth: dict of the batch's `gt_*` arrays. mask_size: M, cells a side.
+        rule: dict of options of `sample_masks`, a value of `mask.MASK_RULES`; None takes its defaults.
+
+    Returns:
+        float32 (B, Q, M, M) in 0..1. No gradient.
+    """
+    windows = ops.cast(truth.get("gt_mask_boxes", truth["gt_boxes"]), "float32")
+    return ops.stop_gradient(sample_masks(truth["gt_masks"], windows, matched, rois, mask_size, **(rule or {})))
+
+
+def mask_loss(mask_logits, mask_targets, positive):
+    """Mean sigmoid cross-entropy over the cells of the positive RoIs' own-class masks (section 3, "L_mask").
+
+    Args:
+        mask_logits: float (B, Q, M, M), of the true class. mask_targets: float (B, Q, M, M) in 0..1.
+        positive: bool (B, Q).
+
+    Returns:
+        float32 scalar.
+    """
+    mask_logits = ops.cast(mask_logits, "float32")
+    cells = math.prod(mask_logits.shape[2:])
+    each = ops.sum(binary_cross_entropy(mask_targets, mask_logits), axis=(2, 3))
+    return mean_of(each / cells, positive)

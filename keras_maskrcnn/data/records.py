@@ -105,6 +105,9 @@ class Instance:
         annotation_id: the dataset's id, for messages.
         area: mask area in square pixels as the dataset states it, or None.
         stated_box: [x, y, width, height] as the dataset states it, or None.
+        attributes: dict of what the annotation holds beyond that, as it stands there, for branches; or None.
+        frame: ((a, b, c), (d, e, f)): the affine map from the pixels of the attributes to those of box and mask. Not
+            the identity once an object was moved or pasted.
     """
 
     label: int
@@ -114,6 +117,8 @@ class Instance:
     annotation_id: int | None = None
     area: float | None = None
     stated_box: tuple | None = None
+    attributes: dict | None = None
+    frame: tuple = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
 
 @dataclasses.dataclass(frozen=True)

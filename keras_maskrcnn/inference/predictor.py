@@ -1,19 +1,14 @@
-"""From one picture to its instances: numpy in the user's own pixels on both sides of the network.
+"""From one image to its instances, in the pixels of that image.
 
 Comes in: a path, PIL image or array. Goes out: `FoundInstances` with boxes, scores, labels and masks in image
-pixels. Called by users, by `evaluation.py` and by the command line. The network's 28x28 masks travel; full
-masks are pasted only when asked for.
+pixels. Called by users, by `evaluation/` and by the command line. Masks stay 28x28 in the frame of their
+box until somebody asks for full ones.
 """
-
-import functools
 
 import keras
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from keras_maskrcnn.data.images.reading import read_image
-from keras_maskrcnn.geometry import masks as mask_ops
-from keras_maskrcnn.geometry import rle
 from keras_maskrcnn.geometry.resizing import (
     bucket_size,
     canvas_size,
@@ -21,6 +16,7 @@ from keras_maskrcnn.geometry.resizing import (
     pad_to_canvas,
     resize_bilinear,
 )
+from keras_maskrcnn.inference.frames import boxes_in_image, moved_values
 from keras_maskrcnn.inference.tiling import find_in_tiles, tile_grid
 
 
@@ -86,11 +82,13 @@ class Predictor:
         }
         out = {key: np.asarray(value)[0] for key, value in self.model.predict_on_batch(batch).items()}
         kept = out["valid"].astype(bool) & (out["scores"] >= self.score_threshold)
+        rows = {key: values[kept] for key, values in out.items()}
+        scale = np.array([[width / size[1], height / size[0]]], np.float32)
         return FoundInstances(
-            boxes=_to_image_frame(out["boxes"][kept], size, (height, width)),
-            scores=out["scores"][kept],
-            labels=out["labels"][kept],
-            box_masks=out["masks"][kept],
+            boxes=boxes_in_image(rows["boxes"], scale, (height, width)),
+            scores=rows["scores"],
+            labels=rows["labels"],
+            values=moved_values(rows, self.config, scale),
             image_size=(height, width),
             config=self.config,
         )
@@ -99,24 +97,31 @@ class Predictor:
 class FoundInstances:
     """The instances of one image, by falling score, in image pixels.
 
+    What a branch finds is an attribute under the branch's key, and so are its views. The mask branch gives
+
+        box_masks     float32 (n, M, M), probabilities in the frame of the box
+        mask_windows  list of n (bool (h, w), x0, y0): each mask in the smallest window that holds it; the form for many
+                      instances or large images
+        masks         bool (n, H, W), pasted at the first access
+
     Args:
         boxes: float32 (n, [x1, y1, x2, y2]), image pixels, inside the image.
         scores: float32 (n,).
         labels: int (n,), 0..K-1.
-        box_masks: float32 (n, M, M), probabilities in the frame of the box.
+        values: dict of the branches' keys to arrays (n, ...), image pixels.
         image_size: (height, width), image pixels.
-        config: MaskRCNNConfig; `class_names`, `category_ids` and `mask_pasting` are read.
+        config: MaskRCNNConfig; `class_names`, `category_ids`, `branches` and their options are read.
     """
 
-    def __init__(self, boxes, scores, labels, box_masks, image_size, config):
+    def __init__(self, boxes, scores, labels, values, image_size, config):
         self.boxes = boxes
         self.scores = scores
         self.labels = labels
-        self.box_masks = box_masks
+        self.values = values
         self.image_size = image_size
+        self.config = config
         self.class_names = config.class_names
         self.category_ids = config.category_ids
-        self.mask_pasting = config.mask_pasting
 
     def __len__(self):
         return len(self.boxes)
@@ -124,21 +129,20 @@ class FoundInstances:
     def __repr__(self):
         return f"FoundInstances({len(self)} in {self.image_size[1]}x{self.image_size[0]} pixels)"
 
-    @functools.cached_property
-    def mask_windows(self):
-        """List of n windows (bool (h, w), x0, y0): each mask cut to where it can be, image pixels.
-
-        This is the form to use for many instances or big images: it needs no (n, H, W) stack.
-        """
-        return mask_ops.paste_mask_windows(self.box_masks, self.boxes, self.image_size, pasting=self.mask_pasting)
-
-    @functools.cached_property
-    def masks(self):
-        """Bool (n, H, W): every mask pasted into the image; made at the first access."""
-        stack = np.zeros((len(self), *self.image_size), bool)
-        for plane, (window, x0, y0) in zip(stack, self.mask_windows, strict=True):
-            plane[y0 : y0 + window.shape[0], x0 : x0 + window.shape[1]] = window
-        return stack
+    def __getattr__(self, name):
+        # Only called for names that are no attribute yet: a view of a branch, computed once, or a branch's values.
+        if name.startswith("_") or "values" not in self.__dict__:
+            raise AttributeError(name)
+        views = {key: view for branch in self.config.branches for key, view in branch.views().items()}
+        if name in views:
+            self.__dict__[name] = views[name](self)
+            return self.__dict__[name]
+        if name in self.values:
+            return self.values[name]
+        raise AttributeError(
+            f"FoundInstances has boxes, scores, labels and what the model's branches find: "
+            f"{sorted({*views, *self.values})}. Received: {name!r}."
+        )
 
     def to_coco(self, image_id, category_ids=None):
         """The instances as COCO results, ready for `json.dump` and for pycocotools.
@@ -148,28 +152,24 @@ class FoundInstances:
             category_ids: K dataset ids of labels 0..K-1; None means the config's.
 
         Returns:
-            List of n dicts: image_id, category_id, bbox [x, y, width, height], score, segmentation (RLE).
+            List of n dicts: image_id, category_id, bbox [x, y, width, height], score, and what the branches add, such
+            as segmentation (RLE).
         """
         category_ids = self.category_ids if category_ids is None else category_ids
         sizes = self.boxes[:, 2:] - self.boxes[:, :2]
-        return [
+        results = [
             {
                 "image_id": image_id,
                 "category_id": int(category_ids[label]),
                 "bbox": [*map(float, box[:2]), *map(float, size)],
                 "score": float(score),
-                "segmentation": self._run_lengths(window, x0, y0),
             }
-            for box, size, score, label, (window, x0, y0) in zip(
-                self.boxes, sizes, self.scores, self.labels, self.mask_windows, strict=True
-            )
+            for box, size, score, label in zip(self.boxes, sizes, self.scores, self.labels, strict=True)
         ]
-
-    def _run_lengths(self, window, x0, y0):
-        runs = rle.encode_window(window, x0, y0, *self.image_size)
-        code = {"size": list(self.image_size), "counts": runs.tolist()}
-        code = coco_mask.frPyObjects(code, *self.image_size)
-        return {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
+        for branch in self.config.branches:
+            for result, extra in zip(results, branch.coco_results(self), strict=True):
+                result.update(extra)
+        return results
 
 
 class TiledInstances(FoundInstances):
@@ -187,17 +187,12 @@ class TiledInstances(FoundInstances):
         boxes = np.array([piece.box for piece in pieces], np.float32).reshape(-1, 4)
         scores = np.array([piece.score for piece in pieces], np.float32)
         labels = np.array([piece.label for piece in pieces], np.int32)
-        super().__init__(boxes, scores, labels, None, image_size, config)
+        keys = pieces[0].values if pieces else {}
+        values = {key: np.stack([piece.values[key] for piece in pieces]) for key in keys}
+        super().__init__(boxes, scores, labels, values, image_size, config)
         self.pieces = pieces
 
     @property
     def mask_windows(self):
         """List of n windows (bool (h, w), x0, y0), image pixels; decoded at each access."""
         return [(piece.window, piece.x, piece.y) for piece in self.pieces]
-
-
-def _to_image_frame(boxes, network, image):
-    """Boxes (n, [x1, y1, x2, y2]) from network to image pixels, clipped; sizes are (height, width)."""
-    factors = np.array([image[1] / network[1], image[0] / network[0]] * 2, np.float32)
-    limits = np.array([image[1], image[0]] * 2, np.float32)
-    return np.clip(boxes.astype(np.float32) * factors, 0, limits)

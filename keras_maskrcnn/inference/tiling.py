@@ -15,6 +15,8 @@ import math
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from keras_maskrcnn.inference.frames import moved_values
+
 EDGE = 4  # image pixels: what ends nearer to a tile's border counts as cut by it; masks end a little early
 SAME = 0.5  # overlap in the strip from which two pieces are one object
 
@@ -54,6 +56,7 @@ class Piece:
         label: int, 0..K-1.
         x, y: int, image pixels: where the window of the mask begins.
         code: pycocotools' run lengths of that window.
+        values: dict of the branches' keys to this instance's values, image pixels.
     """
 
     tile: int
@@ -63,6 +66,7 @@ class Piece:
     x: int
     y: int
     code: dict
+    values: dict
 
     @property
     def window(self):
@@ -89,8 +93,7 @@ def find_in_tiles(image, find, tile, overlap):
 
     Args:
         image: (H, W, C).
-        find: function of an image (h, w, C); its answer has `boxes`, `scores`, `labels`, `mask_windows`
-            (FoundInstances).
+        find: function of an image (h, w, C); it returns FoundInstances with masks.
         tile: int, image pixels a side.
         overlap: share of a tile's side that it has in common with the next one. Objects up to `tile * overlap`
             are whole in some tile.
@@ -150,14 +153,19 @@ def _starts(side, tile, overlap):
 def _pieces(found, index, tile):
     pieces = []
     windows = found.mask_windows
-    for box, score, label, (window, x, y) in zip(found.boxes, found.scores, found.labels, windows, strict=True):
-        rows, columns = np.flatnonzero(window.any(1)), np.flatnonzero(window.any(0))
-        if len(rows) == 0:
+    kept = {key for branch in found.config.branches if branch.survives_tiling for key in branch.found(found.config)}
+    values = {key: array for key, array in found.values.items() if key in kept}
+    values = moved_values(values, found.config, offset=((tile.x1, tile.y1),))
+    rows = [{key: array[i] for key, array in values.items()} for i in range(len(found))]
+    columns = (found.boxes, found.scores, found.labels, windows, rows)
+    for box, score, label, (window, x, y), own in zip(*columns, strict=True):
+        ys, xs = np.flatnonzero(window.any(1)), np.flatnonzero(window.any(0))
+        if len(ys) == 0:
             continue
-        part = window[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        place = int(tile.x1 + x + columns[0]), int(tile.y1 + y + rows[0])
+        part = window[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+        place = int(tile.x1 + x + xs[0]), int(tile.y1 + y + ys[0])
         moved = np.asarray(box, np.float64) + (tile.x1, tile.y1, tile.x1, tile.y1)
-        pieces.append(Piece(index, moved, float(score), int(label), *place, _encode(part)))
+        pieces.append(Piece(index, moved, float(score), int(label), *place, _encode(part), own))
     return pieces
 
 
@@ -251,4 +259,4 @@ def _merged(group, any_cut):
     largest = max(group, key=lambda piece: coco_mask.area(piece.code))
     boxes = np.stack([piece.box for piece in group])
     box = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
-    return Piece(largest.tile, box, surest.score, largest.label, x1, y1, _encode(window))
+    return Piece(largest.tile, box, surest.score, largest.label, x1, y1, _encode(window), surest.values)

@@ -23,7 +23,7 @@ SEPARATOR = 8  # pixels between the pictures of a panel
 
 
 def draw_instances(image, found, min_score=0.0, captions=True, boxes=True, enlarge=1):
-    """Draw what was found: masks, boxes, class names with scores.
+    """Draw what was found: masks, boxes, what the branches draw, class names with scores.
 
     Args:
         image: (H, W, C), the image that `found` belongs to.
@@ -37,13 +37,20 @@ def draw_instances(image, found, min_score=0.0, captions=True, boxes=True, enlar
         uint8 (H * enlarge, W * enlarge, 3).
     """
     kept = [i for i in range(len(found)) if found.scores[i] >= min_score]
-    windows = found.mask_windows
+    windows = getattr(found, "mask_windows", None) or [_no_window(box) for box in found.boxes]
+
+    def draw_branches(pen, colors):
+        for i, color in zip(kept, colors, strict=True):
+            for branch in found.config.branches:
+                branch.draw(pen, found, i, enlarge, color)
+
     return _draw(
         image,
         [windows[i] for i in kept],
         [found.boxes[i] for i in kept] if boxes else None,
         _captions(found, kept) if captions else None,
         enlarge,
+        finish=draw_branches,
     )
 
 
@@ -92,9 +99,13 @@ def draw_batch_row(batch, row, class_names, scale=1.0, captions=True):
     image = Image.fromarray(as_picture(batch["images"][row, :height, :width]))
     kept = np.flatnonzero(batch["gt_valid"][row])
     boxes = batch["gt_boxes"][row][kept] * scale
+    if "gt_masks" in batch:
+        windows = paste_mask_windows(batch["gt_masks"][row][kept], boxes, size)
+    else:
+        windows = [_no_window(box) for box in boxes]
     return _draw(
         np.asarray(image.resize(size[::-1])),
-        paste_mask_windows(batch["gt_masks"][row][kept], boxes, size),
+        windows,
         boxes,
         [class_names[label] for label in batch["gt_labels"][row][kept]] if captions else None,
         enlarge=1,
@@ -145,7 +156,12 @@ def instance_color(index):
     return tuple(round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, 0.9))
 
 
-def _draw(image, windows, boxes, captions, enlarge, gray=None):
+def _no_window(box):
+    """The window of an object without a mask: no pixels, at the box's corner, where its caption goes."""
+    return np.zeros((0, 0), bool), max(0, int(box[0])), max(0, int(box[1]))
+
+
+def _draw(image, windows, boxes, captions, enlarge, gray=None, finish=None):
     image = np.asarray(image)
     if image.ndim != 3 or image.dtype.kind not in "buif" or not image.size:
         raise ValueError(
@@ -167,6 +183,8 @@ def _draw(image, windows, boxes, captions, enlarge, gray=None):
         if boxes is not None:
             x1, y1, x2, y2 = (float(v) * enlarge for v in boxes[i])
             pen.rectangle([x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)], outline=colors[i], width=thickness)
+    if finish is not None:
+        finish(pen, colors)
     if captions is not None:
         _write_captions(picture, pen, windows, captions, colors, enlarge)
     return np.asarray(picture)

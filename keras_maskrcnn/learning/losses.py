@@ -1,10 +1,8 @@
-"""The five losses, in float32 whatever the policy (Faster R-CNN eq. 1; Mask R-CNN section 3).
+"""Losses of RPN and box head, in float32 whatever the policy (Faster R-CNN eq. 1; Mask R-CNN section 3).
 
 Each is a sum over the samples that count, divided by the number of samples in the batch or by 1 if there are none:
 a batch without objects has finite losses and a useful gradient for its background.
 """
-
-import math
 
 from keras import ops
 
@@ -16,6 +14,15 @@ def _mean(values, weights, count):
 
 def _count(mask):
     return ops.sum(ops.cast(mask, "float32"))
+
+
+def mean_of(values, weights):
+    """Mean of the values where `weights` is True; 0 where it is nowhere.
+
+    Args:
+        values: float tensor. weights: bool tensor of the same shape.
+    """
+    return _mean(values, weights, _count(weights))
 
 
 def smooth_l1(error, beta):
@@ -37,7 +44,7 @@ def rpn_losses(logits, deltas, targets, beta):
         beta: of smooth L1.
 
     Returns:
-        rpn_objectness_loss, rpn_box_loss: float32 scalars.
+        dict of rpn_objectness_loss and rpn_box_loss, float32 scalars.
     """
     logits, deltas = ops.cast(logits, "float32"), ops.cast(deltas, "float32")
     sampled = ops.logical_or(targets["positive"], targets["negative"])
@@ -45,7 +52,10 @@ def rpn_losses(logits, deltas, targets, beta):
     cross_entropy = binary_cross_entropy(ops.cast(targets["positive"], "float32"), logits)
     error = ops.where(targets["positive"][..., None], deltas - targets["deltas"], 0.0)
     box = ops.sum(smooth_l1(error, beta), axis=-1)
-    return _mean(cross_entropy, sampled, count), _mean(box, targets["positive"], count)
+    return {
+        "rpn_objectness_loss": _mean(cross_entropy, sampled, count),
+        "rpn_box_loss": _mean(box, targets["positive"], count),
+    }
 
 
 def box_head_losses(class_logits, deltas, targets, beta):
@@ -56,7 +66,7 @@ def box_head_losses(class_logits, deltas, targets, beta):
         beta: of smooth L1.
 
     Returns:
-        class_loss, box_loss: float32 scalars.
+        dict of class_loss and box_loss, float32 scalars.
     """
     class_logits, deltas = ops.cast(class_logits, "float32"), ops.cast(deltas, "float32")
     num_classes = deltas.shape[2]
@@ -66,20 +76,7 @@ def box_head_losses(class_logits, deltas, targets, beta):
     own = ops.sum(deltas * chosen[..., :num_classes, None], axis=2)
     error = ops.where(targets["positive"][..., None], own - targets["deltas"], 0.0)
     box = ops.sum(smooth_l1(error, beta), axis=-1)
-    return _mean(cross_entropy, targets["valid"], count), _mean(box, targets["positive"], count)
-
-
-def mask_loss(mask_logits, mask_targets, positive):
-    """Mean sigmoid cross-entropy over the cells of the positive RoIs' own-class masks (section 3, "L_mask").
-
-    Args:
-        mask_logits: float (B, Q, M, M), of the true class. mask_targets: float (B, Q, M, M) in 0..1.
-        positive: bool (B, Q).
-
-    Returns:
-        float32 scalar.
-    """
-    mask_logits = ops.cast(mask_logits, "float32")
-    cells = math.prod(mask_logits.shape[2:])
-    each = ops.sum(binary_cross_entropy(mask_targets, mask_logits), axis=(2, 3))
-    return _mean(each, positive, _count(positive) * cells)
+    return {
+        "class_loss": _mean(cross_entropy, targets["valid"], count),
+        "box_loss": _mean(box, targets["positive"], count),
+    }

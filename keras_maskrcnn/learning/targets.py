@@ -6,16 +6,10 @@ B images, G ground-truth rows, N anchors, P proposals, S samples, Q of them poss
 
 from keras import ops
 
+from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.boxes import encode_boxes, pairwise_ioa, pairwise_iou
-from keras_maskrcnn.geometry.masks import sample_masks
 from keras_maskrcnn.learning.matching import BELOW, ignore_crowds, match
 from keras_maskrcnn.learning.sampling import order_samples, sample
-
-# How a mask is read: torchvision's `project_masks_on_boxes` is RoIAlign in its first, unaligned form.
-MASK_RULES = {
-    "subpixel": {"sampling_ratio": 2, "aligned": True},
-    "torchvision": {"sampling_ratio": 0, "aligned": False},
-}
 
 
 def split_crowds(truth):
@@ -76,14 +70,14 @@ def add_ground_truth(proposals, proposals_valid, truth):
         proposals: float (B, P, 4), network pixels. proposals_valid: bool (B, P). truth: the batch's `gt_*` arrays.
 
     Returns:
-        float (B, P + G, 4) and bool (B, P + G).
+        dict of boxes float (B, P + G, 4) and valid bool (B, P + G).
     """
     objects, _ = split_crowds(truth)
     boxes = ops.where(objects[..., None], ops.cast(truth["gt_boxes"], "float32"), 0.0)
-    return (
-        ops.concatenate([proposals, boxes], axis=1),
-        ops.concatenate([proposals_valid, objects], axis=1),
-    )
+    return {
+        "boxes": ops.concatenate([proposals, boxes], axis=1),
+        "valid": ops.concatenate([proposals_valid, objects], axis=1),
+    }
 
 
 def roi_targets(
@@ -123,17 +117,28 @@ def roi_targets(
     }
 
 
-def mask_targets(rois, matched, truth, mask_size, rule="subpixel"):
-    """The matched objects' masks seen through the RoIs (Mask R-CNN section 3, "Mask Representation").
+def positive_rois(rois, most=None):
+    """The positive ones among the sampled RoIs, for a head that learns from objects alone.
+
+    They stand first among the samples, so a slice holds them. Where sizes may depend on values (TensorFlow) it is no
+    longer than the image with the most of them needs.
 
     Args:
-        rois: float (B, Q, 4), network pixels. matched: int32 (B, Q). truth: the batch's `gt_*` arrays.
-        mask_size: cells a side. rule: "subpixel" or "torchvision", see MaskRCNNConfig.
+        rois: dict from `roi_targets`. most: int, positives of an image at most; None: all.
 
     Returns:
-        float32 (B, Q, mask_size, mask_size) in 0..1.
+        dict of positive bool (B, Q), rois float (B, Q, 4), labels int32 (B, Q), matched int32 (B, Q); rows where
+        `positive` is False are padding.
     """
-    windows = truth.get("gt_mask_boxes", truth["gt_boxes"])
-    windows = ops.cast(windows, "float32")
-    masks = sample_masks(truth["gt_masks"], windows, matched, rois, mask_size, **MASK_RULES[rule])
-    return ops.stop_gradient(masks)
+    names = ("positive", "rois", "labels", "matched")
+    arrays = [rois[name] for name in names]
+    if most is not None:
+        count = backend.smaller(most, ops.shape(arrays[0])[1])
+        arrays = [array[:, :count] for array in arrays]
+    return dict(zip(names, backend.trim_to_valid(*arrays)))
+
+
+def matched_rows(values, matched):
+    """Ground-truth values of the matched objects: (B, G, ...) and int32 (B, Q) -> (B, Q, ...)."""
+    indices = ops.reshape(matched, (*ops.shape(matched), *[1] * (len(values.shape) - 2)))
+    return ops.take_along_axis(values, indices, axis=1)

@@ -62,7 +62,7 @@ class BoxHead(keras.layers.Layer):
             training: for trainable batch norm.
 
         Returns:
-            class_logits float32 (B, R, K + 1), the last column is background; deltas float32
+            dict of class_logits float32 (B, R, K + 1), the last column is background; deltas float32
             (B, R, K, [dx, dy, dw, dh]), one box for each class.
         """
         batch, rois = ops.shape(pooled)[0], ops.shape(pooled)[1]
@@ -75,7 +75,7 @@ class BoxHead(keras.layers.Layer):
         for fc in self.fcs:
             features = fc(features)
         deltas = ops.reshape(self.deltas(features), (batch, rois, self.num_classes, 4))
-        return self.classes(features), deltas
+        return {"class_logits": self.classes(features), "deltas": deltas}
 
     def get_config(self):
         """Keras serialisation."""

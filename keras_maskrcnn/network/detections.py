@@ -10,12 +10,12 @@ from keras_maskrcnn.geometry.boxes import clip_boxes, decode_boxes
 
 
 def select_detections(
+    *,
     class_logits,
     deltas,
     proposals,
     proposals_valid,
     image_sizes,
-    *,
     score_threshold,
     nms_threshold,
     class_agnostic_nms,

@@ -1,4 +1,4 @@
-"""The model's door: what `call` takes, brought to one form, with errors that need only shapes and dtypes.
+"""What `MaskRCNN.call` takes, brought to one form, with errors that need only shapes and dtypes.
 
 `batch.check_batch` looks at values, on the host; this runs inside the traced step, where there are none yet.
 Called by `model.py`.
@@ -6,48 +6,53 @@ Called by `model.py`.
 
 from keras import ops
 
-from keras_maskrcnn.batch import GT_KEYS, INPUT_KEYS, OPTIONAL_KEYS, RANKS
-
-REQUIRED_GT = tuple(key for key in GT_KEYS if key != "gt_crowd")
+from keras_maskrcnn.batch import INPUTS, batch_fields
 
 
-def as_inputs(inputs, channels=3):
-    """A dict with `images`, `image_sizes` and perhaps ground truth, checked as far as shapes go.
+def as_inputs(inputs, config):
+    """The images with their sizes, and the ground truth where there is some.
 
     Args:
-        inputs: images (B, H, W, channels), or a dict with the keys of batch.py; without `image_sizes` the whole
-            canvas is image. `gt_crowd` and `gt_mask_boxes` may be left out.
-        channels: of the images.
+        inputs: images (B, H, W, C), or a dict with the keys of batch.py; without `image_sizes` the whole canvas is
+            image. `gt_crowd` and optional arrays of branches may be left out.
+        config: MaskRCNNConfig.
 
     Returns:
-        dict of tensors with both `images` and `image_sizes` int32 (B, [height, width]).
+        (dict of images and image_sizes int32 (B, [height, width]); dict of the `gt_*` tensors, or None without).
 
     Raises:
         ValueError: an unknown or missing key, a wrong rank, number of channels or dtype.
     """
     inputs = dict(inputs) if isinstance(inputs, dict) else {"images": inputs}
-    _check_keys(inputs)
+    fields = batch_fields(config)
+    _check_keys(inputs, fields)
     inputs = {key: ops.convert_to_tensor(value) for key, value in inputs.items()}
     for key, value in inputs.items():
-        rank, _ = RANKS[key]
+        rank = INPUTS[key].rank if key in INPUTS else 2 + len(fields[key].shape)
         if len(value.shape) != rank:
             raise ValueError(
                 f"`{key}` must have {rank} axes, batch first. Received shape {tuple(value.shape)}. "
                 + ("For one image pass images[None]." if key == "images" else "See keras_maskrcnn/batch.py.")
             )
-    _check_images(inputs["images"], channels)
-    if "image_sizes" not in inputs:
-        batch, height, width = ops.shape(inputs["images"])[:3]
-        size = ops.stack([ops.cast(height, "int32"), ops.cast(width, "int32")])
-        inputs["image_sizes"] = ops.broadcast_to(size[None], (batch, 2))
-    inputs["image_sizes"] = ops.cast(inputs["image_sizes"], "int32")
-    return inputs
+    images = inputs["images"]
+    _check_images(images, config.num_channels)
+    truth = {key: value for key, value in inputs.items() if key not in INPUTS}
+    sizes = inputs["image_sizes"] if "image_sizes" in inputs else _whole_canvas(images)
+    return {"images": images, "image_sizes": ops.cast(sizes, "int32")}, truth or None
 
 
-def _check_keys(inputs):
-    known = (*INPUT_KEYS, *GT_KEYS, *OPTIONAL_KEYS)
+def _whole_canvas(images):
+    batch, height, width = ops.shape(images)[:3]
+    size = ops.stack([ops.cast(height, "int32"), ops.cast(width, "int32")])
+    return ops.broadcast_to(size[None], (batch, 2))
+
+
+def _check_keys(inputs, fields):
+    known = (*INPUTS, *fields)
     unknown = sorted(set(inputs) - set(known))
-    required = ("images", *REQUIRED_GT) if "gt_boxes" in inputs else ("images",)
+    required = ["images"]
+    if any(key.startswith("gt_") for key in inputs):
+        required += [key for key, field in fields.items() if not field.optional and key != "gt_crowd"]
     missing = [key for key in required if key not in inputs]
     if unknown or missing:
         raise ValueError(

@@ -51,8 +51,8 @@ class RPNHead(keras.layers.Layer):
             image_sizes: int (B, [height, width]), network pixels; None leaves the padding as it comes.
 
         Returns:
-            List over levels of objectness logits float32 (B, N_l), and of deltas float32
-            (B, N_l, [dx, dy, dw, dh]); anchors in the order row, column, ratio.
+            dict of logits, objectness: list over levels of float32 (B, N_l); deltas: list of float32
+            (B, N_l, [dx, dy, dw, dh]). Anchors in the order row, column, ratio.
         """
         logits, deltas, levels = [], [], list(pyramid)
         for index, conv in enumerate(self.convs):
@@ -68,7 +68,7 @@ class RPNHead(keras.layers.Layer):
             batch = ops.shape(answers)[0]
             logits.append(ops.reshape(answers[..., : self.num_anchors], (batch, -1)))
             deltas.append(ops.reshape(answers[..., self.num_anchors :], (batch, -1, 4)))
-        return logits, deltas
+        return {"logits": logits, "deltas": deltas}
 
     def get_config(self):
         """Keras serialisation."""
@@ -109,22 +109,22 @@ def select_level(logits, deltas, anchors, valid, image_sizes, *, pre_nms, nms_th
     return boxes, scores
 
 
-def select_proposals(logits, deltas, anchors, valid, image_sizes, *, post_nms, **level_options):
+def select_proposals(*, logits, deltas, anchors, anchors_valid, image_sizes, post_nms, **level_options):
     """NMS level by level, then the best over all levels (FPN section 4.1).
 
     Args:
-        logits, deltas, anchors, valid: lists over levels, as in `select_level`.
+        logits, deltas, anchors, anchors_valid: lists over levels, as in `select_level`.
         image_sizes: int (B, [height, width]), network pixels.
         post_nms: proposals an image at most.
         **level_options: of `select_level`.
 
     Returns:
-        boxes float (B, P, [x1, y1, x2, y2]) network pixels, clipped, no gradient; scores float (B, P), logits by
-        falling value; valid bool (B, P). P is post_nms, or fewer where the levels hold fewer.
+        dict of boxes float (B, P, [x1, y1, x2, y2]) network pixels, clipped, no gradient; scores float (B, P), logits
+        by falling value; valid bool (B, P). P is post_nms, or fewer where the levels hold fewer.
     """
     levels = [
-        select_level(*map(ops.stop_gradient, answers), *cells, image_sizes, **level_options)
-        for answers, cells in zip(zip(logits, deltas), zip(anchors, valid))
+        select_level(ops.stop_gradient(scores), ops.stop_gradient(moves), boxes, valid, image_sizes, **level_options)
+        for scores, moves, boxes, valid in zip(logits, deltas, anchors, anchors_valid)
     ]
     boxes = ops.concatenate([boxes for boxes, _ in levels], axis=1)
     scores = ops.concatenate([scores for _, scores in levels], axis=1)
@@ -133,4 +133,4 @@ def select_proposals(logits, deltas, anchors, valid, image_sizes, *, post_nms, *
     boxes = ops.take_along_axis(boxes, order[..., None], axis=1)
     boxes = ops.where(keep[..., None], boxes, ops.zeros_like(boxes))
     keep, boxes, scores = backend.trim_to_valid(keep, boxes, scores)
-    return boxes, scores, keep
+    return {"boxes": boxes, "scores": scores, "valid": keep}

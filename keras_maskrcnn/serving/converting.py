@@ -17,7 +17,6 @@ from keras_maskrcnn.serving.assets import fingerprint
 from keras_maskrcnn.serving.folding import optimize_for_inference
 
 INPUT = "images"
-OUTPUTS = ("boxes", "scores", "labels", "masks", "valid", "num_detections")
 DTYPES = {"uint8": ("uint8", "float32"), "uint16": ("float32",), "float32": ("float32",)}  # by image_dtype
 
 
@@ -31,8 +30,8 @@ def trace(model, input_dtype, image_size=None):
             padding rows are then computed along. None for images of any size.
 
     Returns:
-        tf.Module with the weights and `graph`, the concrete function from `images` (B, H, W, C) to a dict of OUTPUTS:
-        boxes, scores, labels, masks, valid and num_detections as `serving_default` gives them (`signatures.py`).
+        tf.Module with the weights and `graph`, the concrete function from `images` (B, H, W, C) to a dict of boxes,
+        scores, labels, valid, num_detections and the branches' arrays, as `serving_default` gives them.
     """
     import tensorflow as tf  # the package runs on JAX without it
 
@@ -51,7 +50,7 @@ def _detect(model, images, image_size):
     """Resize, detect, bring boxes back to image pixels; static where `image_size` is given."""
     import tensorflow as tf
 
-    from keras_maskrcnn.serving.signatures import Answers
+    from keras_maskrcnn.serving.signatures import Answers, moved_in_graph
 
     batch = tf.shape(images)[0]
     if image_size is None:
@@ -63,11 +62,12 @@ def _detect(model, images, image_size):
     resized = tf.image.resize(tf.cast(images, tf.float32), network, "bilinear", antialias=False)
     sizes = tf.broadcast_to(network[None], (batch, 2))
     found = dict(model({"images": resized, "image_sizes": sizes}, training=False))
-    factors = tf.tile((tf.cast(source, tf.float32) / tf.cast(network, tf.float32))[::-1], [2])
+    scale = (tf.cast(source, tf.float32) / tf.cast(network, tf.float32))[::-1]
     limits = tf.tile(tf.cast(source, tf.float32)[::-1], [2])
-    found["boxes"] = tf.minimum(tf.maximum(found["boxes"] * factors, 0.0), limits)
+    found["boxes"] = tf.minimum(tf.maximum(found["boxes"] * tf.tile(scale, [2]), 0.0), limits)
+    found |= moved_in_graph(found, model.config, scale[None, None])
     found["num_detections"] = tf.reduce_sum(tf.cast(found["valid"], tf.int32), axis=1)
-    return {name: tf.identity(found[name]) for name in OUTPUTS}
+    return {name: tf.identity(array) for name, array in found.items()}
 
 
 def describe(model):

@@ -57,21 +57,23 @@ class SavedModelPredictor:
 
 
 def found_instances(row, config):
-    """One image's row of an answer with `masks` as FoundInstances: to draw, to paste, to write as COCO results.
+    """One image's row of an answer as FoundInstances: to draw, to paste, to write as COCO results.
 
     Args:
-        row: dict of arrays without the batch axis: boxes, scores, labels, valid, masks, image_sizes.
+        row: dict of arrays without the batch axis: boxes, scores, labels, valid, image_sizes and the
+            branches' keys, such as masks.
         config: MaskRCNNConfig, from the export's `assets/config.json` (`read_config`).
 
     Returns:
         FoundInstances.
     """
     valid = np.asarray(row["valid"], bool)
+    keys = [key for branch in config.branches for key in branch.found(config)]
     return FoundInstances(
         boxes=np.asarray(row["boxes"], np.float32)[valid],
         scores=np.asarray(row["scores"], np.float32)[valid],
         labels=np.asarray(row["labels"])[valid],
-        box_masks=np.asarray(row["masks"], np.float32)[valid],
+        values={key: np.asarray(row[key])[valid] for key in keys},
         image_size=tuple(int(side) for side in row["image_sizes"]),
         config=config,
     )

@@ -24,9 +24,12 @@ one, of files in gray; four channels of 8 bits and one of 16 in PNG files alone.
     valid           bool (B, D)                       rows that are False hold zeros and empty strings
     num_detections  int32 (B,)                        valid rows; they come first
     image_sizes     int32 (B, [height, width])        pixels of the image; zeros where a file was not read
-    masks           float32 (B, D, M, M)              probabilities in the frame of each box (not serve_rle)
     mask_rle        string (B, D)                     COCO's compressed `counts` for image_sizes (serve_rle only)
     problems        string (B,)                       why a file was not read, else empty (serve_bytes, serve_rle)
+
+Each branch of the model adds its arrays (`Branch.found`), coordinates in pixels of the image. The mask branch:
+
+    masks           float32 (B, D, M, M)              probabilities in the frame of each box (not serve_rle)
 
 A file that is damaged or no image gives a row without detections and says so in `problems`; the other rows of its
 batch are answered as if it were not there. Called by `saved_model.py`.
@@ -35,7 +38,7 @@ batch are answered as if it were not there. Called by `saved_model.py`.
 import tensorflow as tf
 
 from keras_maskrcnn.serving.images_in_graph import READERS, read_batch
-from keras_maskrcnn.serving.rle_in_graph import encode_masks
+from keras_maskrcnn.serving.rle_in_graph import has_masks, in_run_lengths
 
 INPUT_DTYPES = {"uint8": tf.uint8, "uint16": tf.int32, "float32": tf.float32}  # by the config's image_dtype
 OPTIONS = {"score_threshold": tf.float32, "nms_threshold": tf.float32, "max_detections": tf.int32}
@@ -57,7 +60,9 @@ def signatures(model):
     options = {name: tf.TensorSpec((None,), dtype, name=name) for name, dtype in OPTIONS.items()}
     kinds = {"images": (answers.to_images, inputs)}
     if without_files(config) is None:
-        kinds |= {"bytes": (answers.to_files, files), "rle": (answers.in_run_lengths, files)}
+        kinds["bytes"] = (answers.to_files, files)
+        if has_masks(config):
+            kinds["rle"] = (answers.in_run_lengths, files)
     plain = {f"serve_{kind}": pair for kind, pair in kinds.items()}
     plain = {"serving_default": plain.pop("serve_images"), **plain}
     return plain | {f"serve_{kind}_options": (answer, needs | options) for kind, (answer, needs) in kinds.items()}
@@ -120,14 +125,7 @@ class Answers:
 
     def in_run_lengths(self, image_bytes, **options):
         """`serve_rle`: as `to_files`, with each mask in the pixels of its image as COCO's run-length code."""
-        answer = self.to_files(image_bytes, **options)
-
-        def encode(row):
-            return encode_masks(*row, self.config.mask_pasting)
-
-        rows = (answer.pop("masks"), answer["boxes"], answer["valid"], answer["image_sizes"])
-        spec = tf.TensorSpec((self.config.max_detections,), tf.string)
-        return answer | {"mask_rle": tf.map_fn(encode, rows, fn_output_signature=spec, parallel_iterations=1)}
+        return in_run_lengths(self.to_files(image_bytes, **options), self.config)
 
     def network_size(self, source):
         """`resizing.network_size` on tensors: int32 [height, width] -> int32 [height, width], float64 between."""
@@ -176,8 +174,24 @@ class Answers:
             "valid": found["valid"],
             "num_detections": tf.reduce_sum(tf.cast(found["valid"], tf.int32), axis=1),
             "image_sizes": source,
-            "masks": found["masks"],
+            **moved_in_graph(found, self.config, factors[..., :2]),
         }
+
+
+def moved_in_graph(found, config, scale):
+    """What the branches found, from network pixels to image pixels (`Branch.move`).
+
+    Args:
+        found: dict of tensors (B, D, ...). config: MaskRCNNConfig. scale: float (B, 1, [x, y]).
+
+    Returns:
+        dict of the branches' keys to tensors (B, D, ...).
+    """
+    moved = {}
+    for branch in config.branches:
+        values = {key: found[key] for key in branch.found(config)}
+        moved |= branch.move(values, scale, tf.zeros_like(scale))
+    return moved
 
 
 def _where_rows(kept, array):

@@ -16,7 +16,6 @@ import h5py
 from keras_maskrcnn.weights.inflation import inflate, inflates, note
 from keras_maskrcnn.weights.receipt import Receipt, check_account
 
-PREDICTORS = re.compile(r"(^|/)(box_head/classes|box_head/deltas|mask_head/logits)/")
 # The optimizer's moments and the sampler's state belong to a run, not to the weights.
 NOT_WEIGHTS = re.compile(r"^(optimizer/|vars/seed_state$)")
 BACKBONE = "backbone/"
@@ -43,7 +42,7 @@ def load_keras_file(model, path, heads=True, skip_mismatch=False):
         source = _weights_file(pathlib.Path(path), pathlib.Path(folder))
         merged = pathlib.Path(folder) / "merged.weights.h5"
         model.save_weights(merged)
-        receipt = _merge(source, merged, str(path), heads, skip_mismatch)
+        receipt = _merge(source, merged, str(path), None if heads else _predictors(model.config), skip_mismatch)
         model.load_weights(merged)
     return receipt
 
@@ -68,11 +67,21 @@ def _weights_file(path, folder):
     return folder / "source.weights.h5"
 
 
-def _merge(source, merged, name, heads, skip_mismatch):
-    """Copy into `merged` what fits of `source`; a file of nothing but a backbone is asked for nothing else."""
+def _predictors(config):
+    """A pattern of the datasets of layers that have one output for each class."""
+    layers = ["box_head/classes", "box_head/deltas"]
+    layers += [f"{branch.name}_head/{layer}" for branch in config.branches for layer in branch.class_layers]
+    return re.compile(rf"(^|/)({'|'.join(layers)})/")
+
+
+def _merge(source, merged, name, left_out, skip_mismatch):
+    """Copy into `merged` what fits of `source`, but for datasets that match the pattern `left_out`, if it is not None.
+
+    A file that holds a backbone alone need not hold anything else.
+    """
     with h5py.File(source, "r") as theirs, h5py.File(merged, "r+") as ours:
         have, want = _shapes(theirs), _shapes(ours)
-        asked = {key for key in want if heads or not PREDICTORS.search(key)}
+        asked = {key for key in want if left_out is None or not left_out.search(key)}
         if have and all(key.startswith(BACKBONE) for key in have):
             asked = {key for key in asked if key.startswith(BACKBONE)}
         inflated = {FIRST_CONV} & asked if inflates(have.get(FIRST_CONV, ()), want.get(FIRST_CONV, ()), 2) else set()

@@ -13,17 +13,13 @@ import re
 import numpy as np
 from keras import ops
 
+from keras_maskrcnn.branches import BUILT_IN
 from keras_maskrcnn.network.backbone import BASIC, BLOCKS
+from keras_maskrcnn.network.layers import ConvNorm
 from keras_maskrcnn.weights.coco import COCO_CATEGORY_IDS, COCO_SLOTS
 from keras_maskrcnn.weights.inflation import inflate, inflates, note
 from keras_maskrcnn.weights.receipt import Receipt, check_account
 
-# The last layers, one output for each class: what differs when the classes do.
-PREDICTORS = (
-    "roi_heads.box_predictor.cls_score",
-    "roi_heads.box_predictor.bbox_pred",
-    "roi_heads.mask_predictor.mask_fcn_logits",
-)
 FIRST_CONV = "backbone.body.conv1.weight"
 COUNTER = "num_batches_tracked"  # of torch's batch norm; momentum is constant here, so nothing needs it
 
@@ -33,7 +29,6 @@ _OLD_NAMES = (
     (r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.(weight|bias)", r"backbone.fpn.\1_blocks.\2.0.\3"),
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
 )
-_OLD_MASK_NAME = r"roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +40,7 @@ class Entry:
         weight: the Keras variable; None for a counter, which has no counterpart.
         layout: "conv", "dense", "flat" (dense on flattened (rows, columns, channels)) or "vector".
         pooled: rows, columns and channels behind a "flat" layout.
-        classes: None, or "scores", "boxes", "masks": torchvision's rows are classes, background first.
+        classes: None, or "scores", "boxes", "rows": torchvision's rows are classes, background first.
     """
 
     name: str
@@ -88,7 +83,7 @@ def tensor_table(model):
         *_pyramid(model.fpn),
         *_rpn(model.rpn),
         *_box_head(model.box_head),
-        *_mask_head(model.mask_head),
+        *_branches(model),
     ]
 
 
@@ -130,12 +125,14 @@ def _box_head(head):
     yield from _with_bias(head.deltas, "roi_heads.box_predictor.bbox_pred", "dense", classes="boxes")
 
 
-def _mask_head(head):
-    for index, conv in enumerate(head.convs):
-        yield from _numbered(conv, f"roi_heads.mask_head.{index}")
-    for index, deconv in enumerate(head.deconvs):
-        yield from _with_bias(deconv, f"roi_heads.mask_predictor.conv{5 + index}_mask", "conv")
-    yield from _with_bias(head.logits, "roi_heads.mask_predictor.mask_fcn_logits", "conv", classes="masks")
+def _branches(model):
+    """The branches' own tables. ConvNorms become Conv2dNormActivations, other layers have kernel and bias."""
+    for branch, head in zip(model.config.branches, model.branch_heads().values()):
+        for layer, name, by_class in branch.torchvision_table(head):
+            if isinstance(layer, ConvNorm):
+                yield from _numbered(layer, name)
+            else:
+                yield from _with_bias(layer, name, "conv", classes="rows" if by_class else None)
 
 
 def _numbered(layer, prefix):
@@ -278,7 +275,7 @@ def torchvision_state_dict(model):
     Torchvision's twin has `num_classes=K + 1`. Its background rows of boxes and masks, which nothing reads, are zeros.
 
     Args:
-        model: MaskRCNN, without a second deconvolution (`mask_size` is twice `mask_pool_size`).
+        model: MaskRCNN with a ResNet.
 
     Returns:
         dict of names to numpy arrays: float32 in torch's layout, int64 scalars for batch norm's counters.
@@ -286,11 +283,8 @@ def torchvision_state_dict(model):
     Raises:
         ValueError: if torchvision has no such architecture.
     """
-    if len(model.mask_head.deconvs) != 1:
-        raise ValueError(
-            "Torchvision's mask head has one deconvolution: mask_size must be twice mask_pool_size to be exported. "
-            f"Received mask_size={model.config.mask_size}, mask_pool_size={model.config.mask_pool_size}."
-        )
+    for branch in model.config.branches:
+        branch.check_torchvision_export(model.config)
     return {
         entry.name: np.zeros((), np.int64)
         if entry.weight is None
@@ -304,14 +298,12 @@ def current_names(state):
     for wrapping in ("model", "state_dict"):  # checkpoints of torchvision's reference scripts, of Lightning
         if isinstance(state.get(wrapping), dict):
             state = state[wrapping]
+    renames = [pair for kind in BUILT_IN.values() for pair in kind.torchvision_renames]
     renamed = {}
     for name, array in state.items():
         name = name.removeprefix("module.")
-        for old, new in _OLD_NAMES:
+        for old, new in (*_OLD_NAMES, *renames):
             name = re.sub(f"^{old}$", new, name)
-        mask = re.match(f"^{_OLD_MASK_NAME}$", name)
-        if mask:  # counted from 1
-            name = f"roi_heads.mask_head.{int(mask[1]) - 1}.0.{mask[2]}"
         renamed[name] = array
     return renamed
 
@@ -319,7 +311,7 @@ def current_names(state):
 def _is_asked(entry, classifier, heads):
     if classifier:
         return entry.name.startswith("backbone.body.")
-    return heads or not entry.name.startswith(PREDICTORS)
+    return heads or entry.classes is None
 
 
 def _fitting(array, entry, config):
@@ -367,11 +359,14 @@ def read_architecture(state):
     if is_classifier(state):
         return {"backbone": depths[0]}
     head, predictor = "roi_heads.box_head", "roi_heads.box_predictor"
-    needed = [f"{predictor}.cls_score.weight", "backbone.fpn.inner_blocks.0.0.weight", "roi_heads.mask_head.0.0.weight"]
+    needed = [f"{predictor}.cls_score.weight", "backbone.fpn.inner_blocks.0.0.weight"]
     missing = [name for name in needed if name not in state]
-    if missing:
+    branches = {name: kind().torchvision_fields(state) for name, kind in BUILT_IN.items()}
+    branches = {name: fields for name, fields in branches.items() if fields is not None}
+    if missing or not branches:
         raise ValueError(
-            f"A Mask R-CNN has the tensors {needed}. Missing: {missing}. Is this a detector without masks?"
+            f"A Mask R-CNN has the tensors {needed} and those of a branch, one of {list(BUILT_IN)}. "
+            f"Missing: {missing or 'every branch'}. Is this a detector without masks?"
         )
     convs = _count(state, rf"{head}\.(\d+)\.0\.weight")
     return {
@@ -383,8 +378,8 @@ def read_architecture(state):
         "box_convs": convs,
         "box_fcs": len([n for n in state if re.fullmatch(rf"{head}\.(fc)?\d+\.weight", n)]),
         "box_features": np.shape(state[f"{predictor}.cls_score.weight"])[1],
-        "mask_convs": _count(state, r"roi_heads\.mask_head\.(\d+)\.0\.weight"),
-        "mask_channels": len(state["roi_heads.mask_head.0.0.weight"]),
+        **{name: value for fields in branches.values() for name, value in fields.items()},
+        "branches": tuple(branches),
     }
 
 

@@ -16,39 +16,41 @@ class ArrayDataset(Dataset):
         labels: for each image the labels 0..K-1 of its objects; None means all 0.
         crowds: for each image a list of bool; None means none.
         class_names: names by label; None means one class called "object".
+        attributes: for each image a list of dicts, one an object, for branches of the model; None means none.
 
     Raises:
         ValueError: counts disagree, a mask has not its image's size or no pixel, a label is not in
             0..K-1.
     """
 
-    def __init__(self, images, masks, labels=None, crowds=None, class_names=None):
+    def __init__(self, images, masks, labels=None, crowds=None, class_names=None, attributes=None):
         names = ("object",) if class_names is None else tuple(class_names)
         labels = [[0] * len(m) for m in masks] if labels is None else labels
         crowds = [[False] * len(m) for m in masks] if crowds is None else crowds
-        counts = {len(images), len(masks), len(labels), len(crowds)}
+        attributes = [[None] * len(m) for m in masks] if attributes is None else attributes
+        counts = {len(images), len(masks), len(labels), len(crowds), len(attributes)}
         if len(counts) > 1:
             raise ValueError(
-                "images, masks, labels and crowds must have one entry an image. "
-                f"Received {len(images)}, {len(masks)}, {len(labels)} and {len(crowds)} entries. "
+                "images, masks, labels, crowds and attributes must have one entry an image. "
+                f"Received {len(images)}, {len(masks)}, {len(labels)}, {len(crowds)} and {len(attributes)} entries. "
                 "Give [] for an image without objects."
             )
         records = [
             _record(number, *entry, len(names))
-            for number, entry in enumerate(zip(images, masks, labels, crowds, strict=True), start=1)
+            for number, entry in enumerate(zip(images, masks, labels, crowds, attributes, strict=True), start=1)
         ]
         super().__init__(records, names, range(1, len(names) + 1), "the arrays given")
 
 
-def _record(number, image, masks, labels, crowds, num_classes):
+def _record(number, image, masks, labels, crowds, attributes, num_classes):
     height, width = image_size(image)
-    if not len(masks) == len(labels) == len(crowds):
+    if not len(masks) == len(labels) == len(crowds) == len(attributes):
         raise ValueError(
-            f"Each mask needs a label. Received {len(masks)} masks, {len(labels)} labels and "
-            f"{len(crowds)} crowd flags for image {number}. Give one of each an object."
+            f"Each mask needs a label. Received {len(masks)} masks, {len(labels)} labels, {len(crowds)} crowd flags "
+            f"and {len(attributes)} dicts of attributes for image {number}. Give one of each an object."
         )
     instances = []
-    for position, (mask, label, crowd) in enumerate(zip(masks, labels, crowds, strict=True)):
+    for position, (mask, label, crowd, own) in enumerate(zip(masks, labels, crowds, attributes, strict=True)):
         where = f"object {position} of image {number}"
         if not 0 <= label < num_classes:
             raise ValueError(
@@ -56,7 +58,7 @@ def _record(number, image, masks, labels, crowds, num_classes):
                 "Background is not counted; pass class_names to name more classes."
             )
         box, window = crop_mask(np.asarray(mask), (height, width), where)
-        instances.append(Instance(int(label), box, window, bool(crowd), position))
+        instances.append(Instance(int(label), box, window, bool(crowd), position, attributes=own))
     return Record(number, image, height, width, tuple(instances))
 
 

@@ -15,6 +15,8 @@ from keras_maskrcnn.data.records import Dataset, Fault, Instance, Record, RunLen
 from keras_maskrcnn.geometry import rle
 
 _REQUIRED = ("images", "annotations", "categories")
+# Of an annotation; what else it holds becomes `Instance.attributes`.
+_FIELDS = frozenset(("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd"))
 
 
 class CocoDataset(Dataset):
@@ -155,6 +157,7 @@ class _Reader:
             annotation_id=annotation["id"],
             area=None if area is None else float(area),
             stated_box=stated,
+            attributes={key: value for key, value in annotation.items() if key not in _FIELDS} or None,
         )
 
     def _label(self, annotation):

@@ -10,8 +10,8 @@ import dataclasses
 import numpy as np
 
 from keras_maskrcnn.data.images.reading import check_finite, is_mapped
-from keras_maskrcnn.data.samples.seen import look_at
 from keras_maskrcnn.data.samples.view import FILL, View
+from keras_maskrcnn.data.samples.visible import look_at
 from keras_maskrcnn.data.transforms.effects import Recolor
 
 
@@ -58,9 +58,15 @@ class Sample:
         """(height, width) in network pixels."""
         return self.view.height, self.view.width
 
-    def seen(self, view, min_visible=0.0):
-        """The same image and objects through another view; one that cuts says what share must be left."""
+    def with_view(self, view, min_visible=0.0):
+        """The same image and objects through another view.
+
+        Args:
+            view: View. min_visible: share of a mask; objects that the view cuts to less of it are ignored.
+        """
         return dataclasses.replace(self, view=view, min_visible=max(min_visible, self.min_visible))
+
+    seen = with_view  # its first name, which custom transforms may use
 
     def affected(self, effect):
         """The same with one more change to its network pixels, after those so far."""
@@ -72,8 +78,8 @@ class Sample:
             return dataclasses.replace(self, effects=(*self.effects[:-1], self.effects[-1].then(matrix)))
         return self.affected(Recolor(matrix))
 
-    def visible(self):
-        """The objects that the view shows: list of `data.seen.Seen`."""
+    def objects(self):
+        """The objects that the view shows: list of VisibleObject."""
         return look_at(self.instances, self.image.shape[:2], self.view, self.min_visible)
 
     def rendered(self):
@@ -81,7 +87,7 @@ class Sample:
 
         For what needs pixels to act on. Masks stay windows of their objects' size.
         """
-        instances = tuple(seen.rendered() for seen in self.visible())
+        instances = tuple(shown.rendered() for shown in self.objects())
         return Sample(self.network_image(), instances, View(*self.size), draw=self.draw, fill=self.fill, std=self.std)
 
     def channel_std(self):
@@ -100,60 +106,30 @@ class Sample:
             pixels = effect(pixels)
         return pixels
 
-    def network_instances(self, max_instances, mask_size, rng):
-        """The objects that the view shows, in network pixels.
+    def network_objects(self, max_instances, rng):
+        """The objects that the view shows, for a table of `max_instances` rows.
 
-        Boxes of objects cut by the view's border are recomputed from the pixels that are left. An
-        object is dropped if what is left of it is thinner than one pixel or has no mask pixel, and
-        is a crowd region if it is less than `min_visible` of it. If more than `max_instances`
-        remain, crowd regions are kept and the rest is a random choice: keeping the largest would
-        teach that small ones are background.
+        Boxes of objects cut by the view's border come from the visible pixels. An object is dropped if its visible
+        part is thinner than one pixel or has no mask pixel, and is a crowd region if the part is less than
+        `min_visible` of it. If more than `max_instances` remain, crowd regions are kept and the rest is a random
+        choice: keeping the largest would teach that small ones are background.
 
         Args:
-            max_instances: int, most rows returned.
-            mask_size: M, mask cells a side.
+            max_instances: int, most objects returned.
             rng: numpy Generator, for that choice.
 
         Returns:
-            NetworkInstances.
+            (list of VisibleObject, int: objects left out for lack of rows).
         """
-        seen = self.visible()
-        num_cut = max(0, len(seen) - max_instances)
+        shown = self.objects()
+        num_cut = max(0, len(shown) - max_instances)
         if num_cut:
-            order = np.lexsort((rng.random(len(seen)), [not one.crowd for one in seen]))
-            seen = [seen[k] for k in np.sort(order[:max_instances])]
-        masks = np.zeros((len(seen), mask_size, mask_size), np.uint8)
-        for row, one in enumerate(seen):
-            masks[row] = one.cells(mask_size)
-        return NetworkInstances(
-            boxes=np.array([one.box for one in seen], np.float32).reshape(-1, 4),
-            labels=np.array([one.instance.label for one in seen], np.int32),
-            masks=masks,
-            crowd=np.array([one.crowd for one in seen], bool),
-            num_cut=num_cut,
-        )
+            order = np.lexsort((rng.random(len(shown)), [not one.crowd for one in shown]))
+            shown = [shown[k] for k in np.sort(order[:max_instances])]
+        return shown, num_cut
 
 
 def some_pixels(image):
     """One pixel in 64, near enough for means and 60 times faster; of a memory map few enough to leave it unread."""
     step = 8 if not is_mapped(image) else max(8, min(image.shape[:2]) // 32)
     return np.asarray(image[::step, ::step])
-
-
-@dataclasses.dataclass(frozen=True)
-class NetworkInstances:
-    """Objects of one image in network pixels, ready for `batch.fill_row`.
-
-    Args:
-        boxes: float32 (n, [x1, y1, x2, y2]).
-        labels: int32 (n,).
-        masks: uint8 0/1 (n, M, M), in the frame of each box.
-        crowd: bool (n,).
-        num_cut: int, objects left out because there was no row for them.
-    """
-
-    boxes: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray
-    crowd: np.ndarray
-    num_cut: int

@@ -168,10 +168,20 @@ class View:
 
     def _moved(self, rows, height, width):
         """This view seen through one more map, `rows` from its pixels to those of the new view."""
-        rows, matrix = np.array(rows, np.float64), np.array(self.matrix)
-        moved = rows[:, :2] @ matrix
-        moved[:, 2] += rows[:, 2]
-        return View(height, width, tuple(map(tuple, moved.tolist())))
+        return View(height, width, as_tuples(compose(rows, self.matrix)))
+
+
+def compose(second, first):
+    """The affine map `second` after `first`: float64 (2, 3) of two maps ((a, b, c), (d, e, f))."""
+    second, first = np.array(second, np.float64), np.array(first, np.float64)
+    both = second[:, :2] @ first
+    both[:, 2] += second[:, 2]
+    return both
+
+
+def as_tuples(matrix):
+    """An affine map float (2, 3) as a tuple of tuples of float, for frozen dataclasses."""
+    return tuple(map(tuple, np.asarray(matrix).tolist()))
 
 
 def by_planes(pixels, act):

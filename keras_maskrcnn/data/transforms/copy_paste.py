@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from keras_maskrcnn.data.records import MaskWindow
 from keras_maskrcnn.data.samples.resampling import filled_box
-from keras_maskrcnn.data.samples.view import as_dtype_of
+from keras_maskrcnn.data.samples.view import as_dtype_of, as_tuples, compose
 from keras_maskrcnn.data.transforms.moves import MIN_VISIBLE
 
 
@@ -65,7 +65,8 @@ class CopyPaste:
     def _chosen(self, sample, other, rng):
         """Some objects of `other`, as many as there is room for; Instances in its network pixels."""
         limits = sample.size[::-1]
-        fit = [seen for seen in other.visible() if not seen.crowd and (seen.box[2:] - seen.box[:2] <= limits).all()]
+        objects = [shown for shown in other.objects() if not shown.crowd]
+        fit = [shown for shown in objects if (shown.box[2:] - shown.box[:2] <= limits).all()]
         room = min(len(fit), self.most - len(sample.instances))
         if room < 1:
             return []
@@ -81,7 +82,8 @@ def _placed(instance, size, rng):
     height, width = mask.pixels.shape
     x, y = (int(rng.integers(side - length + 1)) for side, length in ((size[1], width), (size[0], height)))
     box = np.array([x, y, x + width, y + height], np.float32)
-    return dataclasses.replace(instance, box=box, mask=MaskWindow(mask.pixels, x, y))
+    frame = as_tuples(compose(((1, 0, x - mask.x), (0, 1, y - mask.y)), instance.frame))
+    return dataclasses.replace(instance, box=box, mask=MaskWindow(mask.pixels, x, y), frame=frame)
 
 
 def _paste(image, other, old, new, blend):
@@ -92,7 +94,7 @@ def _paste(image, other, old, new, blend):
     right = min(margin, other.size[1] - old.x - width, image.shape[1] - new.x - width)
     bottom = min(margin, other.size[0] - old.y - height, image.shape[0] - new.y - height)
     view = other.view.cropped(old.x - left, old.y - top, height + top + bottom, width + left + right)
-    patch = other.seen(view).network_image()
+    patch = other.with_view(view).network_image()
     area = image[new.y - top : new.y + height + bottom, new.x - left : new.x + width + right]
     if not blend:
         area[old.pixels != 0] = patch[old.pixels != 0]

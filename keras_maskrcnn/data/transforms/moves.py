@@ -4,7 +4,7 @@ A transform is any callable `(sample, rng) -> sample`. Those here replace the sa
 nothing is resampled before the last one has run, and mask and image cannot part; those of
 `data.appearance` change pixels alone, `data.copy_paste` brings objects of another image. `bound(height,
 width)` tells the largest size that a transform may give, from which the loader derives its canvas;
-one without it keeps the size. Write your own with `sample.seen(view)` for geometry and
+one without it keeps the size. Write your own with `sample.with_view(view)` for geometry and
 `sample.affected(pixels -> pixels)` for anything about the network pixels; draw all chance from `rng`.
 """
 
@@ -66,7 +66,7 @@ class Resize:
 
     def __call__(self, sample, rng):
         """Sample -> Sample."""
-        return sample.seen(sample.view.resized(*self.bound(*sample.size)))
+        return sample.with_view(sample.view.resized(*self.bound(*sample.size)))
 
     def bound(self, height, width):
         """(height, width) after the transform."""
@@ -85,7 +85,7 @@ class ResizeByScale:
 
     def __call__(self, sample, rng):
         """Sample -> Sample."""
-        return sample.seen(sample.view.resized(*self.bound(*sample.size)))
+        return sample.with_view(sample.view.resized(*self.bound(*sample.size)))
 
     def bound(self, height, width):
         """(height, width) after the transform."""
@@ -110,7 +110,7 @@ class RandomFlip:
             view = view.flipped_horizontally()
         if self.vertical and rng.random() < 0.5:
             view = view.flipped_vertically()
-        return sample.seen(view)
+        return sample.with_view(view)
 
     def bound(self, height, width):
         """(height, width) after the transform."""
@@ -126,7 +126,7 @@ class RandomRotate90:
         view = sample.view
         for _ in range(rng.integers(4)):
             view = view.turned()
-        return sample.seen(view)
+        return sample.with_view(view)
 
     def bound(self, height, width):
         """(height, width) of the square that holds the image both ways."""
@@ -147,7 +147,7 @@ class RandomRotation:
 
     def __call__(self, sample, rng):
         """Sample -> Sample."""
-        return sample.seen(sample.view.rotated(rng.uniform(-self.degrees, self.degrees)), self.min_visible)
+        return sample.with_view(sample.view.rotated(rng.uniform(-self.degrees, self.degrees)), self.min_visible)
 
     def bound(self, height, width):
         """(height, width) after the transform."""
@@ -172,7 +172,7 @@ class RandomCrop:
         height, width = (min(side, limit) for side, limit in zip(sample.size, limits, strict=True))
         y = int(rng.integers(sample.size[0] - height + 1))
         x = int(rng.integers(sample.size[1] - width + 1))
-        return sample.seen(sample.view.cropped(x, y, height, width), self.min_visible)
+        return sample.with_view(sample.view.cropped(x, y, height, width), self.min_visible)
 
     def bound(self, height, width):
         """(height, width) of the window, whatever the image."""
@@ -202,7 +202,7 @@ class LargeScaleJitter:
         factor = rng.uniform(self.low, self.high)
         height, width = (max(1, round(side * factor)) for side in sample.size)
         crop = RandomCrop(self.bound(*sample.size), self.min_visible)
-        return crop(sample.seen(sample.view.resized(height, width)), rng)
+        return crop(sample.with_view(sample.view.resized(height, width)), rng)
 
     def bound(self, height, width):
         """(height, width) of the window."""
@@ -224,7 +224,7 @@ class ScaleJitter:
         """Sample -> Sample."""
         factor = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         height, width = (max(1, round(side * factor)) for side in sample.size)
-        return sample.seen(sample.view.resized(height, width))
+        return sample.with_view(sample.view.resized(height, width))
 
     def bound(self, height, width):
         """(height, width) at the largest factor."""

@@ -1,8 +1,8 @@
-"""What a View shows of the objects of an image: their boxes, masks, and whether enough of them is left.
+"""The objects of an image that a View shows: their visible boxes and masks, in network pixels.
 
-Called by `data.sample`. Objects that a view cuts get the box of what is left; thinner ones than a
-pixel are dropped; ones of which too little is left become regions to ignore, as COCO's crowds are
-(`batch.py`): such a rest is no background, and nothing to learn from either.
+Called by `sample.py`. An object that the view's border cuts gets the box of its visible part. Objects thinner than a
+pixel are dropped. Objects with too small a visible part become regions to ignore, as COCO's crowds are (`batch.py`):
+such a part is no background, and it does not show enough to learn from.
 """
 
 import dataclasses
@@ -11,21 +11,22 @@ import numpy as np
 
 from keras_maskrcnn.data.records import Instance, MaskWindow
 from keras_maskrcnn.data.samples.resampling import filled_box, render_mask, resample_mask
-from keras_maskrcnn.data.samples.view import View
+from keras_maskrcnn.data.samples.view import View, as_tuples, compose
 
 MIN_SIDE = 1.0  # network pixels: objects whose visible part is thinner are dropped
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class VisibleObject:
     """One object as a view shows it.
 
     Args:
         instance: Instance, image pixels.
-        box: float64 [x1, y1, x2, y2], network pixels, of the part that is visible.
-        window: MaskWindow, the whole mask, in pixels that `view` looks at.
+        box: float64 [x1, y1, x2, y2], network pixels, of the visible part.
+        window: MaskWindow, the whole mask, in the pixels that `view` reads.
         view: View, axis-aligned, from the pixels of `window` to network pixels.
         crowd: whether it is a region to ignore.
+        matrix: ((a, b, c), (d, e, f)), from the instance's pixels to network pixels.
     """
 
     instance: Instance
@@ -33,6 +34,16 @@ class Seen:
     window: MaskWindow
     view: View
     crowd: bool
+    matrix: tuple
+
+    def points(self, points):
+        """Points of the instance's attributes in network pixels: float (..., [x, y]) -> float64 (..., [x, y])."""
+        matrix = compose(self.matrix, self.instance.frame)
+        return np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
+
+    def vectors(self, vectors):
+        """Differences of points, which no shift changes: float (..., [dx, dy]) -> float64 (..., [dx, dy])."""
+        return np.asarray(vectors, np.float64) @ compose(self.matrix, self.instance.frame)[:, :2].T
 
     def cells(self, size):
         """The mask in the frame of the box: uint8 0/1 (size, size)."""
@@ -45,7 +56,13 @@ class Seen:
             x, y = (min(int(v), side - 1) for v, side in zip(self.box[:2], (self.view.width, self.view.height)))
             window = MaskWindow(np.ones((1, 1), np.uint8), x, y)
         return dataclasses.replace(
-            self.instance, box=self.box.astype(np.float32), mask=window, crowd=self.crowd, area=None, stated_box=None
+            self.instance,
+            box=self.box.astype(np.float32),
+            mask=window,
+            crowd=self.crowd,
+            area=None,
+            stated_box=None,
+            frame=as_tuples(compose(self.matrix, self.instance.frame)),
         )
 
 
@@ -59,7 +76,7 @@ def look_at(instances, image_size, view, min_visible=0.0):
         min_visible: share of an object's mask; objects that the view's border leaves less of are crowds.
 
     Returns:
-        list of Seen, in the order of the instances.
+        list of VisibleObject, in the order of the instances.
     """
     if not instances:
         return []
@@ -72,19 +89,19 @@ def look_at(instances, image_size, view, min_visible=0.0):
 
 
 def _look(instance, image_size, view, box, cut, min_visible):
-    """Seen, or None where nothing of a pixel's thickness is left."""
+    """VisibleObject, or None where the visible part is thinner than a pixel."""
     window, straight = instance.mask.window(*image_size), view.axis_aligned
     if not window.pixels.any():
         return None
     if straight and not cut:
-        return Seen(instance, box, window, view, instance.crowd)
+        return VisibleObject(instance, box, window, view, instance.crowd, view.matrix)
     rendered = render_mask(window, view)
     box = _filled(rendered, box if straight else None)
     if box is None or (box[2:] - box[:2] < MIN_SIDE).any():
         return None
     crowd = instance.crowd or bool(cut and _share(rendered, window, view) < min_visible)
     frame = view if straight else View(view.height, view.width)
-    return Seen(instance, box, window if straight else rendered, frame, crowd)
+    return VisibleObject(instance, box, window if straight else rendered, frame, crowd, view.matrix)
 
 
 def _filled(rendered, known):
