@@ -22,9 +22,9 @@ from keras import ops
 from keras_maskrcnn import backend
 from keras_maskrcnn.branches.mask_head import MaskHead
 from keras_maskrcnn.config import MaskRCNNConfig
-from keras_maskrcnn.host.memory import keep_for_models
+from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
 from keras_maskrcnn.learning import losses, targets
-from keras_maskrcnn.network.anchors import cell_anchors, level_anchors
+from keras_maskrcnn.network.anchors import level_anchors
 from keras_maskrcnn.network.backbone import ResNet
 from keras_maskrcnn.network.box_head import BoxHead
 from keras_maskrcnn.network.detections import select_detections
@@ -52,7 +52,6 @@ class MaskRCNN(keras.Model):
     def __init__(self, config, backbone=None, seed=0, dtype=None, **kwargs):
         # autocast=False: Keras would cast boxes and image sizes to the compute dtype at the door.
         super().__init__(dtype=dtype, autocast=False, **kwargs)
-        keep_for_models()
         if not isinstance(config, MaskRCNNConfig):
             raise ValueError(
                 f"MaskRCNN takes a MaskRCNNConfig. Received: {type(config).__name__}. "

@@ -15,7 +15,8 @@ from keras_maskrcnn.checkup.anchor_recall import STRIDES, best_overlaps, network
 from keras_maskrcnn.checkup.findings import box_iou, crosses_itself
 from keras_maskrcnn.checkup.proposal import config_of
 from keras_maskrcnn.data import ArrayDataset, CocoDataset
-from keras_maskrcnn.network.anchors import cell_anchors, level_anchors
+from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
+from keras_maskrcnn.network.anchors import level_anchors
 
 COCO = pathlib.Path(__file__).parents[2] / "shared" / "data" / "coco_tiny"
 

@@ -12,8 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from keras_maskrcnn.data.images.reading import read_image
-from keras_maskrcnn.geometry import masks as mask_ops
-from keras_maskrcnn.geometry import rle
+from keras_maskrcnn.geometry import pasting, rle
 from keras_maskrcnn.geometry.resizing import (
     bucket_size,
     canvas_size,
@@ -130,7 +129,7 @@ class FoundInstances:
 
         This is the form to use for many instances or big images: it needs no (n, H, W) stack.
         """
-        return mask_ops.paste_mask_windows(self.box_masks, self.boxes, self.image_size, pasting=self.mask_pasting)
+        return pasting.paste_mask_windows(self.box_masks, self.boxes, self.image_size, pasting=self.mask_pasting)
 
     @functools.cached_property
     def masks(self):

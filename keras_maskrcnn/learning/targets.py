@@ -7,7 +7,7 @@ B images, G ground-truth rows, N anchors, P proposals, S samples, Q of them poss
 from keras import ops
 
 from keras_maskrcnn.geometry.boxes import encode_boxes, pairwise_ioa, pairwise_iou
-from keras_maskrcnn.geometry.masks import sample_masks
+from keras_maskrcnn.learning.mask_samples import sample_masks
 from keras_maskrcnn.learning.matching import BELOW, ignore_crowds, match
 from keras_maskrcnn.learning.sampling import order_samples, sample
 
