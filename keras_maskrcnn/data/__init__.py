@@ -1,84 +1,58 @@
-"""Readers, transforms and the loader: from files to batches, in numpy, without a model."""
+"""Readers, transforms and the loader: from files to batches, in numpy, without a model.
 
-from keras_maskrcnn.data.images.reading import ImageError, read_image
-from keras_maskrcnn.data.loading.loader import DataLoader, EpochSync
-from keras_maskrcnn.data.readers.arrays import ArrayDataset
-from keras_maskrcnn.data.readers.coco import CocoDataset
-from keras_maskrcnn.data.readers.csv_polygons import CsvDataset
-from keras_maskrcnn.data.readers.dsb import DsbDataset
-from keras_maskrcnn.data.readers.instance_files import InstanceFilesDataset
-from keras_maskrcnn.data.readers.label_images import LabelImageDataset
-from keras_maskrcnn.data.readers.labelme import LabelmeDataset
-from keras_maskrcnn.data.readers.opener import open_dataset
-from keras_maskrcnn.data.readers.via import ViaDataset
-from keras_maskrcnn.data.readers.via3 import Via3Dataset
-from keras_maskrcnn.data.readers.voc import VocDataset
-from keras_maskrcnn.data.readers.yolo import YoloDataset
-from keras_maskrcnn.data.records import (
-    Dataset,
-    Fault,
-    Instance,
-    MaskWindow,
-    Polygons,
-    Record,
-    RunLengths,
-)
-from keras_maskrcnn.data.samples.sample import Sample
-from keras_maskrcnn.data.shapes import generate_shapes
-from keras_maskrcnn.data.transforms.appearance import ColorJitter, RandomBlur, RandomJpeg, RandomNoise
-from keras_maskrcnn.data.transforms.copy_paste import CopyPaste
-from keras_maskrcnn.data.transforms.moves import (
-    LargeScaleJitter,
-    RandomApply,
-    RandomCrop,
-    RandomFlip,
-    RandomRotate90,
-    RandomRotation,
-    Resize,
-    ResizeByScale,
-    ScaleJitter,
-)
-from keras_maskrcnn.data.transforms.presets import preset
+Names are imported when they are first used: reading a dataset needs neither Keras, which `DataLoader` needs, nor the
+other readers and transforms.
+"""
 
-__all__ = [
-    "ArrayDataset",
-    "CocoDataset",
-    "ColorJitter",
-    "CsvDataset",
-    "CopyPaste",
-    "DataLoader",
-    "Dataset",
-    "DsbDataset",
-    "EpochSync",
-    "Fault",
-    "ImageError",
-    "Instance",
-    "InstanceFilesDataset",
-    "LabelImageDataset",
-    "LabelmeDataset",
-    "LargeScaleJitter",
-    "MaskWindow",
-    "Polygons",
-    "RandomApply",
-    "RandomBlur",
-    "RandomCrop",
-    "RandomFlip",
-    "RandomJpeg",
-    "RandomNoise",
-    "RandomRotate90",
-    "RandomRotation",
-    "Record",
-    "Resize",
-    "ResizeByScale",
-    "RunLengths",
-    "Sample",
-    "ScaleJitter",
-    "Via3Dataset",
-    "ViaDataset",
-    "VocDataset",
-    "YoloDataset",
-    "generate_shapes",
-    "open_dataset",
-    "preset",
-    "read_image",
-]
+import importlib
+
+_NAMES = {  # module -> the public names that it defines
+    "images.reading": ("ImageError", "read_image"),
+    "loading.loader": ("DataLoader", "EpochSync"),
+    "readers.arrays": ("ArrayDataset",),
+    "readers.coco": ("CocoDataset",),
+    "readers.csv_polygons": ("CsvDataset",),
+    "readers.dsb": ("DsbDataset",),
+    "readers.instance_files": ("InstanceFilesDataset",),
+    "readers.label_images": ("LabelImageDataset",),
+    "readers.labelme": ("LabelmeDataset",),
+    "readers.opener": ("open_dataset",),
+    "readers.via": ("ViaDataset",),
+    "readers.via3": ("Via3Dataset",),
+    "readers.voc": ("VocDataset",),
+    "readers.yolo": ("YoloDataset",),
+    "records": ("Dataset", "Fault", "Instance", "MaskWindow", "Polygons", "Record", "RunLengths"),
+    "samples.sample": ("Sample",),
+    "shapes": ("generate_shapes",),
+    "transforms.appearance": ("ColorJitter", "RandomBlur", "RandomJpeg", "RandomNoise"),
+    "transforms.copy_paste": ("CopyPaste",),
+    "transforms.moves": (
+        "LargeScaleJitter",
+        "RandomApply",
+        "RandomCrop",
+        "RandomFlip",
+        "RandomRotate90",
+        "RandomRotation",
+        "Resize",
+        "ResizeByScale",
+        "ScaleJitter",
+    ),
+    "transforms.presets": ("preset",),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name):
+    """Import the module of a public name when the name is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    """All public names, imported or not."""
+    return sorted({*globals(), *__all__})
