@@ -34,8 +34,8 @@ PUBLIC_DATA = (  # names of km.data in the first release
     "ArrayDataset CocoDataset ColorJitter CopyPaste CsvDataset DataLoader Dataset DsbDataset EpochSync Fault "
     "ImageError Instance InstanceFilesDataset LabelImageDataset LabelmeDataset LargeScaleJitter MaskWindow Polygons "
     "RandomApply RandomBlur RandomCrop RandomFlip RandomJpeg RandomNoise RandomRotate90 RandomRotation Record Resize "
-    "ResizeByScale RunLengths Sample ScaleJitter Via3Dataset ViaDataset VocDataset YoloDataset generate_shapes open_dataset "
-    "preset read_image"
+    "ResizeByScale RunLengths Sample ScaleJitter Via3Dataset ViaDataset VocDataset YoloDataset generate_shapes "
+    "open_dataset preset read_image"
 ).split()
 
 
