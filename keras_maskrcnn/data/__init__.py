@@ -6,40 +6,48 @@ other readers and transforms.
 
 import importlib
 
-_NAMES = {  # module -> the public names that it defines
-    "images.reading": ("ImageError", "read_image"),
-    "loading.loader": ("DataLoader", "EpochSync"),
-    "readers.arrays": ("ArrayDataset",),
-    "readers.coco": ("CocoDataset",),
-    "readers.csv_polygons": ("CsvDataset",),
-    "readers.dsb": ("DsbDataset",),
-    "readers.instance_files": ("InstanceFilesDataset",),
-    "readers.label_images": ("LabelImageDataset",),
-    "readers.labelme": ("LabelmeDataset",),
-    "readers.opener": ("open_dataset",),
-    "readers.via": ("ViaDataset",),
-    "readers.via3": ("Via3Dataset",),
-    "readers.voc": ("VocDataset",),
-    "readers.yolo": ("YoloDataset",),
-    "records": ("Dataset", "Fault", "Instance", "MaskWindow", "Polygons", "Record", "RunLengths"),
-    "samples.sample": ("Sample",),
-    "shapes": ("generate_shapes",),
-    "transforms.appearance": ("ColorJitter", "RandomBlur", "RandomJpeg", "RandomNoise"),
-    "transforms.copy_paste": ("CopyPaste",),
-    "transforms.moves": (
-        "LargeScaleJitter",
-        "RandomApply",
-        "RandomCrop",
-        "RandomFlip",
-        "RandomRotate90",
-        "RandomRotation",
-        "Resize",
-        "ResizeByScale",
-        "ScaleJitter",
-    ),
-    "transforms.presets": ("preset",),
+_MODULES = {  # public name -> its module in the package
+    "ArrayDataset": "data.readers.arrays",
+    "CocoDataset": "data.readers.coco",
+    "ColorJitter": "data.transforms.appearance",
+    "CopyPaste": "data.transforms.copy_paste",
+    "CsvDataset": "data.readers.csv_polygons",
+    "DataLoader": "data.loading.loader",
+    "Dataset": "data.records",
+    "DsbDataset": "data.readers.dsb",
+    "EpochSync": "data.loading.loader",
+    "Fault": "data.records",
+    "generate_shapes": "data.shapes",
+    "ImageError": "data.images.reading",
+    "Instance": "data.records",
+    "InstanceFilesDataset": "data.readers.instance_files",
+    "LabelImageDataset": "data.readers.label_images",
+    "LabelmeDataset": "data.readers.labelme",
+    "LargeScaleJitter": "data.transforms.moves",
+    "MaskWindow": "data.records",
+    "open_dataset": "data.readers.opener",
+    "Polygons": "data.records",
+    "preset": "data.transforms.presets",
+    "RandomApply": "data.transforms.moves",
+    "RandomBlur": "data.transforms.appearance",
+    "RandomCrop": "data.transforms.moves",
+    "RandomFlip": "data.transforms.moves",
+    "RandomJpeg": "data.transforms.appearance",
+    "RandomNoise": "data.transforms.appearance",
+    "RandomRotate90": "data.transforms.moves",
+    "RandomRotation": "data.transforms.moves",
+    "read_image": "data.images.reading",
+    "Record": "data.records",
+    "Resize": "data.transforms.moves",
+    "ResizeByScale": "data.transforms.moves",
+    "RunLengths": "data.records",
+    "Sample": "data.samples.sample",
+    "ScaleJitter": "data.transforms.moves",
+    "Via3Dataset": "data.readers.via3",
+    "ViaDataset": "data.readers.via",
+    "VocDataset": "data.readers.voc",
+    "YoloDataset": "data.readers.yolo",
 }
-_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = sorted(_MODULES)
 
@@ -48,7 +56,7 @@ def __getattr__(name):
     """Import the module of a public name when the name is first used (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    value = getattr(importlib.import_module(f"keras_maskrcnn.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 
