@@ -1,29 +1,50 @@
-"""Entry point of the `keras-maskrcnn` command: imports TensorFlow without its chatter, then runs the command line.
+"""Entry point of the `keras-maskrcnn` command: runs the command line and imports Keras only where a command needs it.
 
-TensorFlow reads its log level when it is imported, and importing anything of the package imports it; so the level
-has to be set from outside the package. Some lines come before that level applies: they are held back, too.
+Importing TensorFlow takes seconds and prints. The package's `__init__` imports Keras, so the launcher registers the
+package without executing its `__init__`: modules such as `keras_maskrcnn.cli` can then be imported alone, and help,
+argument errors and the data commands never import a framework. The `__init__` is executed before the first command
+that builds or loads a model.
 """
 
 import contextlib
+import importlib.util
 import os
 import sys
 import tempfile
 
+PACKAGE = "keras_maskrcnn"
+
 
 def main():
     """Run the command line. Returns its exit status."""
-    with quiet_tensorflow():
-        from keras_maskrcnn.cli import main as run
-        from keras_maskrcnn.host.memory import keep_for_models
-    keep_for_models()  # for exports too, which are no MaskRCNN
-    return run()
+    register_package()
+    from keras_maskrcnn.cli import main as run
+
+    return run(prepare_models=prepare_models)
+
+
+def register_package():
+    """Make the package's modules importable one by one; does nothing where the package is imported already."""
+    if PACKAGE not in sys.modules:
+        sys.modules[PACKAGE] = importlib.util.module_from_spec(importlib.util.find_spec(PACKAGE))
+
+
+def prepare_models():
+    """Get the process ready for models: import Keras and the package's classes quietly, keep freed memory."""
+    package = sys.modules[PACKAGE]
+    if not hasattr(package, "__version__"):  # `__init__` has not been executed
+        with quiet_tensorflow():
+            package.__spec__.loader.exec_module(package)
+    from keras_maskrcnn.host.memory import keep_for_models
+
+    keep_for_models()
 
 
 @contextlib.contextmanager
 def quiet_tensorflow():
-    """Import TensorFlow inside this: its log level is set, and what it writes before that counts is held back.
+    """Import TensorFlow inside this context: sets its log level and hides what it prints before the level applies.
 
-    If an error follows, all of it is shown.
+    TensorFlow reads its log level when it is imported. If the import fails, everything it printed is shown.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()

@@ -19,7 +19,7 @@ import twins
 
 import keras_maskrcnn as km
 from keras_maskrcnn.data import read_image
-from keras_maskrcnn.geometry.masks import paste_mask_windows
+from keras_maskrcnn.geometry.pasting import paste_mask_windows
 
 OUTPUTS = ("boxes", "scores", "labels", "masks", "valid", "num_detections")
 

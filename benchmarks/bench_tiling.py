@@ -29,6 +29,7 @@ def main():
     parser.add_argument("--model", required=True, help="a .keras file")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    km.keep_freed_memory()  # as the command line does
     model = keras.saving.load_model(args.model, compile=False)
     image, shapes = draw_scene(np.random.default_rng(args.seed))
     report("small", *score_small(km.Predictor(model, SCORE), image, shapes))

@@ -22,8 +22,9 @@ from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.config import MaskRCNNConfig
+from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
 from keras_maskrcnn.learning import losses, targets
-from keras_maskrcnn.network.anchors import cell_anchors, level_anchors
+from keras_maskrcnn.network.anchors import level_anchors
 from keras_maskrcnn.network.backbone import ResNet
 from keras_maskrcnn.network.box_head import BoxHead
 from keras_maskrcnn.network.detections import select_detections

@@ -1,8 +1,7 @@
-"""The public operators, `km.ops.*`: what a detector needs and `keras.ops` has not.
+"""The public operators, `km.ops.*`: what a detector needs and `keras.ops` does not have.
 
-Tensors of the current backend in and out (masks on the host: numpy). Arguments are checked here or
-in the module that an operator comes from; the arithmetic is in `backend/`, `boxes.py` and
-`masks.py`.
+Tensors of the current backend come in and go out; pasting takes and returns numpy arrays. Arguments are checked here
+or in the module that an operator comes from. The arithmetic is in `backend/`, `geometry/` and `learning/`.
 """
 
 from keras import ops
@@ -17,12 +16,8 @@ from keras_maskrcnn.geometry.boxes import (
     pairwise_iou,
     scale_boxes,
 )
-from keras_maskrcnn.geometry.masks import (
-    paste_mask_windows,
-    paste_masks,
-    paste_masks_subpixel,
-    sample_masks,
-)
+from keras_maskrcnn.geometry.pasting import paste_mask_windows, paste_masks, paste_masks_subpixel
+from keras_maskrcnn.learning.mask_samples import sample_masks
 from keras_maskrcnn.network.roi_align import assign_levels, roi_align
 
 __all__ = [

@@ -12,7 +12,7 @@ from tiny import tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn.checkup import inspect_dataset, make_report, propose
-from keras_maskrcnn.cli.data import read_options
+from keras_maskrcnn.cli.settling import read_options
 from keras_maskrcnn.data import ArrayDataset, CocoDataset, DataLoader, RandomCrop, RandomFlip
 
 SIDE, SQUARE = 96, (20, 12, 70, 50)  # x1, y1, x2, y2 of the object of every image

@@ -1,7 +1,11 @@
-"""The command line: helps, user mistakes without tracebacks, and each command once on a tiny model."""
+"""The command line: helps, user mistakes without tracebacks, and each command once on a tiny model.
+
+Which value an option gets: test_train_options.py. What is imported: test_import.py.
+"""
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import os
 import zipfile
@@ -12,7 +16,10 @@ import pytest
 from PIL import Image
 
 from keras_maskrcnn import cli
+from keras_maskrcnn.cli import sources, train
+from keras_maskrcnn.cli.settling import settle
 from keras_maskrcnn.data import CocoDataset, generate_shapes
+from keras_maskrcnn.data.readers.opener import FORMATS
 from keras_maskrcnn.data.transforms.presets import PRESETS
 from keras_maskrcnn_launcher import quiet_tensorflow
 
@@ -76,6 +83,10 @@ def test_the_augmentations_offered_are_the_presets(capsys):
     told = capsys.readouterr().err
     offered = told.split("choose from ")[1].replace("'", "").strip(" )\n").split(", ")
     assert tuple(offered) == PRESETS
+
+
+def test_the_formats_offered_are_those_with_a_reader():
+    assert sources.FORMATS == tuple(FORMATS)
 
 
 def test_chatter_of_a_quiet_start_is_shown_only_with_an_error(capfd):
@@ -142,16 +153,15 @@ def test_train_fine_tunes_into_a_run_folder_that_the_others_read(shapes, model_f
     [([], 512, 128, 128), (["--roi-samples", "64"], 64, 16, 16), (["--mask-samples", "9"], 512, 128, 9)],
 )
 def test_the_heads_learn_from_so_many_rois(shapes, monkeypatch, given, roi_samples, positive, for_masks):
-    from keras_maskrcnn.cli import train
-
     monkeypatch.setattr("keras_maskrcnn.model.MaskRCNN", lambda config, seed: config)
-    args = cli.build_parser().parse_args(["train", "--images", "x", "--val-images", "y", *given])
+    given = ["train", "--images", "x", "--val-images", "y", "--epochs", "1", *given]
+    args = settle(cli.build_parser().parse_args(given))
     config = train._model_to_train(args, CocoDataset(shapes / "annotations.json", shapes / "images"))
     assert (config.roi_samples, config.max_positive_rois, config.max_mask_rois) == (roi_samples, positive, for_masks)
 
 
-def test_resuming_takes_the_options_of_the_run_and_refuses_others(tmp_path):
-    from keras_maskrcnn.cli.resume import check_same_run, options_to_resume
+def test_resuming_takes_the_options_of_the_run_and_refuses_others(tmp_path, capsys):
+    from keras_maskrcnn.cli.resume import announce, check_same_run, options_of_run
 
     settings = {
         "command": "train",
@@ -166,14 +176,19 @@ def test_resuming_takes_the_options_of_the_run_and_refuses_others(tmp_path):
     state = {"run_id": "x", "finished": False, "epochs_done": 2, "seconds": 90.0}
     with zipfile.ZipFile(tmp_path / "last.keras", "w") as archive:
         archive.writestr("run.json", json.dumps(state))
-    options = options_to_resume(tmp_path)
+    options = options_of_run(tmp_path)
     assert options == {"images": "a", "workers": 2, "freeze": ["fpn"], "seed": 3, "epochs": 4}
+    announce(tmp_path)
+    assert f"resuming {tmp_path} after 2 epochs and 1.5 minutes" in capsys.readouterr().out
     check_same_run(tmp_path, settings | {"images": "b", "workers": 8, "run_dir": str(tmp_path), "auto": False})
     with pytest.raises(ValueError, match=r"epochs 4 -> 8, training_recipe .*'steps': 40.* -> .*'steps': 80"):
         check_same_run(tmp_path, settings | {"epochs": 8, "training_recipe": {"steps": 80, "learning_rate": 0.1}})
     (tmp_path / "config.json").write_text(json.dumps({"run_id": "x", "settings": {}}))
     with pytest.raises(ValueError, match="train_model.*resume=True"):
-        options_to_resume(tmp_path)
+        options_of_run(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="has no config.json"):
+        options_of_run(tmp_path)
 
 
 @pytest.mark.slow
@@ -233,13 +248,19 @@ def test_evaluate_reads_other_formats_with_the_classes_of_the_model(shapes, mode
     assert "hexagon" in capsys.readouterr().err
 
 
+@pytest.mark.xfail(
+    importlib.util.find_spec("keras_maskrcnn.data.loading.batches") is None,
+    reason="BatchMaker is being split from DataLoader",
+    raises=ModuleNotFoundError,
+    strict=True,
+)
 def test_preview_draws_what_training_with_the_same_seed_is_given(shapes, tmp_path, capsys):
     from keras_maskrcnn.data import CocoDataset, DataLoader
     from keras_maskrcnn.inference.visualize import SEPARATOR, draw_batch_row
 
     sheet = tmp_path / "sheet.png"
     size = ["--image-scale", "1", "--count", "1", "--variants", "2", "--seed", "7"]
-    arguments = [*dataset_arguments(shapes), "--augment", "light", "--output", str(sheet)]
+    arguments = [*dataset_arguments(shapes), "--augment", "light", "--output", str(sheet), "--debug"]
     assert cli.main(["preview-augmentation", *arguments, *size]) == cli.SUCCESS
     assert "ColorJitter" in capsys.readouterr().out
     picture = np.asarray(Image.open(sheet))

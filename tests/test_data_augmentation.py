@@ -33,7 +33,7 @@ from keras_maskrcnn.data import (
 from keras_maskrcnn.data.readers.arrays import crop_mask
 from keras_maskrcnn.data.records import Instance, RunLengths
 from keras_maskrcnn.data.samples.view import FILL
-from keras_maskrcnn.geometry.masks import paste_mask_windows
+from keras_maskrcnn.geometry.pasting import paste_mask_windows
 from keras_maskrcnn.geometry.rle import encode_window
 
 HEIGHT, WIDTH = 200, 240

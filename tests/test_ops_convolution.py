@@ -190,17 +190,25 @@ print(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() /
     assert int(run("default")[0]) < 200
 
 
-@pytest.mark.tensorflow
 @pytest.mark.parametrize(("value", "kept"), [("1", True), ("0", False)])
-def test_the_first_model_keeps_freed_memory_unless_told_not_to(value, kept, monkeypatch):
+def test_the_environment_keeps_programs_from_keeping_freed_memory(value, kept, monkeypatch):
+    calls = []
+    monkeypatch.setenv(memory.SWITCH, value)
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: calls.append(1) or True)
+    memory.keep_for_models.cache_clear()
+    assert [memory.keep_for_models(), memory.keep_for_models()] == [kept] * 2
+    assert calls == [1] * kept
+    memory.keep_for_models.cache_clear()
+
+
+@pytest.mark.tensorflow
+def test_a_model_leaves_the_memory_of_the_process_alone(monkeypatch):
     from tiny import tiny_config
 
     import keras_maskrcnn as km
 
     calls = []
-    monkeypatch.setenv(memory.SWITCH, value)
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: calls.append(1) or True)
     memory.keep_for_models.cache_clear()
-    km.MaskRCNN(tiny_config()), km.MaskRCNN(tiny_config())
-    assert calls == [1] * kept
-    memory.keep_for_models.cache_clear()
+    km.MaskRCNN(tiny_config())
+    assert calls == []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from keras_maskrcnn.geometry.masks import paste_masks, paste_masks_subpixel
+from keras_maskrcnn.geometry.pasting import paste_masks, paste_masks_subpixel
 from keras_maskrcnn.serving.client import coco_rle, masks_from_rle
 
 tf = pytest.importorskip("tensorflow")

@@ -7,7 +7,7 @@ import numpy as np
 from keras_maskrcnn.branches.branch import Branch
 from keras_maskrcnn.branches.field import Field, first_true
 from keras_maskrcnn.geometry import rle
-from keras_maskrcnn.geometry.masks import paste_mask_windows
+from keras_maskrcnn.geometry.pasting import paste_mask_windows
 
 # Of mask_pasting and mask_targets. For targets: torchvision's `project_masks_on_boxes` is RoIAlign in its first,
 # unaligned form with about one point a pixel.

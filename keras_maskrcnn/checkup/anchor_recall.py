@@ -6,8 +6,8 @@ nearest to the object in x and in y, so one cell a shape is enough: exact, and f
 
 import numpy as np
 
+from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
 from keras_maskrcnn.geometry.resizing import network_size
-from keras_maskrcnn.network.anchors import cell_anchors
 
 STRIDES = (4, 8, 16, 32, 64)  # of P2 to P6
 BUCKETS = (0, 16, 32, 64, 128, 256, np.inf)  # square root of an object's area, network pixels

@@ -1,79 +1,110 @@
 """The command line: keras-maskrcnn demo | train | evaluate | predict | export | convert | ... | doctor.
 
-Each command is a function from parsed arguments to an exit status; what it does lives in the package. The list of them
-is here, the functions in `train.py`, `predict.py`, `export.py` and `data.py`. Called through `keras_maskrcnn_launcher`,
-which quiets TensorFlow first.
+This file holds the list of the commands. A command is a function from parsed arguments to an exit status; the others
+are in `train.py`, `preview.py`, `predict.py`, `export.py` and `data.py`. Importing them imports no framework:
+`keras_maskrcnn_launcher` imports Keras when a command needs it.
 """
 
 import argparse
+import collections.abc
 import pathlib
 import sys
+import typing
 
-from keras_maskrcnn.cli import data, export, predict, train
-from keras_maskrcnn.cli.options import DISAPPOINTED, MISTAKE, SUCCESS, positive
+from keras_maskrcnn.cli import data, export, predict, preview, train
+from keras_maskrcnn.cli.options import CHECK_FAILED, MISTAKE, SUCCESS, positive
+from keras_maskrcnn.cli.settling import settle
 
-DEMO_AP50, DEMO_BOX_ERROR, DEMO_SCORE_ERROR = 0.80, 1e-3, 1e-5  # what a healthy installation reaches
+DEMO_AP50, DEMO_BOX_ERROR, DEMO_SCORE_ERROR = 0.80, 1e-3, 1e-5  # limits that a working installation keeps
 
 
-def main(argv=None):
+class Command(typing.NamedTuple):
+    """One command.
+
+    Args:
+        name: as typed.
+        run: function from arguments to an exit status.
+        add_arguments: function that adds its arguments to a parser.
+        summary: what it does, for the help.
+        examples: argument lines.
+        uses_models: whether it builds or loads a model, and so needs Keras.
+        settle: None, or a function from parsed to checked arguments, called before Keras is imported.
+    """
+
+    name: str
+    run: collections.abc.Callable
+    add_arguments: collections.abc.Callable
+    summary: str
+    examples: tuple
+    uses_models: bool = True
+    settle: collections.abc.Callable | None = None
+
+
+def main(argv=None, prepare_models=None):
     """Run the command line.
 
     Args:
-        argv: list of str, or None for the process's own.
+        argv: list of str, or None for the arguments of the process.
+        prepare_models: function called before the first command that builds or loads a model; None: Keras and the
+            package are imported already.
 
     Returns:
-        Exit status: 0 done, 1 done but not as good as it should be, 2 a mistake in what was given.
+        Exit status: `SUCCESS`, `CHECK_FAILED` (the command ran, but what it checked has faults) or `MISTAKE` (wrong
+        arguments or data); 130 after Ctrl-C.
     """
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    args = build_parser().parse_args(argv)
+    command = next(command for command in _COMMANDS if command.name == args.command)
     try:
-        if args.command == "train":
-            args = train.with_proposal(parser, args, argv)
-        return args.run(args)
-    except (ValueError, OSError, ImportError) as error:  # the package's word for "what you gave me is not right"
+        if command.settle is not None:
+            args = command.settle(args)
+        if command.uses_models and prepare_models is not None:
+            prepare_models()
+        return command.run(args)
+    except (ValueError, OSError, ImportError) as error:  # raised for the user's mistakes
         if args.debug:
             raise
-        print(f"keras-maskrcnn {args.command}: {error}\n(--debug shows where)", file=sys.stderr)
+        print(f"keras-maskrcnn {args.command}: {error}\n(add --debug for a traceback)", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
-        print("\nstopped; files written so far are whole", file=sys.stderr)
+        print("\nstopped; all files written so far are complete", file=sys.stderr)
         return 130
 
 
 def build_parser():
-    """The argparse parser with all commands."""
+    """Build the argparse parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="keras-maskrcnn", description="Mask R-CNN for Keras 3: train, measure, predict, export."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, run, add_arguments, summary, examples in _COMMANDS:
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            epilog="examples:\n" + "\n".join(f"  keras-maskrcnn {e}" for e in examples),
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        subparser = subparsers.add_parser(
+            command.name,
+            help=command.summary,
+            description=command.summary[0].upper() + command.summary[1:] + ".",
+            epilog="examples:\n" + "\n".join(f"  keras-maskrcnn {example}" for example in command.examples),
             formatter_class=_HelpFormatter,
         )
-        add_arguments(command)
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        command.set_defaults(run=run)
-    parser.commands = commands.choices
+        command.add_arguments(subparser)
+        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults in the help where they say something, line breaks of the examples kept."""
+    """Shows defaults that say something, once, and keeps the line breaks of the examples."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        silent = action.default is None or action.default is False
+        if silent or "(default: " in action.help:
+            return action.help
+        return super()._get_help_string(action)
 
 
 # demo ------------------------------------------------------------------------------------------------------
 
 
 def _demo_arguments(command):
-    command.add_argument("--directory", default="demo", help="folder for everything it writes")
-    command.add_argument("--minutes", type=positive(float), default=2.5, help="training time")
+    command.add_argument("--directory", default="demo", help="folder for all files of the demo")
+    command.add_argument("--minutes", type=positive(float), default=2.5, help="training time, minutes")
 
 
 def _demo(args):
@@ -87,126 +118,133 @@ def _demo(args):
         (ap50 >= DEMO_AP50, f"segm AP50 {ap50:.3f} (at least {DEMO_AP50})"),
         (
             result["box_error"] <= DEMO_BOX_ERROR and result["score_error"] <= DEMO_SCORE_ERROR,
-            f"the export, reloaded in a new process, agrees in {result['compared']} detections: boxes to "
-            f"{result['box_error']:.1e} pixels, scores to {result['score_error']:.1e}",
+            f"the export, loaded in a new process, gives the same {result['compared']} detections: boxes within "
+            f"{result['box_error']:.1e} pixels, scores within {result['score_error']:.1e}",
         ),
-        (result["compared"] > 0, "there were detections to compare"),
+        (result["compared"] > 0, "the model detects something"),
     ]
     for good, what in checks:
         print("ok  " if good else "FAIL", what)
     folder = pathlib.Path(args.directory)
     print(f"pictures: {folder / 'run' / 'overlays'}, curves: {folder / 'run' / 'curves.png'}")
-    return SUCCESS if all(good for good, _ in checks) else DISAPPOINTED
+    return SUCCESS if all(good for good, _ in checks) else CHECK_FAILED
 
 
 # doctor ----------------------------------------------------------------------------------------------------
 
 
 def _doctor_arguments(command):
-    del command  # it has none
+    del command  # none
 
 
 def _doctor(args):
     from keras_maskrcnn.cli.doctor import examine, format_report
 
-    print("a few seconds: running the fixed model", flush=True)
+    print("running the test model, a few seconds", flush=True)
     report = examine()
     print(format_report(report))
-    return SUCCESS if report.trusted else DISAPPOINTED
+    return SUCCESS if report.trusted else CHECK_FAILED
 
 
 _COMMANDS = (
-    (
+    Command(
         "demo",
         _demo,
         _demo_arguments,
-        "train on generated shapes, measure, export, reload the export, draw; no data needed",
-        ["demo", "demo --directory /tmp/shapes --minutes 5"],
+        "train on generated shapes, measure, export, load the export again, draw; needs no data",
+        ("demo", "demo --directory /tmp/shapes --minutes 5"),
     ),
-    (
+    Command(
         "train",
         train.train,
         train.train_arguments,
-        "train on annotated images into a run folder",
-        [
+        "train on annotated images; weights, metrics and pictures go into a run folder",
+        (
             "train --images train/ --annotations train.json --val-images val/ --val-annotations val.json --epochs 12",
             "train --images bowl/train --val-images bowl/val --minutes 60 --backbone resnet18 --image-scale 1 "
             "--crop 256 --any-way-up --run-dir runs/nuclei",
             "train --weights coco --images train/ --annotations train.json --val-images val/ "
             "--val-annotations val.json --epochs 12 --accumulate 4 --ema",
             "train --resume --run-dir runs/nuclei",
-        ],
+        ),
+        settle=settle,
     ),
-    (
+    Command(
         "preview-augmentation",
-        train.preview,
-        train.preview_arguments,
-        "draw what augmentation makes of some training images, before and after, with boxes and masks",
-        ["preview-augmentation --images train/ --annotations train.json --augment strong --output sheet.png"],
+        preview.preview,
+        preview.preview_arguments,
+        "draw some training images before and after augmentation, with boxes and masks",
+        ("preview-augmentation --images train/ --annotations train.json --augment strong --output sheet.png",),
+        uses_models=False,
     ),
-    (
+    Command(
         "evaluate",
         predict.evaluate,
         predict.evaluate_arguments,
         "measure the COCO AP of a model",
-        ["evaluate run --images val/ --annotations val.json", "evaluate model.keras --images bowl/val --json ap.json"],
+        ("evaluate run --images val/ --annotations val.json", "evaluate model.keras --images bowl/val --json ap.json"),
     ),
-    (
+    Command(
         "predict",
         predict.predict,
         predict.predict_arguments,
         "find instances in images; write pictures and COCO results",
-        [
+        (
             "predict run photo.jpg",
             "predict model.keras photos/ --score 0.7 --output found",
             "predict --saved-model saved_model photos/",
-        ],
+        ),
+        settle=predict.check_predict,
     ),
-    (
+    Command(
         "export",
         export.export,
         export.export_arguments,
         "write a SavedModel for TensorFlow Serving, an ONNX file or a LiteRT file",
-        [
+        (
             "export run saved_model",
             "export model.keras saved_model --version 3 --bfloat16",
             "export run model.onnx --format onnx",
             "export run model.tflite --format litert --image-size 480 640 --quantization float16",
-        ],
+        ),
+        settle=export.check_export,
     ),
-    (
+    Command(
         "convert",
         export.convert,
         export.convert_arguments,
-        "turn torchvision's weights into a model, or a model into torchvision's weights",
-        ["convert maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth coco.keras", "convert runs/first torchvision.safetensors"],
+        "convert torchvision's weights to a model, or a model to torchvision's weights",
+        ("convert maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth coco.keras", "convert runs/first torchvision.safetensors"),
     ),
-    (
+    Command(
         "check-data",
         data.check,
         data.check_arguments,
-        "find what is wrong with a dataset before training, and propose a config; writes a page and JSON",
-        ["check-data train.json --images train/", "check-data balloon/train --val balloon/val --output check"],
+        "find the faults of a dataset before training and propose options for train; writes a page and JSON",
+        ("check-data train.json --images train/", "check-data balloon/train --val balloon/val --output check"),
+        uses_models=False,
     ),
-    (
+    Command(
         "convert-data",
         data.convert,
         data.convert_arguments,
-        "write a dataset of any format (VIA, labelme, Pascal VOC, YOLO, label images, CSV, ...) as COCO JSON",
-        ["convert-data balloon/train balloon.json", "convert-data data.yaml val.json --part val"],
+        "convert a dataset of any format (VIA, labelme, Pascal VOC, YOLO, label images, CSV, ...) to COCO JSON",
+        ("convert-data balloon/train balloon.json", "convert-data data.yaml val.json --part val"),
+        uses_models=False,
     ),
-    (
+    Command(
         "split",
         data.split,
         data.split_arguments,
-        "divide a dataset into training and validation data, copies of an image kept together",
-        ["split project.json parts --images photos", "split cells/ parts --fractions 0.7 0.15 0.15 --seed 1"],
+        "divide a dataset into training and validation data, with all copies of an image in the same part",
+        ("split project.json parts --images photos", "split cells/ parts --fractions 0.7 0.15 0.15 --seed 1"),
+        uses_models=False,
     ),
-    (
+    Command(
         "doctor",
         _doctor,
         _doctor_arguments,
-        "say whether this installation computes what it should",
-        ["doctor"],
+        "check whether this installation computes what torchvision computes",
+        ("doctor",),
     ),
 )

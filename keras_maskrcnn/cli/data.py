@@ -1,66 +1,34 @@
-"""The commands that deal with datasets alone: keras-maskrcnn check-data | convert-data | split.
-
-`cli/__init__.py` holds the list of all commands.
-"""
+"""The commands that deal with datasets alone: keras-maskrcnn check-data | convert-data | split. No framework needed."""
 
 import argparse
 import collections
 import dataclasses
 import pathlib
 import shlex
-import warnings
 
-PROPOSED = (  # options of `train` that a proposal may set
-    "min_size", "max_size", "image_scale", "crop", "anchor_sizes", "max_instances", "max_detections", "batch_size",
-    "epochs", "pixel_mean", "pixel_std", "image_dtype",
-)  # fmt: skip
+from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, add_options
+from keras_maskrcnn.cli.sources import CLASS_ATTRIBUTE, FORMAT, READING, inspect_source, open_source
 
-FEW_IMAGES = 5000  # below this, the command that is proposed starts from COCO's weights
-
-
-def dataset_options(group):
-    """Arguments that say how a dataset is read, whatever the command."""
-    group.add_argument("--format", choices=format_names(), help="of the annotations (default: recognised)")
-    group.add_argument("--class-attribute", metavar="NAME", help="VIA's region attribute that holds the class")
-    group.add_argument("--skip-faulty", action="store_true", help="leave faulty entries out instead of stopping")
-
-
-def format_names():
-    """The formats that can be named."""
-    from keras_maskrcnn.data.readers.opener import FORMATS
-
-    return list(FORMATS)
-
-
-def open_source(args, source, image_dir=None, part=None, **classes):
-    """The dataset that arguments mean; `classes` are class_names and category_ids of another one, or None."""
-    from keras_maskrcnn.data import open_dataset
-
-    return open_dataset(
-        source,
-        image_dir,
-        format=args.format,
-        part=part,
-        attribute=args.class_attribute,
-        on_error="skip" if args.skip_faulty else "raise",
-        **classes,
-    )
+FEW_IMAGES = 5000  # with fewer, the proposed command starts from COCO's weights
 
 
 def _source_arguments(command):
     command.add_argument("source", help="annotation file, or the folder that holds the dataset")
-    command.add_argument("--images", help="folder of the images, where the annotations do not lead to them")
-    command.add_argument("--part", help="train, val or test, for YOLO and Pascal VOC (default: YOLO train, VOC all)")
-    dataset_options(command)
+    command.add_argument("--images", help="folder of the images, if the annotations do not name it")
+    command.add_argument(
+        "--part",
+        help="part to read of YOLO or Pascal VOC data: train, val or test (default: train for YOLO, all for VOC)",
+    )
+    add_options(command, READING)
 
 
 # convert-data ----------------------------------------------------------------------------------------------
 
 
 def convert_arguments(command):
-    """Arguments of convert-data."""
+    """Add the arguments of convert-data."""
     _source_arguments(command)
-    command.add_argument("output", help="COCO file (.json) to write")
+    command.add_argument("output", help="COCO file to write, .json")
 
 
 def convert(args):
@@ -69,29 +37,41 @@ def convert(args):
 
     output = pathlib.Path(args.output)
     if output.suffix.lower() != ".json":
-        raise ValueError(f"The output is a .json file. Received {output}. Name it {output.with_suffix('.json')}.")
+        raise ValueError(f"convert-data writes a .json file. Received {output}. Name it {output.with_suffix('.json')}.")
     dataset = open_source(args, args.source, args.images, args.part)
     content = dataset.to_coco(output)
     print(f"{len(dataset)} images, {len(content['annotations'])} objects of {len(dataset.class_names)} classes")
     print(f"wrote {output}; use it with: --images {image_folder(dataset, output)} --annotations {output}")
-    return 0
+    return SUCCESS
 
 
 # split -----------------------------------------------------------------------------------------------------
 
 
 def split_arguments(command):
-    """Arguments of split."""
+    """Add the arguments of split."""
     _source_arguments(command)
-    command.add_argument("output", help="folder for the COCO files, one a part")
-    command.add_argument("--fractions", type=_fraction, nargs="+", default=[0.8, 0.2], help="shares of the images")
-    command.add_argument("--names", nargs="+", help="of the parts (default: train val, and test for a third)")
-    command.add_argument("--seed", type=int, default=0, help="another one gives another split")
-    command.add_argument("--exact-copies-only", action="store_true", help="do not look for re-saved copies of images")
+    command.add_argument("output", help="folder for the COCO files, one for each part")
+    command.add_argument(
+        "--fractions",
+        type=_fraction,
+        nargs="+",
+        default=[0.8, 0.2],
+        help="share of the images in each part (default: 0.8 0.2)",
+    )
+    command.add_argument(
+        "--names", nargs="+", help="names of the parts (default: train, val and, for a third part, test)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="seed of the random split")
+    command.add_argument(
+        "--exact-copies-only",
+        action="store_true",
+        help="do not search for re-saved copies of an image, only for identical files",
+    )
 
 
 def split(args):
-    """Divide a dataset into parts, classes in proportion and copies of an image in one part."""
+    """Divide a dataset into parts: classes in proportion, all copies of an image in the same part."""
     from keras_maskrcnn.data.coco_output import image_folder
     from keras_maskrcnn.data.duplicates import NEAR_BITS, duplicate_groups
     from keras_maskrcnn.data.split import split_dataset
@@ -112,29 +92,28 @@ def split(args):
         part.to_coco(output / f"{name}.json")
     write_json(output / "copies.json", _copies(dataset, groups))
     print(_table(dataset, names, parts))
-    print(f"{len(groups)} groups of copies kept together ({output / 'copies.json'})")
+    print(f"{len(groups)} groups of copies, each kept in one part ({output / 'copies.json'})")
     for name, part in zip(names, parts, strict=True):
         print(f"{name}: --images {image_folder(part, output / f'{name}.json')} --annotations {output / f'{name}.json'}")
-    return 0
+    return SUCCESS
 
 
 # check-data ------------------------------------------------------------------------------------------------
 
 
 def check_arguments(command):
-    """Arguments of check-data."""
+    """Add the arguments of check-data."""
     command.add_argument("source", help="annotation file, or the folder that holds the dataset")
-    command.add_argument("--images", help="folder of the images, where the annotations do not lead to them")
-    command.add_argument("--val", help="validation data, to find images that are in both parts")
-    command.add_argument("--val-images", help="folder of its images")
-    command.add_argument("--output", default="check", help="folder for index.html and report.json")
-    command.add_argument("--format", choices=format_names(), help="of the annotations (default: recognised)")
-    command.add_argument("--class-attribute", metavar="NAME", help="VIA's region attribute that holds the class")
+    command.add_argument("--images", help="folder of the images, if the annotations do not name it")
+    command.add_argument("--val", help="validation data: checked, too, and compared to find images that are in both")
+    command.add_argument("--val-images", help="folder of the validation images, if their annotations do not name it")
+    command.add_argument("--output", default="check", help="folder to write index.html and report.json into")
+    add_options(command, (FORMAT, CLASS_ATTRIBUTE))
     command.set_defaults(skip_faulty=True)
 
 
 def check(args):
-    """Look at every image and object, write what was found as a page and as JSON. Status 1 where there are errors."""
+    """Inspect every image and object; write the findings as a page and as JSON. The status says if any is an error."""
     import time
 
     from keras_maskrcnn import checkup
@@ -153,15 +132,16 @@ def check(args):
     write_json(output / "report.json", report)
     command = _training_command(args, output / "report.json")
     if len(train.dataset) < FEW_IMAGES:
-        command += " --weights coco"  # random weights learn little from so few
+        command += " --weights coco"  # too few to train random weights
     checkup.write_page(report, train.dataset, output / "index.html", command)
     print(_summary(report))
     print(f"wrote {output / 'index.html'} and {output / 'report.json'}; train with: {command}")
-    return int(any(finding["severity"] == "error" for finding in report["findings"]))
+    faulty = any(finding["severity"] == "error" for finding in report["findings"])
+    return CHECK_FAILED if faulty else SUCCESS
 
 
 def _training_command(args, report):
-    """What to type to train with a report's proposal."""
+    """The command that trains with a report's proposal."""
     words = ["keras-maskrcnn", "train", "--config", str(report)]
     for prefix, source, images in (("", args.source, args.images), ("val-", args.val or "VALIDATION", args.val_images)):
         words += [f"--{prefix}images", images or source]
@@ -169,20 +149,8 @@ def _training_command(args, report):
     return shlex.join(words)
 
 
-def inspect_source(args, source, images, part, **classes):
-    """Read a whole dataset with a progress bar. Returns an Inspection; faults are in it, not raised."""
-    from keras_maskrcnn.checkup import inspect_dataset
-    from keras_maskrcnn.host.progress import progress_bar
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the report names what the reader leaves out
-        dataset = open_source(args, source, images, part, **classes)
-    progress = progress_bar(len(dataset), unit_name="image")
-    return inspect_dataset(dataset, progress=lambda done: progress.update(done))
-
-
 def _of_val(finding):
-    """A finding of the validation data: its image is not among the pictures."""
+    """Mark a finding as one of the validation data, whose images the page does not show."""
     return dataclasses.replace(finding, where=f"validation: {finding.where}", image=None)
 
 
@@ -191,7 +159,11 @@ def _summary(report):
     lines = [f"{report['images']} images, {report['objects']} objects, {report['seconds']:.1f} s"]
     lines += [f"  {severity}: {kind}: {count}" for (severity, kind), count in kinds.items()]
     recall = report["anchor_recall"][-1]["recall_50"]
-    lines += [] if recall is None else [f"anchors reach {recall:.1%} of the objects at the proposed input size"]
+    lines += (
+        []
+        if recall is None
+        else [f"anchors overlap {recall:.1%} of the objects by at least half at the proposed input size"]
+    )
     lines += [f"pixels: {_pixel_line(kind)}" for kind in report["pixels"]]
     return "\n".join(lines)
 
@@ -205,22 +177,6 @@ def _pixel_line(kind):
     )
 
 
-def read_options(path):
-    """The training options in a file of check-data, or in a JSON with nothing else.
-
-    Raises:
-        ValueError: no JSON, or options that `train` does not have.
-    """
-    from keras_maskrcnn.data.readers.folders import read_json
-
-    content = read_json(path)
-    options = content.get("proposal", content) if isinstance(content, dict) else None
-    unknown = [str(name) for name in options if name not in PROPOSED] if options is not None else [repr(content)[:40]]
-    if unknown:
-        raise ValueError(f"A config for training holds some of {list(PROPOSED)}. Received {path} with {unknown}.")
-    return options
-
-
 def _fraction(text):
     value = float(text)
     if not 0 < value < 1:
@@ -229,13 +185,13 @@ def _fraction(text):
 
 
 def _copies(dataset, groups):
-    """The groups, lists of file names."""
+    """The groups of copies as lists of file names."""
     names = [entry["file_name"] or f"image {entry['id']}" for entry in dataset.to_coco()["images"]]
     return [[names[position] for position in group] for group in groups]
 
 
 def _table(dataset, names, parts):
-    """Images and objects of each class in each part."""
+    """A table of the images and of the objects of each class in each part."""
     rows = [("", *names), ("images", *(str(len(part)) for part in parts))]
     empty = [str(sum(not record.instances for record in part.records)) for part in parts]
     rows.append(("images without objects", *empty))

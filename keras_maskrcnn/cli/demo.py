@@ -1,6 +1,6 @@
-"""The whole job in a few minutes on two CPU cores: generated shapes, training, AP, export, reload, pictures.
+"""The demo: generate shapes, train, measure AP, export, load the export again; a few minutes on two CPU cores.
 
-Called by `keras-maskrcnn demo` and by samples/shapes, which share the recipe here.
+Called by `keras-maskrcnn demo` and by samples/shapes.
 """
 
 import os
@@ -20,7 +20,7 @@ from keras_maskrcnn.runs.experiment import train_model
 IMAGE_SIZE = 96  # pixels a side
 MAX_SHAPES = 3  # on an image
 NUM_TRAIN, NUM_VAL = 1000, 60
-TRAIN_SEED, VAL_SEED = 1, 2  # two sets of images: validation shapes are never trained on
+TRAIN_SEED, VAL_SEED = 1, 2  # different seeds: no validation image is trained on
 BATCH_SIZE = 8
 LEARNING_RATE = 2e-3  # AdamW, peak: in 400 steps segm AP50 0.84, at 1.5e-3 0.79, at 3e-3 0.70
 
@@ -45,8 +45,8 @@ def shapes_config():
         test_pre_nms=200,
         test_post_nms=100,
         roi_samples=32,
-        roi_positive_fraction=0.5,  # few objects an image: more of their RoIs teach classes sooner
-        roi_aligned=True,  # half a pixel matters at this size
+        roi_positive_fraction=0.5,  # few objects in an image: with more of their RoIs the classes are learned sooner
+        roi_aligned=True,  # half a pixel matters for objects of this size
         mask_samples=8,
         box_features=256,
         mask_convs=2,
@@ -57,15 +57,15 @@ def shapes_config():
 
 
 def train_on_shapes(directory, minutes, verbose=1):
-    """Generate training and validation shapes and train on them.
+    """Generate shapes for training and validation, and train on them.
 
     Args:
         directory: folder for the data (`data/train`, `data/val`) and the run (`run`).
-        minutes: float, training's wall-clock budget.
+        minutes: float, training time.
         verbose: 0 or 1.
 
     Returns:
-        (model, validation dataset, metrics): the best weights and their COCO figures on validation shapes.
+        (model, validation dataset, metrics): the best weights and their COCO metrics on the validation shapes.
     """
     directory = pathlib.Path(directory)
     train, val = (
@@ -87,7 +87,7 @@ def train_on_shapes(directory, minutes, verbose=1):
         directory / "run",
         minutes=minutes,
         warmup_steps=30,
-        evaluate_every=100,  # that is after the last epoch: an evaluation takes as long as twenty steps
+        evaluate_every=100,  # so only after the last epoch: an evaluation takes as long as twenty steps
         settings={"recipe": "shapes", "minutes": minutes, "batch_size": BATCH_SIZE},
         verbose=verbose,
     )
@@ -95,11 +95,11 @@ def train_on_shapes(directory, minutes, verbose=1):
 
 
 def run_demo(directory, minutes):
-    """Train on shapes, then prove the result: AP on unseen shapes, and an export that a new process reloads.
+    """Train on shapes, then check the result: AP on other shapes, and an export that a new process loads.
 
     Args:
-        directory: folder for everything that is written.
-        minutes: float, training's wall-clock budget.
+        directory: folder for all files.
+        minutes: float, training time.
 
     Returns:
         dict: metrics (of `evaluate_coco`), box_error (pixels), score_error, compared (number of detections).
@@ -111,13 +111,13 @@ def run_demo(directory, minutes):
     model, val, metrics = train_on_shapes(directory, minutes)
     print("2/3 exporting a SavedModel", flush=True)
     version = export_saved_model(model, directory / "saved_model", version=1, overwrite=True)
-    print("3/3 reloading it in a new process", flush=True)
+    print("3/3 loading it in a new process", flush=True)
     images = np.stack([val.load_image(i) for i in range(4)])
     return {"metrics": metrics} | compare_export(model, version, images)
 
 
 def compare_export(model, saved_model, images):
-    """Largest differences between a model and its export, reloaded in a process of its own.
+    """Measure the largest differences between a model and its export, which a new process loads.
 
     Args:
         model: MaskRCNN.
@@ -131,7 +131,7 @@ def compare_export(model, saved_model, images):
     question, answer = (saved_model.parent / f"export-{part}.npz" for part in ("images", "answer"))
     np.savez(question, images=images)
     code = "import sys; from keras_maskrcnn.cli.demo import answer_from_export; answer_from_export(*sys.argv[1:])"
-    # The parent's backend does not matter: a SavedModel runs on TensorFlow.
+    # A SavedModel runs on TensorFlow, whatever the backend of this process is.
     environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
     command = [sys.executable, "-c", code, str(saved_model), str(question), str(answer)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -152,7 +152,7 @@ def compare_export(model, saved_model, images):
 
 
 def answer_from_export(saved_model, question, answer):
-    """Run a SavedModel on the images of an .npz file and write its outputs to another (own process).
+    """Run a SavedModel on the images of an .npz file and write its outputs to another. Runs in the new process.
 
     Args:
         saved_model: folder. question: .npz file with `images`. answer: .npz file to write.

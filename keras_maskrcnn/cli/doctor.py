@@ -1,9 +1,9 @@
-"""Does this installation compute what it should? A fixed model on a fixed image, against torchvision's numbers.
+"""Check an installation: run a fixed model on a fixed image and compare its detections with torchvision's.
 
-`examine` gathers the facts, `format_report` says them, `keras-maskrcnn doctor` prints them. The weights of the fixed
-model are a function of each tensor's torchvision name, in integer arithmetic, so the same everywhere; the numbers
-beside this file (fingerprint.json) are torchvision's own for the exported weights, written by
-`benchmarks/torchvision_fingerprint.py`.
+`examine` measures, `format_report` writes the text that `keras-maskrcnn doctor` prints. The weights of the fixed model
+are computed from each tensor's torchvision name in integer arithmetic, so they are the same on every machine.
+`fingerprint.json`, beside this file, holds torchvision's detections with these weights;
+`benchmarks/torchvision_fingerprint.py` wrote it.
 """
 
 import dataclasses
@@ -24,23 +24,23 @@ from keras_maskrcnn.weights.zoo import maskrcnn_resnet18_fpn
 
 FINGERPRINT = pathlib.Path(__file__).with_name("fingerprint.json")
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "pycocotools", "scikit-image", "pillow")
-# Float32 on any CPU stays far below the first two; TF32 or bfloat16 convolutions below the others.
+# Largest errors of float32 arithmetic, with a wide margin, and of TF32 or bfloat16 convolutions.
 EXACT = {"lost": 0, "box": 0.05, "score": 1e-3, "mask": 1e-3}
 ROUGH = {"lost": 0.1, "box": 2.0, "score": 0.05, "mask": 0.05}
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `examine` found.
+    """The results of `examine`.
 
     Args:
-        versions: dict of package to version, or None where it is not installed.
-        backend: Keras' backend. devices: its devices. operators: what computes RoIAlign.
-        errors: distance from torchvision's detections: "lost", the share of them that has no partner here; of the
-            others the largest distance of "box", image pixels, and "score"; "mask", by how much their areas differ.
+        versions: dict from package to version; None: not installed.
+        backend: Keras' backend. devices: its devices. operators: the implementation of RoIAlign.
+        errors: distance from torchvision's detections. "lost": share of them without a match here. "box" (image pixels)
+            and "score": largest difference of the matched ones. "mask": relative difference of their areas.
         compared: number of torchvision's detections.
-        damaged: files of the weights cache that are not what was written.
-        intact: converted weights of published files in the cache, as they were written.
+        damaged: files of the weights cache whose content is not what was written.
+        intact: converted weights in the cache whose content is what was written.
     """
 
     versions: dict
@@ -54,13 +54,14 @@ class Report:
 
     @property
     def verdict(self):
-        """One line; `trusted` says whether it is good."""
+        """The conclusion in one line."""
         if self.damaged:
-            return f"NOT to be trusted: damaged weights, delete {', '.join(self.damaged)}; they are fetched again"
+            damaged = ", ".join(self.damaged)
+            return f"predictions can NOT be trusted: delete the damaged weights {damaged}; they are downloaded again"
         if self._beyond(ROUGH):
-            return "NOT to be trusted: this installation computes something else than torchvision"
+            return "predictions can NOT be trusted: this installation does not compute what torchvision computes"
         if self._beyond(EXACT):
-            return "predictions can be trusted, but convolutions run in reduced precision (TF32, bfloat16?)"
+            return "predictions can be trusted, but convolutions have reduced precision (probably TF32 or bfloat16)"
         return "predictions can be trusted: they equal torchvision's"
 
     def _beyond(self, limits):
@@ -69,11 +70,11 @@ class Report:
     @property
     def trusted(self):
         """Whether predictions can be trusted."""
-        return not self.verdict.startswith("NOT")
+        return not self.damaged and not self._beyond(ROUGH)
 
 
 def examine():
-    """Look at versions, devices, the weights cache, and run the fixed model.
+    """Collect versions and devices, check the weights cache, and run the fixed model.
 
     Returns:
         Report.
@@ -93,27 +94,27 @@ def examine():
 
 
 def format_report(report):
-    """The report as lines of text; the last is the verdict."""
+    """The report as lines of text; the last one is the verdict."""
     versions = ", ".join(f"{name} {version or 'not installed'}" for name, version in report.versions.items())
     lines = [
         f"system: Python {platform.python_version()} on {platform.platform()}",
         f"packages: {versions}",
         f"backend: {report.backend}; devices: {', '.join(report.devices)}",
         f"RoIAlign: {report.operators}",
-        f"fingerprint against torchvision's {report.compared} detections: "
+        f"compared with torchvision's {report.compared} detections: "
         "{lost:.0%} lost; boxes within {box:.1e} pixels, scores {score:.1e}, areas {mask:.1e}".format(**report.errors),
-        f"published weights in {published.cache_folder()}: {', '.join(report.intact) or 'none'}",
+        f"converted weights in {published.cache_folder()}: {', '.join(report.intact) or 'none'}",
         report.verdict,
     ]
     return "\n".join(lines)
 
 
 def compare_fingerprint():
-    """Run the fixed model and compare with torchvision's stored detections.
+    """Run the fixed model and compare its detections with torchvision's stored ones.
 
     Returns:
-        errors as in `Report`, and number of stored detections. A partner has the same class and lies no further off
-        than half the short side.
+        errors as in `Report`, and the number of stored detections. A match has the same class, and no side of its box
+        is further off than half of the short side.
     """
     golden = json.loads(FINGERPRINT.read_text(encoding="utf-8"))
     found = Predictor(known_model())(known_image())
@@ -134,7 +135,7 @@ def compare_fingerprint():
 
 
 def examine_cache():
-    """Converted weights in the cache: names of intact ones, names of damaged ones."""
+    """The names of the intact and of the damaged converted weights in the cache."""
     intact, damaged = [], []
     for converted in sorted(published.cache_folder().glob("*.weights.h5")):
         (intact if published.is_intact(converted) else damaged).append(converted.name)
@@ -142,8 +143,8 @@ def examine_cache():
 
 
 def known_model():
-    """The fixed model: ResNet-18, three classes, weights by `known_tensor`."""
-    # 160 x 224 network pixels: P6 does not divide the canvas, which shows in the anchors.
+    """The fixed model: ResNet-18, three classes, weights from `known_tensor`."""
+    # 160 x 224 network pixels are no multiple of P6's stride, where errors of the anchors would show.
     model = maskrcnn_resnet18_fpn(3, min_size=160, max_size=320, score_threshold=0.55)
     load_weights(model, {entry.name: known_tensor(entry.name, entry.shape) for entry in tensor_table(model)})
     return model
@@ -157,13 +158,13 @@ def known_image():
 
 
 def known_tensor(name, shape):
-    """A tensor from its torchvision name: He-scaled kernels, norms around one, small biases.
+    """Compute a tensor from its torchvision name: He-scaled kernels, norms around one, small biases.
 
     Args:
-        name: of the state dict. shape: there.
+        name: its key in the state dict. shape: its shape there.
 
     Returns:
-        float32 array; values are uniform, from a hash of name and position.
+        float32 array of uniform random values, seeded by a hash of the name.
     """
     uniform = _uniform(zlib.crc32(name.encode()), int(np.prod(shape))).reshape(shape)
     if len(shape) > 1:  # uniform in -1..1 has a variance of one third
@@ -175,7 +176,7 @@ def known_tensor(name, shape):
 
 
 def _scale(name):
-    """Keeps residual branches and predictors in a range where softmax and boxes are not saturated."""
+    """A factor that keeps residual branches and predictors in a range where softmax and boxes do not saturate."""
     scales = {
         ".bn2.weight": 0.4,
         "backbone.fpn": 0.5,
@@ -188,7 +189,7 @@ def _scale(name):
 
 
 def _uniform(seed, count):
-    """Numbers in -1..1 by splitmix64 (Steele et al. 2014) of their positions; no library's generator has a say."""
+    """Numbers in -1..1 by splitmix64 (Steele et al. 2014); independent of every library's generator."""
     with np.errstate(over="ignore"):
         z = (np.arange(count, dtype=np.uint64) + np.uint64(seed) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,42 +1,49 @@
 """keras-maskrcnn export | convert: models and weights for other programs."""
 
-from keras_maskrcnn.cli.options import SUCCESS, load_model, positive
+from keras_maskrcnn.cli.options import SUCCESS, positive
+from keras_maskrcnn.cli.sources import load_model
 
 # export ----------------------------------------------------------------------------------------------------
 
 
 def export_arguments(command):
-    """Arguments of export."""
+    """Add the arguments of export."""
     command.add_argument("model", help="a .keras file or a run folder")
     command.add_argument(
-        "target", help="savedmodel: the model's folder, which gets a folder for each version; others: a file to write"
+        "target",
+        help="savedmodel: the model's folder, with one subfolder for each version; other formats: the file to write",
     )
-    command.add_argument("--format", choices=sorted(_EXPORTS), default="savedmodel", help="what to write")
-    command.add_argument("--overwrite", action="store_true", help="replace a version or file that exists")
+    command.add_argument("--format", choices=sorted(_EXPORTS), default="savedmodel", help="format to write")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing version or file")
     saved_model = command.add_argument_group("savedmodel")
+    saved_model.add_argument("--version", type=positive(int), help="number of the version (default: the next free one)")
     saved_model.add_argument(
-        "--version", type=positive(int), help="number of the version; the next free one if left out"
-    )
-    saved_model.add_argument(
-        "--bfloat16", action="store_true", help="convolutions in bfloat16: faster where the processor has it"
+        "--bfloat16", action="store_true", help="compute convolutions in bfloat16: faster on processors that have it"
     )
     litert = command.add_argument_group("litert")
     litert.add_argument(
-        "--image-size", type=positive(int), nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels of the images to come"
+        "--image-size", type=positive(int), nargs=2, metavar=("HEIGHT", "WIDTH"), help="size of the images, pixels"
     )
-    litert.add_argument("--quantization", choices=["float16", "dynamic_range"], help="smaller weights, less exact")
+    litert.add_argument(
+        "--quantization", choices=["float16", "dynamic_range"], help="store smaller, less exact weights"
+    )
 
 
-def export(args):
-    """Write a SavedModel, an ONNX or a LiteRT file."""
+def check_export(args):
+    """Refuse options of another format. Returns the arguments."""
     own = {"savedmodel": ("version", "bfloat16"), "litert": ("image_size", "quantization")}
     for name, options in own.items():
         given = [option for option in options if getattr(args, option)]
         if given and name != args.format:
             raise ValueError(
                 f"--{given[0].replace('_', '-')} is an option of --format {name}. Received: --format {args.format}. "
-                "Leave it out: ONNX and LiteRT files always hold batch norm folded, in float32."
+                "Leave it out: ONNX and LiteRT files always contain float32 weights with batch norm folded in."
             )
+    return args
+
+
+def export(args):
+    """Write a SavedModel, an ONNX or a LiteRT file."""
     written, hint = _EXPORTS[args.format](args, load_model(args.model))
     print(f"wrote {written}; {hint}")
     return SUCCESS
@@ -52,7 +59,7 @@ def _export_saved_model(args, model):
         overwrite=args.overwrite,
         dtype="bfloat16" if args.bfloat16 else None,
     )
-    return written, f"look at it with: saved_model_cli show --dir {written} --all"
+    return written, f"inspect it with: saved_model_cli show --dir {written} --all"
 
 
 def _export_onnx(args, model):
@@ -76,17 +83,20 @@ _EXPORTS = {"savedmodel": _export_saved_model, "onnx": _export_onnx, "litert": _
 
 
 def convert_arguments(command):
-    """Arguments of convert."""
-    command.add_argument("source", help="torchvision's .pth, .pt or .safetensors; or a .keras file or run folder")
+    """Add the arguments of convert."""
+    command.add_argument("source", help="torchvision's .pth, .pt or .safetensors file; or a .keras file or run folder")
     command.add_argument(
-        "target", help=".keras or .weights.h5; from a model of ours .safetensors under torchvision's names"
+        "target",
+        help="file to write: .keras or .weights.h5; for a model of this package .safetensors with torchvision's names",
     )
-    command.add_argument("--all-rows", action="store_true", help="keep COCO's 90 rows instead of its 80 categories")
-    command.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    command.add_argument(
+        "--all-rows", action="store_true", help="keep the 90 class rows of COCO's weights instead of its 80 categories"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 def convert(args):
-    """Weights of torchvision to ours, or back."""
+    """Convert torchvision's weights to a model of this package, or back."""
     from keras_maskrcnn.weights.convert import convert_file
 
     print(convert_file(args.source, args.target, args.all_rows, args.overwrite))

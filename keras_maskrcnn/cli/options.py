@@ -1,14 +1,13 @@
-"""What the commands share: exit statuses, groups of arguments, and the dataset or model that arguments mean."""
+"""What all commands share: exit statuses, number types, and `Option`, one row in a command's table of options."""
 
 import argparse
+import dataclasses
 
-from keras_maskrcnn.cli import data
-
-SUCCESS, DISAPPOINTED, MISTAKE = 0, 1, 2  # exit status; 2 as argparse's own
+SUCCESS, CHECK_FAILED, MISTAKE = 0, 1, 2  # exit statuses; argparse uses 2 for wrong arguments, too
 
 
 def positive(kind):
-    """An argparse type: a number of this kind above zero."""
+    """Make an argparse type for numbers of this kind above zero."""
 
     def parse(text):
         value = kind(text)
@@ -16,93 +15,111 @@ def positive(kind):
             raise argparse.ArgumentTypeError(f"must be above zero, received {text}")
         return value
 
-    parse.__name__ = kind.__name__  # argparse names it where the text is no number
+    parse.__name__ = kind.__name__  # argparse shows it if the text is no number
     return parse
 
 
-def dataset_arguments(group, required=True):
-    """--images and --annotations, and how they are read."""
-    group.add_argument(
-        "--images", required=required, help="folder of the images, or of a whole dataset; YOLO's data.yaml"
-    )
-    group.add_argument(
-        "--annotations", help="annotation file or folder (COCO, VIA, labelme, ...), if it is not in --images"
-    )
-    data.dataset_options(group)
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option: its flag, the values that it accepts, its default and its help.
+
+    Args:
+        flag: such as "--min-size".
+        help: str; the help on the screen adds the default.
+        default: value if the option is given nowhere; None: no value.
+        type: function from text to value, or bool for a switch without a value.
+        choices, nargs, const, metavar: as argparse takes them.
+        old_flag: an earlier name, still accepted but not in the help.
+    """
+
+    flag: str
+    help: str
+    default: object = None
+    type: object = str
+    choices: tuple | None = None
+    nargs: object = None
+    const: object = None
+    metavar: object = None
+    old_flag: str | None = None
+
+    @property
+    def name(self):
+        """The key in parsed arguments and in files: "min_size" for "--min-size"."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    def add_to(self, parser, late_default=False, required=False):
+        """Add the option to a parser or a group of one.
+
+        Args:
+            parser: argparse parser or group.
+            late_default: the parsed value is None if the option is not given; `settled` fills the default in.
+            required: whether the command needs it.
+        """
+        settings = {"dest": self.name, "default": None if late_default else self.default}
+        if self.type is bool:
+            settings |= {"action": "store_const", "const": True}
+        else:
+            names = ("type", "choices", "nargs", "const", "metavar")
+            settings |= {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        parser.add_argument(self.flag, help=self._described(), required=required, **settings)
+        if self.old_flag:
+            parser.add_argument(self.old_flag, help=argparse.SUPPRESS, **settings)
+
+    def from_file(self, value):
+        """Check a value from a JSON file as the command line checks its text.
+
+        Raises:
+            ValueError: the option does not accept it.
+        """
+        many = self.nargs not in (None, "?")
+        try:
+            if isinstance(value, list) != many or (isinstance(self.nargs, int) and len(value) != self.nargs):
+                raise ValueError
+            checked = [self._checked(item) for item in (value if many else [value])]
+        except (ValueError, TypeError, argparse.ArgumentTypeError):
+            raise ValueError(
+                f"{self.name} must be a value that {self.flag} accepts: {self.help}. Received {value!r}. "
+                f"Correct it in the file, or give {self.flag} and remove it there."
+            ) from None
+        return checked if many else checked[0]
+
+    def _checked(self, item):
+        if self.type is bool:
+            accepted, value = isinstance(item, bool), item
+        else:
+            value = self.type(str(item))
+            accepted = self.choices is None or value in self.choices
+        if not accepted:
+            raise ValueError
+        return value
+
+    def _described(self):
+        text = self.help.replace("%", "%%")
+        if self.default is None or self.default is False:
+            return text
+        shown = " ".join(map(str, self.default)) if isinstance(self.default, tuple) else self.default
+        return f"{text} (default: {shown})"
 
 
-def sampling_arguments(group):
-    """How often images come up in training, and who reads them."""
-    group.add_argument(
-        "--repeat-threshold",
-        type=positive(float),
-        metavar="SHARE",
-        help="show images of rare classes more often: a class in a share f of the images, f below SHARE, comes up "
-        "sqrt(SHARE / f) times as often (repeat factors of LVIS, Gupta et al. 2019, who take 0.001; try 0.1 in small "
-        "datasets; default: each image once an epoch)",
-    )
-    group.add_argument(
-        "--negatives",
-        type=float,
-        metavar="SHARE",
-        help="share of images without objects in an epoch, 0 to below 1; 0 leaves them out (default: as in the data)",
-    )
-    group.add_argument("--workers", type=positive(int), default=2, help="threads that read and augment images")
+def add_options(parser, options, late_defaults=False, required=()):
+    """Add options to a parser or group; those named in `required` must be given."""
+    for option in options:
+        option.add_to(parser, late_defaults, option.name in required)
 
 
-def size_arguments(group):
-    """The network's image size."""
-    group.add_argument("--min-size", type=positive(int), default=800, help="short side, network pixels")
-    group.add_argument("--max-size", type=positive(int), default=1333, help="limit of the long side")
-    group.add_argument("--image-scale", type=positive(float), help="network over source pixels; replaces the sizes")
+def settled(args, options, proposed=None):
+    """Give every option a value: from the command line, else the proposed one, else the default.
 
+    Args:
+        args: parsed arguments, None for options that were not given.
+        options: the Options, added with late defaults.
+        proposed: dict from name to value, of a file or a proposal; None stands for "not proposed".
 
-def pixel_arguments(group):
-    """What images hold, where it is not RGB of 8 bits; check-data measures it."""
-    group.add_argument("--pixel-mean", type=float, nargs="+", metavar="VALUE", help="of each channel (default: RGB's)")
-    group.add_argument("--pixel-std", type=float, nargs="+", metavar="VALUE", help="standard deviation of each channel")
-    group.add_argument("--image-dtype", choices=("uint8", "uint16", "float32"), default="uint8", help="read images as")
-
-
-def pixel_fields(args):
-    """Fields of the config that these arguments give."""
-    fields = {name: tuple(getattr(args, name)) for name in ("pixel_mean", "pixel_std") if getattr(args, name)}
-    return fields | {"image_dtype": args.image_dtype}
-
-
-def augmentation_arguments(group, default):
-    """--augment, --crop and --any-way-up."""
-    group.add_argument(
-        "--augment",
-        choices=("none", "flip", "light", "strong"),
-        default=default,
-        help="flip: left and right; light: and scales and colours, moderately; strong: and scales from 0.1 to 2, "
-        "copy-paste, hue, blur, noise, JPEG",
-    )
-    group.add_argument("--crop", type=positive(int), help="train on random squares of so many network pixels")
-    group.add_argument(
-        "--any-way-up",
-        action="store_true",
-        help="the images have no top: quarter turns and vertical flips too, with strong free turns",
-    )
-
-
-def open_dataset(args, images, annotations, part, config=None):
-    """The dataset of `--images` and `--annotations`, with the classes of a model's config where there is one."""
-    classes = {}
-    if config is not None:
-        named = config.class_names != tuple(f"class {k}" for k in range(config.num_classes))
-        classes = {"class_names": config.class_names if named else None, "category_ids": config.category_ids}
-    if annotations is None:
-        return data.open_source(args, images, None, part, **classes)
-    return data.open_source(args, annotations, images, part, **classes)
-
-
-def load_model(path):
-    """The model in a .keras file or run folder, not compiled."""
-    import keras
-
-    from keras_maskrcnn import model  # noqa: F401 (registers the classes that the file names)
-    from keras_maskrcnn.runs.experiment import find_model
-
-    return keras.saving.load_model(find_model(path), compile=False)
+    Returns:
+        argparse.Namespace with the other arguments unchanged.
+    """
+    values = dict(vars(args))
+    for option in options:
+        sources = (values.get(option.name), (proposed or {}).get(option.name), option.default)
+        values[option.name] = next((value for value in sources if value is not None), None)
+    return argparse.Namespace(**values)

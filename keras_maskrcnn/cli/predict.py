@@ -1,18 +1,23 @@
-"""keras-maskrcnn evaluate | predict: what a trained model is worth, and what it finds."""
+"""keras-maskrcnn evaluate | predict: the accuracy of a trained model, and what it finds in images."""
 
 import pathlib
 
-from keras_maskrcnn.cli.options import SUCCESS, dataset_arguments, load_model, open_dataset, positive
+from keras_maskrcnn.cli.options import SUCCESS, add_options, positive
+from keras_maskrcnn.cli.sources import DATASET, load_model, open_dataset
 
 # evaluate --------------------------------------------------------------------------------------------------
 
 
 def evaluate_arguments(command):
-    """Arguments of evaluate."""
+    """Add the arguments of evaluate."""
     command.add_argument("model", help="a .keras file or a run folder")
-    dataset_arguments(command)
-    command.add_argument("--max-detections", type=positive(int), help="detections an image that count")
-    command.add_argument("--json", help="file for the figures, classes included")
+    add_options(command, DATASET, required=("images",))
+    command.add_argument(
+        "--max-detections",
+        type=positive(int),
+        help="highest-scoring detections in an image to evaluate (default: the larger of 100 and the model's limit)",
+    )
+    command.add_argument("--json", help="JSON file for all figures, those of each class included")
 
 
 def evaluate(args):
@@ -33,16 +38,43 @@ def evaluate(args):
 
 
 def predict_arguments(command):
-    """Arguments of predict."""
+    """Add the arguments of predict."""
     command.add_argument("model", nargs="?", help="a .keras file or a run folder; not with --saved-model")
     command.add_argument("images", nargs="+", help="image files or folders")
-    command.add_argument("--saved-model", metavar="DIR", help="an export instead: its folder, or that of its versions")
-    command.add_argument("--output", default="predictions", help="folder for pictures and detections.json")
-    command.add_argument("--score", type=float, default=0.5, help="detections below are left out")
     command.add_argument(
-        "--tile", type=positive(int), help="image pixels: cut larger images into overlapping squares of this side"
+        "--saved-model",
+        metavar="DIR",
+        help="use this exported SavedModel instead of a model: the folder of one version, or of all versions",
     )
-    command.add_argument("--overlap", type=float, default=0.2, help="share of a tile's side; not below the objects'")
+    command.add_argument("--output", default="predictions", help="folder for pictures and detections.json")
+    command.add_argument("--score", type=float, default=0.5, help="leave out detections with a lower score")
+    command.add_argument(
+        "--tile", type=positive(int), help="cut larger images into overlapping squares of this side, image pixels"
+    )
+    command.add_argument(
+        "--overlap",
+        type=float,
+        default=0.2,
+        help="share of a tile's side that neighbours overlap by; choose at least the size of the objects",
+    )
+
+
+def check_predict(args):
+    """Refuse arguments that do not belong together or name no image. Returns them with `images` as paths."""
+    if args.saved_model and args.tile:
+        raise ValueError(
+            f"--tile works with a model, not with an export. Received: --saved-model {args.saved_model} and --tile "
+            f"{args.tile}. Name the .keras file or run folder that was exported."
+        )
+    if not (args.saved_model or args.model):
+        raise ValueError(
+            "predict needs a model and images. "
+            f"Received: {args.images} alone. Name a .keras file or run folder first, or an export by --saved-model."
+        )
+    if args.saved_model and args.model:  # argparse took the first image for the model
+        args.images, args.model = [args.model, *args.images], None
+    args.images = _image_paths(args.images)
+    return args
 
 
 def predict(args):
@@ -54,7 +86,7 @@ def predict(args):
     from keras_maskrcnn.host.progress import progress_bar
     from keras_maskrcnn.inference.visualize import draw_instances
 
-    paths, predictor = _paths_and_predictor(args)
+    paths, predictor = args.images, _predictor(args)
     output = pathlib.Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     results = []
@@ -71,29 +103,17 @@ def predict(args):
     return SUCCESS
 
 
-def _paths_and_predictor(args):
+def _predictor(args):
     from keras_maskrcnn.inference.predictor import Predictor
     from keras_maskrcnn.serving import SavedModelPredictor
 
-    names = [args.model, *args.images] if args.saved_model and args.model else args.images
-    paths = _image_paths(names)
-    if args.saved_model and args.tile:
-        raise ValueError(
-            f"Tiles are cut for a model, not for an export. Received: --saved-model {args.saved_model} and --tile "
-            f"{args.tile}. Name the .keras file or run folder that was exported."
-        )
     if args.saved_model:
-        return paths, SavedModelPredictor(args.saved_model, args.score)
-    if not args.model:
-        raise ValueError(
-            "A model and images are needed. "
-            f"Received: {args.images} alone. Name a .keras file or run folder first, or an export by --saved-model."
-        )
-    return paths, Predictor(load_model(args.model), args.score, args.tile, args.overlap)
+        return SavedModelPredictor(args.saved_model, args.score)
+    return Predictor(load_model(args.model), args.score, args.tile, args.overlap)
 
 
 def _image_paths(names):
-    """Files, and the image files directly inside folders."""
+    """The files that are named, and the image files directly inside the folders that are named."""
     from PIL import Image
 
     endings = {*Image.registered_extensions(), ".npy"}
@@ -102,5 +122,7 @@ def _image_paths(names):
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in endings) if path.is_dir() else [path]
         paths += inside
     if not paths:
-        raise ValueError(f"There must be an image to predict on. Received {names}: no image files in there.")
+        raise ValueError(
+            f"predict needs at least one image. Received {names}, without an image file. Name image files or folders."
+        )
     return paths

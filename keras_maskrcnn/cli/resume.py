@@ -1,34 +1,51 @@
-"""`train --resume`: the options and the model of a run that was stopped, and a check that it is the same run."""
+"""`train --resume`: the options and the model of a stopped run, and a check that nothing else would be trained."""
 
 import json
 import pathlib
 
-# What may be given anew: it changes neither the data's order nor any number.
+from keras_maskrcnn.cli.train_options import OPTIONS
+
+# Options that may differ: they change neither the order of the data nor any number.
 FREE = ("images", "annotations", "val_images", "val_annotations", "workers", "tensorboard")
 NOT_OF_THE_RUN = ("command", "debug", "resume", "run_dir", "config", "auto")
+_RENAMED = {"recipe": "architecture"}  # settings of runs that older versions wrote
 
 
-def options_to_resume(run_dir):
-    """The options that a stopped run was started with, for those that are not given.
+def options_of_run(run_dir):
+    """The options that a run was started with. Imports no framework.
 
     Raises:
-        ValueError: the folder holds no unfinished run of `keras-maskrcnn train`.
+        ValueError: the folder holds no run of `keras-maskrcnn train`.
+    """
+    path = pathlib.Path(run_dir) / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"--resume continues a run of keras-maskrcnn train. Received {run_dir}, which has no config.json. "
+            "Name the run's folder by --run-dir, or start a run without --resume."
+        )
+    settings = _settings(run_dir)
+    if "training_recipe" not in settings:
+        raise ValueError(
+            f"--resume needs the options of a run of keras-maskrcnn train. Received {run_dir}, written by other code. "
+            "Call train_model(..., resume=True) in that code."
+        )
+    return {name: settings[name] for name in settings if name in OPTIONS and name not in NOT_OF_THE_RUN}
+
+
+def announce(run_dir):
+    """Print how far the stopped run is.
+
+    Raises:
+        ValueError: the folder holds no unfinished run.
     """
     from keras_maskrcnn.runs.experiment import state_to_resume
 
     state = state_to_resume(run_dir)
-    settings = _settings(run_dir)
-    if "training_recipe" not in settings:
-        raise ValueError(
-            f"Only a run of keras-maskrcnn train knows its options. Received {run_dir}, written by other code. "
-            "Call train_model(..., resume=True) there."
-        )
-    print(f"going on with {run_dir} after {state['epochs_done']} epochs and {state['seconds'] / 60:.1f} minutes")
-    return {name: value for name, value in settings.items() if name not in (*NOT_OF_THE_RUN, "training_recipe")}
+    print(f"resuming {run_dir} after {state['epochs_done']} epochs and {state['seconds'] / 60:.1f} minutes")
 
 
 def load_last(run_dir):
-    """The model as it stood after the last whole epoch, not compiled."""
+    """Load the model as it was after the last complete epoch, not compiled."""
     import keras
 
     from keras_maskrcnn import model  # noqa: F401 (registers the classes that the file names)
@@ -37,25 +54,26 @@ def load_last(run_dir):
 
 
 def check_same_run(run_dir, settings):
-    """Refuse options that would make another run of it.
+    """Refuse options that would train something else than the run did.
 
     Args:
         run_dir: the run's folder.
         settings: dict, the options of this call with their `training_recipe`.
 
     Raises:
-        ValueError: naming what differs.
+        ValueError: naming the differences.
     """
     before, now = _settings(run_dir), json.loads(json.dumps(settings))
     names = [name for name in before if name not in (*FREE, *NOT_OF_THE_RUN)]
     different = [f"{name} {before[name]} -> {now.get(name)}" for name in names if before[name] != now.get(name)]
     if different:
         raise ValueError(
-            f"A run goes on with the options and the data that it began with. Received: {', '.join(different)}. "
+            f"A resumed run keeps its options and its data. Received other ones: {', '.join(different)}. "
             "Leave them out, or start a new run with --start-from."
         )
 
 
 def _settings(run_dir):
     path = pathlib.Path(run_dir) / "config.json"
-    return json.loads(path.read_text(encoding="utf-8"))["settings"]
+    settings = json.loads(path.read_text(encoding="utf-8")).get("settings") or {}
+    return {_RENAMED.get(name, name): value for name, value in settings.items()}

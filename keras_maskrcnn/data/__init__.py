@@ -1,84 +1,66 @@
-"""Readers, transforms and the loader: from files to batches, in numpy, without a model."""
+"""Readers, transforms and the loader: from files to batches, in numpy, without a model.
 
-from keras_maskrcnn.data.images.reading import ImageError, read_image
-from keras_maskrcnn.data.loading.loader import DataLoader, EpochSync
-from keras_maskrcnn.data.readers.arrays import ArrayDataset
-from keras_maskrcnn.data.readers.coco import CocoDataset
-from keras_maskrcnn.data.readers.csv_polygons import CsvDataset
-from keras_maskrcnn.data.readers.dsb import DsbDataset
-from keras_maskrcnn.data.readers.instance_files import InstanceFilesDataset
-from keras_maskrcnn.data.readers.label_images import LabelImageDataset
-from keras_maskrcnn.data.readers.labelme import LabelmeDataset
-from keras_maskrcnn.data.readers.opener import open_dataset
-from keras_maskrcnn.data.readers.via import ViaDataset
-from keras_maskrcnn.data.readers.via3 import Via3Dataset
-from keras_maskrcnn.data.readers.voc import VocDataset
-from keras_maskrcnn.data.readers.yolo import YoloDataset
-from keras_maskrcnn.data.records import (
-    Dataset,
-    Fault,
-    Instance,
-    MaskWindow,
-    Polygons,
-    Record,
-    RunLengths,
-)
-from keras_maskrcnn.data.samples.sample import Sample
-from keras_maskrcnn.data.shapes import generate_shapes
-from keras_maskrcnn.data.transforms.appearance import ColorJitter, RandomBlur, RandomJpeg, RandomNoise
-from keras_maskrcnn.data.transforms.copy_paste import CopyPaste
-from keras_maskrcnn.data.transforms.moves import (
-    LargeScaleJitter,
-    RandomApply,
-    RandomCrop,
-    RandomFlip,
-    RandomRotate90,
-    RandomRotation,
-    Resize,
-    ResizeByScale,
-    ScaleJitter,
-)
-from keras_maskrcnn.data.transforms.presets import preset
+Names are imported when they are first used: reading a dataset needs neither Keras, which `DataLoader` needs, nor the
+other readers and transforms.
+"""
 
-__all__ = [
-    "ArrayDataset",
-    "CocoDataset",
-    "ColorJitter",
-    "CsvDataset",
-    "CopyPaste",
-    "DataLoader",
-    "Dataset",
-    "DsbDataset",
-    "EpochSync",
-    "Fault",
-    "ImageError",
-    "Instance",
-    "InstanceFilesDataset",
-    "LabelImageDataset",
-    "LabelmeDataset",
-    "LargeScaleJitter",
-    "MaskWindow",
-    "Polygons",
-    "RandomApply",
-    "RandomBlur",
-    "RandomCrop",
-    "RandomFlip",
-    "RandomJpeg",
-    "RandomNoise",
-    "RandomRotate90",
-    "RandomRotation",
-    "Record",
-    "Resize",
-    "ResizeByScale",
-    "RunLengths",
-    "Sample",
-    "ScaleJitter",
-    "Via3Dataset",
-    "ViaDataset",
-    "VocDataset",
-    "YoloDataset",
-    "generate_shapes",
-    "open_dataset",
-    "preset",
-    "read_image",
-]
+import importlib
+
+_MODULES = {  # public name -> its module in the package
+    "ArrayDataset": "data.readers.arrays",
+    "CocoDataset": "data.readers.coco",
+    "ColorJitter": "data.transforms.appearance",
+    "CopyPaste": "data.transforms.copy_paste",
+    "CsvDataset": "data.readers.csv_polygons",
+    "DataLoader": "data.loading.loader",
+    "Dataset": "data.records",
+    "DsbDataset": "data.readers.dsb",
+    "EpochSync": "data.loading.loader",
+    "Fault": "data.records",
+    "generate_shapes": "data.shapes",
+    "ImageError": "data.images.reading",
+    "Instance": "data.records",
+    "InstanceFilesDataset": "data.readers.instance_files",
+    "LabelImageDataset": "data.readers.label_images",
+    "LabelmeDataset": "data.readers.labelme",
+    "LargeScaleJitter": "data.transforms.moves",
+    "MaskWindow": "data.records",
+    "open_dataset": "data.readers.opener",
+    "Polygons": "data.records",
+    "preset": "data.transforms.presets",
+    "RandomApply": "data.transforms.moves",
+    "RandomBlur": "data.transforms.appearance",
+    "RandomCrop": "data.transforms.moves",
+    "RandomFlip": "data.transforms.moves",
+    "RandomJpeg": "data.transforms.appearance",
+    "RandomNoise": "data.transforms.appearance",
+    "RandomRotate90": "data.transforms.moves",
+    "RandomRotation": "data.transforms.moves",
+    "read_image": "data.images.reading",
+    "Record": "data.records",
+    "Resize": "data.transforms.moves",
+    "ResizeByScale": "data.transforms.moves",
+    "RunLengths": "data.records",
+    "Sample": "data.samples.sample",
+    "ScaleJitter": "data.transforms.moves",
+    "Via3Dataset": "data.readers.via3",
+    "ViaDataset": "data.readers.via",
+    "VocDataset": "data.readers.voc",
+    "YoloDataset": "data.readers.yolo",
+}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name):
+    """Import the module of a public name when the name is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"keras_maskrcnn.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    """All public names, imported or not."""
+    return sorted({*globals(), *__all__})

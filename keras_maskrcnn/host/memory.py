@@ -1,8 +1,10 @@
 """Freed memory that stays with the process: what large feature maps cost on a CPU beyond their arithmetic.
 
 glibc gives large blocks back to the kernel as soon as they are freed, and the kernel clears every page of the next one:
-at 800x1056 pixels a seventh of the time of an inference, and half of a training step on small images. The first
-MaskRCNN of a process and the command line call it: it acts on the whole process, so importing the package does not.
+at 800x1056 pixels a seventh of the time of an inference, and half of a training step on small images.
+
+These settings act on the whole process, so neither importing the package nor building a model changes them. Programs of
+the package call `keep_for_models`; users of the library call `km.keep_freed_memory()` where they want it.
 """
 
 import ctypes
@@ -10,7 +12,7 @@ import functools
 import os
 import sys
 
-SWITCH = "KERAS_MASKRCNN_KEEP_MEMORY"  # environment: 0 leaves the process as it is
+SWITCH = "KERAS_MASKRCNN_KEEP_MEMORY"  # environment: 0 leaves the C library's settings as they are
 
 # malloc.h of glibc
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -20,7 +22,13 @@ _SETTINGS = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1))
 
 @functools.cache
 def keep_for_models():
-    """`keep_freed_memory` for the first model of a process, unless the environment says no."""
+    """Call `keep_freed_memory` once in a process that runs models, unless the environment variable is 0.
+
+    The command line calls it before it builds or loads a model.
+
+    Returns:
+        bool, whether the C library accepted the settings.
+    """
     return os.environ.get(SWITCH, "1") != "0" and keep_freed_memory()
 
 
@@ -31,7 +39,7 @@ def keep_freed_memory():
     nothing.
 
     Returns:
-        bool, whether the C library took it: glibc (most Linux distributions) does, others do not.
+        bool, whether the C library accepted the settings: glibc (most Linux distributions) does, others do not.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -2,8 +2,6 @@
 
 import sys
 
-import keras
-
 
 def progress_bar(target, verbose=1, **options):
     """A bar of Keras, silent where the output goes into a file or a pipe: there each update would be a line more.
@@ -17,4 +15,15 @@ def progress_bar(target, verbose=1, **options):
         keras.utils.Progbar.
     """
     watched = sys.stdout.isatty() or "ipykernel" in sys.modules
-    return keras.utils.Progbar(target, verbose=verbose if watched else 0, **options)
+    if not watched:
+        return _Silent()
+    import keras  # takes seconds; data commands run without it
+
+    return keras.utils.Progbar(target, verbose=verbose, **options)
+
+
+class _Silent:
+    """A bar that nobody sees."""
+
+    def update(self, *args, **kwargs):
+        """Do nothing."""

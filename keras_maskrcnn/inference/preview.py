@@ -1,36 +1,36 @@
-"""What augmentation makes of a dataset, before and after, as one picture to look at before training.
+"""One picture of some images before and after augmentation, to look at before training.
 
-Comes in: a dataset, the model's config, an augmentation. Goes out: uint8 RGB. What is drawn is what the
-model would be given: the loader's own batches, masks in their cells. Called by the command line.
+A dataset, the model's config and an augmentation come in, uint8 RGB goes out. It draws the batches that training is
+given, with masks as they are stored in a batch. Called by the command line; imports no framework.
 """
 
 import numpy as np
 
-from keras_maskrcnn.data import DataLoader
+from keras_maskrcnn.data.loading.batches import BatchMaker
 from keras_maskrcnn.inference.visualize import above, beside, draw_batch_row
 
-CAPTIONED = 20  # with more objects than this, names would hide the image
+CAPTIONED = 20  # with more objects, names would hide the image
 
 
 def preview_augmentation(dataset, config, augmentation, count=4, variants=3, seed=0, side=448):
-    """A sheet with a row an image: as it is, then as it comes in the first epochs of training.
+    """Draw a row for each image: the original, then its augmented form in the first epochs of training.
 
-    With the same seed `DataLoader` gives training these very images.
+    `DataLoader` gives training the same images if its seed is the same.
 
     Args:
         dataset: a Dataset.
         config: MaskRCNNConfig.
-        augmentation: as DataLoader takes it.
-        count: int, how many images, taken evenly from the whole dataset.
-        variants: int, epochs shown of each.
+        augmentation: as in DataLoader.
+        count: int, number of images, taken at equal distances from the whole dataset.
+        variants: int, number of epochs to show of each image.
         seed: int, the loader's.
-        side: pixels of the sheet for the longest side in a row.
+        side: length of the longest side in a row, pixels of the sheet.
 
     Returns:
-        uint8 (h, w, 3). Regions to ignore are gray.
+        uint8 (h, w, 3). Regions that training ignores are gray.
     """
-    plain = DataLoader(dataset, config, 1)
-    changed = DataLoader(dataset, config, 1, augmentation=augmentation, seed=seed)
+    plain = BatchMaker(dataset, config, 1)
+    changed = BatchMaker(dataset, config, 1, augmentation=augmentation, seed=seed)
     rows = []
     for position in np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)):
         batches = [plain[position]]
@@ -49,7 +49,7 @@ def _picture(batch, class_names, scale):
 
 
 def _tiles(pictures):
-    """The pictures at the top left of light tiles, as large as the largest of each side."""
+    """Put each picture at the top left of a light tile; all tiles have the height and width of the largest."""
     size = np.max([picture.shape for picture in pictures], axis=0)
     tiles = np.full((len(pictures), *size), 225, np.uint8)
     for tile, picture in zip(tiles, pictures, strict=True):

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as rle
 
 from keras_maskrcnn.data.images.reading import as_picture
-from keras_maskrcnn.geometry.masks import paste_mask_windows
+from keras_maskrcnn.geometry.pasting import paste_mask_windows
 
 GOLDEN_RATIO = 0.618034  # successive hues stay far apart, however many there are
 OPACITY = 0.45

@@ -1,26 +1,10 @@
 """Anchors: the reference boxes that the RPN moves and scales (Faster R-CNN section 3.1.1; FPN section 4.1).
 
-Sizes and ratios come in, boxes in network pixels go out, in the order (row, column, ratio) in which the RPN's
-convolutions lay out their answers. Called by `model.py`.
+The anchors of one cell come in (`geometry/anchor_shapes.py`), those of a whole level go out, in network pixels, in the
+order (row, column, ratio) in which the RPN's convolutions lay out their outputs. Called by `model.py`.
 """
 
-import numpy as np
 from keras import ops
-
-
-def cell_anchors(size, ratios):
-    """Anchors around the origin, rounded to whole pixels as torchvision does (half to even).
-
-    Args:
-        size: square root of the anchors' area, network pixels.
-        ratios: height over width, A of them.
-
-    Returns:
-        numpy float32 (A, [x1, y1, x2, y2]).
-    """
-    heights = size * np.sqrt(np.asarray(ratios, "float32"))
-    widths = size / np.sqrt(np.asarray(ratios, "float32"))
-    return np.round(np.stack([-widths, -heights, widths, heights], axis=1) / 2).astype("float32")
 
 
 def level_anchors(rows, columns, spacing, cells):

@@ -20,7 +20,7 @@ with quiet_tensorflow():
     import keras
 
     import keras_maskrcnn as km
-    from keras_maskrcnn.cli.data import read_options
+    from keras_maskrcnn.cli.settling import read_options
 
 # One pixel has about the same size in all images, so all are enlarged alike: half of the nuclei are under 19 pixels.
 SCALE = 2.0
