@@ -80,7 +80,7 @@ def measure(stored):
     """Measure one image, row block by row block.
 
     Args:
-        stored: data.decoding.Stored.
+        stored: data.images.forms.Stored.
 
     Returns:
         Pixels; NaN and infinities in floats make its figures NaN.
