@@ -93,7 +93,7 @@ def _images_folder(path):
 
 
 def _write_image(dataset, index, folder, root):
-    """Write an image that is not a file, as PNG if PNG can hold it, else as TIFF. Returns its name relative to `root`."""
+    """Write an image that is not a file, as PNG if possible, else as TIFF. Returns its name relative to `root`."""
     pixels = dataset.load_image(index, None, None)
     png = pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3, 4)
     file = folder / f"{index + 1:06d}.{'png' if png else 'tif'}"
