@@ -10,3 +10,7 @@
 Each step takes what the step before returned and calls none of the others. `forms` holds what they share: ImageError,
 Opened and Stored. `showing` makes pictures for people of images of any kind.
 """
+
+from keras_maskrcnn.data.images.reading import ImageError, image_size, read_image
+
+__all__ = ["ImageError", "image_size", "read_image"]

@@ -7,8 +7,10 @@ Large arrays of plain values on disk (`.npy`; TIFF that is neither compressed no
 read: whoever uses a part of one reads that part from the disk. Called by `reading`.
 """
 
-from keras_maskrcnn.data.images import npy_files, pillow_files, tiff_files
 from keras_maskrcnn.data.images.forms import Kind, stored_array
+from keras_maskrcnn.data.images.npy_files import read_npy_image
+from keras_maskrcnn.data.images.pillow_files import picture_size, read_picture, stored_picture
+from keras_maskrcnn.data.images.tiff_files import read_tiff, tiff_size
 
 MAPPED_BYTES = 64 * 2**20  # smaller files are read whole: a mapped one keeps a file open
 
@@ -28,12 +30,12 @@ def decode(opened):
     if opened.kind == Kind.ARRAY:
         return stored_array(opened.content, opened.name)
     if opened.kind == Kind.PIL_IMAGE:
-        return pillow_files.stored_picture(opened.content, opened.name)
+        return stored_picture(opened.content, opened.name)
     if opened.kind == Kind.NPY:
-        return npy_files.read_npy_image(opened, MAPPED_BYTES)
+        return read_npy_image(opened, MAPPED_BYTES)
     if opened.kind == Kind.TIFF:
-        return tiff_files.read_tiff(opened, MAPPED_BYTES)
-    return pillow_files.read_picture(opened)
+        return read_tiff(opened, MAPPED_BYTES)
+    return read_picture(opened)
 
 
 def decoded_size(opened):
@@ -46,9 +48,9 @@ def decoded_size(opened):
         ImageError: as for `decode`.
     """
     if opened.kind == Kind.NPY:
-        return npy_files.read_npy_image(opened, 0).pixels.shape[:2]
+        return read_npy_image(opened, 0).pixels.shape[:2]
     if opened.kind == Kind.TIFF:
-        return tiff_files.tiff_size(opened)
+        return tiff_size(opened)
     if opened.kind == Kind.OTHER_FILE:
-        return pillow_files.picture_size(opened)
+        return picture_size(opened)
     return decode(opened).pixels.shape[:2]

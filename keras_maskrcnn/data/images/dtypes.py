@@ -23,6 +23,9 @@ def as_dtype(pixels, dtype, name):
         return pixels
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
+    if pixels.strides[2] == 0:  # gray shown as three channels: one is converted
+        gray = _CONVERSIONS[dtype](pixels[..., :1], name)
+        return np.broadcast_to(gray, pixels.shape, subok=is_mapped(gray))
     return _CONVERSIONS[dtype](pixels, name)
 
 
@@ -59,13 +62,9 @@ def _as_uint8(pixels, name):
             "or train with image_dtype float32, which takes all numbers."
         )
     full = next((limit for limit in _WIDE_RANGES if top <= limit), top)
-    if pixels.dtype == np.uint16:  # looking values up is several times faster than scaling each pixel
-        return _scaled(np.arange(int(top) + 1), full)[pixels]
-    return _scaled(pixels, full)
-
-
-def _scaled(values, full):
-    return np.rint(values.astype(np.float64) * (255.0 / full)).astype(np.uint8)
+    scaled = pixels.astype(np.float64)
+    scaled *= 255.0 / full
+    return np.rint(scaled, out=scaled).astype(np.uint8)
 
 
 def _as_uint16(pixels, name):

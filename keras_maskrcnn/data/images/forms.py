@@ -3,8 +3,17 @@
 import dataclasses
 import enum
 import pathlib
+import struct
+import tokenize
+import zlib
 
 import numpy as np
+
+# What Pillow, tifffile and the codecs beneath them raise on damaged files, by format and by kind of damage.
+DECODER_FAULTS = (
+    OSError, SyntaxError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+    ImportError, AssertionError, MemoryError, struct.error, tokenize.TokenError, zlib.error,
+)  # fmt: skip
 
 
 class ImageError(ValueError):

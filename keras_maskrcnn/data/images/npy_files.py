@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_maskrcnn.data.images.forms import ImageError, channels_last, damaged, stored_array
+from keras_maskrcnn.data.images.forms import DECODER_FAULTS, ImageError, channels_last, damaged, stored_array
 
 
 def read_npy(file, name, mmap_mode=None):
@@ -18,7 +18,7 @@ def read_npy(file, name, mmap_mode=None):
     """
     try:
         array = np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except DECODER_FAULTS as error:
         raise ImageError(damaged(name, error)) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
         found = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else "several arrays"

@@ -5,21 +5,15 @@ palettes with alpha where they are transparent; 1 bit becomes 0 and 255. Called 
 """
 
 import contextlib
-import struct
-import zlib
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from keras_maskrcnn.data.images.forms import ImageError, Stored, damaged, three_axes
+from keras_maskrcnn.data.images.forms import DECODER_FAULTS, ImageError, Stored, damaged, three_axes
 
 _ORIENTATION, _PHOTOMETRIC, _BITS = 0x0112, 0x0106, 0x0102  # tags of TIFF; the first of EXIF, too
 _STORED_MODES = ("L", "LA", "RGB", "RGBA")
 _CONVERTED_MODES = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
-# Pillow reports damaged files as any of these, by format.
-_FAULTS = (
-    OSError, SyntaxError, EOFError, ValueError, TypeError, LookupError, OverflowError, struct.error, zlib.error
-)  # fmt: skip
 
 
 def read_picture(opened):
@@ -40,7 +34,11 @@ def picture_size(opened):
     """(height, width) after EXIF rotation of an `Opened` file, from its header. Raises as `read_picture` does."""
     with _picture(opened) as image:
         width, height = image.size
-        return (width, height) if image.getexif().get(_ORIENTATION, 1) >= 5 else (height, width)
+        if image.format == "PNG" and not _text_follows_pixels(opened.content):
+            exif = Image.Image.getexif(image)  # PNG's own getexif decodes the pixels first, in case some follows them
+        else:
+            exif = image.getexif()
+        return (width, height) if exif.get(_ORIENTATION, 1) >= 5 else (height, width)
 
 
 def stored_picture(image, name):
@@ -94,6 +92,20 @@ def turned(array, orientation):
     return array[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
 
 
+def _text_follows_pixels(file):
+    """Whether a PNG has EXIF or text, which may hold EXIF too, after its pixels. Leaves the file where it was."""
+    at, start, pixels_seen = file.tell(), 8, False
+    file.seek(start)
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+        if pixels_seen and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            break
+        pixels_seen |= head[4:] == b"IDAT"
+        start += int.from_bytes(head[:4], "big") + 12  # length and name, content, checksum
+        file.seek(start)
+    file.seek(at)
+    return head[4:] not in (b"IEND", b"")
+
+
 @contextlib.contextmanager
 def _picture(opened):
     """The open PIL image of an `Opened` file; whatever goes wrong while it is used becomes an ImageError."""
@@ -110,7 +122,7 @@ def _picture(opened):
             f"An image may have as many pixels as Pillow allows. Received {opened.name}: {error} "
             "If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS, or save it as .npy or uncompressed TIFF."
         ) from error
-    except _FAULTS as error:
+    except DECODER_FAULTS as error:
         raise ImageError(damaged(opened.name, error)) from error
 
 

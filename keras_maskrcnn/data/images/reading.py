@@ -90,6 +90,9 @@ def _owned(pixels):
     if is_mapped(pixels) or pixels.flags.c_contiguous and pixels.flags.writeable:
         return pixels
     owned = np.empty(pixels.shape, pixels.dtype)
-    for channel in range(pixels.shape[2]):  # of RGBA 0.3 ms for 512 x 512 pixels; np.array(pixels) takes 4.9 ms
-        owned[..., channel] = pixels[..., channel]
+    if pixels.flags.c_contiguous:
+        owned[:] = pixels
+    else:
+        for channel in range(pixels.shape[2]):  # RGB out of RGBA, 512 x 512 pixels: 0.3 ms; all at once takes 4.9 ms
+            owned[..., channel] = pixels[..., channel]
     return owned

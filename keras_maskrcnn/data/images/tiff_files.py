@@ -8,18 +8,22 @@ Called by `decoding`.
 """
 
 import contextlib
-import struct
-import zlib
 
 import numpy as np
 
-from keras_maskrcnn.data.images.forms import ImageError, Stored, channels_last, damaged, three_axes
+from keras_maskrcnn.data.images.forms import DECODER_FAULTS, ImageError, Stored, channels_last, damaged, three_axes
 from keras_maskrcnn.data.images.pillow_files import read_frames, read_picture, turned
 
 _ORIENTATION = 0x0112
 _ASSOCIATED, _ALPHA = 1, (1, 2)  # ExtraSamples: 1 is alpha that is multiplied into the colours, 2 is alpha that is not
 _CONVERTED_BY_PILLOW = ("PALETTE", "SEPARATED", "YCBCR", "CIELAB")
-_FAULTS = (OSError, ValueError, TypeError, LookupError, OverflowError, ImportError, struct.error, zlib.error)
+# The highest rates of compression: none, LZW, deflate (twice), PackBits. Deflate's is 1032, LZW's about 1400.
+_HIGHEST_RATES = {1: 1, 5: 1500, 8: 1500, 32946: 1500, 32773: 64}
+# What Pillow decodes without loss: the stored dtype, and that of Pillow's image. Of 16-bit colours it drops 8 bits.
+_PILLOW_DTYPES = {
+    "bool": "bool", "uint8": "uint8", "uint16": "uint16", "int16": "int32", "int32": "int32", "uint32": "int32",
+    "float32": "float32",
+}  # fmt: skip
 
 
 def read_tiff(opened, mapped_bytes):
@@ -88,10 +92,11 @@ def _first_series(opened):
         opened.content.seek(0)
         with tifffile.TiffFile(opened.content) as tiff:
             _check_one_image(tiff, opened.name)
+            _check_claimed_size(tiff, opened.name)
             yield tiff.series[0]
     except ImageError:
         raise
-    except _FAULTS as error:
+    except DECODER_FAULTS as error:
         raise ImageError(damaged(opened.name, error)) from error
 
 
@@ -105,6 +110,20 @@ def _check_one_image(tiff, name):
             "A TIFF must hold one image; other pages must be smaller, as thumbnails are. "
             f"Received {name} with {len(shapes)} images of shapes {shapes[:5]}. Save each image in a file of its own."
         )
+    if any(page is None for page in tiff.series[0]):
+        raise ImageError(
+            f"A TIFF must hold its whole image. Received {name}, of which pages are missing or in other files. "
+            "Save the image in one file."
+        )
+
+
+def _check_claimed_size(tiff, name):
+    """Refuse a header that claims more pixels than its file can hold: tifffile would return zeros for them."""
+    series, page = tiff.series[0], tiff.series[0].keyframe
+    rate = _HIGHEST_RATES.get(page.compression)
+    if rate is not None and series.size * page.bitspersample > 8 * rate * tiff.filehandle.size:
+        claim = f"its {tiff.filehandle.size} bytes cannot hold the pixels of shape {series.shape} that it claims"
+        raise ImageError(damaged(name, claim))
 
 
 def _extent(series):
@@ -151,7 +170,7 @@ def _pixels(opened, series):
     """(H, W, C), read whole. 1 bit becomes 0 and 255, white the highest value, associated alpha unassociated."""
     try:
         array = series.asarray()
-    except _FAULTS as error:
+    except DECODER_FAULTS as error:
         pixels = named_channels_last(_decoded_by_pillow(opened, series, error), series.axes, opened.name)
     else:
         pixels = _as_shown(named_channels_last(array, series.axes, opened.name), series.keyframe)
@@ -170,11 +189,10 @@ def _as_shown(pixels, page):
 
 
 def _unassociated(pixels, full):
-    """Colours that were multiplied by alpha, divided by it again, as Pillow does: rounded down."""
+    """Colours that were multiplied by alpha, divided by it again as Pillow does: rounded down, 0 where alpha is 0."""
     alpha = pixels[..., -1:].astype(np.uint64)
     colors = np.minimum(pixels[..., :-1] * np.uint64(full) // np.maximum(alpha, 1), full)
-    seen = np.where(alpha == 0, pixels[..., :-1], colors).astype(pixels.dtype)
-    return np.concatenate([seen, pixels[..., -1:]], axis=2)
+    return np.concatenate([np.where(alpha == 0, 0, colors).astype(pixels.dtype), pixels[..., -1:]], axis=2)
 
 
 def _decoded_by_pillow(opened, series, reason):
@@ -186,13 +204,12 @@ def _decoded_by_pillow(opened, series, reason):
     page = series.keyframe
     hint = ". Install imagecodecs (pip install 'keras-maskrcnn[tiff]')" if "imagecodecs" in str(reason) else ""
     try:
-        frames = np.stack(read_frames(opened, [page.index for page in series.pages]))
+        frames = read_frames(opened, [page.index for page in series.pages])
+        frames = np.stack(frames) if len(frames) > 1 else frames[0][None]
     except (ImageError, ValueError) as error:
         raise ImageError(damaged(opened.name, f"{reason}{hint}")) from error
-    wide = series.dtype.itemsize > 1 or series.dtype.kind == "i"
-    lossless = frames.ndim == 3 and frames.dtype.kind == ("f" if series.dtype.kind == "f" else "u")
-    if frames.size != series.size or wide and not lossless:
+    if frames.size != series.size or frames.dtype.name != _PILLOW_DTYPES.get(series.dtype.name):
         raise ImageError(damaged(opened.name, f"{reason}{hint}"))
     if page.planarconfig == 2 and frames.ndim == 4:
         frames = np.moveaxis(frames, -1, 1)
-    return frames.reshape(series.shape).astype(series.dtype.newbyteorder("="))
+    return frames.reshape(series.shape).astype(series.dtype.newbyteorder("="), copy=False)
