@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset
-from keras_maskrcnn.data.coco_output import image_folder
+from keras_maskrcnn.data.coco_output import coco_image_dir
 from keras_maskrcnn.data.loading.batches import ground_truth
 
 HEIGHT, WIDTH = 40, 60  # not square, so that swapped sides show
@@ -88,7 +88,7 @@ def check(dataset, expected, tmp_path):
     path = pathlib.Path(tmp_path) / "written" / "coco.json"
     dataset.to_coco(path)
     assert not list(path.parent.glob(".partial*"))
-    again = CocoDataset(path, image_folder(dataset, path))
+    again = CocoDataset(path, coco_image_dir(dataset, path))
     coco = COCO(str(path))
     names = {category["id"]: category["name"] for category in coco.cats.values()}
     files = [pathlib.PurePath(entry["file_name"]).name for entry in json.loads(path.read_text())["images"]]

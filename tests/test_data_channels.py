@@ -21,10 +21,10 @@ from keras_maskrcnn.data import (
     RandomJpeg,
     RandomNoise,
     Sample,
-    decoding,
     preset,
     read_image,
 )
+from keras_maskrcnn.data.images import decoding
 from keras_maskrcnn.data.images.reading import image_size, is_mapped
 from keras_maskrcnn.data.samples.view import View
 from keras_maskrcnn.data.transforms.effects import Blur, Noise, Recolor

@@ -123,6 +123,16 @@ def test_image_size_reads_the_header_and_exif(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "plain.png")
     assert image_size(tmp_path / "plain.png") == (2, 3)
     assert image_size(tmp_path / "turned.png") == (3, 2)
+    turned = (tmp_path / "turned.png").read_bytes()
+    start = turned.index(b"eXIf") - 4  # length, name, content, checksum
+    end = start + 12 + int.from_bytes(turned[start : start + 4], "big")
+    tail = turned.index(b"IEND") - 4
+    moved = turned[:start] + turned[end:tail] + turned[start:end] + turned[tail:]  # EXIF after the pixels
+    assert image_size(moved) == read_image(moved).shape[:2] == (3, 2)
+    no_pixels = turned[: turned.index(b"IDAT") + 4] + bytes(8)
+    assert image_size(png(RGB)[:41]) == (2, 3), "the header alone is read"
+    with pytest.raises(ImageError, match="Download or export it again"):
+        read_image(no_pixels)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -16,8 +16,8 @@ from PIL import Image
 from keras_maskrcnn.checkup.findings import ERROR, NOTE, WARNING, Finding, examine_objects, name_of
 from keras_maskrcnn.checkup.pixels import measure, pixel_findings
 from keras_maskrcnn.data.duplicates import NEAR_BITS, near_pairs, perceptual_hash
-from keras_maskrcnn.data.images.decoding import stored_image
-from keras_maskrcnn.data.images.reading import ImageError, picture_of
+from keras_maskrcnn.data.images.reading import ImageError, stored_image
+from keras_maskrcnn.data.images.showing import picture_of
 from keras_maskrcnn.data.readers.folders import image_files
 from keras_maskrcnn.data.records import size_message
 

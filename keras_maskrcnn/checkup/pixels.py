@@ -80,7 +80,7 @@ def measure(stored):
     """Measure one image, row block by row block.
 
     Args:
-        stored: data.decoding.Stored.
+        stored: data.images.forms.Stored.
 
     Returns:
         Pixels; NaN and infinities in floats make its figures NaN.
@@ -109,8 +109,9 @@ def _figures(plane):
         present = np.flatnonzero(counts)
         return present[0], present[-1], mean, counts @ (values - mean) ** 2
     values = np.asarray(plane, np.float64).ravel()
-    mean = values.mean()
-    return values.min(), values.max(), mean, np.square(values - mean).sum()
+    with np.errstate(invalid="ignore"):  # of infinities the figures are NaN, which becomes a finding
+        mean = values.mean()
+        return values.min(), values.max(), mean, np.square(values - mean).sum()
 
 
 def by_kind(measured):

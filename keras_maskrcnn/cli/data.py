@@ -33,7 +33,7 @@ def convert_arguments(command):
 
 def convert(args):
     """Write a dataset of any format as COCO JSON."""
-    from keras_maskrcnn.data.coco_output import image_folder
+    from keras_maskrcnn.data.coco_output import coco_image_dir
 
     output = pathlib.Path(args.output)
     if output.suffix.lower() != ".json":
@@ -41,7 +41,7 @@ def convert(args):
     dataset = open_source(args, args.source, args.images, args.part)
     content = dataset.to_coco(output)
     print(f"{len(dataset)} images, {len(content['annotations'])} objects of {len(dataset.class_names)} classes")
-    print(f"wrote {output}; use it with: --images {image_folder(dataset, output)} --annotations {output}")
+    print(f"wrote {output}; use it with: --images {coco_image_dir(dataset, output)} --annotations {output}")
     return SUCCESS
 
 
@@ -72,7 +72,7 @@ def split_arguments(command):
 
 def split(args):
     """Divide a dataset into parts: classes in proportion, all copies of an image in the same part."""
-    from keras_maskrcnn.data.coco_output import image_folder
+    from keras_maskrcnn.data.coco_output import coco_image_dir
     from keras_maskrcnn.data.duplicates import NEAR_BITS, duplicate_groups
     from keras_maskrcnn.data.split import split_dataset
     from keras_maskrcnn.host.files import write_json
@@ -94,7 +94,8 @@ def split(args):
     print(_table(dataset, names, parts))
     print(f"{len(groups)} groups of copies, each kept in one part ({output / 'copies.json'})")
     for name, part in zip(names, parts, strict=True):
-        print(f"{name}: --images {image_folder(part, output / f'{name}.json')} --annotations {output / f'{name}.json'}")
+        path = output / f"{name}.json"
+        print(f"{name}: --images {coco_image_dir(part, path)} --annotations {path}")
     return SUCCESS
 
 

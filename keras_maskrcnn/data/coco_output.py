@@ -1,6 +1,6 @@
-"""Any dataset as COCO JSON: what evaluation compares with, and a file that CocoDataset and other tools read.
+"""Any dataset -> COCO JSON, as ground truth for evaluation and as a file that CocoDataset and other tools read.
 
-Called by `Dataset.to_coco`.
+Called by `Dataset.to_coco`, and by evaluation.
 """
 
 import json
@@ -16,8 +16,8 @@ from keras_maskrcnn.host.files import write_atomically, write_text
 def coco_content(dataset, names=None):
     """The ground truth as a COCO dictionary in dataset ids, for pycocotools.
 
-    Annotations are numbered from 1: pycocotools takes an id of 0 for "no match". Boxes and areas are the stated ones,
-    or else come from the mask.
+    Annotations are numbered from 1: pycocotools takes an id of 0 for "no match". Where annotations state boxes and
+    areas, these are kept; else the mask gives them.
 
     Args:
         dataset: Dataset.
@@ -47,11 +47,17 @@ def coco_content(dataset, names=None):
 
 
 def write_coco(dataset, path):
-    """Write a dataset as COCO JSON, whole or not at all. Returns the content.
+    """Write a dataset as COCO JSON. A failure leaves the file that was there before.
 
-    Images that are no files of their own (arrays, or embedded in annotation files) are written as PNG or TIFF, with all
-    their channels, into `<name of path>_images` beside it. `file_name`s are relative to `dataset.image_dir`, or to that
-    folder where no image is a file.
+    Images that are not files (arrays, or embedded in annotation files) are written as PNG or TIFF, with all their
+    channels, into the folder `<stem of path>_images` beside it. The `file_name`s are relative to `coco_image_dir`.
+
+    Args:
+        dataset: Dataset.
+        path: str or Path of the JSON file.
+
+    Returns:
+        dict, the content.
     """
     path = pathlib.Path(path)
     root = dataset.image_dir or _images_folder(path)
@@ -64,13 +70,21 @@ def write_coco(dataset, path):
     return content
 
 
-def image_folder(dataset, path):
-    """The folder that the `file_name`s of the dataset written to `path` are relative to. Path."""
+def coco_image_dir(dataset, path):
+    """The folder that the `file_name`s in a COCO file written by `write_coco` are relative to.
+
+    Args:
+        dataset: Dataset.
+        path: str or Path of the JSON file.
+
+    Returns:
+        Path: `dataset.image_dir`, or the folder that `write_coco` makes where no image is a file.
+    """
     return pathlib.Path(dataset.image_dir or _images_folder(pathlib.Path(path)))
 
 
 def is_file(record):
-    """Whether an image is a file of its own."""
+    """Whether a record's image is a file."""
     return isinstance(record.source, (str, pathlib.Path))
 
 
@@ -79,7 +93,7 @@ def _images_folder(path):
 
 
 def _write_image(dataset, index, folder, root):
-    """Write an image that is no file, as PNG, or as TIFF what no PNG holds. Returns its name relative to `root`."""
+    """Write an image that is not a file, as PNG if possible, else as TIFF. Returns its name relative to `root`."""
     pixels = dataset.load_image(index, None, None)
     png = pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3, 4)
     file = folder / f"{index + 1:06d}.{'png' if png else 'tif'}"
@@ -91,12 +105,16 @@ def _write_image(dataset, index, folder, root):
 
 
 def _write_tiff(path, pixels):
-    """One page, samples of a pixel side by side, compressed."""
+    """One page, the channels of a pixel side by side, compressed."""
     import tifffile  # slow to import, and only images of other channels or dtypes need it
 
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
-    tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig", compression="zlib")
+    # As for arrays, the first three of four channels are RGB where a model takes three.
+    colors = {"photometric": "rgb", "extrasamples": ["unspecified"]} if pixels.shape[2] == 4 else {}
+    tifffile.imwrite(
+        path, pixels, **{"photometric": "minisblack", **colors}, planarconfig="contig", compression="zlib"
+    )
 
 
 def _file_name(record, root):

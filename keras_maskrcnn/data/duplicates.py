@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from keras_maskrcnn.data.images.decoding import stored_image
-from keras_maskrcnn.data.images.reading import ImageError, as_picture, picture_of
+from keras_maskrcnn.data.images.reading import ImageError, stored_image
+from keras_maskrcnn.data.images.showing import as_picture, picture_of
 
 NEAR_BITS = 50  # most bits of 255 that copies differ in; see above
 _SIDE, _FREQUENCIES = 64, 16

@@ -3,7 +3,7 @@
 Comes in: an image and what was found in it (`FoundInstances`) or its ground truth, in image pixels. Goes out:
 uint8 RGB. Called by users, by the run folder's overlays and by the command line. Nothing is shown on a screen.
 
-Images of other channels and dtypes are drawn on what `data.images.as_picture` shows of them: the first three channels
+Images of other channels and dtypes are drawn on what `as_picture` shows of them: the first three channels
 as red, green and blue; dtypes other than uint8 stretched, channel by channel.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as rle
 
-from keras_maskrcnn.data.images.reading import as_picture
+from keras_maskrcnn.data.images.showing import as_picture
 from keras_maskrcnn.geometry.pasting import paste_mask_windows
 
 GOLDEN_RATIO = 0.618034  # successive hues stay far apart, however many there are

@@ -10,7 +10,7 @@ import re
 from keras_maskrcnn.data.readers import outlines
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.folders import image_files, need_folder
-from keras_maskrcnn.data.readers.label_images import IMAGE_FOLDERS, image_folder, read_labels
+from keras_maskrcnn.data.readers.label_images import IMAGE_FOLDERS, find_image_folder, read_labels
 from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
 from keras_maskrcnn.data.records import Dataset, size_message
 
@@ -38,7 +38,7 @@ class InstanceFilesDataset(Dataset):
 
     def __init__(self, folder, image_dir=None, on_error="raise", class_names=None, category_ids=None):
         folder = need_folder(folder, "images and masks")
-        images = image_folder(folder, image_dir)
+        images = find_image_folder(folder, image_dir)
         masks = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
         if images is None or masks is None:
             raise ValueError(

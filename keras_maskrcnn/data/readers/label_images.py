@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from skimage import measure
 
-from keras_maskrcnn.data.images.decoding import ImageError, read_npy
+from keras_maskrcnn.data.images.npy_files import read_npy
+from keras_maskrcnn.data.images.reading import ImageError
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.folders import image_files, need_folder
 from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
@@ -60,7 +61,7 @@ def find_label_images(folder, image_dir=None):
         ValueError: no layout that is known.
     """
     folder = pathlib.Path(folder)
-    images = image_folder(folder, image_dir)
+    images = find_image_folder(folder, image_dir)
     annotated = next((folder / name for name in LABEL_FOLDERS if image_files(folder / name)), None)
     if annotated is None or images is None:
         annotated = images = folder
@@ -78,7 +79,7 @@ def find_label_images(folder, image_dir=None):
     return {path.stem: path for path in image_files(images) if path not in used}, labels
 
 
-def image_folder(folder, image_dir=None):
+def find_image_folder(folder, image_dir=None):
     """The folder of the images: the one given, else `images/` or its like inside `folder`, else None."""
     if image_dir is not None and pathlib.Path(image_dir) != folder:
         return need_folder(image_dir, "images")

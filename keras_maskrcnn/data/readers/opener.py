@@ -15,7 +15,7 @@ from keras_maskrcnn.data.readers.instance_files import MASK_FOLDERS, InstanceFil
 from keras_maskrcnn.data.readers.label_images import (
     LABEL_FOLDERS,
     LabelImageDataset,
-    image_folder,
+    find_image_folder,
     without_label_ending,
 )
 from keras_maskrcnn.data.readers.labelme import LabelmeDataset
@@ -169,7 +169,7 @@ def _recognise_files(folder, files):
 
 def _recognise_masks(folder):
     """Label images, or one file an object, or None."""
-    images = image_folder(folder)
+    images = find_image_folder(folder)
     stems = {path.stem for path in image_files(images or folder)}
     if images is None:
         own = any(without_label_ending(stem) in stems for stem in stems if without_label_ending(stem) != stem)
