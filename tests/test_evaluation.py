@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from keras_maskrcnn.evaluation.coco import CocoEvaluator, coco_metrics, evaluate_coco, format_metrics
+from keras_maskrcnn.evaluation import CocoEvaluator, coco_metrics, evaluate_coco, format_metrics
+from keras_maskrcnn.evaluation.coco import iou_types_of
 
 TWO_KINDS = [
     [(10, 10, 30, 30, 0), (60, 60, 120, 120, 1)],
@@ -95,7 +97,7 @@ def test_images_that_fill_the_models_rows_are_counted():
 
 
 def random_scene(seed):
-    """Ground truth with crowds, and detections that are near, far, doubled and mislabelled."""
+    """Ground truth with crowds and a class without objects; detections near, far, doubled and mislabelled."""
     rng = np.random.default_rng(seed)
     objects, found = [], []
     for _ in range(6):
@@ -106,16 +108,15 @@ def random_scene(seed):
         objects.append([(*map(int, box), int(k)) for box, k in zip(boxes, labels, strict=True)])
         near = (np.repeat(boxes, 2, axis=0) + rng.integers(-4, 5, (2 * len(boxes), 4))).clip(0, 200)
         near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)
-        kinds = np.where(rng.random(len(near)) < 0.8, np.repeat(labels, 2), rng.integers(0, 2, len(near)))
+        kinds = np.where(rng.random(len(near)) < 0.8, np.repeat(labels, 2), rng.integers(0, 3, len(near)))
         found.append((near, rng.random(len(near)).round(2), kinds))  # rounding makes equal scores
     crowd = {(i, j) for i, group in enumerate(objects) for j in range(len(group)) if rng.random() < 0.15}
-    return KnownDataset(objects, category_ids=(3, 8), crowd=crowd), found
+    return KnownDataset(objects, category_ids=(3, 8, 21), crowd=crowd), found
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_figures_equal_pycocotools_own_summary(seed):
-    dataset, found = random_scene(seed)
-    results = [
+def results_of(dataset, found):
+    """The scene's detections as COCO results."""
+    return [
         {
             "image_id": dataset.image_ids[i],
             "category_id": dataset.category_ids[label],
@@ -126,22 +127,151 @@ def test_figures_equal_pycocotools_own_summary(seed):
         for i, group in enumerate(found)
         for box, score, label in zip(*group, strict=True)
     ]
-    metrics = coco_metrics(dataset.to_coco(), results)
-    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+
+
+def stock_evaluation(truth, results, kind, cap):
+    """pycocotools' own COCOeval, run; its loadRes needs results that have one kind of geometry."""
+    key = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}[kind]
+    kept = [{k: r[k] for k in ("image_id", "category_id", "score", key)} for r in results]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = dataset.to_coco()
-        for annotation in truth.dataset["annotations"]:
-            annotation["id"] += 1  # the stock evaluator takes id 0 for "no match"
-        truth.createIndex()
-        for kind in ("bbox", "segm"):
-            key = {"bbox": "bbox", "segm": "segmentation"}[kind]
-            kept = [{k: r[k] for k in ("image_id", "category_id", "score", key)} for r in results]
-            stock = COCOeval(truth, truth.loadRes(kept), kind)
-            stock.evaluate(), stock.accumulate(), stock.summarize()
-            ours = [metrics[f"{kind}_{name}"] for name in names]
-            np.testing.assert_allclose(ours, stock.stats, atol=1e-12)
-            assert 0.05 < ours[0] < 0.95  # the scene really exercises the matching
+        index = COCO()
+        # Ids from 1: the stock evaluator takes id 0 for "no match".
+        annotations = [{**annotation, "id": i} for i, annotation in enumerate(truth["annotations"], start=1)]
+        index.dataset = {**truth, "annotations": annotations}
+        index.createIndex()
+        stock = COCOeval(index, index.loadRes(kept), kind)
+        stock.params.maxDets = sorted({1, 10, cap})
+        stock.evaluate(), stock.accumulate()
+    return stock
+
+
+def mean_present(values):
+    return values[values > -1].mean() if (values > -1).any() else -1
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4])
+def test_figures_equal_pycocotools_own_summary(seed, kind):
+    dataset, found = random_scene(seed)
+    results = results_of(dataset, found)
+    metrics = coco_metrics(dataset.to_coco(), results)
+    stock = stock_evaluation(dataset.to_coco(), results, kind, 100)
+    with contextlib.redirect_stdout(io.StringIO()):
+        stock.summarize()
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+    ours = [metrics[f"{kind}_{name}"] for name in names]
+    np.testing.assert_allclose(ours, stock.stats, atol=1e-12)
+    assert 0.05 < ours[0] < 0.95  # the scene really exercises the matching
+
+
+@pytest.mark.parametrize("cap", [4, 1000])
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_figures_of_classes_and_other_caps_equal_pycocotools_tables(kind, cap):
+    dataset, found = random_scene(5)
+    results = results_of(dataset, found)
+    metrics = coco_metrics(dataset.to_coco(), results, cap, [kind])
+    stock = stock_evaluation(dataset.to_coco(), results, kind, cap)
+    precision, recall = stock.eval["precision"], stock.eval["recall"]
+    at_cap = stock.params.maxDets.index(cap)
+    expected = {f"{kind}_AP": precision[..., 0, at_cap], f"{kind}_AR{cap}": recall[..., 0, at_cap]}
+    for k, name in enumerate(dataset.class_names):
+        expected[f"{kind}_AP/{name}"] = precision[:, :, k, 0, at_cap]
+    for name, table in expected.items():
+        assert metrics[name] == pytest.approx(mean_present(table), abs=1e-12), name
+    assert metrics[f"{kind}_AP/kind 21"] == -1  # found, but not there
+
+
+def random_persons(seed):
+    """Ground truth and results with 17 keypoints, moved by a few pixels."""
+    rng = np.random.default_rng(seed)
+    truth = KnownDataset([[]] * 4).to_coco()
+    results = []
+    for image in truth["images"]:
+        for _ in range(int(rng.integers(1, 5))):
+            x, y = rng.uniform(0, 100, 2)
+            points = np.stack([rng.uniform(x, x + 60, 17), rng.uniform(y, y + 90, 17)], axis=1)
+            seen = rng.integers(0, 3, 17) * (rng.random() < 0.8)
+            truth["annotations"].append(
+                {
+                    "image_id": image["id"],
+                    "category_id": 1,
+                    "bbox": [x, y, 60, 90],
+                    "area": 3000.0,
+                    "iscrowd": 0,
+                    "num_keypoints": int((seen > 0).sum()),
+                    "keypoints": np.column_stack([points, seen]).ravel().tolist(),
+                }
+            )
+            moved = points + rng.normal(size=points.shape) * rng.choice([0.5, 4])
+            result = {"image_id": image["id"], "category_id": 1, "score": float(rng.random())}
+            results.append(result | {"keypoints": np.column_stack([moved, np.ones(17)]).ravel().tolist()})
+    return truth, results
+
+
+def test_figures_of_keypoints_equal_pycocotools():
+    truth, results = random_persons(0)
+    metrics = coco_metrics(truth, results, 20, ["keypoints"])
+    stock = stock_evaluation(truth, results, "keypoints", 20)
+    precision, recall = stock.eval["precision"], stock.eval["recall"]
+    for area, name in enumerate(("", "m", "l")):
+        assert metrics[f"keypoints_AP{name}"] == pytest.approx(mean_present(precision[..., area, 2]), abs=1e-12)
+    assert metrics["keypoints_AR20"] == pytest.approx(mean_present(recall[..., 0, 2]), abs=1e-12)
+    assert 0.05 < metrics["keypoints_AP"] < 0.95
+    assert "keypoints" in format_metrics(metrics) and "segm" not in format_metrics(metrics)
+
+
+# What is compared ----------------------------------------------------------------------------------------------
+
+
+def test_boxes_alone_need_no_masks():
+    dataset, found = random_scene(6)
+    results = results_of(dataset, found)
+    both = coco_metrics(dataset.to_coco(), results)
+    without = [{key: value for key, value in result.items() if key != "segmentation"} for result in results]
+    boxes = coco_metrics(dataset.to_coco(), without, iou_types=["bbox"])
+    assert boxes == {key: value for key, value in both.items() if not key.startswith("segm")}
+    lines = format_metrics(boxes).splitlines()
+    assert lines[1].split()[:2] == ["bbox", f"{boxes['bbox_AP']:.3f}"]
+    assert lines[3].split() == ["class", "bbox", "AP"] and "segm" not in "".join(lines)
+    with pytest.raises(ValueError, match='needs "segmentation" where iou_types has "segm"'):
+        coco_metrics(dataset.to_coco(), without)
+
+
+def test_types_come_from_the_models_branches():
+    def config(*iou_types):
+        return types.SimpleNamespace(branches=[types.SimpleNamespace(coco_iou_type=t) for t in iou_types])
+
+    assert iou_types_of(config()) == ("bbox",)
+    assert iou_types_of(config("segm", None, "keypoints", "segm")) == ("bbox", "segm", "keypoints")
+    assert iou_types_of(types.SimpleNamespace()) == ("bbox", "segm")
+    assert iou_types_of(small_config()) == ("bbox", "segm")
+
+
+def test_a_class_name_like_a_figure_is_no_type():
+    dataset = KnownDataset([[(10, 10, 30, 30, 0)]])
+    dataset.class_names = ("old_AP",)
+    metrics = evaluate(dataset, answers_from(dataset))
+    assert metrics["bbox_AP/old_AP"] == pytest.approx(1.0)
+    assert format_metrics(metrics).splitlines()[5].split() == ["old_AP", "1.000", "1.000"]
+
+
+def test_image_ids_may_be_texts():
+    dataset, found = random_scene(7)
+    results = results_of(dataset, found)
+    truth = dataset.to_coco()
+    expected = coco_metrics(truth, results)
+    for rows, key in ((truth["images"], "id"), (truth["annotations"], "image_id"), (results, "image_id")):
+        for row in rows:
+            row[key] = f"image {row[key]}"
+    assert coco_metrics(truth, results) == expected
+
+
+def test_detections_of_an_unknown_image_are_refused():
+    dataset, found = random_scene(0)
+    truth = dataset.to_coco()
+    truth["images"] = truth["images"][1:]
+    with pytest.raises(ValueError, match="Received one of image 100; the ground truth has 5 images"):
+        coco_metrics(truth, results_of(dataset, found))
 
 
 def test_ground_truth_is_left_as_it_was():
@@ -169,5 +299,10 @@ def test_evaluator_puts_its_figures_among_the_logs_when_due():
 
 
 def test_a_cap_below_one_is_refused():
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="at least 1. Received: 0"):
         coco_metrics(KnownDataset([[]]).to_coco(), [], max_detections=0)
+
+
+def test_an_unknown_type_is_refused():
+    with pytest.raises(ValueError, match="Received: 'panoptic'"):
+        coco_metrics(KnownDataset([[]]).to_coco(), [], iou_types=["bbox", "panoptic"])

@@ -109,7 +109,7 @@ def _demo_arguments(command):
 
 def _demo(args):
     from keras_maskrcnn.cli.demo import run_demo
-    from keras_maskrcnn.evaluation.coco import format_metrics
+    from keras_maskrcnn.evaluation import format_metrics
 
     result = run_demo(args.directory, args.minutes)
     ap50 = result["metrics"].get("segm_AP50", 0.0)

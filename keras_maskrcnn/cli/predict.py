@@ -22,7 +22,7 @@ def evaluate_arguments(command):
 
 def evaluate(args):
     """Measure COCO AP."""
-    from keras_maskrcnn.evaluation.coco import evaluate_coco, format_metrics
+    from keras_maskrcnn.evaluation import evaluate_coco, format_metrics
     from keras_maskrcnn.host.files import write_json
 
     model = load_model(args.model)

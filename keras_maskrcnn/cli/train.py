@@ -24,7 +24,7 @@ def train(args):
     import keras
 
     from keras_maskrcnn.data import DataLoader, preset
-    from keras_maskrcnn.evaluation.coco import format_metrics
+    from keras_maskrcnn.evaluation import format_metrics
     from keras_maskrcnn.runs.experiment import train_model
 
     if args.resume:

@@ -25,7 +25,7 @@ import secrets
 import keras
 
 from keras_maskrcnn.data import DataLoader, EpochSync
-from keras_maskrcnn.evaluation.coco import CocoEvaluator
+from keras_maskrcnn.evaluation import CocoEvaluator
 from keras_maskrcnn.host.files import write_json
 from keras_maskrcnn.inference.overlays import draw_overlays
 from keras_maskrcnn.pages.run_page import write_run_page
