@@ -8,7 +8,7 @@ above the median.
 Measured on 690 real images (530 micrographs, 160 of COCO) with benchmarks/near_duplicates.py: copies saved as JPEG of
 quality 30 or 75, at half size, at 1.3 times the size, 20 % brighter or with 20 % more contrast differ in at most 36
 bits; 99 % of the copies cropped by 2 % differ in at most 50; two different images differ in at least 82. A difference
-hash (dHash) of 256 bits cannot separate them: re-saved copies differ in up to 82 bits, different images in as few as 13.
+hash (dHash) of 256 bits cannot separate them: re-saved copies differ in up to 82 bits, different images in only 13.
 Mirrored and rotated copies are not found.
 
 Called by `split` and by the command line.

@@ -18,12 +18,14 @@ def progress_bar(target, verbose=1, unit_name="step"):
     Returns:
         ProgressBar.
     """
-    watched = "ipykernel" in sys.modules or (sys.stdout is not None and sys.stdout.isatty())
+    watched = sys.stdout.isatty() or "ipykernel" in sys.modules
     return ProgressBar(target, unit_name, shown=bool(verbose and watched))
 
 
 class ProgressBar:
-    """A bar on stdout with the count, the time left and some figures. It ends when it is full, or with `close`.
+    """A bar on stdout with the count, the time left (at the end: the time taken) and some figures.
+
+    It ends when it is full, with `close`, or at the end of a `with` block.
 
     Args:
         target: int, or None.
@@ -57,6 +59,12 @@ class ProgressBar:
         if full:
             self.close()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def close(self):
         """End the drawing. Later updates do nothing."""
         if self._drawing is not None:
@@ -67,15 +75,13 @@ class ProgressBar:
 def _start(target, unit_name):
     """A running `rich.progress.Progress` with one task."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     drawing = Progress(
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TextColumn(f"{unit_name}s"),
-        TimeElapsedColumn(),
-        TextColumn("/ left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[figures]}", markup=False),
         # One line that a carriage return redraws works in every notebook, and without ipywidgets.
         console=Console(file=sys.stdout, force_terminal=True, force_jupyter=False),
