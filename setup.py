@@ -26,7 +26,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     py_modules=["keras_maskrcnn_launcher"],
-    package_data={"keras_maskrcnn.cli": ["fingerprint.json"]},
+    package_data={"keras_maskrcnn.cli": ["fingerprint.json"], "keras_maskrcnn.pages": ["templates/*.html"]},
     packages=find_packages(include=["keras_maskrcnn", "keras_maskrcnn.*"]),
     # RoIAlign and 3x3 convolutions for CPUs. Not linked to TensorFlow, so one build serves all versions; without a
     # compiler pip installs the package without them, and stock operators compute the same.
@@ -59,6 +59,9 @@ setup(
         "pillow>=10.1",  # the first with a scalable built-in font, which draw_instances uses
         "pyyaml>=6.0",  # reads data.yaml of YOLO datasets; one small wheel without dependencies
         "matplotlib>=3.8",  # every run folder holds the plot of its losses and AP
+        "jinja2>=3.1",  # the pages on runs and datasets; escapes every name
+        "rich>=13.0",  # progress bars and tables; Keras needs it anyway
+        "scipy>=1.11",  # connected components; scikit-image brings it
     ],
     extras_require={
         "dev": [

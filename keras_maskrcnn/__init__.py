@@ -17,6 +17,7 @@ from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.runs.callbacks import BestCheckpoint, TimeBudget
 from keras_maskrcnn.runs.experiment import train_model
 from keras_maskrcnn.runs.freezing import count_parameters, freeze
+from keras_maskrcnn.runs.options import RunOptions
 from keras_maskrcnn.runs.recipe import Recipe, choose_recipe
 from keras_maskrcnn.runs.schedules import WarmupMultiStep, sgd
 from keras_maskrcnn.serving import export_litert, export_onnx, export_saved_model
@@ -38,6 +39,7 @@ __all__ = [
     "MaskRCNNConfig",
     "Predictor",
     "Recipe",
+    "RunOptions",
     "TimeBudget",
     "WarmupMultiStep",
     "__version__",

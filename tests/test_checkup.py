@@ -1,5 +1,6 @@
 """check-data: planted faults are found and named and none is invented; anchor recall and proposals by hand."""
 
+import html
 import json
 import pathlib
 import shutil
@@ -17,6 +18,7 @@ from keras_maskrcnn.checkup.proposal import config_of
 from keras_maskrcnn.data import ArrayDataset, CocoDataset
 from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
 from keras_maskrcnn.network.anchors import level_anchors
+from keras_maskrcnn.pages.dataset_page import write_page
 
 COCO = pathlib.Path(__file__).parents[2] / "shared" / "data" / "coco_tiny"
 
@@ -229,7 +231,7 @@ def test_train_takes_a_config_and_arguments_override_it(tmp_path, capsys, monkey
     _, report = run(content, tmp_path, tmp_path / "out")
     data = ["--images", str(tmp_path), "--annotations", str(tmp_path / "annotations.json"), "--val-images", "v"]
     page = (tmp_path / "out" / "index.html").read_text()
-    assert "--weights coco</pre>" in page and "<figcaption>003.png: 2 objects" in page
+    assert "--weights coco</pre>" in page and "<figcaption>003.png: 2 objects</figcaption>" in page
     assert cli.main(["train", *data, "--config", str(tmp_path / "out" / "report.json"), "--batch-size", "1"]) == 0
     proposal = report["proposal"]
     assert {name: seen[name] for name in proposal} == proposal | {"batch_size": 1}
@@ -244,3 +246,32 @@ def test_train_takes_a_config_and_arguments_override_it(tmp_path, capsys, monkey
     (tmp_path / "bad.json").write_text('{"learning": 1}')
     assert cli.main(["train", *data, "--config", str(tmp_path / "bad.json")]) == cli.MISTAKE
     assert "'learning'" in capsys.readouterr().err
+
+
+def test_nothing_in_a_dataset_is_taken_for_html(tmp_path):
+    bad = "<script>alert(1)</script>"
+    content = clean(tmp_path, 2)
+    (tmp_path / "002.png").rename(tmp_path / "<script>.png")
+    content["images"][1]["file_name"] = "<script>.png"
+    content["categories"][0]["name"] = bad
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    dataset = CocoDataset(tmp_path / "annotations.json", tmp_path)
+    inspection = inspect_dataset(dataset)
+    report = make_report(inspection, propose(inspection))
+    found = {"severity": "error", "kind": f"kind {bad}", "where": f"where {bad}", "message": f"told {bad}", "image": 1}
+    report |= {"findings": [found] * 12, "dataset": bad, "proposal": {f"name {bad}": f"value {bad}"}}
+    write_page(report, dataset, tmp_path / "page.html", f"train {bad}")
+    page = (tmp_path / "page.html").read_text()
+    assert "<script" not in page and page.count("<img") == 2
+    text = html.unescape(page)
+    for shown in (
+        f"<h1>Dataset check: {bad}</h1>",
+        f"kind {bad}: 12</summary>",
+        f"<li>where {bad}: told {bad}</li>",
+        f"<tr><td>name {bad}</td><td>value {bad}</td></tr>",
+        f"<pre>train {bad}</pre>",
+        f'<tr><td>{bad}</td><td class="n">2</td><td class="n">2</td>',
+        f"<figcaption><script>.png: 2 objects (kind {bad})</figcaption>",
+    ):
+        assert shown in text, shown
+    assert text.count(f"<li>where {bad}") == 12 and "<details>" in page  # more than ten wait for a click

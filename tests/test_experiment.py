@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import types
 
 import keras
@@ -10,10 +11,11 @@ import pytest
 from known_answers import KnownDataset, answers_from, small_config
 from PIL import Image
 
-from keras_maskrcnn.host.files import write_atomically
+from keras_maskrcnn.host import memory
 from keras_maskrcnn.runs import callbacks, experiment
 from keras_maskrcnn.runs.callbacks import BestCheckpoint, TimeBudget
 from keras_maskrcnn.runs.experiment import find_model, train_model
+from keras_maskrcnn.runs.options import RunOptions, run_options
 
 
 class Line(keras.Model):
@@ -174,19 +176,6 @@ def test_a_run_needs_one_end(tmp_path, ends):
         train_model(model, data, None, tmp_path, **ends)
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    path = tmp_path / "weights.bin"
-    path.write_bytes(b"old")
-
-    def fail(partial):
-        partial.write_bytes(b"half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
-    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["weights.bin"]
-
-
 def test_restored_weights_are_the_files_with_the_optimizer(tmp_path):
     model, data = line_and_data(momentum=0.9)
     train_model(model, data, None, tmp_path, epochs=1, verbose=0)
@@ -211,6 +200,132 @@ def test_best_checkpoint_passes_over_worse_and_unmeasured_epochs(tmp_path):
         other.load_weights(tmp_path / "best.keras")
         saved.append(float(other.get_weights()[0][0, 0]))
     assert saved == [0, 0, 0, 3]
+
+
+def test_without_masks_the_best_checkpoint_is_that_of_the_boxes(tmp_path):
+    model, _ = line_and_data()
+    checkpoint = BestCheckpoint(tmp_path / "best.keras")
+    checkpoint.set_model(model)
+    values = []
+    for logs in ({"val_bbox_AP": 0.2, "loss": 9.0}, {"val_bbox_AP": 0.1}, {"val_bbox_AP": 0.4}):
+        checkpoint.on_epoch_end(0, logs)
+        values.append(checkpoint.best)
+    assert values == [0.2, 0.2, 0.4]
+    named = BestCheckpoint(tmp_path / "other.keras", "val_bbox_AP")
+    named.set_model(model)
+    named.on_epoch_end(0, {"val_segm_AP": 0.9, "val_bbox_AP": 0.3})
+    assert named.best == 0.3
+
+
+def test_a_run_without_masks_keeps_and_reports_the_best_boxes(tmp_path, monkeypatch):
+    figures = iter([0.25, 0.75, 0.5])
+
+    class Boxes(keras.callbacks.Callback):
+        def __init__(self, val, every):
+            super().__init__()
+
+        def on_epoch_end(self, epoch, logs=None):
+            value = next(figures)
+            self.metrics = {"bbox_AP": value, "bbox_AP50": value, "bbox_AP/thing": value, "max_detections": 100.0}
+            logs |= {"val_bbox_AP": value, "val_bbox_AP50": value}
+
+    monkeypatch.setattr(experiment, "CocoEvaluator", Boxes)
+    monkeypatch.setattr(experiment, "draw_overlays", lambda *_: None)
+    model, data = line_and_data()
+    weights = []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: weights.append(model.get_weights()[0].copy()))
+    metrics = train_model(model, data, "unused", tmp_path, RunOptions(epochs=3, callbacks=[note], verbose=0))
+    assert metrics["bbox_AP"] == 0.75 and json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    np.testing.assert_array_equal(model.get_weights()[0], weights[1])
+    page = (tmp_path / "index.html").read_text()
+    assert "<b>0.750</b>box AP<" in page and "mask AP" not in page
+
+
+def test_options_are_an_object_keywords_or_both(tmp_path):
+    model, data = line_and_data()
+    seen = []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    options = RunOptions(epochs=3, callbacks=[note], verbose=0)
+    train_model(model, data, None, tmp_path, options, epochs=2, settings={"a": 1})
+    assert seen == [0, 1] and options.epochs == 3 and options.settings is None
+    assert json.loads((tmp_path / "config.json").read_text())["settings"] == {"a": 1}
+    assert run_options(5, verbose=0) == RunOptions(epochs=5, verbose=0)  # where epochs stood before there were options
+    assert run_options(minutes=0.5) == RunOptions(minutes=0.5)
+
+
+def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path):
+    model, data = line_and_data()
+    with pytest.raises(ValueError, match="epochs, minutes, .*tensorboard. Received: epoch, lr. Check the spelling"):
+        train_model(model, data, None, tmp_path / "run", epoch=3, lr=0.1)
+    with pytest.raises(ValueError, match="Received dict: .*RunOptions.epochs=10."):
+        train_model(model, data, None, tmp_path / "run", {"epochs": 3})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number of at least 1. Received epochs=0"),
+        ({"epochs": 2.5}, "Received epochs=2.5"),
+        ({"minutes": 0}, "minutes must be positive. Received minutes=0"),
+        ({"minutes": float("nan")}, "Received minutes=nan"),
+        ({"epochs": 1, "warmup_steps": -1}, "warmup_steps .* at least 0. Received warmup_steps=-1. The default is 100"),
+        ({"epochs": 1, "evaluate_every": 0}, "evaluate_every .* at least 1"),
+        ({"epochs": 1, "steps_per_epoch": 0}, "steps_per_epoch .* at least 1"),
+        ({"epochs": 1, "num_overlays": -1}, "num_overlays .* at least 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(fields, told):
+    with pytest.raises(ValueError, match=told):
+        RunOptions(**fields)
+
+
+@pytest.mark.parametrize(("verbose", "shown"), [(0, False), (1, True)])
+def test_a_run_logs_and_shows_its_lines_only_if_it_is_told_to(tmp_path, capsys, verbose, shown):
+    model, data = line_and_data()
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append((record.name, record.levelname, record.getMessage()))
+    logger = logging.getLogger("keras_maskrcnn.runs")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        train_model(model, data, None, tmp_path, epochs=2, verbose=verbose)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    messages = [message for _, _, message in lines]
+    assert {name for name, _, _ in lines} == {"keras_maskrcnn.runs.recorder"}
+    assert {level for _, level, _ in lines} == {"INFO"}
+    assert messages[0] == "epoch 1 of 2; the first step also compiles the model" and messages[2] == "epoch 2 of 2"
+    assert messages[1].startswith("  loss ")
+    told = capsys.readouterr()
+    assert all((message in told.out) is shown for message in messages)
+    assert (told.out == "") is not shown and told.err == ""
+
+
+@pytest.mark.parametrize(("switch", "kept"), [("1", True), ("0", False)])
+def test_training_keeps_freed_memory_and_says_so(tmp_path, monkeypatch, capsys, switch, kept):
+    calls = []
+    monkeypatch.setenv(memory.SWITCH, switch)
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: calls.append(1) or True)
+    memory.keep_for_models.cache_clear()
+    model, data = line_and_data()
+    try:
+        for _ in range(2):
+            train_model(model, data, None, tmp_path, epochs=1, verbose=1)
+    finally:
+        memory.keep_for_models.cache_clear()
+    told = capsys.readouterr().out
+    assert calls == [1] * kept and told.count("keeps freed memory") == kept
+    assert (f"{memory.SWITCH}=0 turns this off" in told) is kept
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    (tmp_path / ".partial-1-last.keras").write_bytes(b"half")
+    model, data = line_and_data()
+    train_model(model, data, None, tmp_path, epochs=1, verbose=0)
+    assert not list(tmp_path.glob(".partial*")) and (tmp_path / "last.keras").is_file()
 
 
 def test_a_path_without_a_model_is_refused(tmp_path):

@@ -166,7 +166,10 @@ def test_the_arguments_freeze_parts_and_choose_the_precision(capsys):
     exact = km.MaskRCNN(tiny_config())
     mixed = prepare_model(arguments(mixed_precision="float16", freeze=["stage2", "fpn"]), exact)
     told = capsys.readouterr().out
-    assert "fpn                      0" in told and "together" in told
+    rows = {words[0]: words[1:] for words in map(str.split, told.splitlines())}
+    counts = km.count_parameters(mixed)
+    assert rows["parameters"] == ["trained", "all"] and rows["fpn"] == ["0", f"{counts['fpn'][1]:,}"]
+    assert rows["total"] == [f"{sum(numbers):,}" for numbers in zip(*counts.values(), strict=True)]
     trained = [weight.path.split("/", 1)[1] for weight in mixed.trainable_variables]
     assert not [name for name in trained if name.startswith(("fpn", "backbone/stem", "backbone/stage1"))]
     for part in ("backbone/stage3", "backbone/stage4", "rpn", "box_head", "mask_head"):

@@ -186,7 +186,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, capsys):
     def train(**options):
         train_model(model, loader, None, tmp_path, **{"epochs": 1, "verbose": 0} | options)
 
-    with pytest.raises(ValueError, match="none of the last run did. Start it again"):
+    with pytest.raises(ValueError, match="last run finished none. Start it again"):
         train(resume=True)
     train()
     with pytest.raises(ValueError, match="finished after 1 epochs.*start-from"):
@@ -197,8 +197,8 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, capsys):
     with pytest.raises(Killed):  # before its first epoch ends: last.keras is still the former run's
         train(epochs=3, callbacks=[Kill(0)], verbose=1)
     told = capsys.readouterr().out
-    assert "unfinished (--resume would have gone on with it)" in told and "replaces last.keras, metrics.csv" in told
-    with pytest.raises(ValueError, match="none of the last run did"):
+    assert "unfinished (--resume would have continued it)" in told and "replaces its last.keras, metrics.csv" in told
+    with pytest.raises(ValueError, match="last run finished none"):
         train(epochs=3, resume=True)
     with pytest.raises(Killed):
         train(epochs=3, callbacks=[Kill(1)])

@@ -21,6 +21,11 @@ class Found:
     scores: list
     labels: list
     mask_windows: list
+    values: dict = dataclasses.field(default_factory=dict)
+    config: object = dataclasses.field(default_factory=small_config)
+
+    def __len__(self):
+        return len(self.boxes)
 
 
 def ids_of(image):

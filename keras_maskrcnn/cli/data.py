@@ -192,15 +192,13 @@ def _copies(dataset, groups):
 
 
 def _table(dataset, names, parts):
-    """A table of the images and of the objects of each class in each part."""
+    """Images and objects of each class in each part."""
+    from keras_maskrcnn.host.tables import text_table
+
     rows = [("", *names), ("images", *(str(len(part)) for part in parts))]
     empty = [str(sum(not record.instances for record in part.records)) for part in parts]
     rows.append(("images without objects", *empty))
     for label, name in enumerate(dataset.class_names):
         found = [sum(i.label == label for record in part.records for i in record.instances) for part in parts]
         rows.append((name, *(str(count) for count in found)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    )
+    return text_table(rows)

@@ -1,12 +1,15 @@
-"""Images that are there twice: the same file, or the same picture saved again.
+"""Finds images that a dataset holds more than once: the same file, or the same picture saved again.
 
-Copies in training and validation data make a model look better than it is. Equal files have equal digests. Pictures
-that were resized, re-encoded or made brighter are found by a perceptual hash: the signs, against their median, of the
-255 lowest frequencies of the gray 64 x 64 picture (pHash, with 255 bits for its 64). On 690 real images (530
-micrographs, 160 of COCO; benchmarks/near_duplicates.py) copies as JPEG of quality 30 or 75, at half size, at 1.3 times
-the size, 20 % brighter or with 20 % more contrast differ in at most 36 bits, 99 % of those cropped by 2 % in at most
-50, and no two different images in fewer than 82. A difference hash (dHash) of 256 bits puts re-saved copies at up to
-82 bits and different images at 13, so it cannot tell them apart. Mirrored and turned copies are not found.
+A model looks better than it is if copies of its training images are in the validation data. Equal files have equal
+digests. Pictures that were resized, re-encoded or made brighter are found by a perceptual hash. It is pHash with 255
+bits instead of 64: a bit for each of the 255 lowest frequencies of the gray 64 x 64 picture, set if the frequency is
+above the median.
+
+Measured on 690 real images (530 micrographs, 160 of COCO) with benchmarks/near_duplicates.py: copies saved as JPEG of
+quality 30 or 75, at half size, at 1.3 times the size, 20 % brighter or with 20 % more contrast differ in at most 36
+bits; 99 % of the copies cropped by 2 % differ in at most 50; two different images differ in at least 82. A difference
+hash (dHash) of 256 bits cannot separate them: re-saved copies differ in up to 82 bits, different images in only 13.
+Mirrored and rotated copies are not found.
 
 Called by `split` and by the command line.
 """
@@ -20,18 +23,19 @@ from PIL import Image
 
 from keras_maskrcnn.data.images.reading import ImageError, stored_image
 from keras_maskrcnn.data.images.showing import as_picture, picture_of
+from keras_maskrcnn.geometry.groups import connected_groups
 
-NEAR_BITS = 50  # most bits of 255 that copies differ in; see above
+NEAR_BITS = 50  # hashes of copies differ in at most this many of 255 bits; see above
 _SIDE, _FREQUENCIES = 64, 16
 _ROWS = 2048  # hashes compared at once: 2048 x 100 000 products take 0.8 GB
 
 
 def duplicate_groups(dataset, near_bits=NEAR_BITS, workers=2, progress=None):
-    """Images that belong together because some are copies of others.
+    """Group the images that are copies of each other.
 
     Args:
         dataset: Dataset.
-        near_bits: int, most bits in which perceptual hashes of copies differ; None compares files only.
+        near_bits: int, the most bits in which the perceptual hashes of copies differ; None compares files only.
         workers: threads that read images.
         progress: function of the number of images read so far, or None.
 
@@ -39,7 +43,7 @@ def duplicate_groups(dataset, near_bits=NEAR_BITS, workers=2, progress=None):
         List of lists of positions, rising, each of two or more images.
 
     Raises:
-        ImageError: an image cannot be read, unless the dataset skips faults: then it is nobody's copy.
+        ImageError: an image cannot be read. If the dataset skips faults, the image is in no group instead.
     """
     digests, hashes = [], []
 
@@ -66,7 +70,7 @@ def duplicate_groups(dataset, near_bits=NEAR_BITS, workers=2, progress=None):
 
 
 def describe(dataset, index, perceptual=True):
-    """(digest of an image's file or pixels, its perceptual hash or None). Raises ImageError."""
+    """Return (digest of an image's file or pixels, its perceptual hash or None). Raises ImageError."""
     source = dataset[index].source
     if not isinstance(source, (str, pathlib.Path)):
         pixels = dataset.load_image(index, None, None)
@@ -79,7 +83,7 @@ def describe(dataset, index, perceptual=True):
 
 
 def perceptual_hash(image):
-    """The bits by which copies of a picture are known.
+    """Hash a picture so that its copies differ in few bits.
 
     Args:
         image: uint8 (H, W, 3).
@@ -89,16 +93,16 @@ def perceptual_hash(image):
     """
     gray = Image.fromarray(image).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
     waves = _cosines()
-    frequencies = (waves @ np.asarray(gray, np.float32) @ waves.T).ravel()[1:]  # without the mean: brightness
+    frequencies = (waves @ np.asarray(gray, np.float32) @ waves.T).ravel()[1:]  # the first is the mean brightness
     return frequencies > np.median(frequencies)
 
 
 def near_pairs(hashes, near_bits=NEAR_BITS):
-    """Pairs of hashes that differ in few bits.
+    """Find the pairs of hashes that differ in few bits.
 
     Args:
         hashes: bool (n, bits).
-        near_bits: int, most bits that may differ.
+        near_bits: int, the most bits that may differ.
 
     Returns:
         List of (i, j), i < j.
@@ -115,21 +119,9 @@ def near_pairs(hashes, near_bits=NEAR_BITS):
 
 
 def connected(pairs):
-    """Sets of numbers that pairs connect. Returns a list of rising lists, by their first number."""
-    leaders = {}
-
-    def leader(number):
-        while leaders.setdefault(number, number) != number:
-            leaders[number] = leaders[leaders[number]]
-            number = leaders[number]
-        return number
-
-    for a, b in pairs:
-        leaders[leader(max(a, b))] = leader(min(a, b))
-    groups = {}
-    for number in sorted(leaders):
-        groups.setdefault(leader(number), []).append(number)
-    return sorted(groups.values())
+    """Groups of numbers that pairs connect. Returns a list of rising lists, ordered by their first number."""
+    count = 1 + max((max(pair) for pair in pairs), default=-1)
+    return [group for group in connected_groups(count, pairs) if len(group) > 1]
 
 
 def _equal_pairs(digests):
@@ -142,7 +134,7 @@ def _equal_pairs(digests):
 
 
 def _cosines():
-    """The lowest rows of the discrete cosine transform, unscaled but for the first. float32 (16, 64)."""
+    """The lowest 16 rows of the discrete cosine transform, float32 (16, 64). Only the first row is scaled."""
     angles = np.pi / _SIDE * np.arange(_FREQUENCIES)[:, None] * (np.arange(_SIDE) + 0.5)
     waves = np.cos(angles).astype(np.float32)
     waves[0] /= np.sqrt(2)

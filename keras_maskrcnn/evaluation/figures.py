@@ -215,3 +215,19 @@ def _check_images(detections, numbers):
             f"Received one of image {unknown!r}; the ground truth has {len(numbers)} images. "
             "Are these the detections of another dataset?"
         )
+
+
+def main_figure(names):
+    """Choose the main figure among measured ones: the AP of masks, or the AP of boxes if no masks were measured.
+
+    Args:
+        names: an epoch's logs ("val_segm_AP", ...), the metrics of `evaluate_coco` ("segm_AP", ...) or their names.
+
+    Returns:
+        str, one of the names; None if there is neither.
+    """
+    for name in ("segm_AP", "bbox_AP"):
+        for candidate in (f"val_{name}", name):
+            if candidate in names:
+                return candidate
+    return None

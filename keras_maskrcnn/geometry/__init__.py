@@ -1,1 +1,1 @@
-"""Mathematics of boxes, masks, image sizes and run lengths, without weights. Above it only `backend/`."""
+"""Mathematics of boxes, masks, image sizes, run lengths and groups, without weights. Imports only `backend/`."""

@@ -1,1 +1,1 @@
-"""The process and the disk: whole files, memory, progress bars."""
+"""The process, the disk and the screen: atomic files, memory, messages, progress bars, tables."""

@@ -1,45 +1,45 @@
-"""Freed memory that stays with the process: what large feature maps cost on a CPU beyond their arithmetic.
+"""Keeps freed memory in the process, which makes large feature maps cheaper on a CPU.
 
-glibc gives large blocks back to the kernel as soon as they are freed, and the kernel clears every page of the next one:
-at 800x1056 pixels a seventh of the time of an inference, and half of a training step on small images.
+glibc returns large blocks to the kernel as soon as they are freed, and the kernel clears every page of the next block.
+That takes a seventh of an inference at 800x1056 pixels, and half of a training step on small images.
 
-These settings act on the whole process, so neither importing the package nor building a model changes them. Programs of
-the package call `keep_for_models`; users of the library call `km.keep_freed_memory()` where they want it.
+The setting acts on the whole process. So only `train_model` and the command line choose it on their own; importing the
+package or building a model does not. Other programs call `keep_freed_memory` themselves.
 """
 
 import ctypes
 import functools
+import logging
 import os
 import sys
 
 SWITCH = "KERAS_MASKRCNN_KEEP_MEMORY"  # environment: 0 leaves the C library's settings as they are
 
+_LOG = logging.getLogger(__name__)
+
 # malloc.h of glibc
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-# One arena: the others are too small for large maps, and what they keep, no other thread reuses.
+# One arena: further arenas are too small for large maps, and the memory that one keeps is not reused by the others.
 _SETTINGS = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1))
 
 
 @functools.cache
 def keep_for_models():
-    """Call `keep_freed_memory` once in a process that runs models, unless the environment variable is 0.
-
-    The command line calls it before it builds or loads a model.
-
-    Returns:
-        bool, whether the C library accepted the settings.
-    """
-    return os.environ.get(SWITCH, "1") != "0" and keep_freed_memory()
+    """Call `keep_freed_memory` once per process, unless the environment says no, and log it."""
+    kept = os.environ.get(SWITCH, "1") != "0" and keep_freed_memory()
+    if kept:
+        _LOG.info("this process keeps freed memory for reuse, which is faster (%s=0 turns this off)", SWITCH)
+    return kept
 
 
 def keep_freed_memory():
-    """Let the C library reuse freed memory instead of giving it back, from now on in this process.
+    """Let the C library reuse freed memory instead of returning it to the kernel, from now on in this process.
 
-    The process keeps the memory of its largest moment until it ends. GPUs have an allocator of their own, and gain
-    nothing.
+    The process then never shrinks below its largest size until it ends. Training on GPUs gains nothing, because they
+    have their own allocator.
 
     Returns:
-        bool, whether the C library accepted the settings: glibc (most Linux distributions) does, others do not.
+        bool, whether the C library has the setting: glibc (most Linux distributions) does, others do not.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,7 +1,7 @@
-"""Pictures of a model's work: ground truth beside what the model finds, for a few images of a dataset.
+"""Draws ground truth beside a model's detections, for a few images of a dataset.
 
-Comes in: a model and a dataset, in image pixels. Goes out: uint8 RGB, or PNG files. Called by the run folder at the end
-of training and by the TensorBoard callback during it.
+In: a model and a dataset. Out: uint8 RGB in image pixels, or PNG files. Called by `train_model` at the end of training,
+and by the TensorBoard callback during it.
 """
 
 import pathlib
@@ -13,23 +13,23 @@ from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.inference.predictor import Predictor
 from keras_maskrcnn.inference.visualize import beside, draw_ground_truth, draw_instances
 
-OVERLAY_SCORE = 0.5  # detections drawn: the ones a user would take
-OVERLAY_SIDE = 512  # pixels; smaller images are enlarged by whole factors up to about this
-CAPTIONED = 20  # with more instances than this, names and boxes would hide the image
+OVERLAY_SCORE = 0.5  # detections below it are not drawn
+OVERLAY_SIDE = 512  # pixels; smaller images are enlarged by a whole factor to at most this side
+CAPTIONED = 20  # on images with more instances, names and boxes would hide the objects and are left out
 
 
 def draw_overlays(model, dataset, directory, count, score_threshold=OVERLAY_SCORE):
-    """Draw images of a dataset, ground truth beside what the model finds, as PNG files.
+    """Write PNG files that show ground truth beside the model's detections.
 
     Args:
         model: MaskRCNN.
         dataset: dataset or DataLoader as in `evaluate_coco`.
-        directory: folder, made if missing. Overlays of an earlier run in it (`01-*.png` and so on) are removed.
-        count: int, how many images, taken evenly from the whole dataset.
+        directory: folder, made if it is missing. Overlays of an earlier run (`01-*.png` and so on) are removed.
+        count: int, number of images, taken evenly from the whole dataset.
         score_threshold: float, detections below it are not drawn.
 
     Returns:
-        List of the files' paths.
+        List of the files' pathlib.Paths.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -43,10 +43,10 @@ def draw_overlays(model, dataset, directory, count, score_threshold=OVERLAY_SCOR
 
 
 def overlays(model, dataset, count, score_threshold=OVERLAY_SCORE):
-    """The pictures of `draw_overlays`, one after the other.
+    """Draw the pictures of `draw_overlays`, one after the other.
 
     Yields:
-        (stem of the image's file, or its id where there is none; uint8 (h, w, 3)).
+        (stem of the image's file, or the image's id if it has no file; uint8 (h, w, 3)).
     """
     dataset = getattr(dataset, "dataset", dataset)
     predictor = Predictor(model, max(score_threshold, model.config.score_threshold))

@@ -1,12 +1,13 @@
-"""Instances of images that are larger than the network should see at once: overlapping tiles, merged by mask.
+"""Finds instances in images that are too large for the network: in overlapping tiles, whose results are merged by mask.
 
-Comes in: a large image and a function that finds instances in a small one. Goes out: merged `Piece`s, masks
-as run lengths, image pixels. Called by Predictor. Neighbouring tiles share a strip; what they find there
-says which pieces are one object:
+In: a large image and a function that finds instances in a small one. Out: merged `Piece`s in image pixels, with masks
+as run lengths. Called by Predictor. Neighbouring tiles share a strip. Masks are compared within that strip:
 
-1. A piece that its tile's border cuts, while another tile sees all of it and more, is dropped: that tile knows better.
-2. Two whole pieces that are the same in the strip are one object found twice: the surer one stays.
-3. Pieces of an object longer than the strip agree in the strip: they are joined.
+1. A piece is cut if its mask touches its tile's border. It is dropped if it lies well inside another tile, which shows
+   the whole object.
+2. Two pieces that are not cut and have the same mask in the strip are one object found twice. The one with the higher
+   score stays.
+3. Cut pieces that have the same mask in the strip are parts of an object longer than the strip. They are joined.
 """
 
 import dataclasses
@@ -15,10 +16,11 @@ import math
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from keras_maskrcnn.geometry.groups import connected_groups
 from keras_maskrcnn.inference.frames import moved_values
 
-EDGE = 4  # image pixels: what ends nearer to a tile's border counts as cut by it; masks end a little early
-SAME = 0.5  # overlap in the strip from which two pieces are one object
+EDGE = 4  # image pixels: a mask that ends nearer than this to its tile's border is cut; masks often end a bit early
+SAME = 0.5  # two pieces whose masks overlap at least this much in the strip are one object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +33,11 @@ class Tile:
     y2: int
 
     def shared(self, other):
-        """The rectangle that both have; without area where they have none."""
+        """The rectangle that two tiles share. Its area is zero or negative if they do not overlap."""
         return Tile(max(self.x1, other.x1), max(self.y1, other.y1), min(self.x2, other.x2), min(self.y2, other.y2))
 
     def inner(self, image_size, margin):
-        """(x1, y1, x2, y2) without a margin at the sides that are not the image's own."""
+        """(x1, y1, x2, y2) less a margin on each side that is not a border of the image."""
         height, width = image_size
         return (
             self.x1 + margin * (self.x1 > 0),
@@ -47,15 +49,15 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """One found instance, or what a tile shows of it.
+    """One found instance, or the part of it that a tile shows.
 
     Args:
         tile: int, position in the list of tiles.
         box: float (4,) [x1, y1, x2, y2], image pixels.
         score: float.
         label: int, 0..K-1.
-        x, y: int, image pixels: where the window of the mask begins.
-        code: pycocotools' run lengths of that window.
+        x, y: int, image pixels: top left corner of the mask's window.
+        code: the mask in that window as pycocotools' run lengths.
         values: dict of the branches' keys to this instance's values, image pixels.
     """
 
@@ -70,36 +72,36 @@ class Piece:
 
     @property
     def window(self):
-        """Bool (h, w): the mask's pixels, decoded."""
+        """The decoded mask, bool (h, w)."""
         return coco_mask.decode(self.code).astype(bool)
 
     @property
     def extent(self):
-        """Tile: the rectangle of the mask's window."""
+        """The rectangle of the mask's window, as a Tile."""
         height, width = self.code["size"]
         return Tile(self.x, self.y, self.x + width, self.y + height)
 
     def within(self, rectangle):
-        """Bool (h, w): the mask inside a rectangle that lies in the window."""
+        """The mask inside a rectangle that lies in the window, bool (h, w)."""
         r = rectangle
         return self.window[r.y1 - self.y : r.y2 - self.y, r.x1 - self.x : r.x2 - self.x]
 
 
 def find_in_tiles(image, find, tile, overlap):
-    """Find instances tile by tile and merge what the tiles have in common.
+    """Find instances tile by tile and merge those that several tiles found.
 
-    Only one tile is resized at a time and masks are kept as run lengths, so beside the image (which may be a
-    memory-mapped array) the memory grows with the number of instances alone.
+    Only one tile is resized at a time, and masks are kept as run lengths. Apart from the image, which may be a
+    memory-mapped array, memory grows only with the number of instances.
 
     Args:
         image: (H, W, C).
-        find: function of an image (h, w, C); it returns FoundInstances with masks.
-        tile: int, image pixels a side.
-        overlap: share of a tile's side that it has in common with the next one. Objects up to `tile * overlap`
-            are whole in some tile.
+        find: function of an image (h, w, C). It returns FoundInstances with masks.
+        tile: int, image pixels of a tile's side.
+        overlap: the share of a tile's side that the next tile covers as well. An object of at most `tile * overlap`
+            pixels lies whole in at least one tile.
 
     Returns:
-        list of Piece by falling score, one an object.
+        list of Piece, one per object, highest score first.
     """
     tiles = tile_grid(*image.shape[:2], tile, overlap)
     pieces = []
@@ -110,16 +112,16 @@ def find_in_tiles(image, find, tile, overlap):
 
 
 def tile_grid(height, width, tile, overlap):
-    """Tiles of equal size that cover an image, spread evenly, row by row: list of Tile.
+    """Cover an image with evenly spread tiles of equal size: list of Tile, row by row.
 
     Args:
         height, width: int, image pixels.
-        tile: int, pixels a side; where the image is shorter, its side.
-        overlap: smallest share of a side in common with the next tile, 0 <= overlap < 1.
+        tile: int, pixels of a tile's side; the image's own side if that is shorter.
+        overlap: the smallest share of a side that two neighbours have in common, 0 <= overlap < 1.
     """
     if tile < 1 or not 0 <= overlap < 1:
         raise ValueError(
-            "Tiles need a side of at least one pixel and an overlap from 0 to below 1 (a share of the side). "
+            "Tiles need a side of at least 1 pixel and an overlap of at least 0 and below 1 (a share of the side). "
             f"Received tile={tile}, overlap={overlap}. tile=1024, overlap=0.2 suits most images."
         )
     rows, columns = (_starts(side, tile, overlap) for side in (height, width))
@@ -127,17 +129,20 @@ def tile_grid(height, width, tile, overlap):
 
 
 def merge_pieces(pieces, tiles, image_size):
-    """One piece an object, by falling score; rules in the module docstring.
+    """Merge the pieces of all tiles by the rules of the module docstring.
 
     Args:
         pieces: list of Piece.
-        tiles: list of Tile that they were found in.
+        tiles: list of Tile, in which the pieces were found.
         image_size: (height, width).
+
+    Returns:
+        list of Piece, one per object, highest score first.
     """
     cut = [not _inside(piece.extent, tiles[piece.tile].inner(image_size, EDGE)) for piece in pieces]
     kept = [k for k, piece in enumerate(pieces) if not (cut[k] and _better_seen(piece, tiles, image_size))]
     pieces, cut = [pieces[k] for k in kept], [cut[k] for k in kept]
-    groups = _groups(len(pieces), _links(pieces, cut, tiles))
+    groups = connected_groups(len(pieces), _links(pieces, cut, tiles))
     merged = [_merged([pieces[k] for k in group], any(cut[k] for k in group)) for group in groups]
     return sorted(merged, key=lambda piece: -piece.score)
 
@@ -183,7 +188,10 @@ def _better_seen(piece, tiles, image_size):
 
 
 def _links(pieces, cut, tiles):
-    """Pairs (i, j) of pieces that are one object. Whole ones pair off one to one between two tiles."""
+    """Pairs (i, j) of pieces that are one object.
+
+    A piece that is not cut belongs to at most one such piece of another tile: pairs are taken by falling overlap.
+    """
     candidates = []
     for i, j in _meeting(pieces):
         a, b = pieces[i], pieces[j]
@@ -191,7 +199,8 @@ def _links(pieces, cut, tiles):
         if a.label != b.label and not either:
             continue
         union, smaller = _agreement(a, b, tiles[a.tile].shared(tiles[b.tile]))
-        # Halves need not agree in how far they reach; a half of another class must be the very same thing.
+        # Parts of one object end at different places, so the smaller part is compared. If their classes differ, the
+        # whole masks must agree.
         overlap = smaller if either and a.label == b.label else union
         if overlap >= SAME:
             candidates.append((overlap, i, j, either))
@@ -205,7 +214,7 @@ def _links(pieces, cut, tiles):
 
 
 def _meeting(pieces):
-    """Pairs i < j of pieces of different tiles whose windows meet."""
+    """Pairs i < j of pieces of different tiles whose windows overlap."""
     extents = np.array([dataclasses.astuple(piece.extent) for piece in pieces]).reshape(-1, 4)
     owners = np.array([piece.tile for piece in pieces], int)
     for i in range(len(pieces)):
@@ -217,7 +226,7 @@ def _meeting(pieces):
 
 
 def _agreement(a, b, strip):
-    """Intersection over union, and over the smaller, of two masks within what both tiles see."""
+    """The intersection of two masks in the strip of both tiles: over their union, and over the smaller mask."""
     parts = [strip.shared(piece.extent) for piece in (a, b)]
     common = parts[0].shared(parts[1])
     if common.x2 <= common.x1 or common.y2 <= common.y1:
@@ -227,26 +236,8 @@ def _agreement(a, b, strip):
     return both / max(1, sum(areas) - both), both / max(1, min(areas))
 
 
-def _groups(count, links):
-    """Connected sets of 0..count-1 as lists."""
-    parent = list(range(count))
-
-    def root(k):
-        while parent[k] != k:
-            parent[k] = parent[parent[k]]
-            k = parent[k]
-        return k
-
-    for i, j in links:
-        parent[root(i)] = root(j)
-    groups = {}
-    for k in range(count):
-        groups.setdefault(root(k), []).append(k)
-    return list(groups.values())
-
-
 def _merged(group, any_cut):
-    """The surest of several findings of a whole object; the union of the parts of one that was cut."""
+    """Make one piece of a group: the union of its masks if any is cut, else the piece with the highest score."""
     surest = max(group, key=lambda piece: piece.score)
     if len(group) == 1 or not any_cut:
         return surest

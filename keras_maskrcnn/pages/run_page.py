@@ -1,28 +1,30 @@
-"""The report of a training run as a page: what came out, how it went, what the model finds, what was asked for.
+"""The report of a training run as a page: the result, its course, example detections, and all settings.
 
-Comes in: a run folder as `experiment.py` leaves it. Goes out: `index.html` in it, which shows the folder's own pictures
-by relative links: the folder can be moved or mailed as a whole. Everything on the page is read from the folder's files.
+In: a run folder that `experiment.py` wrote. Out: `index.html` in it. The page shows the folder's own pictures by
+relative links, so the folder can be moved or mailed as a whole. Everything on it is read from the folder's files.
 """
 
 import csv
 import dataclasses
 import json
 import pathlib
+import shlex
 
 from keras_maskrcnn.config import MaskRCNNConfig
-from keras_maskrcnn.pages.html import bar, details, escape, options_table, tiles, write_html
+from keras_maskrcnn.evaluation.figures import main_figure
+from keras_maskrcnn.pages.html import write_page_file
 
-_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # of COCO's figures, as far as they were measured
-_OPEN_CLASSES = 100  # classes shown without a click
-_COCO_LIMITS = "small, medium and large (s, m, l) end at 32 and 96 pixels squared; - where there are no such objects"
+_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the COCO figures that are shown
+_OPEN_CLASSES = 100  # up to this many classes are shown without a click
+_KINDS = {"segm": ("mask", "masks"), "bbox": ("box", "boxes")}  # names in the order shown: singular, plural
 
 
 def write_run_page(run_dir):
     """Write `index.html` into a run folder, whole or not at all.
 
     Args:
-        run_dir: folder with config.json and metrics.csv; metrics.json, curves.png and overlays/ are shown where they
-            are there and the run measured anything.
+        run_dir: folder with config.json and metrics.csv. If the run measured anything, metrics.json and the pictures
+            in overlays/ are shown as well.
 
     Returns:
         pathlib.Path of the page.
@@ -31,104 +33,92 @@ def write_run_page(run_dir):
     config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
     with open(run_dir / "metrics.csv", newline="", encoding="utf-8") as file:
         epochs = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-    best = max((row for row in epochs if "val_segm_AP" in row), key=lambda row: row["val_segm_AP"], default=None)
-    # Without a measurement, figures and pictures in the folder are those of an earlier run.
+    best = _best(epochs)
+    # Without a measurement, the figures and pictures in the folder are those of an earlier run.
     metrics = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8")) if best else None
-    parts = [
-        _summary(epochs, best),
-        "<h2>Accuracy on the validation images</h2>",
-        _accuracy(metrics) if metrics else "<p>Not measured: the run had no validation images.",
-        "<h2>Losses and accuracy over time</h2><p><img src=curves.png alt='losses and AP over minutes' width=1000>",
-        _overlays(run_dir) if metrics else "",
-        "<h2>What to do with it</h2>",
-        _commands(run_dir, bool(metrics)),
-        "<h2>Settings</h2><div class=side>",
-        f"<div>{options_table(_given(config['settings']))}</div><div>{options_table(_versions(config))}</div></div>",
-        details("The model's numbers that are not the default", options_table(_changed(config["model"]))),
-        details("All of the model's numbers", options_table(config["model"])),
-        details("Every epoch", _epochs(epochs)),
-    ]
+    model = run_dir / ("best.keras" if best else "last.keras")
     page = run_dir / "index.html"
-    write_html(page, f"Training run: {run_dir.resolve().name}", parts)
+    write_page_file(
+        page,
+        "run.html",
+        title=f"Training run: {run_dir.resolve().name}",
+        summary=_summary(epochs, best),
+        accuracy=_accuracy(metrics) if metrics else None,
+        overlays=sorted(path.name for path in (run_dir / "overlays").glob("*.png")) if metrics else [],
+        command_path=shlex.quote(str(model)),
+        python_path=repr(str(model)),
+        settings=_given(config["settings"]),
+        versions={"backend": config["backend"], **_given(config["versions"])},
+        changed=_changed(config["model"]),
+        model=config["model"],
+        epochs=_epochs(epochs),
+    )
     return page
 
 
+def _best(epochs):
+    """The row of the epoch with the best main figure; None if nothing was measured."""
+    measured = [row for row in epochs if main_figure(row)]
+    return max(measured, key=lambda row: row[main_figure(row)], default=None)
+
+
 def _summary(epochs, best):
-    figures = [("epochs", len(epochs)), ("minutes", f"{epochs[-1]['minutes']:.1f}"), ("loss", _number(epochs[-1]))]
-    if best:
-        figures += [
-            ("mask AP", f"{best['val_segm_AP']:.3f}"),
-            ("mask AP50", f"{best['val_segm_AP50']:.3f}"),
-            ("box AP", f"{best['val_bbox_AP']:.3f}"),
-            ("best epoch, kept", int(best["epoch"])),
-        ]
-    return tiles(figures)
+    """List of (name, value): the figures at the top of the page."""
+    last = epochs[-1]
+    loss = f"{last['loss']:.3g}" if "loss" in last else "-"
+    figures = [("epochs", len(epochs)), ("minutes", f"{last['minutes']:.1f}"), ("loss", loss)]
+    if best is None:
+        return figures
+    main = main_figure(best)
+    for name in (main, f"{main}50", *(f"val_{kind}_AP" for kind in _KINDS)):
+        kind, _, figure = name.removeprefix("val_").partition("_")
+        if name in best and (_title(kind, figure), f"{best[name]:.3f}") not in figures:
+            figures.append((_title(kind, figure), f"{best[name]:.3f}"))
+    return [*figures, ("best epoch, kept", int(best["epoch"]))]
 
 
-def _number(row):
-    return f"{row['loss']:.3g}" if "loss" in row else "-"
+def _title(kind, figure):
+    return f"{_KINDS.get(kind, (kind,))[0]} {figure}"
 
 
 def _accuracy(metrics):
-    """COCO's figures, and those of each class, worst first: it is the one to look at."""
-    head = "".join(f"<th class=n>{column}" for column in _COLUMNS)
-    rows = "".join(
-        f"<tr><td>{name}" + "".join(f"<td class=n>{_ap(metrics[f'{kind}_{column}'])}" for column in _COLUMNS)
-        for kind, name in (("segm", "masks"), ("bbox", "boxes"))
-    )
-    names = [key.split("/", 1)[1] for key in metrics if key.startswith("segm_AP/")]
-    names.sort(key=lambda name: (metrics[f"segm_AP/{name}"] < 0, metrics[f"segm_AP/{name}"]))
-    classes = "".join(
-        f"<tr><td>{escape(name)}<td class=n>{_ap(metrics[f'segm_AP/{name}'])}"
-        f"<td class=n>{_ap(metrics[f'bbox_AP/{name}'])}<td class=b>{bar(max(0.0, metrics[f'segm_AP/{name}']))}"
-        for name in names
-    )
-    table = f"<table><tr><th>class<th class=n>mask AP<th class=n>box AP<th>{classes}</table>"
-    cap = int(metrics["max_detections"])
-    return (
-        f"<table><tr><th>{head}{rows}</table><p>COCO average precision, at most {cap} detections an image; "
-        f"{_COCO_LIMITS}.{_at_cap(metrics)}" + details("By class", table, opened=len(names) <= _OPEN_CLASSES)
-    )
-
-
-def _at_cap(metrics):
-    count = int(metrics.get("images_at_cap", 0))
-    if not count:
-        return ""
-    return (
-        f" <b class=warning>{count} images have as many detections as max_detections allows.</b> If they hold so many "
-        "objects, raise it."
-    )
+    """COCO's figures for the page, with those of each class, worst first because it needs attention."""
+    main = main_figure(metrics)
+    kinds = [key.removesuffix("_AP") for key in metrics if key.endswith("_AP") and "/" not in key]
+    kinds.sort(key=lambda kind: list(_KINDS).index(kind) if kind in _KINDS else len(_KINDS))
+    names = [key.split("/", 1)[1] for key in metrics if key.startswith(f"{main}/")]
+    names.sort(key=lambda name: (metrics[f"{main}/{name}"] < 0, metrics[f"{main}/{name}"]))
+    return {
+        "columns": _COLUMNS,
+        "rows": [
+            (_KINDS.get(kind, (kind, kind))[1], [_ap(metrics.get(f"{kind}_{column}", -1)) for column in _COLUMNS])
+            for kind in kinds
+        ],
+        "cap": int(metrics["max_detections"]),
+        "at_cap": int(metrics.get("images_at_cap", 0)),
+        "open": len(names) <= _OPEN_CLASSES,
+        "kinds": [_KINDS.get(kind, (kind,))[0] for kind in kinds],
+        "classes": [
+            {
+                "name": name,
+                "values": [_ap(metrics.get(f"{kind}_AP/{name}", -1)) for kind in kinds],
+                "share": max(0.0, metrics[f"{main}/{name}"]),
+            }
+            for name in names
+        ],
+    }
 
 
 def _ap(value):
     return "-" if value < 0 else f"{value:.3f}"
 
 
-def _overlays(run_dir):
-    pictures = sorted((run_dir / "overlays").glob("*.png"))
-    figures = "".join(f"<p><img src='overlays/{escape(path.name)}' alt='' style='max-width:100%'>" for path in pictures)
-    return f"<h2>Validation images: ground truth, and what the best model finds</h2>{figures}"
-
-
-def _commands(run_dir, measured):
-    model = escape(run_dir / ("best.keras" if measured else "last.keras"))
-    return (
-        f"<pre>keras-maskrcnn predict {model} photo.jpg\nkeras-maskrcnn export {model} exported</pre>"
-        f"<pre>found = km.Predictor(keras.saving.load_model({model!r}, compile=False))('photo.jpg')</pre>"
-    )
-
-
 def _given(settings):
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _versions(config):
-    return {"backend": config["backend"], **_given(config["versions"])}
-
-
 def _changed(model):
-    """The config's fields that differ from `MaskRCNNConfig`'s defaults, or have none."""
+    """The config's fields that differ from the defaults of `MaskRCNNConfig`, or have no default."""
     defaults = {field.name: field.default for field in dataclasses.fields(MaskRCNNConfig)}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
     return {name: value for name, value in model.items() if name not in plain or value != plain[name]}
@@ -136,8 +126,7 @@ def _changed(model):
 
 def _epochs(rows):
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f"<th class=n>{escape(name.replace('_', ' '))}" for name in columns)
-    cells = "".join(
-        "<tr>" + "".join(f"<td class=n>{row[name]:.4g}" if name in row else "<td>" for name in columns) for row in rows
-    )
-    return f"<div style='overflow-x:auto'><table><tr>{head}{cells}</table></div>"
+    return {
+        "columns": columns,
+        "rows": [[f"{row[name]:.4g}" if name in row else "" for name in columns] for row in rows],
+    }

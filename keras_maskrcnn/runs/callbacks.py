@@ -1,7 +1,6 @@
-"""Keras callbacks around `fit`: train for so many minutes, keep the best weights safely, time the waits for data.
+"""Keras callbacks for `fit`: train for a number of minutes, save the best weights safely, measure the waits for data.
 
-Called by `experiment.py` and by users. `CocoEvaluator`, whose figures `BestCheckpoint` monitors, lives in
-`evaluation.py`.
+Called by `experiment.py` and by users. `BestCheckpoint` monitors the figures of `CocoEvaluator` (evaluation/coco.py).
 """
 
 import math
@@ -13,27 +12,28 @@ import zipfile
 import keras
 
 from keras_maskrcnn import backend
+from keras_maskrcnn.evaluation.figures import main_figure
 from keras_maskrcnn.host.files import write_atomically
 
 
 class TimeBudget(keras.callbacks.Callback):
-    """Spends a wall-clock budget: warm-up, then a cosine on elapsed time that ends at zero with the budget.
+    """Trains for a wall-clock budget: the learning rate warms up, then follows a cosine that ends at zero with it.
 
-    A schedule counted in steps has to guess how fast the machine is; this one does not, and lands on its last
-    learning rate whatever else the machine does. Time spent on evaluation counts, and the time that the last
-    epoch's end took is kept free for the end of the final epoch. Put it first in the list of callbacks.
+    A schedule counted in steps needs to know the machine's speed in advance. This one follows the elapsed time, so it
+    reaches the end of its cosine on any machine. Time spent on evaluation counts. The longest end of an epoch measured
+    so far (evaluation, saving) is reserved for the end of the final epoch. Put this callback first in the list.
 
     Args:
         minutes: float, the whole budget from the start of `fit`.
-        learning_rate: float, the peak. None means the optimizer's.
+        learning_rate: float, the peak. None takes the optimizer's.
         warmup_steps: int, steps of linear warm-up.
-        reserve: float, seconds to keep for the end of the final epoch as long as none has been measured.
+        reserve: float, seconds reserved for the end of the final epoch until an epoch's end has been measured.
     """
 
     def __init__(self, minutes, learning_rate=None, warmup_steps=100, reserve=0.0):
         super().__init__()
         if not minutes > 0:
-            raise ValueError(f"A time budget must be positive minutes. Received: {minutes}.")
+            raise ValueError(f"A time budget must be a positive number of minutes. Received: {minutes}. Try 5.")
         self.seconds = 60.0 * minutes
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
@@ -44,7 +44,7 @@ class TimeBudget(keras.callbacks.Callback):
         self._epoch_ended = None
 
     def state(self):
-        """What a resumed run needs to go on: JSON-ready dict of step, seconds, learning_rate, reserve."""
+        """Return what a resumed run needs: JSON-ready dict of step, seconds, learning_rate, reserve."""
         return {
             "step": self.step,
             "seconds": self.elapsed(),
@@ -53,7 +53,7 @@ class TimeBudget(keras.callbacks.Callback):
         }
 
     def restore(self, state):
-        """Go on where a run stood that had this state; the seconds it used are gone."""
+        """Continue from this state of an earlier run. The seconds that it used count."""
         self._steps_before, self._seconds_before = state["step"], state["seconds"]
         self.learning_rate, self.reserve = state["learning_rate"], state["reserve"]
 
@@ -67,33 +67,33 @@ class TimeBudget(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         """Set this step's learning rate."""
         if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()  # the optimizer's variables live in the step's state meanwhile
+            self.model.jax_state_sync()  # in `fit` on JAX the variables are outdated until this call
         self.model.optimizer.learning_rate = self.rate_at(self.step, self.elapsed())
         self.step += 1
 
     def on_train_batch_end(self, batch, logs=None):
-        """End training when only the reserve is left."""
+        """End training when only the reserved time is left."""
         if self.elapsed() >= self.seconds - self.reserve:
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs=None):
-        """Note when the callbacks after this one begin; end training if they leave no time for another step."""
+        """Note when the callbacks after this one begin. End training if they leave no time for another step."""
         self._epoch_ended = time.monotonic()
         if self.elapsed() + self.reserve >= self.seconds - self.reserve:
             self.model.stop_training = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Measure what they took."""
+        """Measure how long those callbacks took."""
         if self._epoch_ended is not None:
             self.reserve = max(self.reserve, time.monotonic() - self._epoch_ended)
             self._epoch_ended = None
 
     def elapsed(self):
-        """Seconds of training, those before a resumption included."""
+        """Seconds of training, including those before the run was resumed."""
         return self._seconds_before + time.monotonic() - self.started
 
     def rate_at(self, step, elapsed):
-        """Learning rate of a step (counted from 0) that begins `elapsed` seconds after the start."""
+        """Compute the learning rate of a step (counted from 0) that begins `elapsed` seconds after the start."""
         span = max(self.seconds - self.reserve, 1e-6)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, elapsed / span)))
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
@@ -101,17 +101,18 @@ class TimeBudget(keras.callbacks.Callback):
 
 
 class BestCheckpoint(keras.callbacks.Callback):
-    """Saves the whole model whenever a monitored figure improves, so that a kill never loses the former best.
+    """Saves the whole model whenever a monitored figure improves.
 
-    Unlike `keras.callbacks.ModelCheckpoint` the file is written beside its place, flushed to disk, then renamed.
-    Epochs without the figure are passed over.
+    Unlike `keras.callbacks.ModelCheckpoint` it replaces the file as a whole: it writes to a temporary file, flushes it
+    to disk, then renames it. So the former best survives a kill. Epochs without the figure are skipped.
 
     Args:
         path: file name ending in .keras.
-        monitor: name among the logs; larger is better. `CocoEvaluator` must come earlier in the list.
+        monitor: name among the logs; larger is better. None takes the AP of masks, or of boxes if no masks were
+            measured (`main_figure`). `CocoEvaluator` must come earlier in the list.
     """
 
-    def __init__(self, path, monitor="val_segm_AP"):
+    def __init__(self, path, monitor=None):
         super().__init__()
         self.path = pathlib.Path(path)
         self.monitor = monitor
@@ -119,20 +120,21 @@ class BestCheckpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Save if this epoch is the best so far."""
-        value = (logs or {}).get(self.monitor)
+        logs = logs or {}
+        value = logs.get(self.monitor or main_figure(logs))
         if value is not None and value > self.best:
             self.best = value
             save_model(self.model, self.path)
 
 
 class DataWait(keras.callbacks.Callback):
-    """Puts into the logs, as `data_wait`, the share of an epoch's steps in which the model stood still for data.
+    """Adds `data_wait` to the logs: the share of an epoch's time in which the model waited for data.
 
-    A batch that is ready when its step begins costs no wait; one that is finished later costs the time until then.
-    Put it before the callbacks that read the figure.
+    A batch that is ready when its step begins causes no wait. A later one causes a wait until it is ready. Put this
+    callback before those that read the figure.
 
     Args:
-        loader: DataLoader given to `fit`.
+        loader: the DataLoader given to `fit`.
     """
 
     def __init__(self, loader):
@@ -146,40 +148,40 @@ class DataWait(keras.callbacks.Callback):
         self._waited = 0.0
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Note when the step asks for its batch."""
+        """Note when the step begins."""
         self._asked = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Compare with when the batch was ready."""
+        """Add the time from the step's beginning until its batch was ready."""
         self._ended = time.monotonic()
-        last = batch + self._ahead  # Keras fetched up to this one within the step
+        last = batch + self._ahead  # Keras fetches this far ahead within the step
         ready = [self.loader.ready_at.get(index, 0.0) for index in range(batch, last + 1)]
         self._waited += max(0.0, max(ready) - self._asked)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Put the share into the logs."""
+        """Add the share to the logs."""
         if logs is not None:
             logs["data_wait"] = self._waited / max(self._ended - self._began, 1e-9)
 
 
 def save_model(model, path):
-    """Write a `.keras` file atomically: after a crash the path holds the old file or the new one, whole."""
+    """Write a `.keras` file atomically: after a crash the path holds either the old file or the new one."""
     write_atomically(path, model.save)
 
 
 def restore_weights(model, path):
-    """Load all variables of a `.keras` file of this very model, the optimizer's included.
+    """Load all variables from a `.keras` file of this same model, including the optimizer's.
 
-    Keras reads the weights inside the archive, where every step back begins at the archive's start again: 9.4 s for
-    ResNet-18-FPN with Adam's moments, which takes 2.6 s from a file of its own (2 cores).
+    The weights are extracted first. Keras reads them inside the archive, where each seek backwards starts again at the
+    beginning: 9.4 s for ResNet-18-FPN with Adam's moments, against 2.6 s from an extracted file (2 cores).
     """
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
         model.load_weights(archive.extract("model.weights.h5", folder))
 
 
 def _constant_learning_rate(optimizer):
-    """The optimizer's learning rate, if it is one number."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss (float16)
+    """The optimizer's learning rate, which must be one number."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # float16: wrapped by one that scales the loss
     schedule = getattr(optimizer, "_learning_rate", None)
     if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
         raise ValueError(

@@ -1,62 +1,66 @@
-"""Which parts of a model are trained: freezing by stage, and a count of parameters that shows it.
+"""Chooses which parts of a model are trained, and counts the parameters of each part.
 
-Comes in: a MaskRCNN. Called before `compile`, by the command line and by users.
+In: a MaskRCNN. Called before `compile`, by the command line and by users.
 """
 
 import math
+
+from keras_maskrcnn.host.tables import text_table
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")  # of the backbone, from the image on
 PARTS = ("backbone", "fpn", "rpn", "box_head", "mask_head")
 
 
 def freeze(model, parts):
-    """Train everything but these parts, whatever was frozen before; call `compile` afterwards.
+    """Freeze these parts and train all others, whatever was frozen before. Call `compile` afterwards.
 
-    A backbone stage takes the ones before it along, as Detectron2's FREEZE_AT does: gradients would pass through it
-    for nothing. Frozen batch norm (norm="frozen_batch") stays frozen in any case, and trainable batch norm in frozen
-    parts uses its moving statistics. A saved model does not remember this but for the config's `trainable_layers`.
+    Freezing a stage of the backbone also freezes the stages before it, as Detectron2's FREEZE_AT does. Frozen batch
+    norm (norm="frozen_batch") always stays frozen. Trainable batch norm in frozen parts uses its moving statistics. A
+    saved model does not store what is frozen, apart from the config's `trainable_layers`.
 
     Args:
         model: MaskRCNN.
-        parts: names among "stem", "stage1" to "stage4", "backbone", "fpn", "rpn", "box_head", "mask_head"; none
-            thaws everything.
+        parts: names among "stem", "stage1" to "stage4", "backbone", "fpn", "rpn", "box_head", "mask_head"; an empty
+            list trains everything.
 
     Raises:
-        ValueError: for another name, or a stage of a custom backbone, which has no such parts.
+        ValueError: for another name, or for a stage of a custom backbone, whose stages have no names.
     """
     unknown = [part for part in parts if part not in (*STAGES, *PARTS)]
     if unknown:
-        raise ValueError(f"What can be frozen is {[*STAGES, *PARTS]}. Received: {', '.join(unknown)}.")
+        raise ValueError(
+            f"The parts that can be frozen are {[*STAGES, *PARTS]}. Received: {', '.join(unknown)}. Use these names."
+        )
     stages = [STAGES.index(part) + 1 for part in parts if part in STAGES]
     if stages and model.custom_backbone:
         raise ValueError(
-            "The stages of a backbone of its own are not known by name. "
-            f"Received: {[part for part in parts if part in STAGES]}. Freeze 'backbone', or its layers yourself."
+            "The stages of a custom backbone have no names. "
+            f"Received: {[part for part in parts if part in STAGES]}. Freeze 'backbone', or layers of it yourself."
         )
     for part in PARTS:
         layer = getattr(model, part)
-        layer.trainable = False  # first: on TensorFlow, setting what is set already does not reach the layers inside
+        layer.trainable = False  # on TensorFlow, setting the present value again does not reach the layers inside
         layer.trainable = part not in parts
     if stages and "backbone" not in parts:
         model.backbone.freeze_first(max(stages))
 
 
 def count_parameters(model):
-    """How many numbers each part holds, and how many of them training changes.
+    """Count the parameters of each part.
 
     Returns:
-        dict from the part's name to (trained, all). The statistics of batch norm count among all.
+        dict from the part's name to (trained, all). The second number includes the statistics of batch norm.
     """
     parts = {name: getattr(model, name) for name in PARTS}
     return {name: (_size(part.trainable_variables), _size(part.variables)) for name, part in parts.items()}
 
 
 def format_parameters(model):
-    """`count_parameters` as a table for a terminal, with a line of totals, no newline at the end."""
-    rows = list(count_parameters(model).items())
-    rows.append(("together", tuple(sum(numbers) for numbers in zip(*(row[1] for row in rows)))))
-    lines = [f"{'parameters':<12}{'trained':>14}{'all':>14}"]
-    return "\n".join(lines + [f"{name:<12}{trained:>14,}{everything:>14,}" for name, (trained, everything) in rows])
+    """Format `count_parameters` as a table in plain text, with a line of totals, no newline at the end."""
+    counts = count_parameters(model)
+    counts["total"] = tuple(sum(numbers) for numbers in zip(*counts.values()))
+    rows = [(name, f"{trained:,}", f"{everything:,}") for name, (trained, everything) in counts.items()]
+    return text_table([("parameters", "trained", "all"), *rows])
 
 
 def _size(variables):

@@ -1,10 +1,10 @@
-"""An optimizer and its schedule from batch and data size: what `keras-maskrcnn train` compiles with.
+"""Chooses an optimizer and its schedule from the sizes of batch and data. `keras-maskrcnn train` compiles with it.
 
-Comes in: sizes. Goes out: a `Recipe`, plain numbers, whose `make_optimizer` gives the Keras optimizer. Called by the
-command line and by users (`km.choose_recipe`).
+In: sizes. Out: a `Recipe` of plain numbers, whose `make_optimizer` builds the Keras optimizer. Called by the command
+line and by users (`km.choose_recipe`).
 
-A step is one batch through the network, an update one change of the weights: with accumulation it takes several steps.
-Schedules count steps, because Keras asks them at the step's number, not the update's.
+A step passes one batch through the network. An update changes the weights; with gradient accumulation it takes several
+steps. Schedules count steps, because Keras calls them with the number of the step.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ import keras
 
 from keras_maskrcnn.runs.schedules import paper_momentum
 
-# Peak rate and the images an update that it is for.
-#   sgd: the paper's, whose backbone was pre-trained (section 3.1; Goyal et al. 2017); for a whole detector that is
-#     trained further a tenth, as Detectron2's tutorial on balloons has it (2.5e-4 for a batch of 2).
-#   adamw: ours. 5e-4 learns shapes and nuclei from nothing. Of published Mask R-CNNs with AdamW, Swin (Liu et al. 2021)
-#     takes 1e-4 for a batch of 16: the rule below makes half as much of it for 4 as stands here.
+# Peak learning rate, and the batch (images per update) that it belongs to.
+#   sgd: the paper's rate, for a pre-trained backbone (section 3.1; Goyal et al. 2017). A tenth of it for a pre-trained
+#     detector, as in Detectron2's balloon tutorial (2.5e-4 for a batch of 2).
+#   adamw: our own. 5e-4 learns shapes and nuclei from random weights. Swin (Liu et al. 2021), a published Mask R-CNN
+#     with AdamW, uses 1e-4 for a batch of 16, which the rule below scales to 5e-5 for a batch of 4.
 REFERENCES = {
     ("sgd", "random"): (0.02, 16),
     ("sgd", "backbone"): (0.02, 16),
@@ -30,28 +30,30 @@ RULES = {
     "sgd": (1.0, "linear in the batch, Goyal et al. 2017"),
     "adamw": (0.5, "root of the batch, Malladi et al. 2022"),
 }
-OPTIMIZERS = tuple(RULES)
+OPTIMIZERS = ("adamw", "sgd")
 STARTS = ("random", "backbone", "detector")
 WARMUP_SHARE = 0.1  # of all steps
-LONGEST_WARMUP = 1000  # updates, Detectron2's and torchvision's
-WARMUP_WITHIN_MINUTES = 100  # updates, where nobody knows how many there will be
-CLIP_NORM = 5.0  # of all gradients together, for AdamW: one bad batch leaves its second moments large for long
+LONGEST_WARMUP = 1000  # updates, as in Detectron2 and torchvision
+WARMUP_WITHIN_MINUTES = 100  # updates, if a time budget ends the run and their number is unknown
+CLIP_NORM = 5.0  # of all gradients together, for AdamW, whose second moments stay large for long after one bad batch
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a run optimises with.
+    """An optimizer recipe: the optimizer of a training run, its learning rate schedule and its regularisation.
+
+    It says nothing about the model. Architectures are chosen by `MaskRCNNConfig` or the builders.
 
     Args:
         optimizer: "adamw" or "sgd".
         learning_rate: peak rate.
         rule: str, where that rate comes from.
-        batch_size: images a step.
-        accumulate: steps an update.
-        steps: int, of the whole run; None where minutes end it, and `TimeBudget` sets the rate.
+        batch_size: images per step.
+        accumulate: steps per update.
+        steps: int, of the whole run; None if minutes end it, because `TimeBudget` sets the rate then.
         warmup_steps: steps of the linear warm-up, as `train_model` and `TimeBudget` count them.
-        weight_decay: shrinkage of the weights a step, in multiples of the rate.
-        ema: momentum of the averaged weights, an update; None averages nothing.
+        weight_decay: how much the weights shrink in a step, in multiples of the rate.
+        ema: momentum of the averaged weights per update; None keeps no average.
     """
 
     optimizer: str
@@ -65,10 +67,10 @@ class Recipe:
     ema: float | None
 
     def make_optimizer(self):
-        """The Keras optimizer with its schedule; under a time budget with the peak as its rate."""
+        """Build the Keras optimizer with its schedule. Under a time budget its rate is the constant peak."""
         options = {"gradient_accumulation_steps": self.accumulate if self.accumulate > 1 else None}
         if self.ema is not None:
-            # Keras averages at every step; over an update's steps the weights stand still.
+            # Keras averages after every step, but the weights change only once per update.
             options |= {"use_ema": True, "ema_momentum": self.ema ** (1 / self.accumulate)}
         if self.optimizer == "sgd":
             return keras.optimizers.SGD(self._rate(), **paper_momentum(self.weight_decay), **options)
@@ -77,9 +79,9 @@ class Recipe:
         )
 
     def describe(self):
-        """The chosen numbers in one line."""
+        """Describe the chosen numbers in one line."""
         batch = f"batch {self.batch_size}" + (f" x {self.accumulate} accumulated" if self.accumulate > 1 else "")
-        length = "the minutes given" if self.steps is None else f"{self.steps} steps"
+        length = "the time budget" if self.steps is None else f"{self.steps} steps"
         average = "" if self.ema is None else f", weights averaged with {self.ema:g}"
         return (
             f"{self.optimizer}, {batch}, peak learning rate {self.learning_rate:.3g} ({self.rule}), "
@@ -106,22 +108,23 @@ def choose_recipe(
     accumulate=1,
     ema=None,
 ):
-    """Choose what is not given: peak learning rate from the batch, schedule and warm-up from the data's size.
+    """Choose an optimizer recipe: peak learning rate from the batch, schedule and warm-up from the data's size.
 
-    SGD's rate grows with the batch (Goyal et al. 2017, section 2.1), AdamW's with its root (Malladi et al. 2022: an
-    adaptive optimizer's step does not shrink with the gradient's noise). The warm-up is a tenth of all steps, at
-    most 1000 updates, and a half cosine to zero follows (Loshchilov and Hutter 2017).
+    SGD's rate is proportional to the batch (Goyal et al. 2017, section 2.1). AdamW's is proportional to its square
+    root (Malladi et al. 2022), because the step of an adaptive optimizer does not shrink with the gradient's noise.
+    The warm-up takes a tenth of all steps, at most 1000 updates. A half cosine to zero follows (Loshchilov and Hutter
+    2017).
 
     Args:
-        batch_size: images a step over all replicas.
+        batch_size: images per step over all replicas.
         steps_per_epoch: `len(loader)`.
-        epochs: int, or None where minutes end the run.
+        epochs: int, or None if minutes end the run.
         optimizer: "adamw" or "sgd" (the paper's momentum and decay).
-        start: what the model's weights are: "random", "backbone" (pre-trained on ImageNet) or "detector".
-        learning_rate: peak, instead of the rule's.
+        start: the weights that the model begins with: "random", "backbone" (pre-trained on ImageNet) or "detector".
+        learning_rate: peak rate, which replaces the one computed from the batch.
         weight_decay: the paper's 1e-4.
-        accumulate: steps whose gradients are averaged into one update; the batch that counts is so many times larger.
-        ema: momentum of the averaged weights, in (0, 1); 0.999 is about the last thousand updates.
+        accumulate: steps whose gradients are averaged into one update. The rate is chosen for this many batches.
+        ema: momentum of the averaged weights, in (0, 1); 0.999 averages about the last thousand updates.
 
     Returns:
         Recipe.
@@ -154,10 +157,12 @@ def choose_recipe(
 def _check(optimizer, start, accumulate, ema):
     for name, value, choices in (("optimizer", optimizer, OPTIMIZERS), ("start", start, STARTS)):
         if value not in choices:
-            raise ValueError(f"{name} must be one of {choices}. Received: {value!r}.")
+            raise ValueError(f"{name} must be one of {choices}. Received: {value!r}. The default is {choices[0]!r}.")
     if not (isinstance(accumulate, int) and accumulate >= 1):
-        raise ValueError(f"accumulate counts steps, at least 1. Received: {accumulate!r}. 1 updates at every step.")
+        raise ValueError(
+            f"accumulate is a number of steps, at least 1. Received: {accumulate!r}. 1 updates at every step."
+        )
     if ema is not None and not 0 < ema < 1:
         raise ValueError(
-            f"ema is the momentum of averaged weights, between 0 and 1. Received: {ema}. Usual: 0.99 to 0.9999."
+            f"ema, the momentum of the averaged weights, lies between 0 and 1. Received: {ema}. Try 0.99 to 0.9999."
         )

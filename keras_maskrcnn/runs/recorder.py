@@ -1,37 +1,40 @@
-"""The run folder's bookkeeping: metrics.csv, curves.png, metrics.json, and last.keras, which a run can go on from.
+"""Writes the run folder during training: metrics.csv, curves.png, metrics.json, and last.keras for resuming.
 
-last.keras is a Keras archive with one more member, `run.json`: the run's state beside the model's and the optimizer's,
-so that all three are replaced in one step. Called by `experiment.py`.
+last.keras is a Keras archive with one more member, `run.json`, which holds the state of the run. So the states of the
+model, the optimizer and the run are replaced in one step. Called by `experiment.py`.
 """
 
 import csv
 import json
+import logging
 import pathlib
 import time
 import zipfile
 
 import keras
 import numpy as np
-from matplotlib.figure import Figure
 
+from keras_maskrcnn.evaluation.figures import main_figure
 from keras_maskrcnn.host.files import write_atomically, write_json
 from keras_maskrcnn.host.progress import progress_bar
 
 STATE = "run.json"  # member of last.keras
-SLOW_LOADER = 0.2  # share of an epoch spent waiting for data from which a hint is due
+SLOW_LOADER = 0.2  # share of an epoch spent waiting for data above which the user gets a hint
+
+_LOG = logging.getLogger(__name__)
 
 
 class RunRecorder(keras.callbacks.Callback):
     """Writes metrics.csv, curves.png, metrics.json and last.keras at each epoch's end, and shows progress.
 
-    Put it last, so that it sees what other callbacks add to the logs.
+    Put it last, because it records what other callbacks add to the logs.
 
     Args:
         run_dir: existing folder.
         evaluator: CocoEvaluator earlier in the list, or None.
         budget: TimeBudget earlier in the list, or None.
-        epochs: int, what ends the run without a budget.
-        verbose: 0 or 1.
+        epochs: int, the length of a run without a budget.
+        verbose: 0 draws no progress bar, 1 does. Messages go to the log in both cases.
         run_id: str of the run, as in its config.json.
     """
 
@@ -50,7 +53,7 @@ class RunRecorder(keras.callbacks.Callback):
         self._bar = None
 
     def restore(self, state):
-        """Go on where a run stood that wrote this state."""
+        """Continue from this state of an earlier run."""
         self.rows, self.best = state["rows"], state["best"]
         self._seconds_before = state["seconds"]
 
@@ -59,33 +62,32 @@ class RunRecorder(keras.callbacks.Callback):
         self._started = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Open the epoch's progress bar."""
-        compiles = self._bar is None
-        self._bar = progress_bar(self.params["steps"], verbose=self.verbose, stateful_metrics=["loss"])
-        if self.verbose:
-            minutes = self.budget and f", {self._seconds() / 60:.1f} of {self.budget.seconds / 60:g} minutes"
-            line = f"epoch {epoch + 1}" + (minutes or f" of {self.epochs}")
-            print(line + ("; its first step also compiles the model" if compiles else ""), flush=True)
+        """Announce the epoch and start its progress bar."""
+        minutes = self.budget and f", {self._seconds() / 60:.1f} of {self.budget.seconds / 60:g} minutes"
+        compiles = "; the first step also compiles the model" if self._bar is None else ""
+        _LOG.info("epoch %d%s%s", epoch + 1, minutes or f" of {self.epochs}", compiles)
+        self._bar = progress_bar(self.params["steps"], verbose=self.verbose)
 
     def on_train_batch_end(self, batch, logs=None):
         """Advance the bar."""
-        self._bar.update(batch + 1, [("loss", float((logs or {}).get("loss", np.nan)))])
+        self._bar.update(batch + 1, loss=float((logs or {}).get("loss", np.nan)))
 
     def on_epoch_end(self, epoch, logs=None):
-        """Write everything that this epoch changes."""
+        """Write every file that this epoch changes."""
+        self._bar.close()
         logs = {key: float(value) for key, value in (logs or {}).items()}
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         row = {"epoch": epoch + 1, "minutes": self._seconds() / 60, "learning_rate": rate} | logs
         self.rows.append({key: float(f"{value:.6g}") for key, value in row.items()})
-        if "val_segm_AP" in logs and logs["val_segm_AP"] > self.best.get("segm_AP", -np.inf):
+        figure = main_figure(logs)
+        if figure is not None and logs[figure] > self.best.get(main_figure(self.best), -np.inf):
             self.best = self.evaluator.metrics
             write_json(self.run_dir / "metrics.json", self.best)
         write_atomically(self.run_dir / "metrics.csv", lambda path: _write_csv(path, self.rows))
         write_atomically(self.run_dir / "curves.png", lambda path: _plot(path, self.rows))
         self._write_checkpoint(epoch)
-        if self.verbose:
-            print(_summary(logs))
-            self._hint(logs.get("data_wait", 0.0))
+        _LOG.info("%s", _summary(logs))
+        self._hint(logs.get("data_wait", 0.0))
 
     def _write_checkpoint(self, epoch):
         state = {
@@ -108,9 +110,10 @@ class RunRecorder(keras.callbacks.Callback):
     def _hint(self, waited):
         if waited > SLOW_LOADER and not self._hinted:
             self._hinted = True
-            print(
-                f"  the loader is slower than the model, which waited for data {waited:.0%} of the time: raise "
-                "--workers (DataLoader's workers) towards the number of cores, augment less, or store smaller images"
+            _LOG.info(
+                "  the loader is slower than the model, which waited for data %.0f%% of the time: raise --workers "
+                "(DataLoader's workers) towards the number of cores, augment less, or store smaller images",
+                100 * waited,
             )
 
     def _seconds(self):
@@ -118,7 +121,7 @@ class RunRecorder(keras.callbacks.Callback):
 
 
 def read_state(checkpoint):
-    """The run's state in a last.keras; None where there is no such file, or one without a run.
+    """Read the state of the run from a last.keras; None if there is no such file, or no run in it.
 
     Returns:
         dict of run_id, epochs_done, finished, seconds, budget (`TimeBudget.state`, or None), rows, best.
@@ -130,7 +133,7 @@ def read_state(checkpoint):
 
 
 def _write_csv(path, rows):
-    """Rows as CSV; the columns are the union of all rows' names, in order of appearance."""
+    """Write rows as CSV. The columns are the union of all rows' names, in order of appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -139,7 +142,9 @@ def _write_csv(path, rows):
 
 
 def _plot(path, rows):
-    """Losses on the left, COCO figures on the right, over minutes."""
+    """Plot losses on the left and COCO figures on the right, over minutes."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 4), layout="constrained")  # no pyplot: no global state, no display
     losses, accuracy = figure.subplots(1, 2)
     for name in dict.fromkeys(key for row in rows for key in row):
@@ -161,8 +166,9 @@ def _plot(path, rows):
 
 
 def _summary(logs):
-    """One line on an epoch: the losses, AP where it was measured, and how long the model stood still."""
+    """Describe an epoch in one line: the losses, AP if it was measured, and the time spent waiting for data."""
     parts = [f"{key} {value:.4g}" for key, value in logs.items() if key.endswith("loss")]
-    parts += [f"{key[4:]} {logs[key]:.3f}" for key in ("val_segm_AP", "val_segm_AP50") if key in logs]
+    figure = main_figure(logs)
+    parts += [f"{key.removeprefix('val_')} {logs[key]:.3f}" for key in (figure, f"{figure}50") if key in logs]
     parts += [f"waited for data {logs['data_wait']:.0%} of the time"] if "data_wait" in logs else []
     return "  " + ", ".join(parts)

@@ -6,14 +6,14 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
 class WarmupMultiStep(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up to the base rate, then a tenth of it after each milestone.
+    """Linear warm-up to the base rate, which is multiplied by `gamma` at each milestone.
 
     Args:
         learning_rate: base rate.
         milestones: steps at which the rate is multiplied by `gamma`.
         warmup_steps: steps of the linear warm-up.
-        warmup_factor: share of the base rate at step 0.
-        gamma: factor at each milestone.
+        warmup_factor: the rate at step 0 as a share of the base rate.
+        gamma: factor at each milestone, a tenth by default.
     """
 
     def __init__(self, learning_rate, milestones=(), warmup_steps=1000, warmup_factor=0.001, gamma=0.1):
@@ -22,7 +22,7 @@ class WarmupMultiStep(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps, self.warmup_factor, self.gamma = warmup_steps, warmup_factor, gamma
 
     def __call__(self, step):
-        """The rate at a step: float32 scalar."""
+        """Compute the rate at a step: float32 scalar."""
         step = ops.cast(step, "float32")
         progress = ops.minimum(step / max(self.warmup_steps, 1), 1.0)
         rate = self.learning_rate * (self.warmup_factor + (1.0 - self.warmup_factor) * progress)
@@ -31,7 +31,7 @@ class WarmupMultiStep(keras.optimizers.schedules.LearningRateSchedule):
         return rate
 
     def get_config(self):
-        """Keras serialisation."""
+        """Return the constructor's arguments, for Keras."""
         return {
             "learning_rate": self.learning_rate,
             "milestones": list(self.milestones),
@@ -42,16 +42,16 @@ class WarmupMultiStep(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def sgd(batch_size, milestones=(), learning_rate=None, weight_decay=1e-4, momentum=0.9, warmup_steps=1000, **kwargs):
-    """The paper's SGD: rate 0.02 for a batch of 16, linear in the batch size, after a linear warm-up.
+    """Build the paper's SGD: rate 0.02 for a batch of 16, linear in the batch size, after a linear warm-up.
 
     Args:
-        batch_size: images a step over all replicas.
+        batch_size: images per step over all replicas.
         milestones: steps at which the rate falls to a tenth (paper: 120 000 of 160 000).
-        learning_rate: overrides 0.02 * batch_size / 16.
+        learning_rate: replaces 0.02 * batch_size / 16.
         weight_decay: the paper's 1e-4.
-        momentum: 0.9.
-        warmup_steps: 0 for none.
-        **kwargs: of `keras.optimizers.SGD`, for example `clipnorm`.
+        momentum: the paper's 0.9.
+        warmup_steps: 0 for no warm-up.
+        **kwargs: further arguments of `keras.optimizers.SGD`, for example `clipnorm`.
 
     Returns:
         keras.optimizers.SGD.
@@ -62,10 +62,10 @@ def sgd(batch_size, milestones=(), learning_rate=None, weight_decay=1e-4, moment
 
 
 def paper_momentum(weight_decay=1e-4, momentum=0.9):
-    """Arguments of `keras.optimizers.SGD` for the paper's momentum and weight decay.
+    """Compute the arguments of `keras.optimizers.SGD` for the paper's momentum and weight decay.
 
-    Keras applies `weight_decay` apart from the momentum, also for SGD, where PyTorch's and the paper's decay runs
-    through it and is amplified 1 / (1 - momentum) times; the division gives the paper's shrinkage.
+    In the paper and in PyTorch the decay passes through the momentum, which amplifies it 1 / (1 - momentum) times.
+    Keras applies `weight_decay` without the momentum, so it must be that much larger.
 
     Args:
         weight_decay: the paper's 1e-4.

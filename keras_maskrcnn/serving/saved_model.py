@@ -4,6 +4,7 @@ What the model answers to is in `signatures.py`; everything from a file's bytes 
 of stock operators only (DESIGN: a custom one does not load in TF Serving). Called by users and by the command line.
 """
 
+import logging
 import os
 import pathlib
 import tempfile
@@ -13,6 +14,8 @@ import keras
 from keras_maskrcnn import backend
 from keras_maskrcnn.serving.assets import write_assets
 from keras_maskrcnn.serving.folding import optimize_for_inference
+
+_LOG = logging.getLogger(__name__)
 
 
 def export_saved_model(model, directory, version=None, overwrite=False, optimize=True, dtype=None):
@@ -31,7 +34,8 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
     Returns:
         The version's folder as a pathlib.Path: `saved_model.pb` and `variables`, `assets` (what the model is, see
         `assets.py`) and `assets.extra` (requests that TF Serving warms up with). See `signatures.py` for what the
-        SavedModel takes and returns. It has no `serve_bytes` for images that no file holds, which is printed.
+        SavedModel takes and returns. It has no `serve_bytes` for images that no file format holds; this is logged
+        (INFO).
 
     Raises:
         ValueError: the backend is not TensorFlow; the version is no positive integer, or exists and `overwrite` is
@@ -110,7 +114,7 @@ def _write(model, served, folder, optimize, dtype, name):
     weights.served = [weight.value for weight in served.weights]
     answers = signatures(served)
     if without_files(model.config):
-        print(without_files(model.config))
+        _LOG.info("%s", without_files(model.config))
     with backend.stock_operators():
         functions = {
             key: tf.function(function, autograph=False).get_concrete_function(**inputs)

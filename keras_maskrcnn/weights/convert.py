@@ -4,6 +4,7 @@ import pathlib
 
 import keras
 
+from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.runs.experiment import find_model
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.keras_files import write_backbone
@@ -71,9 +72,9 @@ def _from_torch(source, target, all_rows):
         )
     model, receipt = build_model(state, source, all_rows)
     if is_classifier(state):
-        _whole(target, lambda path: write_backbone(model, path))
+        write_atomically(target, lambda path: write_backbone(model, path))
     else:
-        _whole(target, model.save if target.suffix == ".keras" else model.save_weights)
+        write_atomically(target, model.save if target.suffix == ".keras" else model.save_weights)
     return receipt
 
 
@@ -82,13 +83,3 @@ def _to_torch(source, target):
     state = torchvision_state_dict(model)
     write_state(state, target)
     return Receipt(str(source), tuple((name, array.shape) for name, array in state.items()))
-
-
-def _whole(target, write):
-    """Write to a file beside the target, then rename."""
-    unfinished = target.with_name("unfinished-" + target.name)
-    try:
-        write(unfinished)
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)

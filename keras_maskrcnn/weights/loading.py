@@ -4,6 +4,7 @@ import collections.abc
 import dataclasses
 import pathlib
 
+from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.keras_files import load_keras_file
 from keras_maskrcnn.weights.pth import read_pth, tensor_to_numpy
@@ -83,10 +84,8 @@ def write_state(state, path):
         state: dict of names to numpy arrays, from `torchvision_state_dict`.
         path: ends in `.safetensors`; torch reads it with `safetensors.torch.load_file`.
     """
-    path = pathlib.Path(path)
-    unfinished = path.with_name(path.name + ".unfinished")
-    _safetensors().save_file(state, unfinished)
-    unfinished.replace(path)
+    save_file = _safetensors().save_file
+    write_atomically(path, lambda partial: save_file(state, partial))
 
 
 def _safetensors():

@@ -6,16 +6,20 @@ what they were converted to (`.weights.h5`), and beside each of those a `.json` 
 
 import hashlib
 import json
+import logging
 import os
 import pathlib
-import tempfile
-
-import keras
+import urllib.request
 
 from keras_maskrcnn._version import __version__
+from keras_maskrcnn.host.files import write_atomically, write_json
+from keras_maskrcnn.host.progress import progress_bar
 from keras_maskrcnn.weights.keras_files import load_keras_file, write_backbone
 from keras_maskrcnn.weights.pth import read_pth
 from keras_maskrcnn.weights.torchvision import load_state
+
+_LOG = logging.getLogger(__name__)
+_MEGABYTE = 1 << 20
 
 URL = "https://download.pytorch.org/models/"
 MIRROR = "KERAS_MASKRCNN_WEIGHTS_URL"  # environment: another place with the same files
@@ -92,25 +96,23 @@ def convert(file, target, reference):
     source = fetch(file)
     receipt = load_state(reference, read_pth(source), file)
     sidecar = target.with_suffix(".json")
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        unfinished = pathlib.Path(folder) / "converted.weights.h5"
+    account = {
+        "source": file,
+        "source_sha256": sha256(source),
+        "keras_maskrcnn": package_version(),
+        "receipt": str(receipt).splitlines(),
+    }
+
+    def write(path):
         if file in IMAGENET_FILES.values():
-            write_backbone(reference, unfinished)
+            write_backbone(reference, path)
         else:
-            reference.save_weights(unfinished)
-        account = {
-            "source": file,
-            "source_sha256": sha256(source),
-            "sha256": sha256(unfinished),
-            "keras_maskrcnn": package_version(),
-            "receipt": str(receipt).splitlines(),
-        }
-        note = pathlib.Path(folder) / "sidecar.json"
-        note.write_text(json.dumps(account, indent=1), encoding="utf-8")
-        # The sidecar last: weights without one count as unfinished.
-        sidecar.unlink(missing_ok=True)
-        os.replace(unfinished, target)
-        os.replace(note, sidecar)
+            reference.save_weights(path)
+        account["sha256"] = sha256(path)  # of what this process wrote, even if another one replaces it meanwhile
+        sidecar.unlink(missing_ok=True)  # weights without a sidecar count as unfinished
+
+    write_atomically(target, write)
+    write_json(sidecar, account)
 
 
 def is_intact(converted):
@@ -132,24 +134,26 @@ def fetch(file):
         pathlib.Path.
 
     Raises:
-        OSError: if it can't be downloaded; says from where, and where to put it by hand.
-        ValueError: if what came, or what lies there, has another checksum. A download is deleted then.
+        OSError: the download fails. The message says from where it came, and where to put the file by hand.
+        ValueError: the file has another checksum. If it was downloaded by this call, it is deleted.
     """
     path = cache_folder() / file
     if path.is_file():
-        _verify(path, f"Delete {path}, and it is downloaded again.")
+        _verify(path, file, f"Delete {path}, and it is downloaded again.")
         return path
     url = os.environ.get(MIRROR, URL).rstrip("/") + "/" + file
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+
+    def fill(partial):
         try:
-            downloaded = pathlib.Path(keras.utils.get_file(file, url, cache_dir=folder, cache_subdir=""))
-        except Exception as error:  # Keras raises bare ones
+            _download(url, partial)
+        except OSError as error:
             raise OSError(
                 f"{url} could not be downloaded: {error}\nDownload it on a machine that can, put it at\n  {path}\n"
                 f"and run this again. Or set {MIRROR} to a mirror of {URL}"
             ) from error
-        _verify(downloaded, f"The download from {url} was thrown away. Try again.")
-        os.replace(downloaded, path)
+        _verify(partial, file, f"The download from {url} was deleted. Try again.")
+
+    write_atomically(path, fill)
     return path
 
 
@@ -170,12 +174,23 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def _verify(path, remedy):
-    expected = path.stem.rsplit("-", 1)[-1]
+def _download(url, path):
+    """Copy what a URL holds into a file. Errors of the network are OSErrors."""
+    _LOG.info("downloading %s", url)
+    with urllib.request.urlopen(url) as response, open(path, "wb") as file:
+        size = int(response.headers.get("Content-Length", 0))
+        with progress_bar(size // _MEGABYTE or None, unit_name="megabyte") as bar:
+            while block := response.read(_MEGABYTE):
+                file.write(block)
+                bar.update(file.tell() // _MEGABYTE)
+
+
+def _verify(path, file, remedy):
+    expected = pathlib.Path(file).stem.rsplit("-", 1)[-1]
     found = sha256(path)
     if not found.startswith(expected):
         raise ValueError(
-            f"{path.name} must have a SHA-256 that begins with {expected}, as its name says. Received {found}. {remedy}"
+            f"{file} must have a SHA-256 that begins with {expected}, as its name says. Received {found}. {remedy}"
         )
 
 

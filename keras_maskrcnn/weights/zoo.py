@@ -5,11 +5,15 @@ are cut and pasted by rounded boxes. So published weights meet the arithmetic th
 digit.
 """
 
+import logging
+
 from keras_maskrcnn.config import IMAGENET_MEAN, MaskRCNNConfig
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.coco import COCO_CATEGORIES, COCO_CATEGORY_IDS, COCO_CLASS_NAMES, COCO_SLOTS
 from keras_maskrcnn.weights.torchvision import current_names, read_architecture
+
+_LOG = logging.getLogger(__name__)
 
 TORCHVISION = {
     "mask_padding": False,
@@ -44,7 +48,7 @@ def maskrcnn_resnet50_fpn(num_classes=80, weights=None, **overrides):
         **overrides: fields of MaskRCNNConfig, `seed` and `dtype` of MaskRCNN.
 
     Returns:
-        MaskRCNN; with weights, their receipt is printed and stays on it as `weights_receipt`.
+        MaskRCNN. With weights, their receipt is logged (INFO) and kept as `weights_receipt` of the model.
 
     Raises:
         ValueError: for `weights` of another name, or that do not fit the overrides.
@@ -109,7 +113,7 @@ def _build(name, num_classes, weights, recipe, overrides):
         return MaskRCNN(MaskRCNNConfig(num_classes=classes, **plain, **COCO_LABELS[classes]))
 
     model.weights_receipt = published.load_published(model, file, make_reference, variant, heads)
-    print(model.weights_receipt)
+    _LOG.info("%s", model.weights_receipt)
     return model
 
 

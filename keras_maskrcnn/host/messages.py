@@ -1,0 +1,52 @@
+"""The package's messages on the screen.
+
+Library code never prints. It logs at INFO to loggers named after its modules, below "keras_maskrcnn", and Python shows
+none of that unless a program asks for it. This module asks: `train_model(verbose=1)` for the duration of a run,
+the command line for the whole process. The lines appear on stdout as they are, without level or time.
+"""
+
+import contextlib
+import logging
+
+_LOGGER = logging.getLogger("keras_maskrcnn")
+
+
+class _Screen(logging.Handler):
+    """Prints each message. `print` looks stdout up anew each time, so redirected output (notebooks) is respected."""
+
+    def emit(self, record):
+        print(self.format(record), flush=True)
+
+
+_SCREEN = _Screen()
+
+
+def show_messages():
+    """Show the package's messages on stdout from now on, for the rest of the process."""
+    if _SCREEN in _LOGGER.handlers:
+        return
+    # A program that did not ask for INFO must not find these lines in its own log as well.
+    _LOGGER.propagate = _LOGGER.propagate and _LOGGER.isEnabledFor(logging.INFO)
+    if not _LOGGER.isEnabledFor(logging.INFO):
+        _LOGGER.setLevel(logging.INFO)
+    _LOGGER.addHandler(_SCREEN)
+
+
+@contextlib.contextmanager
+def messages_shown(shown=True):
+    """Show the package's messages on stdout inside this; afterwards logging is as it was.
+
+    Args:
+        shown: False changes nothing, neither do messages that are shown already.
+    """
+    if not shown or _SCREEN in _LOGGER.handlers:
+        yield
+        return
+    before = _LOGGER.propagate, _LOGGER.level
+    show_messages()
+    try:
+        yield
+    finally:
+        _LOGGER.removeHandler(_SCREEN)
+        _LOGGER.propagate = before[0]
+        _LOGGER.setLevel(before[1])

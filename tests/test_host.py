@@ -1,0 +1,134 @@
+"""Files written whole, messages that show on request, tables that stay aligned."""
+
+import logging
+import multiprocessing
+
+import pytest
+
+from keras_maskrcnn.geometry.groups import connected_groups
+from keras_maskrcnn.host.files import remove_partial_files, write_atomically, write_json, write_text
+from keras_maskrcnn.host.messages import messages_shown, show_messages
+from keras_maskrcnn.host.tables import text_table
+
+LOG = logging.getLogger("keras_maskrcnn.some.module")
+PACKAGE = logging.getLogger("keras_maskrcnn")
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"old")
+
+    def fail(partial):
+        partial.write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["weights.bin"]
+
+
+def write_slowly(path, started, text):
+    def write(partial):
+        assert not partial.exists()
+        partial.write_text(text)
+        started.wait(timeout=60)  # both processes hold their half-written file at the same time
+        assert partial.read_text() == text
+
+    write_atomically(path, write)
+
+
+def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path):
+    context = multiprocessing.get_context("fork")
+    started = context.Barrier(2)
+    texts = ["a" * 100, "b" * 100]
+    writers = [context.Process(target=write_slowly, args=(tmp_path / "x.txt", started, text)) for text in texts]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(timeout=60)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert (tmp_path / "x.txt").read_text() in texts and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    write_text(tmp_path / "sub" / "kept.txt", "é")
+    write_json(tmp_path / "sub" / "kept.json", {"a": [1]})
+
+    def look(partial):
+        (tmp_path / "sub" / partial.name.replace("x.bin", "left.bin")).write_bytes(b"half")  # as a kill would leave it
+        partial.write_bytes(b"whole")
+
+    write_atomically(tmp_path / "sub" / "x.bin", look)
+    assert len(list((tmp_path / "sub").iterdir())) == 4
+    remove_partial_files(tmp_path / "sub")
+    assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == ["kept.json", "kept.txt", "x.bin"]
+    assert (tmp_path / "sub" / "kept.txt").read_bytes() == "é".encode()
+    assert (tmp_path / "sub" / "kept.json").read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
+    remove_partial_files(tmp_path / "not there")
+
+
+def test_messages_show_inside_the_block_and_nowhere_else(capsys):
+    before = PACKAGE.level, PACKAGE.propagate, list(PACKAGE.handlers)
+    LOG.info("not asked for")
+    with messages_shown():
+        LOG.info("%d of %s", 3, "four")
+        with messages_shown():
+            LOG.info("once")
+        LOG.info("still")
+        LOG.debug("too fine")
+    LOG.info("over")
+    with messages_shown(False):
+        LOG.info("silent")
+    told = capsys.readouterr()
+    assert told.out == "3 of four\nonce\nstill\n" and told.err == ""
+    assert (PACKAGE.level, PACKAGE.propagate, list(PACKAGE.handlers)) == before
+
+
+def test_an_error_ends_the_showing_as_well(capsys):
+    with pytest.raises(KeyError), messages_shown():
+        raise KeyError
+    LOG.info("over")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_programs_own_log_gets_the_messages_only_if_it_asked_for_them(caplog):
+    with messages_shown():
+        LOG.info("for the screen")
+    assert caplog.messages == []
+    with caplog.at_level(logging.INFO), messages_shown():
+        LOG.info("for both")
+    assert caplog.messages == ["for both"]
+
+
+def test_the_command_line_shows_them_for_the_whole_process(capsys):
+    before = PACKAGE.level, PACKAGE.propagate
+    try:
+        show_messages()
+        show_messages()
+        with messages_shown():
+            LOG.info("inside")
+        LOG.info("after")
+        assert capsys.readouterr().out == "inside\nafter\n"
+    finally:
+        PACKAGE.handlers.clear()
+        PACKAGE.setLevel(before[0])
+        PACKAGE.propagate = before[1]
+
+
+def test_tables_are_aligned_plain_text():
+    rows = [("class", "AP", "objects"), ("[red]cat", "0.5", 12), ("細胞", "0.125", 3), ("", "-", "1,000")]
+    assert text_table(rows).splitlines() == [
+        "class        AP  objects",
+        "[red]cat    0.5       12",
+        "細胞      0.125        3",  # each of these two letters is two cells wide
+        "              -    1,000",
+    ]
+    long = "x" * 500
+    assert text_table([(long, "1")]) == f"{long}  1"
+    assert text_table([]) == ""
+
+
+def test_groups_are_what_pairs_connect():
+    assert connected_groups(7, [(5, 2), (2, 6), (1, 4)]) == [[0], [1, 4], [2, 5, 6], [3]]
+    assert connected_groups(3, []) == [[0], [1], [2]] and connected_groups(0, []) == []
+    assert connected_groups(2, [(0, 1), (1, 0), (0, 1)]) == [[0, 1]]
