@@ -18,7 +18,8 @@ class BranchHead(keras.layers.Layer):
     def __init__(self, pool_size, max_rois=None, roi_align=None, **kwargs):
         super().__init__(**kwargs)
         self.pool_size, self.max_rois, self.roi_align = pool_size, max_rois, dict(roi_align or {})
-        self.align = MultiLevelRoIAlign(pool_size, name="align", dtype=self.dtype_policy, **self.roi_align)
+        name = f"{self.name.removesuffix('_head')}_align"
+        self.align = MultiLevelRoIAlign(pool_size, name=name, dtype=self.dtype_policy, **self.roi_align)
         self.align.built = True  # it has no weights
 
     def learn(self, maps, rois, truth, training):

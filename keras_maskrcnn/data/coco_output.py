@@ -139,4 +139,5 @@ def _annotation(record, instance, category_ids):
         "area": area,
         "iscrowd": int(instance.crowd),
         "segmentation": instance.mask.segmentation(*size),
+        **(instance.attributes or {}),
     }

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from keras_maskrcnn.geometry import rle
+from keras_maskrcnn.geometry.extents import filled_box
 
 CLASS_NAMES = ("circle", "square", "triangle")
 _MIN_VISIBLE = 0.4  # a shape may hide at most the rest of an earlier one
@@ -116,17 +117,15 @@ def _color_unlike(background, rng):
 
 
 def _annotation(number, image_id, label, mask):
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x, y = int(columns[0]), int(rows[0])
-    width, height = int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
-    window = mask[y : y + height, x : x + width]
+    x, y, x2, y2 = filled_box(mask)
+    window = mask[y:y2, x:x2]
     return {
         "id": number,
         "image_id": image_id,
         "category_id": label + 1,
         "iscrowd": 0,
         "area": int(mask.sum()),
-        "bbox": [x, y, width, height],
+        "bbox": [x, y, x2 - x, y2 - y],
         "segmentation": {
             "size": list(mask.shape),
             "counts": rle.encode_window(window, x, y, *mask.shape).tolist(),

@@ -16,6 +16,7 @@ import math
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from keras_maskrcnn.geometry.extents import filled_box
 from keras_maskrcnn.geometry.groups import connected_groups
 from keras_maskrcnn.inference.frames import moved_values
 
@@ -164,11 +165,12 @@ def _pieces(found, index, tile):
     rows = [{key: array[i] for key, array in values.items()} for i in range(len(found))]
     columns = (found.boxes, found.scores, found.labels, windows, rows)
     for box, score, label, (window, x, y), own in zip(*columns, strict=True):
-        ys, xs = np.flatnonzero(window.any(1)), np.flatnonzero(window.any(0))
-        if len(ys) == 0:
+        filled = filled_box(window)
+        if filled is None:
             continue
-        part = window[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
-        place = int(tile.x1 + x + xs[0]), int(tile.y1 + y + ys[0])
+        left, top, right, bottom = filled
+        part = window[top:bottom, left:right]
+        place = int(tile.x1 + x + left), int(tile.y1 + y + top)
         moved = np.asarray(box, np.float64) + (tile.x1, tile.y1, tile.x1, tile.y1)
         pieces.append(Piece(index, moved, float(score), int(label), *place, _encode(part), own))
     return pieces

@@ -25,6 +25,7 @@ import secrets
 
 import keras
 
+from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import DataLoader, EpochSync
 from keras_maskrcnn.evaluation.coco import CocoEvaluator
 from keras_maskrcnn.evaluation.figures import main_figure
@@ -178,7 +179,7 @@ def find_model(path):
 
 def _restore_model(model, run_dir):
     """Load weights, sampler and optimizer as they were after the run's last epoch."""
-    saved = _read_config(run_dir)["model"]
+    saved = MaskRCNNConfig.from_dict(_read_config(run_dir)["model"]).to_dict()  # fields that are new get their defaults
     if saved != model.config.to_dict():
         different = sorted(key for key, value in model.config.to_dict().items() if saved.get(key) != value)
         raise ValueError(

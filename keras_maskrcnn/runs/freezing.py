@@ -8,7 +8,13 @@ import math
 from keras_maskrcnn.host.tables import text_table
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")  # of the backbone, from the image on
-PARTS = ("backbone", "fpn", "rpn", "box_head", "mask_head")
+TRUNK = ("backbone", "fpn", "rpn", "box_head")
+
+
+def parts_of(model):
+    """The parts of a model that train or freeze as one: dict of name to layer, `<branch>_head` for each branch."""
+    heads = {f"{name}_head": head for name, head in model.branch_heads().items()}
+    return {name: getattr(model, name) for name in TRUNK} | heads
 
 
 def freeze(model, parts):
@@ -20,16 +26,17 @@ def freeze(model, parts):
 
     Args:
         model: MaskRCNN.
-        parts: names among "stem", "stage1" to "stage4", "backbone", "fpn", "rpn", "box_head", "mask_head"; an empty
-            list trains everything.
+        parts: names among "stem", "stage1" to "stage4", "backbone", "fpn", "rpn", "box_head" and "<branch>_head", such
+            as "mask_head"; an empty list trains everything.
 
     Raises:
         ValueError: for another name, or for a stage of a custom backbone, whose stages have no names.
     """
-    unknown = [part for part in parts if part not in (*STAGES, *PARTS)]
+    layers = parts_of(model)
+    unknown = [part for part in parts if part not in (*STAGES, *layers)]
     if unknown:
         raise ValueError(
-            f"The parts that can be frozen are {[*STAGES, *PARTS]}. Received: {', '.join(unknown)}. Use these names."
+            f"The parts that can be frozen are {[*STAGES, *layers]}. Received: {', '.join(unknown)}. Use these names."
         )
     stages = [STAGES.index(part) + 1 for part in parts if part in STAGES]
     if stages and model.custom_backbone:
@@ -37,8 +44,7 @@ def freeze(model, parts):
             "The stages of a custom backbone have no names. "
             f"Received: {[part for part in parts if part in STAGES]}. Freeze 'backbone', or layers of it yourself."
         )
-    for part in PARTS:
-        layer = getattr(model, part)
+    for part, layer in layers.items():
         layer.trainable = False  # on TensorFlow, setting the present value again does not reach the layers inside
         layer.trainable = part not in parts
     if stages and "backbone" not in parts:
@@ -51,8 +57,8 @@ def count_parameters(model):
     Returns:
         dict from the part's name to (trained, all). The second number includes the statistics of batch norm.
     """
-    parts = {name: getattr(model, name) for name in PARTS}
-    return {name: (_size(part.trainable_variables), _size(part.variables)) for name, part in parts.items()}
+    layers = parts_of(model)
+    return {name: (_size(layer.trainable_variables), _size(layer.variables)) for name, layer in layers.items()}
 
 
 def format_parameters(model):

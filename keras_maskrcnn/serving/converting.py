@@ -50,7 +50,7 @@ def _detect(model, images, image_size):
     """Resize, detect, bring boxes back to image pixels; static where `image_size` is given."""
     import tensorflow as tf
 
-    from keras_maskrcnn.serving.signatures import Answers, moved_in_graph
+    from keras_maskrcnn.serving.signatures import Answers, in_image_frame
 
     batch = tf.shape(images)[0]
     if image_size is None:
@@ -62,10 +62,7 @@ def _detect(model, images, image_size):
     resized = tf.image.resize(tf.cast(images, tf.float32), network, "bilinear", antialias=False)
     sizes = tf.broadcast_to(network[None], (batch, 2))
     found = dict(model({"images": resized, "image_sizes": sizes}, training=False))
-    scale = (tf.cast(source, tf.float32) / tf.cast(network, tf.float32))[::-1]
-    limits = tf.tile(tf.cast(source, tf.float32)[::-1], [2])
-    found["boxes"] = tf.minimum(tf.maximum(found["boxes"] * tf.tile(scale, [2]), 0.0), limits)
-    found |= moved_in_graph(found, model.config, scale[None, None])
+    found |= in_image_frame(found, model.config, network[None], source[None])
     found["num_detections"] = tf.reduce_sum(tf.cast(found["valid"], tf.int32), axis=1)
     return {name: tf.identity(array) for name, array in found.items()}
 

@@ -163,31 +163,32 @@ class Answers:
 
     def _in_image_frame(self, found, network, source):
         """Boxes in image pixels, names and counts. `network` and `source`: int32 (B, [height, width])."""
-        factors = tf.cast(source, tf.float32) / tf.cast(network, tf.float32)
-        factors, limits = (tf.tile(sides[:, None, ::-1], (1, 1, 2)) for sides in (factors, tf.cast(source, tf.float32)))
         names = tf.gather(tf.constant(self.config.class_names), found["labels"])
         return {
-            "boxes": tf.clip_by_value(found["boxes"] * factors, 0.0, limits),
             "scores": found["scores"],
             "labels": found["labels"],
             "class_names": tf.where(found["valid"], names, ""),
             "valid": found["valid"],
             "num_detections": tf.reduce_sum(tf.cast(found["valid"], tf.int32), axis=1),
             "image_sizes": source,
-            **moved_in_graph(found, self.config, factors[..., :2]),
+            **in_image_frame(found, self.config, network, source),
         }
 
 
-def moved_in_graph(found, config, scale):
-    """What the branches found, from network pixels to image pixels (`Branch.move`).
+def in_image_frame(found, config, network, source):
+    """Boxes, and what the branches found, from network pixels to image pixels.
 
     Args:
-        found: dict of tensors (B, D, ...). config: MaskRCNNConfig. scale: float (B, 1, [x, y]).
+        found: dict of tensors (B, D, ...). config: MaskRCNNConfig.
+        network, source: int32 (B or 1, [height, width]), network and image pixels.
 
     Returns:
-        dict of the branches' keys to tensors (B, D, ...).
+        dict of boxes, clipped to the image, and the branches' keys.
     """
-    moved = {}
+    scale = (tf.cast(source, tf.float32) / tf.cast(network, tf.float32))[:, None, ::-1]
+    limits = tf.tile(tf.cast(source, tf.float32)[:, None, ::-1], (1, 1, 2))
+    boxes = tf.minimum(tf.maximum(found["boxes"] * tf.tile(scale, (1, 1, 2)), 0.0), limits)
+    moved = {"boxes": boxes}
     for branch in config.branches:
         values = {key: found[key] for key in branch.found(config)}
         moved |= branch.move(values, scale, tf.zeros_like(scale))

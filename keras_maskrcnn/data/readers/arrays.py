@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_maskrcnn.data.images.reading import image_size
 from keras_maskrcnn.data.records import Dataset, Instance, MaskWindow, Record
+from keras_maskrcnn.geometry.extents import filled_box
 
 
 class ArrayDataset(Dataset):
@@ -81,9 +82,9 @@ def crop_mask(mask, image_size, where):
             f"{where}: a mask must have its image's size {tuple(image_size)} (height, width). "
             f"Received {mask.shape}. Resize it with nearest neighbour, or pick the right image."
         )
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if len(rows) == 0:
+    box = filled_box(mask)
+    if box is None:
         raise ValueError(f"{where}: a mask must have a pixel. Received an empty one. Remove it.")
-    x1, y1, x2, y2 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    x1, y1, x2, y2 = box
     pixels = np.ascontiguousarray(mask[y1:y2, x1:x2] != 0).view(np.uint8)
-    return np.array([x1, y1, x2, y2], np.float32), MaskWindow(pixels, int(x1), int(y1))
+    return np.array(box, np.float32), MaskWindow(pixels, x1, y1)

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_maskrcnn.data.records import Polygons, RunLengths
 from keras_maskrcnn.geometry import rle
+from keras_maskrcnn.geometry.extents import filled_box
 
 _MAX_SAGITTA = 0.05  # pixels between a curve and the polygon that stands for it
 
@@ -142,19 +143,12 @@ def pixels_mask(pixels):
     Raises:
         FaultyAnnotation: no pixel is set.
     """
-    box = _extent(pixels)
+    box = filled_box(pixels)
     if box is None:
         raise FaultyAnnotation("its mask has no pixel.", "Remove the annotation.")
     x1, y1, x2, y2 = box
     runs = rle.encode_window(pixels[y1:y2, x1:x2], x1, y1, *pixels.shape)
     return RunLengths(runs.astype(np.int32)), np.array(box, np.float32)
-
-
-def _extent(pixels):
-    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-    if len(rows) == 0:
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _without_holes(mask, holes, height, width):

@@ -9,14 +9,6 @@ from PIL import Image
 from keras_maskrcnn.data.records import MaskWindow
 
 
-def filled_box(pixels):
-    """Extent of the pixels that are set: int (x1, y1, x2, y2), x2 and y2 exclusive; None if none is."""
-    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-    if len(rows) == 0:
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
 def render_mask(window, view):
     """A mask in view pixels, cut by the view's border: a pixel is set where it is covered by half.
 

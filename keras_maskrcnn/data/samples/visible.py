@@ -10,8 +10,9 @@ import dataclasses
 import numpy as np
 
 from keras_maskrcnn.data.records import Instance, MaskWindow
-from keras_maskrcnn.data.samples.resampling import filled_box, render_mask, resample_mask
+from keras_maskrcnn.data.samples.resampling import render_mask, resample_mask
 from keras_maskrcnn.data.samples.view import View, as_tuples, compose
+from keras_maskrcnn.geometry.extents import filled_box
 
 MIN_SIDE = 1.0  # network pixels: objects whose visible part is thinner are dropped
 

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from keras_maskrcnn.data.records import MaskWindow
-from keras_maskrcnn.data.samples.resampling import filled_box
 from keras_maskrcnn.data.samples.view import as_dtype_of, as_tuples, compose
 from keras_maskrcnn.data.transforms.moves import MIN_VISIBLE
+from keras_maskrcnn.geometry.extents import filled_box
 
 
 @dataclasses.dataclass(frozen=True)
