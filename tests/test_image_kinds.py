@@ -270,7 +270,7 @@ def test_large_and_small_files_agree(tmp_path, monkeypatch, kind):
         ),
         (b"II*\0" + bytes(40), "Download or export it again"),
         (b"\x93NUMPY" + bytes(40), "Download or export it again"),
-        (b"<html>nothing here</html>", "no format known"),
+        (b"<html>nothing here</html>", "cannot identify the format"),
     ],
 )
 def test_what_is_refused_is_refused_for_all_models(tmp_path, data, message, asked):

@@ -116,7 +116,7 @@ def _picture(opened):
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(damaged(opened.name, "its first bytes are those of no format known")) from error
+        raise ImageError(damaged(opened.name, "cannot identify the format by its first bytes")) from error
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"An image may have as many pixels as Pillow allows. Received {opened.name}: {error} "

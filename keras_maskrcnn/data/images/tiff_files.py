@@ -1,8 +1,8 @@
 """TIFF files -> arrays, of any number of channels and any dtype.
 
-tifffile tells what is in the file: its pages, the names of its axes, its colours. It decodes the pixels too, but for
+tifffile tells what is in the file: its pages, the names of its axes, its colours. It decodes the pixels too, except for
 compressions that need imagecodecs where that is not installed: those Pillow decodes, page by page, to the same values.
-Palettes, CMYK, YCbCr and LAB are Pillow's to convert. docs/images.md has the rules in a table.
+Pillow also converts palettes, CMYK, YCbCr and LAB. docs/images.md has the rules in a table.
 
 Called by `decoding`.
 """
@@ -15,7 +15,7 @@ from keras_maskrcnn.data.images.forms import DECODER_FAULTS, ImageError, Stored,
 from keras_maskrcnn.data.images.pillow_files import read_frames, read_picture, turned
 
 _ORIENTATION = 0x0112
-_ASSOCIATED, _ALPHA = 1, (1, 2)  # ExtraSamples: 1 is alpha that is multiplied into the colours, 2 is alpha that is not
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # ExtraSamples: alpha that is multiplied into the colours, and that is not
 _CONVERTED_BY_PILLOW = ("PALETTE", "SEPARATED", "YCBCR", "CIELAB")
 # The highest rates of compression: none, LZW, deflate (twice), PackBits. Deflate's is 1032, LZW's about 1400.
 _HIGHEST_RATES = {1: 1, 5: 1500, 8: 1500, 32946: 1500, 32773: 64}
@@ -37,15 +37,12 @@ def read_tiff(opened, mapped_bytes):
         if _photometric(page) in _CONVERTED_BY_PILLOW:
             _check_one_page(series, opened.name)
             return read_picture(opened)
-        axes = series.axes
         if opened.path is not None and _is_plain(series) and series.nbytes > mapped_bytes:
-            pixels = named_channels_last(_mapped(opened.path), axes, opened.name)
+            pixels = named_channels_last(_mapped(opened.path), series.axes, opened.name)
         else:
             pixels = _pixels(opened, series)
-        extra = len(page.extrasamples)
-        alpha = extra == 1 and int(page.extrasamples[0]) in _ALPHA
         rgb_first = _photometric(page) == "RGB" and pixels.shape[2] > 3
-        return Stored(turned(pixels, _orientation(page)), opened.name, alpha, rgb_first)
+        return Stored(turned(pixels, _orientation(page)), opened.name, _alpha(page) is not None, rgb_first)
 
 
 def tiff_size(opened):
@@ -149,15 +146,17 @@ def _orientation(page):
     return found if found in range(1, 9) else 1
 
 
-def _has_associated_alpha(page):
-    return len(page.extrasamples) == 1 and int(page.extrasamples[0]) == _ASSOCIATED
+def _alpha(page):
+    """How a page stores its alpha: _ASSOCIATED or _UNASSOCIATED; None if it has no alpha, or other samples too."""
+    extra = [int(sample) for sample in page.extrasamples]
+    return extra[0] if extra in ([_ASSOCIATED], [_UNASSOCIATED]) else None
 
 
 def _is_plain(series):
     """Whether the file holds, in one piece, the very values that are to come out."""
     page = series.keyframe
     inverted = _photometric(page) == "MINISWHITE" and series.dtype.kind in "bu"
-    return series.dataoffset is not None and not inverted and not _has_associated_alpha(page)
+    return series.dataoffset is not None and not inverted and _alpha(page) != _ASSOCIATED
 
 
 def _mapped(path):
@@ -184,8 +183,8 @@ def _as_shown(pixels, page):
     if _photometric(page) == "MINISWHITE" and pixels.dtype.kind in "bu":
         pixels = np.subtract(pixels.dtype.type(full), pixels) if unsigned else ~pixels
     if unsigned and page.bitspersample < 8:
-        pixels = pixels * np.uint8(255 // full)
-    return _unassociated(pixels, full) if unsigned and _has_associated_alpha(page) else pixels
+        pixels = np.rint(pixels * (255 / full)).astype(np.uint8)
+    return _unassociated(pixels, full) if unsigned and _alpha(page) == _ASSOCIATED else pixels
 
 
 def _unassociated(pixels, full):
