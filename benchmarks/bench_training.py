@@ -22,7 +22,7 @@ def ours(case):
     """`train_on_batch` with masks of 112x112 cells in the frame of their boxes."""
     import keras
 
-    from keras_maskrcnn.learning.mask_samples import sample_masks
+    from keras_maskrcnn.geometry.mask_samples import sample_masks
 
     height, width = case["image"]
     boxes, labels, masks = twins.make_truth(case["batch"], height, width, OBJECTS)

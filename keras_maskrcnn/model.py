@@ -23,13 +23,13 @@ from keras import ops
 from keras_maskrcnn import backend
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
+from keras_maskrcnn.inputs import as_inputs
 from keras_maskrcnn.learning import losses, targets
 from keras_maskrcnn.network.anchors import level_anchors
 from keras_maskrcnn.network.backbone import ResNet
 from keras_maskrcnn.network.box_head import BoxHead
 from keras_maskrcnn.network.detections import select_detections
 from keras_maskrcnn.network.fpn import STRIDES, FeaturePyramid
-from keras_maskrcnn.network.inputs import as_inputs
 from keras_maskrcnn.network.padding import repeat_border, valid_cells
 from keras_maskrcnn.network.roi_align import MultiLevelRoIAlign
 from keras_maskrcnn.network.rpn import RPNHead, select_proposals

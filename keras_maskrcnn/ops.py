@@ -16,8 +16,8 @@ from keras_maskrcnn.geometry.boxes import (
     pairwise_iou,
     scale_boxes,
 )
+from keras_maskrcnn.geometry.mask_samples import sample_masks
 from keras_maskrcnn.geometry.pasting import paste_mask_windows, paste_masks, paste_masks_subpixel
-from keras_maskrcnn.learning.mask_samples import sample_masks
 from keras_maskrcnn.network.roi_align import assign_levels, roi_align
 
 __all__ = [

@@ -10,8 +10,8 @@ from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.branches.head import BranchHead
+from keras_maskrcnn.geometry.mask_samples import sample_masks
 from keras_maskrcnn.learning.losses import binary_cross_entropy, mean_of
-from keras_maskrcnn.learning.mask_samples import sample_masks
 from keras_maskrcnn.network.layers import ConvNorm, Predictor1x1
 
 

@@ -2,7 +2,7 @@
 
 The bilinear kernel is a product of two tents, so everything about a box can be said axis by axis.
 Coordinates are in cells: the centre of cell `m` is at `m`. Called by `backend/` for features and
-by `learning/mask_samples.py` for mask targets.
+by `geometry/mask_samples.py` for mask targets.
 """
 
 from keras import ops
