@@ -16,19 +16,19 @@ All boxes are float32 [x1, y1, x2, y2] in network pixels. The contract of the in
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.branches.mask_head import MaskHead
 from keras_maskrcnn.config import MaskRCNNConfig
+from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
 from keras_maskrcnn.host.memory import keep_for_models
 from keras_maskrcnn.learning import losses, targets
+from keras_maskrcnn.network import backbones
 from keras_maskrcnn.network.anchors import cell_anchors, level_anchors
-from keras_maskrcnn.network.backbone import ResNet
 from keras_maskrcnn.network.box_head import BoxHead
 from keras_maskrcnn.network.detections import select_detections
-from keras_maskrcnn.network.fpn import STRIDES, FeaturePyramid
+from keras_maskrcnn.network.fpn import FeaturePyramid
 from keras_maskrcnn.network.inputs import as_inputs
 from keras_maskrcnn.network.padding import repeat_border, valid_cells
 from keras_maskrcnn.network.roi_align import MultiLevelRoIAlign
@@ -43,8 +43,9 @@ class MaskRCNN(keras.Model):
 
     Args:
         config: MaskRCNNConfig.
-        backbone: None for the config's ResNet, or a keras.Model from images (B, H, W, C) to a list of four maps with
-            strides 4, 8, 16, 32. Such a backbone sees the padding of its canvas, whatever `mask_padding` says.
+        backbone: None for the config's, one of `km.backbones.from_keras`, or a keras.Model from normalised images
+            (B, H, W, C) to a list of four maps with strides 4, 8, 16, 32. Maps of a keras.Model depend on the padding
+            of the canvas, whatever `mask_padding` says.
         seed: of the sampling of anchors and RoIs.
         dtype: Keras dtype policy of the layers; box arithmetic and losses are float32 under any policy.
     """
@@ -74,9 +75,7 @@ class MaskRCNN(keras.Model):
             "aggregation": config.roi_aggregation,
             "dtype": policy,
         }
-        self.backbone = backbone or ResNet(
-            config.backbone, config.norm, config.norm_epsilon, name="backbone", dtype=policy
-        )
+        self.backbone = backbones.make(config, backbone, policy)
         self.fpn = FeaturePyramid(channels, norm, name="fpn", dtype=policy)
         self.cells = [cell_anchors(size, config.anchor_ratios) for size in config.anchor_sizes]
         self.rpn = RPNHead(channels, len(config.anchor_ratios), config.rpn_convs, name="rpn", dtype=policy)
@@ -109,13 +108,7 @@ class MaskRCNN(keras.Model):
         """Create all weights; called by the constructor, because no shape depends on the input."""
         if self.built:
             return
-        images = (None, None, None, self.config.num_channels)
-        if self.custom_backbone:
-            maps = [tuple(shape) for shape in self.backbone.compute_output_shape(images)]
-        else:
-            self.backbone.build(images)
-            self.backbone.freeze_first(5 - self.config.trainable_layers)
-            maps = [(None, None, None, channels) for channels in self.backbone.channels]
+        maps = backbones.build(self.backbone, self.config.num_channels, self.config.trainable_layers)
         self.fpn.build(maps)
         self.rpn.build(None)
         self.box_head.build(None)
@@ -163,7 +156,7 @@ class MaskRCNN(keras.Model):
         return self.segment(maps, detections)
 
     def extract_features(self, images, image_sizes, training=None):
-        """Normalise, zero the padding, run backbone and pyramid.
+        """Normalise, run backbone and pyramid.
 
         Args:
             images: (B, H, W, C), not normalised. image_sizes: int32 (B, [height, width]).
@@ -174,19 +167,16 @@ class MaskRCNN(keras.Model):
         """
         config = self.config
         images = backend.pad_to_multiple(ops.cast(images, "float32"), 32)
-        images = (images - np.array(config.pixel_mean, "float32")) / np.array(config.pixel_std, "float32")
-        images = images * ops.cast(valid_cells(images, image_sizes, 1), "float32")[..., None]
+        backbone = backbones.describe(self.backbone)
+        images = backbone.normalize(images, image_sizes, config.pixel_mean, config.pixel_std)
         masked = image_sizes if config.mask_padding else None
-        if self.custom_backbone:
-            features = self.backbone(images, training=training)
-        else:
-            features = self.backbone(images, image_sizes=masked, training=training)
+        features = backbone.extract(images, masked, training)
         return self.fpn(features, image_sizes=masked, training=training)
 
     def roi_maps(self, pyramid, image_sizes):
         """P2..P5 as RoIAlign reads them: beyond the image's last cell it shall find that cell, not the padding."""
         masked = image_sizes if self.config.mask_padding else None
-        return [repeat_border(level, masked, stride) for level, stride in zip(pyramid[:4], STRIDES)]
+        return [repeat_border(level, masked, stride) for level, stride in zip(pyramid[:4], PYRAMID_STRIDES)]
 
     def make_anchors(self, pyramid, image_sizes):
         """Anchors of every level, and which of them stand on the image.
@@ -195,9 +185,9 @@ class MaskRCNN(keras.Model):
             List of float (N_l, 4) network pixels, and list of bool (B, N_l), or of None where all count
             (`mask_padding=False`, torchvision's way).
         """
-        canvas = [side * STRIDES[0] for side in ops.shape(pyramid[0])[1:3]]
+        canvas = [side * PYRAMID_STRIDES[0] for side in ops.shape(pyramid[0])[1:3]]
         anchors, valid = [], []
-        for level, stride, cells in zip(pyramid, STRIDES, self.cells):
+        for level, stride, cells in zip(pyramid, PYRAMID_STRIDES, self.cells):
             batch, rows, columns = ops.shape(level)[:3]
             spacing = (stride, stride)
             if self.config.anchor_spacing == "canvas":
