@@ -61,7 +61,9 @@ def train_arguments(command):
     )
     model.add_argument("--recipe", choices=RECIPES, default=RECIPES[0], help="what --weights coco is for")
     model.add_argument(
-        "--backbone", help="resnet10 (without published weights), resnet18, 34, 50, 101 or 152 (default: resnet50)"
+        "--backbone",
+        help="resnet10 (without published weights), resnet18, 34, 50, 101, 152, or keras:NAME for a model of "
+        "keras.applications, as keras:ConvNeXtTiny, with --weights imagenet or none (default: resnet50)",
     )
     model.add_argument("--norm", help="batch, group or frozen_batch (default: batch; with --weights the recipe's)")
     size_arguments(model)
@@ -207,13 +209,33 @@ def _model_to_train(args, dataset):
 
 
 def _pretrained_model(args, fields):
-    """A model of torchvision's architecture with its weights, for other classes."""
+    """A model with published weights, for other classes."""
     from keras_maskrcnn.weights import load_weights, read_state, zoo
 
+    if fields.get("backbone", "").startswith("keras:"):
+        return _keras_model(args, fields)
     if args.weights in ("coco", "imagenet"):
         return getattr(zoo, args.recipe)(weights=args.weights, seed=args.seed, **fields)
     model = zoo.model_for_state(read_state(args.weights), **fields)
     print(load_weights(model, args.weights, heads=False))
+    return model
+
+
+def _keras_model(args, fields):
+    """A model on a backbone of keras.applications with its ImageNet weights."""
+    from keras_maskrcnn.config import MaskRCNNConfig
+    from keras_maskrcnn.model import MaskRCNN
+    from keras_maskrcnn.network.backbones import load_imagenet
+
+    if args.weights != "imagenet":
+        raise ValueError(
+            "A backbone of keras.applications starts from --weights imagenet, or from random weights without "
+            f"--weights. Received --weights {args.weights} --backbone {args.backbone}. For a trained detector use "
+            "--start-from."
+        )
+    config = MaskRCNNConfig(**{"trainable_layers": 3, **fields})
+    model = MaskRCNN(config, seed=args.seed)
+    load_imagenet(model.backbone, config)
     return model
 
 

@@ -5,6 +5,8 @@ Comes in: a MaskRCNN. Called before `compile`, by the command line and by users.
 
 import math
 
+from keras_maskrcnn.network.backbones import describe
+
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")  # of the backbone, from the image on
 PARTS = ("backbone", "fpn", "rpn", "box_head", "mask_head")
 
@@ -22,23 +24,18 @@ def freeze(model, parts):
             thaws everything.
 
     Raises:
-        ValueError: for another name, or a stage of a custom backbone, which has no such parts.
+        ValueError: for another name, or a stage of a backbone without known stages (a subclassed keras.Model).
     """
     unknown = [part for part in parts if part not in (*STAGES, *PARTS)]
     if unknown:
         raise ValueError(f"What can be frozen is {[*STAGES, *PARTS]}. Received: {', '.join(unknown)}.")
     stages = [STAGES.index(part) + 1 for part in parts if part in STAGES]
-    if stages and model.custom_backbone:
-        raise ValueError(
-            "The stages of a backbone of its own are not known by name. "
-            f"Received: {[part for part in parts if part in STAGES]}. Freeze 'backbone', or its layers yourself."
-        )
     for part in PARTS:
         layer = getattr(model, part)
         layer.trainable = False  # first: on TensorFlow, setting what is set already does not reach the layers inside
         layer.trainable = part not in parts
     if stages and "backbone" not in parts:
-        model.backbone.freeze_first(max(stages))
+        describe(model.backbone).freeze_first(max(stages))
 
 
 def count_parameters(model):
