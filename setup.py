@@ -76,11 +76,13 @@ setup(
             "onnxruntime>=1.20",
             "ai-edge-litert>=1.2",
             "tensorboardX>=2.6",
+            "keras-hub>=0.20",
         ],
         "onnx": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],  # writes .onnx files and runs them
         "litert": ["ai-edge-litert>=1.2"],  # runs .tflite files; TensorFlow alone writes them
         "tiff": ["imagecodecs>=2023.1.23"],  # multi-channel TIFFs in LZW, JPEG and other compressions than deflate
         "tensorboard": ["tensorboardX>=2.6"],  # writes event files on any backend; small, needs no TensorFlow
+        "keras-hub": ["keras-hub>=0.20"],  # more backbones: km.backbones.from_keras
         "safetensors": ["safetensors>=0.4"],  # reads and writes .safetensors files of weights
         "serving": ["tensorflow-serving-api>=2.18"],  # the gRPC client of samples/serving; brings grpcio
     },

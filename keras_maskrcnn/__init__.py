@@ -4,7 +4,7 @@ Reading order: model.py (the path from images to masks), config.py (every number
 then one module a stage; README.md lists them.
 """
 
-from keras_maskrcnn import data, ops
+from keras_maskrcnn import backbones, data, ops
 from keras_maskrcnn._version import __version__
 from keras_maskrcnn.batch import check_batch
 from keras_maskrcnn.config import MaskRCNNConfig
@@ -43,6 +43,7 @@ __all__ = [
     "TimeBudget",
     "WarmupMultiStep",
     "__version__",
+    "backbones",
     "check_batch",
     "choose_recipe",
     "count_parameters",

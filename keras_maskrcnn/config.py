@@ -30,14 +30,16 @@ class MaskRCNNConfig:
         num_classes: number K of object classes, background not counted. Public labels are 0..K-1.
         class_names: K names; empty means "class 0", "class 1", ...
         category_ids: K ids of the dataset behind labels 0..K-1 (COCO's 1..90 with gaps); None means 1..K.
-        backbone: one of "resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152".
+        backbone: one of "resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"; or "keras:NAME",
+            a model of keras.applications with random weights: "keras:ConvNeXtTiny". `norm` does not apply to it.
         norm: "frozen_batch" (paper section 3.1: statistics of pre-training, never updated), "batch" (trained),
             or "group" (Wu and He 2018, 32 groups). From random weights choose "batch" or "group". "none" has biases
             instead: what `optimize_for_inference` makes of batch norm.
         norm_epsilon: added to the variance in the ResNet's norm (torchvision: 1e-5, but 0 with its COCO weights of
             v1, which were converted from Caffe2's; `weights="coco"` sets that).
-        trainable_layers: parts of the ResNet that train, counted from the last: 5 all, 3 not the stem and the first
-            stage (paper's code and torchvision with pre-trained weights), 0 none.
+        trainable_layers: parts of the backbone (stem and four stages) that train, counted from the last: 5 all, 3 not
+            the stem and the first stage (paper's code and torchvision with pre-trained weights), 0 none. A plain
+            keras.Model handed to `MaskRCNN` keeps the `trainable` flags of its own layers.
         min_size, max_size: pixels. The short side is resized to `min_size` unless the long side would pass
             `max_size` (paper section 3.1: 800; torchvision: 1333).
         image_scale: if set, network image = source image * image_scale, and min_size and max_size are unused.
@@ -226,8 +228,12 @@ def _check_counts(config):
 
 
 def _check_choices(config):
+    if config.backbone not in BACKBONES and not str(config.backbone).startswith("keras:"):
+        raise ValueError(
+            f"backbone must be one of {BACKBONES}, or keras:NAME for a model of keras.applications. "
+            f"Received: {config.backbone!r}."
+        )
     for name, choices in (
-        ("backbone", BACKBONES),
         ("norm", BACKBONE_NORMS),
         ("head_norm", (None, *NORMS)),
         ("roi_aggregation", AGGREGATIONS),
@@ -275,7 +281,7 @@ def _check_geometry(config):
         raise ValueError(f"image_scale must be positive. Received: {config.image_scale}.")
     if config.trainable_layers not in range(6):
         raise ValueError(
-            "trainable_layers counts the trained parts of the ResNet (stem and four stages) and lies in 0..5. "
+            "trainable_layers counts the trained parts of the backbone (stem and four stages) and lies in 0..5. "
             f"Received: {config.trainable_layers!r}."
         )
     if not 0 <= config.norm_epsilon < 1:

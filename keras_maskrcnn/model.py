@@ -2,7 +2,7 @@
 
 `MaskRCNN.call` is the paper in four statements. Each calls one stage:
 
-    extract_features   network/backbone.py, fpn.py           images -> P2..P6
+    extract_features   network/backbones/, fpn.py            images -> P2..P6
     propose            network/anchors.py, rpn.py            pyramid -> proposals
     detect             network/box_head.py, detections.py    proposals -> boxes, scores, labels
     describe           branches/                             detections -> masks, and what else the config names
@@ -17,19 +17,19 @@ whether trainable norms use the batch's statistics.
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
+from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
 from keras_maskrcnn.inputs import as_inputs
 from keras_maskrcnn.learning import losses, targets
+from keras_maskrcnn.network import backbones
 from keras_maskrcnn.network.anchors import level_anchors
-from keras_maskrcnn.network.backbone import ResNet
 from keras_maskrcnn.network.box_head import BoxHead
 from keras_maskrcnn.network.detections import select_detections
-from keras_maskrcnn.network.fpn import STRIDES, FeaturePyramid
+from keras_maskrcnn.network.fpn import FeaturePyramid
 from keras_maskrcnn.network.padding import repeat_border, valid_cells
 from keras_maskrcnn.network.roi_align import MultiLevelRoIAlign
 from keras_maskrcnn.network.rpn import RPNHead, select_proposals
@@ -43,8 +43,9 @@ class MaskRCNN(keras.Model):
 
     Args:
         config: MaskRCNNConfig.
-        backbone: None for the config's ResNet, or a keras.Model from images (B, H, W, C) to a list of four maps with
-            strides 4, 8, 16, 32. Such a backbone sees the padding of its canvas, whatever `mask_padding` says.
+        backbone: None for the config's, one of `km.backbones.from_keras`, or a keras.Model from normalised images
+            (B, H, W, C) to a list of four maps with strides 4, 8, 16, 32. Maps of a keras.Model depend on the padding
+            of the canvas, whatever `mask_padding` says.
         seed: int, of the sampling of anchors and RoIs.
         dtype: Keras dtype policy of the layers; box arithmetic and losses are float32 under any policy.
     """
@@ -68,9 +69,7 @@ class MaskRCNN(keras.Model):
 
     def _make_stages(self, config, backbone):
         channels, policy, norm = config.fpn_channels, self.dtype_policy, config.head_norm
-        self.backbone = backbone or ResNet(
-            config.backbone, config.norm, config.norm_epsilon, name="backbone", dtype=policy
-        )
+        self.backbone = backbones.make(config, backbone, policy)
         self.fpn = FeaturePyramid(channels, norm, name="fpn", dtype=policy)
         self.cells = [cell_anchors(size, config.anchor_ratios) for size in config.anchor_sizes]
         self.rpn = RPNHead(channels, len(config.anchor_ratios), config.rpn_convs, name="rpn", dtype=policy)
@@ -107,14 +106,7 @@ class MaskRCNN(keras.Model):
         """Create all weights; called by the constructor, because no shape depends on the input."""
         if self.built:
             return
-        images = (None, None, None, self.config.num_channels)
-        if self.custom_backbone:
-            maps = [tuple(shape) for shape in self.backbone.compute_output_shape(images)]
-        else:
-            self.backbone.build(images)
-            self.backbone.freeze_first(5 - self.config.trainable_layers)
-            maps = [(None, None, None, channels) for channels in self.backbone.channels]
-        self.fpn.build(maps)
+        self.fpn.build(backbones.build(self.backbone, self.config.num_channels, self.config.trainable_layers))
         self.rpn.build(None)
         self.box_head.build(None)
         for head in self.branch_heads().values():
@@ -158,7 +150,7 @@ class MaskRCNN(keras.Model):
         return self.describe(features, detections)
 
     def extract_features(self, images, image_sizes, training=None):
-        """Normalise, zero the padding, run backbone and pyramid.
+        """Normalise, run backbone and pyramid.
 
         Args:
             images: (B, H, W, C), not normalised. image_sizes: int32 (B, [height, width]).
@@ -170,15 +162,12 @@ class MaskRCNN(keras.Model):
         """
         config = self.config
         images = backend.pad_to_multiple(ops.cast(images, "float32"), 32)
-        images = (images - np.array(config.pixel_mean, "float32")) / np.array(config.pixel_std, "float32")
-        images = images * ops.cast(valid_cells(images, image_sizes, 1), "float32")[..., None]
+        backbone = backbones.describe(self.backbone)
+        images = backbone.normalize(images, image_sizes, config.pixel_mean, config.pixel_std)
         masked = image_sizes if config.mask_padding else None
-        if self.custom_backbone:
-            maps = self.backbone(images, training=training)
-        else:
-            maps = self.backbone(images, image_sizes=masked, training=training)
+        maps = backbone.extract(images, masked, training)
         pyramid = self.fpn(maps, image_sizes=masked, training=training)
-        roi_maps = [repeat_border(level, masked, stride) for level, stride in zip(pyramid[:4], STRIDES)]
+        roi_maps = [repeat_border(level, masked, stride) for level, stride in zip(pyramid[:4], PYRAMID_STRIDES)]
         return {"pyramid": pyramid, "roi_maps": roi_maps, "image_sizes": image_sizes}
 
     def propose(self, features, for_training=False):
@@ -244,9 +233,9 @@ class MaskRCNN(keras.Model):
     def _make_anchors(self, features):
         """Anchors of every level, and which of them stand on the image: `anchors` and `anchors_valid` of `propose`."""
         pyramid, image_sizes = features["pyramid"], features["image_sizes"]
-        canvas = [side * STRIDES[0] for side in ops.shape(pyramid[0])[1:3]]
+        canvas = [side * PYRAMID_STRIDES[0] for side in ops.shape(pyramid[0])[1:3]]
         anchors, valid = [], []
-        for level, stride, cells in zip(pyramid, STRIDES, self.cells):
+        for level, stride, cells in zip(pyramid, PYRAMID_STRIDES, self.cells):
             batch, rows, columns = ops.shape(level)[:3]
             spacing = (stride, stride)
             if self.config.anchor_spacing == "canvas":

@@ -21,6 +21,7 @@ ROOMS = {
     "network": "backend geometry",
     "branches": "backend geometry learning network",
     "model": "backend config geometry inputs learning network",
+    "backbones": "network",
     "ops": "backend geometry network",
     "data": "batch config geometry host",
     "inference": "batch config data geometry host",
@@ -109,7 +110,7 @@ def test_stages_of_the_network_do_not_import_each_other():
         parts = module.split(".")
         if parts[1:2] == ["network"] and len(parts) > 2 and parts[2] not in STEPS_OF_NETWORK:
             stages[module] = parts[2]
-    assert {"backbone", "fpn", "anchors", "rpn", "roi_align", "box_head", "detections"} <= set(stages.values())
+    assert {"backbones", "fpn", "anchors", "rpn", "roi_align", "box_head", "detections"} <= set(stages.values())
     pairs = [(one, other) for one, other in arrows() if one in stages and other in stages]
     assert not [f"{one} imports {other}" for one, other in pairs if stages[one] != stages[other]]
 

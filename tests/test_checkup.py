@@ -12,11 +12,12 @@ from reader_tools import box, masks_of, scene
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.checkup import inspect_dataset, make_report, propose
-from keras_maskrcnn.checkup.anchor_recall import STRIDES, best_overlaps, network_boxes, recall_by_size
+from keras_maskrcnn.checkup.anchor_recall import best_overlaps, network_boxes, recall_by_size
 from keras_maskrcnn.checkup.findings import box_iou, crosses_itself
 from keras_maskrcnn.checkup.proposal import config_of
 from keras_maskrcnn.data import ArrayDataset, CocoDataset
 from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
+from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
 from keras_maskrcnn.network.anchors import level_anchors
 from keras_maskrcnn.pages.dataset_page import write_page
 
@@ -146,7 +147,7 @@ def test_best_overlaps_are_those_of_all_anchors_compared():
     for image, (height, width) in enumerate(sizes):
         levels = [
             np.asarray(level_anchors(-(-height // s), -(-width // s), (s, s), cell_anchors(size, ratios)))
-            for s, size in zip(STRIDES, anchor_sizes, strict=True)
+            for s, size in zip(PYRAMID_STRIDES, anchor_sizes, strict=True)
         ]
         chosen = positions == image
         every = box_iou(boxes[chosen], np.concatenate(levels).astype(float)).max(1)

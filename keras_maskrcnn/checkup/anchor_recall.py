@@ -8,8 +8,8 @@ import numpy as np
 
 from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
 from keras_maskrcnn.geometry.resizing import network_size
+from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
 
-STRIDES = (4, 8, 16, 32, 64)  # of P2 to P6
 BUCKETS = (0, 16, 32, 64, 128, 256, np.inf)  # square root of an object's area, network pixels
 
 
@@ -37,7 +37,7 @@ def best_overlaps(boxes, positions, sizes, anchor_sizes, anchor_ratios):
         boxes: float (n, 4), network pixels.
         positions: int (n,), the image of each box.
         sizes: int (images, [height, width]), network pixels.
-        anchor_sizes: one an entry of STRIDES.
+        anchor_sizes: one an entry of PYRAMID_STRIDES.
         anchor_ratios: heights over widths.
 
     Returns:
@@ -46,7 +46,7 @@ def best_overlaps(boxes, positions, sizes, anchor_sizes, anchor_ratios):
     best = np.zeros(len(boxes))
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    for stride, size in zip(STRIDES, anchor_sizes, strict=True):
+    for stride, size in zip(PYRAMID_STRIDES, anchor_sizes, strict=True):
         last = -(-sizes[positions][:, ::-1] // stride) - 1  # the last column and row of the level's map
         cell = np.clip(np.rint(centre / stride), 0, last) * stride
         for anchor in cell_anchors(size, anchor_ratios):

@@ -106,11 +106,31 @@ def _config_fields(args, dataset):
 
 
 def _pretrained_model(args, fields):
-    """A model of torchvision's architecture with its weights, for other classes."""
+    """A model with published weights, for other classes."""
     from keras_maskrcnn.weights import load_weights, read_state, zoo
 
+    if fields.get("backbone", "").startswith("keras:"):
+        return _keras_model(args, fields)
     if args.weights in ("coco", "imagenet"):
         return getattr(zoo, args.architecture)(weights=args.weights, seed=args.seed, **fields)
     model = zoo.model_for_state(read_state(args.weights), **fields)
     print(load_weights(model, args.weights, heads=False))
+    return model
+
+
+def _keras_model(args, fields):
+    """A model on a backbone of keras.applications with its ImageNet weights."""
+    from keras_maskrcnn.config import MaskRCNNConfig
+    from keras_maskrcnn.model import MaskRCNN
+    from keras_maskrcnn.network.backbones import load_imagenet
+
+    if args.weights != "imagenet":
+        raise ValueError(
+            "A backbone of keras.applications starts from --weights imagenet, or from random weights without "
+            f"--weights. Received --weights {args.weights} --backbone {args.backbone}. For a trained detector use "
+            "--start-from."
+        )
+    config = MaskRCNNConfig(**{"trainable_layers": 3, **fields})
+    model = MaskRCNN(config, seed=args.seed)
+    load_imagenet(model.backbone, config)
     return model

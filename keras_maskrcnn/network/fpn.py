@@ -2,10 +2,9 @@
 
 import keras
 
+from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
 from keras_maskrcnn.network.layers import ConvNorm
 from keras_maskrcnn.network.padding import zero_padding
-
-STRIDES = (4, 8, 16, 32, 64)  # of P2..P6
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -20,43 +19,55 @@ class FeaturePyramid(keras.layers.Layer):
     def __init__(self, channels=256, norm=None, **kwargs):
         super().__init__(**kwargs)
         self.channels, self.norm = channels, norm
-        make = lambda kind, size, level: ConvNorm(  # noqa: E731
-            channels,
+        self.laterals = [self._conv("lateral", 1, level) for level in range(2, 6)]
+        self.outputs = [self._conv("output", 3, level) for level in range(2, 6)]
+        self.upsample = keras.layers.UpSampling2D(2, name="upsample", dtype=self.dtype_policy)
+
+    def _conv(self, kind, size, level):
+        return ConvNorm(
+            self.channels,
             size,
-            norm=norm,
+            norm=self.norm,
             relu=False,
-            kernel_initializer="lecun_uniform" if norm is None else "he_normal",
+            kernel_initializer="lecun_uniform" if self.norm is None else "he_normal",
             name=f"{kind}{level}",
             dtype=self.dtype_policy,
         )
-        self.laterals = [make("lateral", 1, level) for level in range(2, 6)]
-        self.outputs = [make("output", 3, level) for level in range(2, 6)]
-        self.upsample = keras.layers.UpSampling2D(2, name="upsample", dtype=self.dtype_policy)
 
     def build(self, input_shape):
-        """Build for the list of shapes of C2..C5."""
+        """Build for the shapes of C2..C5, any number of channels each.
+
+        Raises:
+            ValueError: for another number of maps.
+        """
+        if len(input_shape) != len(BACKBONE_STRIDES):
+            raise ValueError(
+                f"The pyramid takes {len(BACKBONE_STRIDES)} maps, of strides {BACKBONE_STRIDES}. "
+                f"Received {len(input_shape)} maps of shapes {list(input_shape)}. Choose one layer of each stride: "
+                "km.backbones.from_keras(model, layers=[...])."
+            )
         for lateral, output, shape in zip(self.laterals, self.outputs, input_shape):
             lateral.build(shape)
             output.build((*shape[:-1], self.channels))
 
     def call(self, features, image_sizes=None, training=None):
-        """Merge the maps from the coarsest down.
+        """Merge the maps, the coarsest first.
 
         Args:
-            features: list of float (B, H / s, W / s, C) for strides 4, 8, 16, 32.
-            image_sizes: int (B, [height, width]), network pixels; None leaves the padding as it comes.
-            training: for trainable batch norm.
+            features: list of float (B, H / s, W / s, C) for strides s = 4, 8, 16, 32.
+            image_sizes: int (B, [height, width]), network pixels; None leaves the padding as it is.
+            training: whether trainable batch norm uses the batch's statistics.
 
         Returns:
-            List of float (B, H / s, W / s, channels) for strides 4, 8, 16, 32, 64.
+            List of float (B, H / s, W / s, channels) for strides s = 4, 8, 16, 32, 64.
         """
         pyramid, merged = [], None
-        for level in reversed(range(4)):
+        for level, stride in reversed(list(enumerate(BACKBONE_STRIDES))):
             lateral = self.laterals[level](features[level], training=training)
             merged = lateral if merged is None else lateral + self.upsample(merged)
-            merged = zero_padding(merged, image_sizes, STRIDES[level])
+            merged = zero_padding(merged, image_sizes, stride)
             output = self.outputs[level](merged, training=training)
-            pyramid.insert(0, zero_padding(output, image_sizes, STRIDES[level]))
+            pyramid.insert(0, zero_padding(output, image_sizes, stride))
         pyramid.append(pyramid[-1][:, ::2, ::2])
         return pyramid
 

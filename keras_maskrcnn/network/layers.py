@@ -1,7 +1,7 @@
-"""Convolution with its norm: the one building block that backbone, pyramid and heads share.
+"""Convolution with norm and ReLU: the building block of backbone, pyramid and heads.
 
-Weights are stored under the field's names (kernel, bias, gamma, beta, moving_mean, moving_variance), so that
-loaders of foreign checkpoints can address them.
+The weights have the usual names (kernel, bias, gamma, beta, moving_mean, moving_variance), by which `weights/` finds
+them when it reads the checkpoints of other frameworks.
 """
 
 import keras
@@ -10,7 +10,7 @@ from keras import ops
 from keras_maskrcnn import backend
 
 EPSILON = 1e-5  # torchvision's and Detectron2's batch norm; Keras' default is 1e-3.
-MOMENTUM = 0.9  # share of the old moving statistics; torchvision's 0.1 of the new.
+MOMENTUM = 0.9  # weight of the old moving statistics; torchvision's momentum of 0.1 is the weight of the new ones
 GROUPS = 32  # Wu and He 2018, section 4.
 
 
@@ -21,7 +21,7 @@ class FrozenBatchNorm(keras.layers.Layer):
     Unlike `BatchNormalization(trainable=False)` it stays frozen when the user sets `model.trainable = True`.
 
     Args:
-        scale: gamma as long as no weights are loaded.
+        scale: initial gamma.
         epsilon: added to the variance.
     """
 
@@ -45,7 +45,7 @@ class FrozenBatchNorm(keras.layers.Layer):
         return _affine(self)
 
     def uses_batch(self, training):
-        """Never: the affine map is constant."""
+        """False: the statistics never change."""
         return False
 
     def call(self, inputs):
@@ -60,7 +60,7 @@ class FrozenBatchNorm(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
 class BatchNorm(keras.layers.BatchNormalization):
-    """Keras' batch norm with the backend's fused kernel where it has one (TensorFlow), and torch's constants."""
+    """Keras' batch norm with torchvision's constants, and with TensorFlow's fused kernel on that backend."""
 
     def __init__(self, momentum=MOMENTUM, epsilon=EPSILON, **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
@@ -70,11 +70,11 @@ class BatchNorm(keras.layers.BatchNormalization):
         return _affine(self)
 
     def uses_batch(self, training):
-        """Whether it normalises by the batch, and so is no constant map."""
+        """Whether it normalises by the statistics of the batch."""
         return bool(training) and self.trainable
 
     def call(self, inputs, training=None):
-        """Normalise float (B, h, w, C) by the batch while training, else by the moving statistics."""
+        """Normalise float (B, h, w, C): by the batch's statistics in training, else by the moving ones."""
         if not (self.uses_batch(training) and backend.HAS_FUSED_BATCH_NORM):
             return super().call(inputs, training=training)
         outputs, mean, variance = backend.fused_batch_norm(inputs, self.gamma, self.beta, self.epsilon)
@@ -90,7 +90,7 @@ def _affine(norm):
 
 
 def make_norm(norm, name, dtype=None, frozen_scale=1.0, epsilon=EPSILON):
-    """The norm layer called `norm`: "frozen_batch" (with its first gamma), "batch" or "group"."""
+    """Make a norm layer: "frozen_batch" (with `frozen_scale` as its initial gamma), "batch" or "group"."""
     if norm == "group":
         return keras.layers.GroupNormalization(groups=GROUPS, epsilon=epsilon, name=name, dtype=dtype)
     if norm == "frozen_batch":
@@ -100,7 +100,7 @@ def make_norm(norm, name, dtype=None, frozen_scale=1.0, epsilon=EPSILON):
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
 class Predictor1x1(keras.layers.Layer):
-    """Kernel and bias of a 1x1 convolution that its head computes in a way of its own, float32 under any policy.
+    """Kernel and bias of a 1x1 convolution, float32 under any policy. It has no `call`: the head computes with them.
 
     Args:
         filters: output channels.
@@ -114,7 +114,7 @@ class Predictor1x1(keras.layers.Layer):
     def build(self, input_shape):
         """Create kernel (1, 1, C, filters) and bias (filters,) for (..., C)."""
         shape = (1, 1, input_shape[-1], self.filters)
-        # autocast=False: the head that reads them may stand in a scope of bfloat16.
+        # autocast=False: a head under a bfloat16 policy would read them rounded.
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer, autocast=False)
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros", autocast=False)
 
@@ -136,7 +136,7 @@ class ConvNorm(keras.layers.Layer):
         norm: None or "none" (the convolution gets a bias instead), "frozen_batch", "batch" or "group".
         relu: whether ReLU follows.
         kernel_initializer: a Keras initializer.
-        frozen_scale: gamma of a frozen norm as long as no weights are loaded.
+        frozen_scale: initial gamma of a frozen norm.
         norm_epsilon: added to the norm's variance.
     """
 
@@ -179,8 +179,8 @@ class ConvNorm(keras.layers.Layer):
     def call(self, inputs, training=None):
         """Convolve one map, or a list of maps with the same weights.
 
-        A norm that does not depend on the batch is an affine map, which goes into kernel and bias: the same function,
-        without passes over the features.
+        A norm that does not depend on the batch is an affine map. It is multiplied into kernel and bias, which saves
+        its passes over the features.
 
         Args:
             inputs: float (B, h, w, C), or a list of them.

@@ -1,16 +1,16 @@
-"""The padded border of a canvas: which cells of a feature map are image, and how to keep the rest out of it.
+"""The padding of a canvas: which cells of a feature map belong to the image, and how the others lose their influence.
 
-A canvas holds an image at its top left and zeros elsewhere. A convolution with a bias or a norm makes the zeros
-non-zero, and the next one carries them into the image's border; then an image alone and the same image in a wider
-batch differ. Zeroing the padding before each convolution that looks sideways removes the difference exactly.
-Called by `backbone.py`, `fpn.py` and `model.py`; pure functions of `keras.ops`.
+A canvas holds an image at its top left and zeros elsewhere. A convolution with a bias or a norm turns the zeros into
+other numbers, and the next convolution mixes these into the image's border. The result would depend on the size of the
+canvas. Setting the padding to zero before each convolution larger than 1x1 removes the dependence exactly.
+Pure functions of `keras.ops`; called by the backbones, `fpn.py`, `rpn.py` and `model.py`.
 """
 
 from keras import ops
 
 
 def valid_extents(image_sizes, stride):
-    """Rows and columns of a feature map that hold image: ceil(size / stride).
+    """Rows and columns of a feature map that the image covers: ceil(size / stride).
 
     Args:
         image_sizes: int (B, [height, width]), network pixels.
@@ -40,7 +40,7 @@ def valid_cells(features, image_sizes, stride):
 
 
 def zero_padding(features, image_sizes, stride):
-    """Set the cells beyond the image to zero; without image sizes, return the map as it is.
+    """Set the cells outside the image to zero. Without image sizes, return the map unchanged.
 
     Args:
         features: float (B, h, w, C).
@@ -57,19 +57,19 @@ def zero_padding(features, image_sizes, stride):
 
 
 def repeat_border(features, image_sizes, stride):
-    """Fill the padding with the image's last row and column, for samplers that clamp at the map's edge.
+    """Fill the padding with the image's last row and column, and add one cell at the bottom and right.
 
-    RoIAlign clamps a sample beyond the last cell to that cell; in a padded map it would mix with zeros instead. And a
-    sample more than a cell beyond the last one is 0 to it, which a box thinner than a cell reaches, since it is widened
-    to one: so the map grows by a cell, whether the image fills it or not.
+    RoIAlign clamps a sample outside the map to the map's last cell. In a padded map the image's last cell is not the
+    map's, so the sample would mix with zeros. The added cell is for thin boxes: RoIAlign widens a box to one cell, and
+    reads 0 for samples more than one cell outside the map.
 
     Args:
         features: float (B, h, w, C).
-        image_sizes: int32 (B, [height, width]), network pixels, or None (returns the map as it is).
+        image_sizes: int32 (B, [height, width]), network pixels, or None (returns the map unchanged).
         stride: network pixels a cell.
 
     Returns:
-        float (B, h + 1, w + 1, C), or the map as it is.
+        float (B, h + 1, w + 1, C), or the map unchanged.
     """
     if image_sizes is None:
         return features

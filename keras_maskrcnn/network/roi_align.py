@@ -9,9 +9,9 @@ import keras
 from keras import ops
 
 from keras_maskrcnn import backend
+from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
 
 AGGREGATIONS = ("average", "max")
-PYRAMID_STRIDES = (4, 8, 16, 32)
 
 
 def roi_align(
@@ -114,7 +114,7 @@ class MultiLevelRoIAlign(keras.layers.Layer):
         aggregation="average",
         canonical_scale=224,
         canonical_level=4,
-        strides=PYRAMID_STRIDES,
+        strides=BACKBONE_STRIDES,
         **kwargs,
     ):
         # Autocast would round boxes to bfloat16 under mixed precision: 2 to 4 px at 1000 px.

@@ -9,10 +9,10 @@ from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.boxes import clip_boxes, decode_boxes
+from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
 from keras_maskrcnn.network.layers import ConvNorm, Predictor1x1
 from keras_maskrcnn.network.padding import zero_padding
 
-STRIDES = (4, 8, 16, 32, 64)  # of P2..P6
 NEVER = -1e9  # the score of a row that must not be chosen
 
 
@@ -57,7 +57,9 @@ class RPNHead(keras.layers.Layer):
         logits, deltas, levels = [], [], list(pyramid)
         for index, conv in enumerate(self.convs):
             if index:
-                levels = [zero_padding(features, image_sizes, stride) for features, stride in zip(levels, STRIDES)]
+                levels = [
+                    zero_padding(features, image_sizes, stride) for features, stride in zip(levels, PYRAMID_STRIDES)
+                ]
             levels = conv(levels)
         # Both predictors in one convolution: they are short of filters, not of features.
         kernel, bias = (

@@ -6,6 +6,7 @@ In: a MaskRCNN. Called before `compile`, by the command line and by users.
 import math
 
 from keras_maskrcnn.host.tables import text_table
+from keras_maskrcnn.network.backbones import describe
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")  # of the backbone, from the image on
 TRUNK = ("backbone", "fpn", "rpn", "box_head")
@@ -30,7 +31,7 @@ def freeze(model, parts):
             as "mask_head"; an empty list trains everything.
 
     Raises:
-        ValueError: for another name, or for a stage of a custom backbone, whose stages have no names.
+        ValueError: for another name, or a stage of a backbone without known stages (a subclassed keras.Model).
     """
     layers = parts_of(model)
     unknown = [part for part in parts if part not in (*STAGES, *layers)]
@@ -39,16 +40,11 @@ def freeze(model, parts):
             f"The parts that can be frozen are {[*STAGES, *layers]}. Received: {', '.join(unknown)}. Use these names."
         )
     stages = [STAGES.index(part) + 1 for part in parts if part in STAGES]
-    if stages and model.custom_backbone:
-        raise ValueError(
-            "The stages of a custom backbone have no names. "
-            f"Received: {[part for part in parts if part in STAGES]}. Freeze 'backbone', or layers of it yourself."
-        )
     for part, layer in layers.items():
         layer.trainable = False  # on TensorFlow, setting the present value again does not reach the layers inside
         layer.trainable = part not in parts
     if stages and "backbone" not in parts:
-        model.backbone.freeze_first(max(stages))
+        describe(model.backbone).freeze_first(max(stages))
 
 
 def count_parameters(model):

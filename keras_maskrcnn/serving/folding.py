@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_maskrcnn.model import MaskRCNN
+from keras_maskrcnn.network.backbones import ResNet
 from keras_maskrcnn.network.layers import EPSILON
 
 FOLDED = {"frozen_batch": "none", "batch": "none"}  # group norm depends on the image and stays
@@ -20,7 +21,7 @@ def optimize_for_inference(model, dtype=None):
     """Fold batch norm into convolutions, in a copy; the model itself stays as it is.
 
     Args:
-        model: MaskRCNN, trained. A backbone of its own is copied as it is.
+        model: MaskRCNN, trained. A backbone that is no ResNet is copied as it is.
         dtype: None for the model's; "bfloat16" computes convolutions and dense layers in bfloat16 (weights, boxes, NMS,
             scores and masks stay float32): about twice as fast on processors that have it.
 
@@ -34,15 +35,17 @@ def optimize_for_inference(model, dtype=None):
     head_norm = FOLDED.get(config.head_norm, config.head_norm)
     folded_config = dataclasses.replace(
         config,
-        norm=config.norm if model.custom_backbone else FOLDED.get(config.norm, config.norm),
+        norm=FOLDED.get(config.norm, config.norm) if isinstance(model.backbone, ResNet) else config.norm,
         head_norm=None if head_norm == "none" else head_norm,
     )
     policy = model.dtype_policy if dtype is None else {"float32": "float32", "bfloat16": "mixed_bfloat16"}[dtype]
     backbone = None
     if model.custom_backbone:
-        backbone = keras.models.clone_model(model.backbone)
-        backbone.set_weights(model.backbone.get_weights())
+        serialized = keras.saving.serialize_keras_object(model.backbone)
+        backbone = keras.saving.deserialize_keras_object(serialized)
     optimized = MaskRCNN(folded_config, backbone=backbone, seed=model.seed, dtype=policy, name=model.name)
+    if not isinstance(model.backbone, ResNet):
+        optimized.backbone.set_weights(model.backbone.get_weights())
     _copy_weights(model, optimized)
     return optimized
 
@@ -73,10 +76,10 @@ def _folded(name, source, backbone_epsilon):
 
 
 def _own_weights(model):
-    """All weights but those of a custom backbone and of the sampler."""
-    custom = {id(weight) for weight in model.backbone.weights} if model.custom_backbone else set()
+    """All weights but those of a backbone that is no ResNet and of the sampler."""
+    foreign = set() if isinstance(model.backbone, ResNet) else {id(weight) for weight in model.backbone.weights}
     return [
-        weight for weight in model.weights if id(weight) not in custom and not weight.path.endswith("generator_state")
+        weight for weight in model.weights if id(weight) not in foreign and not weight.path.endswith("generator_state")
     ]
 
 

@@ -37,6 +37,7 @@ batch are answered as if it were not there. Called by `saved_model.py`.
 
 import tensorflow as tf
 
+from keras_maskrcnn.network.backbones import describe
 from keras_maskrcnn.serving.images_in_graph import READERS, read_batch
 from keras_maskrcnn.serving.rle_in_graph import has_masks, in_run_lengths
 
@@ -88,9 +89,9 @@ class Answers:
     def __init__(self, model):
         self.model = model
         self.config = config = model.config
-        # What a canvas holds beside an image shows in the answer of these models, so each image gets its own canvas.
+        # The detections of these models depend on the padding of the canvas, so each image gets its own canvas.
         norms = (config.norm, config.head_norm)
-        self.one_by_one = not config.mask_padding or model.custom_backbone or "group" in norms
+        self.one_by_one = not config.mask_padding or not describe(model.backbone).masks_padding or "group" in norms
         self.detect = tf.function(
             self._detect,
             autograph=False,

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_maskrcnn.branches import BUILT_IN
-from keras_maskrcnn.network.backbone import BASIC, BLOCKS
+from keras_maskrcnn.network.backbones.resnet import BASIC, BLOCKS, ResNet
 from keras_maskrcnn.network.layers import ConvNorm
 from keras_maskrcnn.weights.coco import COCO_CATEGORY_IDS, COCO_SLOTS
 from keras_maskrcnn.weights.inflation import inflate, inflates, note
@@ -71,12 +71,12 @@ def tensor_table(model):
         connected layers) continue its numbering.
 
     Raises:
-        ValueError: for a model with a custom backbone, which torchvision has no names for.
+        ValueError: for a model with another backbone, which torchvision has no names for.
     """
-    if model.custom_backbone:
+    if not isinstance(model.backbone, ResNet):
         raise ValueError(
-            "Torchvision's names exist for the ResNets of MaskRCNNConfig only. Received a model with a backbone of "
-            "its own. Save and load it as .keras or .weights.h5."
+            "Torchvision's names exist for the ResNets of MaskRCNNConfig only. Received a model with the "
+            f"backbone {model.backbone.name}. Save and load it as .keras or .weights.h5."
         )
     return [
         *_backbone(model.backbone),

@@ -1,4 +1,4 @@
-"""Stage 1: images -> feature maps C2..C5 (He et al. 2016, in torchvision's variant).
+"""ResNet: images -> feature maps C2..C5 (He et al. 2016, in torchvision's variant).
 
 Torchvision puts a bottleneck's stride on the 3x3 convolution, pads symmetrically and uses epsilon 1e-5.
 `keras.applications` does none of the three, so published detection weights do not fit it.
@@ -7,10 +7,11 @@ Torchvision puts a bottleneck's stride on the 3x3 convolution, pads symmetricall
 import keras
 from keras import ops
 
+from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
+from keras_maskrcnn.network.backbones.protocol import Backbone, freeze_layers
 from keras_maskrcnn.network.layers import EPSILON, ConvNorm
 from keras_maskrcnn.network.padding import zero_padding
 
-STRIDES = (4, 8, 16, 32)  # of C2..C5
 BLOCKS = {
     "resnet10": (1, 1, 1, 1),  # half of resnet18, for CPUs; torchvision has none
     "resnet18": (2, 2, 2, 2),
@@ -30,11 +31,11 @@ class ResidualBlock(keras.layers.Layer):
     Args:
         width: channels of the 3x3 convolutions; a bottleneck returns four times as many.
         strides: stride of the first 3x3 convolution and of the shortcut.
-        bottleneck: which of the two.
+        bottleneck: True for a bottleneck.
         norm: see `ConvNorm`.
         stride_in: network pixels a cell of the block's input, for zeroing the padding.
-        branch_scale: first gamma of the residual branch under a frozen norm. Nothing normalises there before weights
-            are loaded, and sums of many full branches would grow a hundredfold.
+        branch_scale: initial gamma of the residual branch under a frozen norm. A frozen norm does not normalise until
+            weights are loaded, and the sum of many branches at full scale would grow a hundredfold.
         norm_epsilon: see `ConvNorm`.
     """
 
@@ -78,7 +79,7 @@ class ResidualBlock(keras.layers.Layer):
             self.shortcut.build(input_shape)
 
     def call(self, inputs, image_sizes=None, training=None):
-        """Float (B, h, w, C), zero in the padding if image_sizes is given -> float (B, h', w', filters), likewise."""
+        """Float (B, h, w, C) -> float (B, h', w', filters); the padding is zero in both if image_sizes is given."""
         features, stride = inputs, self.stride_in
         for index, conv in enumerate(self.convs):
             if index and conv.kernel_size > 1:
@@ -103,14 +104,18 @@ class ResidualBlock(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
-class ResNet(keras.layers.Layer):
-    """ResNet-18, 34, 50, 101 or 152 without its classifier.
+class ResNet(Backbone, keras.layers.Layer):
+    """ResNet-10, 18, 34, 50, 101 or 152 without its classifier.
+
+    Given `image_sizes`, it keeps the padding at zero, so its maps do not depend on the size of the canvas.
 
     Args:
         depth: "resnet10" .. "resnet152".
         norm: "frozen_batch", "batch", "group" or "none".
         norm_epsilon: added to the norm's variance.
     """
+
+    masks_padding = True
 
     def __init__(self, depth, norm="frozen_batch", norm_epsilon=EPSILON, **kwargs):
         super().__init__(**kwargs)
@@ -125,7 +130,7 @@ class ResNet(keras.layers.Layer):
         for index, (count, width) in enumerate(zip(BLOCKS[depth], WIDTHS)):
             for block in range(count):
                 strides = 2 if block == 0 and index else 1
-                stride_in = STRIDES[index] // strides if block == 0 else STRIDES[index]
+                stride_in = BACKBONE_STRIDES[index] // strides if block == 0 else BACKBONE_STRIDES[index]
                 name = f"stage{index + 1}_block{block + 1}"
                 self.blocks.append(
                     ResidualBlock(
@@ -149,19 +154,23 @@ class ResNet(keras.layers.Layer):
 
     @property
     def stages(self):
-        """The four lists of blocks behind C2..C5."""
+        """The four lists of blocks that compute C2..C5."""
         starts = [0, *(end + 1 for end in self.ends[:-1])]
         return [self.blocks[start : end + 1] for start, end in zip(starts, self.ends)]
 
     def freeze_first(self, count):
-        """Freeze the first `count` of: stem, stage 1, .., stage 4 (torchvision's `trainable_layers`, from behind).
+        """Freeze the first `count` of: stem, stage 1, .., stage 4.
+
+        Torchvision's `trainable_layers` counts from the other end.
 
         Args:
             count: 0..5.
         """
-        for part in [[self.stem], *self.stages][:count]:
-            for layer in part:
-                layer.trainable = False
+        freeze_layers([[self.stem], *self.stages], count)
+
+    def extract(self, images, image_sizes=None, training=None):
+        """Return the four maps; the arguments are those of `call`."""
+        return self(images, image_sizes=image_sizes, training=training)
 
     def build(self, input_shape):
         """Build for images (B, H, W, C)."""
@@ -176,14 +185,14 @@ class ResNet(keras.layers.Layer):
 
         Args:
             images: float (B, H, W, C), normalised, zero in the padding; H and W multiples of 32.
-            image_sizes: int (B, [height, width]), network pixels; None leaves the padding to the convolutions.
+            image_sizes: int (B, [height, width]), network pixels; None lets the padding take part in the convolutions.
             training: whether trainable batch norm uses the batch's statistics.
 
         Returns:
             List of float (B, H / s, W / s, C) for strides s = 4, 8, 16, 32.
         """
         features = zero_padding(self.stem(images, training=training), image_sizes, 2)
-        # Features are not negative after ReLU, so that zeros serve max pooling as well as -inf.
+        # Features are not negative after ReLU, so padding with zeros gives the same maximum as padding with -inf.
         features = self.pool(ops.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]]))
         features = zero_padding(features, image_sizes, 4)
         outputs = []
