@@ -70,9 +70,11 @@ class MaskRCNN(keras.Model):
     def _make_stages(self, config, backbone):
         channels, policy, norm = config.fpn_channels, self.dtype_policy, config.head_norm
         self.backbone = backbones.make(config, backbone, policy)
-        self.fpn = FeaturePyramid(channels, norm, name="fpn", dtype=policy)
+        self.fpn = FeaturePyramid(channels, norm=norm, name="fpn", dtype=policy)
         self.cells = [cell_anchors(size, config.anchor_ratios) for size in config.anchor_sizes]
-        self.rpn = RPNHead(channels, len(config.anchor_ratios), config.rpn_convs, name="rpn", dtype=policy)
+        self.rpn = RPNHead(
+            channels, num_anchors=len(config.anchor_ratios), num_convs=config.rpn_convs, name="rpn", dtype=policy
+        )
         self.box_align = MultiLevelRoIAlign(
             config.box_pool_size,
             sampling_ratio=config.roi_sampling_ratio,

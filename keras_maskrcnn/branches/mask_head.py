@@ -12,7 +12,7 @@ from keras_maskrcnn import backend
 from keras_maskrcnn.branches.head import BranchHead
 from keras_maskrcnn.geometry.mask_samples import sample_masks
 from keras_maskrcnn.learning.losses import binary_cross_entropy, mean_of
-from keras_maskrcnn.network.layers import ConvNorm, Predictor1x1
+from keras_maskrcnn.network.layers import ConvNorm, KernelAndBias
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -61,7 +61,7 @@ class MaskHead(BranchHead):
             )
             for i in range(int(math.log2(mask_size // pool_size)))
         ]
-        self.logits = Predictor1x1(num_classes, name="logits")
+        self.logits = KernelAndBias(num_classes, name="logits")
 
     def build(self, input_shape):
         """Build for (B, R, pool_size, pool_size, channels_in)."""

@@ -99,7 +99,7 @@ def make_norm(norm, name, dtype=None, frozen_scale=1.0, epsilon=EPSILON):
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
-class Predictor1x1(keras.layers.Layer):
+class KernelAndBias(keras.layers.Layer):
     """Kernel and bias of a 1x1 convolution, float32 under any policy. It has no `call`: the head computes with them.
 
     Args:

@@ -10,7 +10,7 @@ from keras import ops
 from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.boxes import clip_boxes, decode_boxes
 from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
-from keras_maskrcnn.network.layers import ConvNorm, Predictor1x1
+from keras_maskrcnn.network.layers import ConvNorm, KernelAndBias
 from keras_maskrcnn.network.padding import zero_padding
 
 NEVER = -1e9  # the score of a row that must not be chosen
@@ -34,8 +34,8 @@ class RPNHead(keras.layers.Layer):
             ConvNorm(channels, 3, kernel_initializer=normal(), name=f"conv{i + 1}", dtype=self.dtype_policy)
             for i in range(num_convs)
         ]
-        self.objectness = Predictor1x1(num_anchors, normal(), name="objectness")
-        self.deltas = Predictor1x1(num_anchors * 4, normal(), name="deltas")
+        self.objectness = KernelAndBias(num_anchors, normal(), name="objectness")
+        self.deltas = KernelAndBias(num_anchors * 4, normal(), name="deltas")
 
     def build(self, input_shape):
         """Build for a list of level shapes (B, h, w, channels)."""
@@ -61,7 +61,7 @@ class RPNHead(keras.layers.Layer):
                     zero_padding(features, image_sizes, stride) for features, stride in zip(levels, PYRAMID_STRIDES)
                 ]
             levels = conv(levels)
-        # Both predictors in one convolution: they are short of filters, not of features.
+        # One convolution for both predictors: each alone has too few filters to be fast.
         kernel, bias = (
             ops.concatenate([getattr(self.objectness, name), getattr(self.deltas, name)], axis=-1)
             for name in ("kernel", "bias")

@@ -69,8 +69,8 @@ class ResidualBlock(keras.layers.Layer):
             self.shortcut = ConvNorm(
                 self.filters,
                 1,
-                self.strides,
-                self.norm,
+                strides=self.strides,
+                norm=self.norm,
                 relu=False,
                 norm_epsilon=self.norm_epsilon,
                 name="shortcut",
@@ -122,7 +122,9 @@ class ResNet(Backbone, keras.layers.Layer):
         if depth not in BLOCKS:
             raise ValueError(f"A ResNet is one of {tuple(BLOCKS)}. Received: {depth!r}.")
         self.depth, self.norm, self.norm_epsilon = depth, norm, norm_epsilon
-        self.stem = ConvNorm(64, 7, 2, norm, norm_epsilon=norm_epsilon, name="stem", dtype=self.dtype_policy)
+        self.stem = ConvNorm(
+            64, 7, strides=2, norm=norm, norm_epsilon=norm_epsilon, name="stem", dtype=self.dtype_policy
+        )
         self.pool = keras.layers.MaxPooling2D(3, 2, name="pool", dtype=self.dtype_policy)
         # One flat list: Keras saves no weights of layers in nested lists.
         self.blocks, self.ends = [], []
@@ -134,13 +136,13 @@ class ResNet(Backbone, keras.layers.Layer):
                 name = f"stage{index + 1}_block{block + 1}"
                 self.blocks.append(
                     ResidualBlock(
-                        width,
-                        strides,
-                        depth not in BASIC,
-                        norm,
-                        stride_in,
-                        branch_scale,
-                        norm_epsilon,
+                        width=width,
+                        strides=strides,
+                        bottleneck=depth not in BASIC,
+                        norm=norm,
+                        stride_in=stride_in,
+                        branch_scale=branch_scale,
+                        norm_epsilon=norm_epsilon,
                         name=name,
                         dtype=self.dtype_policy,
                     )
