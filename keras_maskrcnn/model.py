@@ -206,7 +206,7 @@ class MaskRCNN(keras.Model):
             dict of boxes (B, D', 4), scores, labels, valid (B, D'), D' <= D (see `select_detections`).
         """
         config, options = self.config, options or {}
-        pooled = self.box_align(features["roi_maps"], proposals["boxes"], training=False)
+        pooled = self.box_align(features["roi_maps"], proposals["boxes"], with_gradient=False)
         outputs = self.box_head(pooled, training=False)
         return select_detections(
             **outputs,
@@ -262,8 +262,7 @@ class MaskRCNN(keras.Model):
         truth = self._trim_truth(truth)
         rpn = self._learn_rpn(proposals, truth)
         rois = self._sample_rois(proposals, truth)
-        # A gradient may follow whatever `training` is, so RoIAlign takes the form that is fast with its gradient.
-        pooled = self.box_align(features["roi_maps"], rois["rois"], training=True)
+        pooled = self.box_align(features["roi_maps"], rois["rois"], with_gradient=True)
         learned = {"rpn": rpn, "roi": {**self.box_head(pooled, training=training), "targets": rois}}
         for name, head in self.branch_heads().items():
             learned[name] = head.learn(features["roi_maps"], rois, truth, training)

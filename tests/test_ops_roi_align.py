@@ -163,7 +163,7 @@ def test_each_box_is_cropped_from_its_own_level(training):
     pyramid = [np.full((2, 32 // 2**n, 32 // 2**n, 1), n, "float32") for n in range(4)]
     pyramid = [level + 10 * np.arange(2, dtype="float32")[:, None, None, None] for level in pyramid]
     boxes = np.array([[[8, 8, 16, 16], [0, 0, 128, 128]], [[0, 0, 128, 128], [0, 0, 0, 0]]])
-    crops = to_numpy(MultiLevelRoIAlign(2)(pyramid, boxes.astype("float32"), training=training))
+    crops = to_numpy(MultiLevelRoIAlign(2)(pyramid, boxes.astype("float32"), with_gradient=training))
     assert crops.shape == (2, 2, 2, 2, 1)
     np.testing.assert_allclose(crops[:, :, 0, 0, 0], [[0, 1], [11, 10]], atol=1e-5)
 
@@ -191,7 +191,7 @@ def test_no_boxes_and_boxes_of_no_size_have_finite_gradients(num_boxes, ratio):
     boxes = np.zeros((2, num_boxes, 4), "float32")
     layer = MultiLevelRoIAlign(3, ratio)
     result, gradients = pull_back(
-        lambda *maps: layer(list(maps), boxes, training=True),
+        lambda *maps: layer(list(maps), boxes, with_gradient=True),
         pyramid,
         np.ones((2, num_boxes, 3, 3, 3), "float32"),
     )
@@ -205,7 +205,7 @@ def test_boxes_of_a_diverged_network_read_nothing_beyond_the_map():
     layer = MultiLevelRoIAlign(2)
     pyramid = random_pyramid(np.random.default_rng(0), 1, 64, 64)
     result, gradients = pull_back(
-        lambda *maps: layer(list(maps), boxes[None].astype("float32"), training=True),
+        lambda *maps: layer(list(maps), boxes[None].astype("float32"), with_gradient=True),
         pyramid,
         np.ones((1, 4, 2, 2, 3), "float32"),
     )
@@ -222,7 +222,7 @@ def test_half_precision_features_keep_their_dtype_and_boxes_their_pixels(dtype):
     crops = to_numpy(keras.ops.cast(crops, "float32"))
     np.testing.assert_allclose(crops[0, 0, 0, :, 1], [250.75, 251.75], atol=1.0)
     _, (gradient,) = pull_back(
-        lambda maps: layer([maps], np.array([[[1001, 4, 1009, 12]]], "float32"), training=True),
+        lambda maps: layer([maps], np.array([[[1001, 4, 1009, 12]]], "float32"), with_gradient=True),
         [keras.ops.convert_to_tensor(ramp(4, 256), dtype)],
         np.ones((1, 1, 2, 2, 2), "float32"),
     )
@@ -238,14 +238,14 @@ def test_all_sizes_may_be_free_in_a_graph():
     rng = np.random.default_rng(0)
     for training in (False, True):
         function = tf.function(
-            lambda *args, training=training: layer(*args, training=training),
+            lambda *args, training=training: layer(*args, with_gradient=training),
             input_signature=specs,
             autograph=False,
         )
         for num_images, num_boxes, height in ((1, 4, 64), (2, 7, 96)):
             pyramid = random_pyramid(rng, num_images, height, 64)
             boxes = random_boxes(rng, num_images, num_boxes, height, 64)
-            expected = to_numpy(layer(pyramid, boxes, training=training))
+            expected = to_numpy(layer(pyramid, boxes, with_gradient=training))
             result = function([tf.constant(level) for level in pyramid], tf.constant(boxes))
             np.testing.assert_allclose(to_numpy(result), expected, atol=1e-5)
 

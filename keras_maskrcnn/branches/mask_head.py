@@ -80,7 +80,7 @@ class MaskHead(BranchHead):
             dict of logits float32 (B, Q, M, M), targets float32 (B, Q, M, M) in 0..1, positive bool (B, Q).
         """
         chosen = self.positive_rois(rois)
-        pooled = self.align(maps, chosen["rois"], training=True)
+        pooled = self.align(maps, chosen["rois"], with_gradient=True)
         return {
             "logits": self(pooled, chosen["labels"], training=training),
             "targets": mask_targets(chosen["rois"], chosen["matched"], truth, self.mask_size, self.target_rule),
@@ -93,7 +93,7 @@ class MaskHead(BranchHead):
 
     def detect(self, maps, detections):
         """Masks on the refined boxes (section 3.1): dict of masks float32 (B, D, M, M), probabilities."""
-        pooled = self.align(maps, detections["boxes"], training=False)
+        pooled = self.align(maps, detections["boxes"], with_gradient=False)
         return {"masks": ops.sigmoid(self(pooled, detections["labels"], training=False))}
 
     def call(self, pooled, labels, training=None):

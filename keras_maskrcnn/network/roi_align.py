@@ -127,15 +127,15 @@ class MultiLevelRoIAlign(keras.layers.Layer):
         self.canonical_level = canonical_level
         self.strides = tuple(strides)
 
-    def call(self, pyramid, boxes, training=False):
+    def call(self, pyramid, boxes, with_gradient=False):
         """Crop.
 
         Args:
             pyramid: list of float (B, H_l, W_l, C), one map for each of `strides`: P2, P3, ...
             boxes: float (B, R, [x1, y1, x2, y2]), network pixels. Padding rows give crops of no
                 meaning.
-            training: choose the operator that is fast with its gradient; the result is the same to
-                1e-4.
+            with_gradient: whether a gradient follows: choose the operator that is fast with it. The
+                result is the same to 1e-4.
 
         Returns:
             (B, R, h, w, C), the dtype of the pyramid.
@@ -156,7 +156,7 @@ class MultiLevelRoIAlign(keras.layers.Layer):
             first_level=self.strides[0].bit_length() - 1,
         )
         images = ops.cast(ops.arange(num_images), "int32")[:, None]
-        crop = backend.trainable_multilevel_roi_align if training else backend.multilevel_roi_align
+        crop = backend.trainable_multilevel_roi_align if with_gradient else backend.multilevel_roi_align
         crops = crop(
             list(pyramid),
             ops.reshape(boxes, (-1, 4)),

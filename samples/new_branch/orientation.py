@@ -67,7 +67,7 @@ class OrientationHead(BranchHead):
         """Predictions and targets of the positive RoIs."""
         chosen = self.positive_rois(rois)
         targets = matched_rows(truth["gt_orientation"], chosen["matched"])
-        return {"vectors": self(self.align(maps, chosen["rois"], training=True)), "targets": targets, **chosen}
+        return {"vectors": self(self.align(maps, chosen["rois"], with_gradient=True)), "targets": targets, **chosen}
 
     def loss_values(self, learned):
         """One minus the cosine, where a direction is known."""
@@ -77,4 +77,4 @@ class OrientationHead(BranchHead):
 
     def detect(self, maps, detections):
         """Directions of the final boxes."""
-        return {"orientation": self(self.align(maps, detections["boxes"], training=False))}
+        return {"orientation": self(self.align(maps, detections["boxes"], with_gradient=False))}
