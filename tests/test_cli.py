@@ -5,7 +5,6 @@ Which value an option gets: test_train_options.py. What is imported: test_import
 
 import csv
 import dataclasses
-import importlib.util
 import json
 import os
 import zipfile
@@ -248,12 +247,6 @@ def test_evaluate_reads_other_formats_with_the_classes_of_the_model(shapes, mode
     assert "hexagon" in capsys.readouterr().err
 
 
-@pytest.mark.xfail(
-    importlib.util.find_spec("keras_maskrcnn.data.loading.batches") is None,
-    reason="BatchMaker is being split from DataLoader",
-    raises=ModuleNotFoundError,
-    strict=True,
-)
 def test_preview_draws_what_training_with_the_same_seed_is_given(shapes, tmp_path, capsys):
     from keras_maskrcnn.data import CocoDataset, DataLoader
     from keras_maskrcnn.inference.visualize import SEPARATOR, draw_batch_row

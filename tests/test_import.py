@@ -4,7 +4,6 @@ Every case runs in a process of its own, where nothing is imported yet.
 """
 
 import json
-import os
 import subprocess
 import sys
 
@@ -13,7 +12,6 @@ import pytest
 import keras_maskrcnn as km
 from keras_maskrcnn import cli
 from keras_maskrcnn.data import generate_shapes
-from keras_maskrcnn.host import progress
 
 FRAMEWORKS = ("keras", "tensorflow", "jax", "torch")
 HEAVY = (*FRAMEWORKS, "matplotlib", "skimage")
@@ -130,16 +128,7 @@ print(*sorted({name.split(".")[0] for name in sys.modules}))
     assert "keras_maskrcnn" in modules and not modules & {*HEAVY, "numpy", "PIL"}
 
 
-NO_BATCHES = not os.path.exists(os.path.join(os.path.dirname(km.__file__), "data", "loading", "batches.py"))
-DATA_COMMANDS = [
-    "check-data",
-    "convert-data",
-    "split",
-    pytest.param(
-        "preview-augmentation",
-        marks=pytest.mark.xfail(NO_BATCHES, reason="BatchMaker is being split from DataLoader", strict=True),
-    ),
-]
+DATA_COMMANDS = ["check-data", "convert-data", "split", "preview-augmentation"]
 
 
 @pytest.mark.parametrize("command", DATA_COMMANDS)
@@ -150,7 +139,6 @@ def test_data_commands_need_no_framework(tmp_path, shapes, command):
     assert "numpy" in modules and not modules & set(FRAMEWORKS)
 
 
-@pytest.mark.xfail(hasattr(progress, "_Silent"), reason="on a terminal Keras draws the progress bar", strict=True)
 def test_data_commands_on_a_terminal_need_no_framework(tmp_path, shapes):
     status, modules, done = launch(tmp_path, *commands(shapes, tmp_path)["check-data"], output="terminal")
     assert status == cli.SUCCESS, done.stderr

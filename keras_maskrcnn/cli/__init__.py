@@ -14,6 +14,7 @@ import typing
 from keras_maskrcnn.cli import data, export, predict, preview, train
 from keras_maskrcnn.cli.options import CHECK_FAILED, MISTAKE, SUCCESS, positive
 from keras_maskrcnn.cli.settling import settle
+from keras_maskrcnn.host.messages import messages_shown
 
 DEMO_AP50, DEMO_BOX_ERROR, DEMO_SCORE_ERROR = 0.80, 1e-3, 1e-5  # limits that a working installation keeps
 
@@ -59,7 +60,8 @@ def main(argv=None, prepare_models=None):
             args = command.settle(args)
         if command.uses_models and prepare_models is not None:
             prepare_models()
-        return command.run(args)
+        with messages_shown():
+            return command.run(args)
     except (ValueError, OSError, ImportError) as error:  # raised for the user's mistakes
         if args.debug:
             raise
