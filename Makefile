@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 RUN := TF_CPP_MIN_LOG_LEVEL=3
 PYTEST := $(BIN)/python -m pytest -q
 # Two workers, each with whole files, the long ones first (tests/conftest.py).
-TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # On JAX what is compared with torchvision's numbers runs with XLA's defaults, as users compile it. The rest compiles for
 # longer than it runs: half of the time goes without LLVM's optimiser.
 TWINS := $(addprefix tests/test_,torchvision.py ops_boxes.py ops_masks.py ops_nms.py ops_roi_align.py training.py)

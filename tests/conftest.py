@@ -34,7 +34,7 @@ HOST_ONLY = (
     "test_run_page",
 )
 
-# Files of minutes go first: two workers that share whole files then end at about the same time.
+# Files of minutes go first: two workers that share whole files (--dist loadfile) then end at about the same time.
 LONG = (
     "test_torchvision",
     "test_model",
@@ -67,12 +67,10 @@ def pytest_ignore_collect(collection_path):
 
 
 def pytest_collection_modifyitems(items):
-    """Long files first; a file is a group of one worker (--dist loadgroup); skip what needs another backend."""
+    """Long files first; skip what needs TensorFlow when another backend is chosen."""
     items.sort(key=lambda item: not item.path.name.startswith(LONG))
     name = backend()
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if name != "tensorflow" and item.get_closest_marker("tensorflow"):
             item.add_marker(pytest.mark.skip(reason=f"needs TensorFlow; the backend is {name}"))
 

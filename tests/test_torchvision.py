@@ -60,8 +60,7 @@ class Twin:
         )
 
 
-# Each version takes minutes: two workers share them.
-@pytest.fixture(scope="module", params=[pytest.param(v, marks=pytest.mark.xdist_group(v)) for v in VERSIONS])
+@pytest.fixture(scope="module", params=VERSIONS)
 def twin(request):
     return Twin(request.param)
 
