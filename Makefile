@@ -1,12 +1,19 @@
 # Needs only Python >= 3.10 and make. Everything is installed into .venv; nothing else is touched.
 #   make demo        generate shapes, train, measure AP, export, reload the export, draw   (< 5 minutes on 2 cores)
-#   make test        the tests on TensorFlow, the operators without native ones, the model on JAX  (< 25 minutes)
-#   make test-slow   the long ones: overfits real images
+#   make test        the tests on TensorFlow, the operators without native ones, torchvision's twin and the model on JAX
+#   make test-slow   the long ones: overfits real images, serves with clients
 #   make lint        ruff
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 RUN := TF_CPP_MIN_LOG_LEVEL=3
+PYTEST := $(BIN)/python -m pytest -q
+# Two workers, each with whole files, the long ones first (tests/conftest.py).
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# On JAX what is compared with torchvision's numbers runs with XLA's defaults, as users compile it. The rest compiles for
+# longer than it runs: half of the time goes without LLVM's optimiser.
+TWINS := $(addprefix tests/test_,torchvision.py ops_boxes.py ops_masks.py ops_nms.py ops_roi_align.py training.py)
+QUICK_XLA := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 # Two stamps: the demo needs no test tools and no JAX.
 BASE := .venv/.base-installed
 DEV := .venv/.dev-installed
@@ -18,12 +25,13 @@ demo: $(BASE)
 	$(RUN) $(BIN)/keras-maskrcnn demo
 
 test: $(DEV)
-	$(RUN) KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
-	$(RUN) KERAS_BACKEND=tensorflow KERAS_MASKRCNN_NATIVE=0 $(BIN)/python -m pytest -q -m "not slow" tests/test_ops_convolution.py tests/test_ops_roi_align.py
-	$(RUN) KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not tensorflow"
+	$(RUN) KERAS_BACKEND=tensorflow $(PYTEST) $(TWO) -m "not slow"
+	$(RUN) KERAS_BACKEND=tensorflow KERAS_MASKRCNN_NATIVE=0 $(PYTEST) -m "not slow" tests/test_ops_convolution.py tests/test_ops_roi_align.py
+	$(RUN) KERAS_BACKEND=jax $(PYTEST) $(TWO) -m "not slow and not tensorflow" $(TWINS)
+	$(RUN) KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_XLA)" $(PYTEST) $(TWO) -m "not slow and not tensorflow" $(TWINS:%=--ignore=%)
 
 test-slow: $(DEV)
-	$(RUN) $(BIN)/python -m pytest -q -m slow
+	$(RUN) $(PYTEST) -m slow
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -80,9 +80,7 @@ def losses_and_gradients(model, batch, weights):
                 return forward(batch)
 
         arrays = [weight.value for weight in weights]
-        # This step computes for longer than it compiles: the optimiser that conftest.py switched off comes back.
-        fast = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
-        gradients, named = jax.jit(jax.grad(step, has_aux=True), compiler_options=fast)(arrays, batch)
+        gradients, named = jax.jit(jax.grad(step, has_aux=True))(arrays, batch)
     else:
         import tensorflow as tf
 

@@ -1,14 +1,14 @@
-"""Shared by all tests: quiet TensorFlow, fixed seeds, the data beside the repository, what runs where."""
+"""Shared by all tests: quiet TensorFlow, fixed seeds, the data beside the repository, what runs where.
+
+Keras is imported late: the process that hands tests out to workers (pytest -n) starts them seconds sooner.
+"""
 
 import os
 import pathlib
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# JAX compiles each test's step for longer than it runs it: half the time goes without LLVM's optimiser.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+import pytest
 
-import keras  # noqa: E402  (after the log level is set)
-import pytest  # noqa: E402
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
 
@@ -27,6 +27,11 @@ HOST_ONLY = (
     "test_pth",
     "test_published",
     "test_weights",
+    "test_batch",
+    "test_doctor",
+    "test_evaluation",
+    "test_progress",
+    "test_run_page",
 )
 
 # Files of minutes go first: two workers that share whole files (--dist loadfile) then end at about the same time.
@@ -45,9 +50,18 @@ LONG = (
 )
 
 
+def backend():
+    """The name of Keras' backend; Keras is imported only where the environment does not say it."""
+    if "KERAS_BACKEND" in os.environ:
+        return os.environ["KERAS_BACKEND"]
+    import keras
+
+    return keras.backend.backend()
+
+
 def pytest_ignore_collect(collection_path):
     """Leave the host-only files out when the tests run again on another backend."""
-    if keras.backend.backend() != "tensorflow" and collection_path.name.startswith(HOST_ONLY):
+    if backend() != "tensorflow" and collection_path.name.startswith(HOST_ONLY):
         return True
     return None
 
@@ -55,17 +69,17 @@ def pytest_ignore_collect(collection_path):
 def pytest_collection_modifyitems(items):
     """Long files first; skip what needs TensorFlow when another backend is chosen."""
     items.sort(key=lambda item: not item.path.name.startswith(LONG))
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        return
+    name = backend()
     for item in items:
-        if item.get_closest_marker("tensorflow"):
-            item.add_marker(pytest.mark.skip(reason=f"needs TensorFlow; the backend is {backend}"))
+        if name != "tensorflow" and item.get_closest_marker("tensorflow"):
+            item.add_marker(pytest.mark.skip(reason=f"needs TensorFlow; the backend is {name}"))
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
     """Every test starts from the same seed, so that order and selection do not matter."""
+    import keras
+
     keras.utils.set_random_seed(0)
 
 

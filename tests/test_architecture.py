@@ -78,8 +78,8 @@ def test_the_graph_has_lazy_imports_and_modules_taken_from_their_folder(tmp_path
         module_graph(package)
 
 
-def test_the_rooms_are_those_of_the_table_and_few_files_are_in_the_root():
-    assert {room_of(module) for module in GRAPH} - {PACKAGE.name} == set(ROOMS)
+def test_the_rooms_are_in_the_table_and_few_files_are_in_the_root():
+    assert {"network", "data", "model"} < {room_of(module) for module in GRAPH} - {PACKAGE.name} <= set(ROOMS)
     in_root = [path.name for path in PACKAGE.glob("*.py")]
     assert {"__init__.py", "model.py", "config.py", "batch.py"} <= set(in_root)
     assert len(in_root) <= MOST_FILES_IN_ROOT, in_root

@@ -21,7 +21,7 @@ SAMPLES = pathlib.Path(__file__).parents[1] / "samples"
 SIDE = 64  # pixels of made-up images
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE] + 0.5
 SMALL = {
-    "backbone": "resnet18",
+    "backbone": "resnet10",
     "fpn_channels": 32,
     "train_pre_nms": 60,
     "train_post_nms": 60,
@@ -37,16 +37,11 @@ pytestmark = pytest.mark.tensorflow
 
 
 @pytest.fixture(autouse=True)
-def small_and_eager(monkeypatch):
-    """Narrow layers in every config, and steps without tracing, which would take longer than the steps."""
-    import tensorflow as tf
-
+def small(monkeypatch):
+    """Few and narrow layers in every config; steps are compiled, as they are for users."""
     real = km.MaskRCNNConfig
     for module in (km, zoo, demo):
         monkeypatch.setattr(module, "MaskRCNNConfig", lambda **fields: real(**(fields | SMALL)))
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def load_sample(name):

@@ -1,5 +1,7 @@
 """Torchvision's twin: with its weights, its numbers, from the features to the gradients (v1 and v2)."""
 
+import os
+
 import numpy as np
 import pytest
 from backend_tools import compiled, losses_and_gradients, to_numpy
@@ -64,6 +66,12 @@ def twin(request):
 
 def relative(ours, golden):
     return np.abs(ours - golden).max() / np.abs(golden).max()
+
+
+def test_jax_compiles_as_it_does_for_users():
+    """The other files may run with a quick compiler (Makefile); torchvision's digits are those of XLA's defaults."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    assert "optimization_level" not in flags and "expensive_passes" not in flags
 
 
 def test_features_and_rpn_outputs(twin):

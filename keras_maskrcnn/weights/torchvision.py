@@ -379,7 +379,7 @@ def read_architecture(state):
         "box_fcs": len([n for n in state if re.fullmatch(rf"{head}\.(fc)?\d+\.weight", n)]),
         "box_features": np.shape(state[f"{predictor}.cls_score.weight"])[1],
         **{name: value for fields in branches.values() for name, value in fields.items()},
-        "branches": tuple(branches),
+        "branches": tuple(BUILT_IN[name]() for name in branches),
     }
 
 

@@ -105,10 +105,13 @@ class Batcher:
         threading.Thread(target=self._work, daemon=True).start()
 
     def run(self, inputs):
+        return self.submit(inputs).result()
+
+    def submit(self, inputs):
         count_rows(inputs)  # refused before it can harm others
-        task = (inputs, Future())
-        self.tasks.put(task)
-        return task[1].result()
+        future = Future()
+        self.tasks.put((inputs, future))
+        return future
 
     def _work(self):
         waiting = None

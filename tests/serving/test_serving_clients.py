@@ -1,6 +1,7 @@
 """The sample clients, as they are, against gRPC and REST on loopback: base64 JPEG in, numbers and pictures out.
 
 What answers is the exported SavedModel through TensorFlow alone, with TF Serving's batching; see loopback.py.
+Minutes long, so `make test-slow` runs it; test_rest_client.py is the short one.
 """
 
 import http.server
@@ -23,7 +24,7 @@ import soak
 from PIL import Image
 from soak import as_text, compare_row
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api: pip install -e '.[dev]'")
 
 

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -82,72 +81,82 @@ def test_the_client_writes_and_the_server_reads_every_form_of_a_request(samples)
 def test_batching_joins_waiting_requests_splits_by_rows_and_shares_its_errors():
     from servable import Batcher, Refusal, merge
 
-    sizes, held = [], threading.Event()
+    sizes, begun, held = [], threading.Event(), threading.Event()
 
     def call(tasks):
-        held.wait(10)
+        begun.set()
+        assert held.wait(60)
         merged = merge("x", [task["x"] for task in tasks])
         sizes.append([len(task["x"]) for task in tasks])
         ends = np.cumsum(sizes[-1])
         return [{"y": merged[end - n : end] * 10} for n, end in zip(sizes[-1], ends)]
 
-    batcher = Batcher(call, max_rows=4, timeout_s=0.01)
+    batcher = Batcher(call, max_rows=4, timeout_s=0.0)
     with pytest.raises(Refusal, match="at least one dimension"):
         batcher.run({"x": np.array(1)})
     tasks = [np.array([1]), np.array([2, 3]), np.array([4]), np.array([5, 6, 7]), np.ones((1, 2))]
-    answers = {}
-
-    def ask(i):
-        try:
-            answers[i] = batcher.run({"x": tasks[i]})["y"]
-        except Refusal as refusal:
-            answers[i] = refusal.code
-
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(5)]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.05)  # the first is being called while the others queue in this order
+    answers = [batcher.submit({"x": tasks[0]})]
+    assert begun.wait(60)  # the first is being called: the others queue in this order
+    answers += [batcher.submit({"x": task}) for task in tasks[1:]]
     held.set()
-    for thread in threads:
-        thread.join()
+    assert [answer.result(60)["y"].tolist() for answer in answers[:3]] == [[10], [20, 30], [40]]
+    assert [answer.exception(60).code for answer in answers[3:]] == ["FAILED_PRECONDITION"] * 2
     assert sizes == [[1], [2, 1]]  # then [3, 1], whose shapes differ
-    assert [answers[i].tolist() for i in range(3)] == [[10], [20, 30], [40]]
-    assert answers[3] == answers[4] == "FAILED_PRECONDITION"
 
 
 # load.py -----------------------------------------------------------------------------------------------------------
 
 
 class KnownModel:
-    """Answers in a known time; every fifth call is refused."""
+    """The n-th call takes n milliseconds of a clock that stands still otherwise; every fifth call is refused."""
 
-    def __init__(self):
-        self.sizes, self.lock = [], threading.Lock()
+    def __init__(self, together=1):
+        self.sizes, self.now, self.lock = [], 0.0, threading.Lock()
+        self.together = threading.Barrier(together, timeout=60)
+
+    def perf_counter(self):
+        return self.now
 
     def predict(self, signature, inputs):
+        self.together.wait()  # an error unless so many calls are under way at once
         with self.lock:
             self.sizes.append(len(inputs["image_bytes"]))
+            self.now += len(self.sizes) / 1000
             refused = len(self.sizes) % 5 == 0
-        time.sleep(0.02)
         if refused:
             raise ValueError("too much")
         return {"problems": np.array([b"" if data == b"a" else b"bad" for data in inputs["image_bytes"]], object)}
 
 
-def test_load_counts_requests_errors_and_times(samples):
-    from load import format_table, measure
+def measured(model, monkeypatch, concurrency):
+    import load
+
+    monkeypatch.setattr(load, "time", model)
+    return load.measure(model, "serve_bytes", [b"a", b"b"], batch_size=2, num_requests=18, concurrency=concurrency)
+
+
+def test_load_counts_requests_errors_and_times(samples, monkeypatch):
+    from load import format_table
 
     model = KnownModel()
-    result = measure(model, "serve_bytes", [b"a", b"b"], batch_size=2, num_requests=18, concurrency=2)
-    assert model.sizes == [2] * 20  # two to warm up
-    assert result["requests"] == 18 and result["errors"] == 4 and result["first_error"] == "too much"
-    assert result["unread"] == 14  # the second file of each answered request
-    assert 20 <= result["p50_ms"] <= result["p90_ms"] <= result["p99_ms"] < 300
-    assert result["images_per_second"] == pytest.approx(28 / result["seconds"])
-    assert 0.18 <= result["seconds"] < 1.5  # 18 calls, two at a time
+    result = measured(model, monkeypatch, concurrency=1)
+    assert model.sizes == [2] * 19  # one to warm up
+    assert result["requests"] == 18 and result["errors"] == 3 and result["first_error"] == "too much"
+    assert result["unread"] == 15  # the second file of each answered request
+    answered = [n for n in range(2, 20) if n % 5]  # and milliseconds
+    for q in (50, 90, 99):
+        assert result[f"p{q}_ms"] == pytest.approx(np.percentile(answered, q))
+    assert result["seconds"] == pytest.approx(sum(range(2, 20)) / 1000)  # the refused took their time too
+    assert result["images_per_second"] == pytest.approx(2 * 15 / 0.189)
     lines = format_table([result]).splitlines()
     assert lines[0].startswith("| batch size | concurrency | requests | errors | images per second | p50 ms |")
-    assert lines[2].startswith("| 2 | 2 | 18 | 4 | ")
+    assert lines[2].startswith("| 2 | 1 | 18 | 3 | 158.7 | 11 |")
+
+
+def test_load_keeps_so_many_requests_under_way(samples, monkeypatch):
+    model = KnownModel(together=2)
+    result = measured(model, monkeypatch, concurrency=2)
+    assert model.sizes == [2] * 20 and result["errors"] == 4  # two to warm up; no call waited for a second in vain
 
 
 @pytest.mark.parametrize(
