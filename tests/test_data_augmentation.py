@@ -346,7 +346,7 @@ def test_an_object_as_long_as_the_image_lands_in_it():
 
 
 def test_copy_paste_without_a_loader_says_so():
-    with pytest.raises(ValueError, match="made by hand.*DataLoader"):
+    with pytest.raises(ValueError, match="function `draw`.*DataLoader"):
         CopyPaste()(sample_of(shapes()), np.random.default_rng(0))
 
 

@@ -87,7 +87,7 @@ def test_arrays_become_a_dataset():
         ([blobs((0, 0, 0, 0))], None, "empty"),
         ([blobs((0, 0, 5, 5))], [[1]], "Received 1 for object 0 of image 1"),
         ([blobs((0, 0, 5, 5))], [[]], "1 masks, 0 labels"),
-        ([], None, "one entry an image"),
+        ([], None, "one entry per image"),
     ],
 )
 def test_arrays_that_disagree_are_errors(masks, labels, message):

@@ -64,7 +64,7 @@ def test_a_damaged_download_is_thrown_away(cache, server):
     folder, _ = server
     file = named_by_hash("resnet", b"good")
     (folder / file).write_bytes(b"bad")
-    with pytest.raises(ValueError, match=f"begins with {file[-12:-4]}.*{hashlib.sha256(b'bad').hexdigest()}"):
+    with pytest.raises(ValueError, match=f"starts with {file[-12:-4]}.*{hashlib.sha256(b'bad').hexdigest()}"):
         published.fetch(file)
     assert not list(cache.iterdir())
     (folder / file).write_bytes(b"good")

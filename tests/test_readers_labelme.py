@@ -111,7 +111,7 @@ FAULTS = {
     "two points": (shape("cat", [[1, 1], [5, 5]]), ["shape 1 of", "at least three"]),
     "rectangle of three": (shape("cat", SQUARE[:3], "rectangle"), ["a rectangle has two points"]),
     "circle of nothing": (shape("cat", [[5, 5], [5, 5]], "circle"), ["positive radii"]),
-    "outside": (shape("cat", [[70, 5], [80, 9]], "rectangle"), ["covers nothing", "40 x 60"]),
+    "outside": (shape("cat", [[70, 5], [80, 9]], "rectangle"), ["covers no area", "40 x 60"]),
     "no label": (shape("", SQUARE), ["needs a label"]),
     "damaged mask": (shape("cat", [[1, 1], [5, 5]], "mask", mask="AAAA"), ["cannot be read"]),
     "mask outside": (shape("cat", [[70, 50], [75, 55]], "mask", mask=encoded(np.ones((6, 6), bool))), ["no pixel"]),
