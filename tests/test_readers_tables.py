@@ -115,7 +115,7 @@ def test_yolo_labels_without_image_and_wrong_yaml_are_named(tmp_path):
     save_yaml(tmp_path / "data.yaml", "train: images/train\nnames: [cat, dog]\n")
     with pytest.raises(ValueError, match="z.txt: its image does not exist"):
         YoloDataset(tmp_path)
-    for text, message in (("a: [", "must be YAML"), ("- 1", "must contain `names`"), ("train: images", "`names` must be")):
+    for text, message in (("a: [", "must be YAML"), ("- 1", "contain `names`"), ("train: images", "`names` must be")):
         save_yaml(tmp_path / "data.yaml", text)
         with pytest.raises(ValueError, match=message):
             YoloDataset(tmp_path)

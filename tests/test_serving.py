@@ -267,10 +267,10 @@ def test_a_version_is_written_whole_and_not_overwritten_unasked(model, export, t
     assert saved_model.versions(folder) == [1, 7] and saved_model.versions(folder / "none") == []
     assert saved_model._version_folder(folder, None, False).name == "8"
     for wrong in (1, 7):
-        with pytest.raises(ValueError, match="never overwritten.*overwrite=True"):
+        with pytest.raises(ValueError, match="must not exist.*overwrite=True"):
             km.export_saved_model(model, folder, version=wrong)
     for wrong in (0, -1, 1.5, True, "2"):
-        with pytest.raises(ValueError, match="integer from 1"):
+        with pytest.raises(ValueError, match="integer >= 1"):
             km.export_saved_model(model, folder, version=wrong)
     with pytest.raises(ValueError, match="folder above"):
         km.export_saved_model(model, export)
