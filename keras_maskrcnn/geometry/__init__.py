@@ -1,1 +1,1 @@
-"""Mathematics of boxes, masks, image sizes and run lengths, without weights. Above it only `backend/`."""
+"""Functions for boxes, masks, image sizes and run lengths, without weights. Called by all rooms above."""

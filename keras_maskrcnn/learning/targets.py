@@ -1,6 +1,6 @@
-"""What the network should have answered: targets of the RPN and of the sampled RoIs.
+"""Training targets of the RPN and of the sampled RoIs.
 
-Ground truth and candidates come in, dictionaries of dense tensors go out; losses read them. No gradient flows.
+In: ground truth and candidates. Out: dictionaries of dense tensors for the losses. Targets have no gradient.
 B images, G ground-truth rows, N anchors, P proposals, S samples, Q of them possibly positive, K classes.
 """
 
@@ -11,7 +11,7 @@ from keras_maskrcnn.geometry.masks import sample_masks
 from keras_maskrcnn.learning.matching import BELOW, ignore_crowds, match
 from keras_maskrcnn.learning.sampling import order_samples, sample
 
-# How a mask is read: torchvision's `project_masks_on_boxes` is RoIAlign in its first, unaligned form.
+# How to resample a mask. Torchvision's `project_masks_on_boxes` uses RoIAlign with aligned=False.
 MASK_RULES = {
     "subpixel": {"sampling_ratio": 2, "aligned": True},
     "torchvision": {"sampling_ratio": 0, "aligned": False},
@@ -19,7 +19,7 @@ MASK_RULES = {
 
 
 def split_crowds(truth):
-    """Objects to learn and crowd regions to ignore: two bool (B, G) of `gt_valid` and `gt_crowd`."""
+    """Split the ground truth into objects and crowd regions to ignore: two bool (B, G)."""
     valid = ops.cast(truth["gt_valid"], "bool")
     crowd = truth.get("gt_crowd")
     if crowd is None:
@@ -29,7 +29,7 @@ def split_crowds(truth):
 
 
 def _assign(candidates, truth, high, low, keep_best, crowd_ioa):
-    """`match` of candidates (B, M, 4) or (M, 4) with the batch's ground truth, crowds ignored: int32 (B, M)."""
+    """Match candidates (B, M, 4) or (M, 4) with the batch's ground truth, ignoring crowds: int32 (B, M)."""
     objects, crowds = split_crowds(truth)
     boxes = ops.cast(truth["gt_boxes"], "float32")
     if len(candidates.shape) == 2:
@@ -51,7 +51,7 @@ def rpn_targets(
     Args:
         noise: float32 (B, N), uniform.
         anchors: float (N, 4), network pixels.
-        anchors_valid: bool (B, N) or None; False anchors take no part.
+        anchors_valid: bool (B, N) or None; anchors that are False are not used.
         truth: the batch's `gt_*` arrays (batch.py).
         positive_iou, negative_iou, num_samples, positive_fraction, box_weights, crowd_ioa: see MaskRCNNConfig.
 
@@ -70,7 +70,7 @@ def rpn_targets(
 
 
 def add_ground_truth(proposals, proposals_valid, truth):
-    """Append the objects' own boxes to the proposals, so that early training has positives (torchvision, Detectron).
+    """Append the ground-truth boxes to the proposals, so that early training has positives (torchvision, Detectron).
 
     Args:
         proposals: float (B, P, 4), network pixels. proposals_valid: bool (B, P). truth: the batch's `gt_*` arrays.
@@ -124,11 +124,11 @@ def roi_targets(
 
 
 def mask_targets(rois, matched, truth, mask_size, rule="subpixel"):
-    """The matched objects' masks seen through the RoIs (Mask R-CNN section 3, "Mask Representation").
+    """Resample the masks of the matched objects inside the RoIs (Mask R-CNN section 3, "Mask Representation").
 
     Args:
         rois: float (B, Q, 4), network pixels. matched: int32 (B, Q). truth: the batch's `gt_*` arrays.
-        mask_size: cells a side. rule: "subpixel" or "torchvision", see MaskRCNNConfig.
+        mask_size: cells per side. rule: "subpixel" or "torchvision", see MaskRCNNConfig.
 
     Returns:
         float32 (B, Q, mask_size, mask_size) in 0..1.

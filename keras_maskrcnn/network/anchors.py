@@ -1,7 +1,7 @@
 """Anchors: the reference boxes that the RPN moves and scales (Faster R-CNN section 3.1.1; FPN section 4.1).
 
-Sizes and ratios come in, boxes in network pixels go out, in the order (row, column, ratio) in which the RPN's
-convolutions lay out their answers. Called by `model.py`.
+In: sizes and ratios. Out: boxes in network pixels, in the order (row, column, ratio) of the RPN's outputs. Called by
+`model.py`.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ def cell_anchors(size, ratios):
 
     Args:
         size: square root of the anchors' area, network pixels.
-        ratios: height over width, A of them.
+        ratios: A values of height / width.
 
     Returns:
         numpy float32 (A, [x1, y1, x2, y2]).
@@ -24,11 +24,11 @@ def cell_anchors(size, ratios):
 
 
 def level_anchors(rows, columns, spacing, cells):
-    """All anchors of one pyramid level; a cell's anchors are centred on the pixel (column, row) * spacing.
+    """All anchors of one pyramid level. The anchors of a cell are centred on the pixel (column, row) * spacing.
 
     Args:
         rows, columns: size of the level's map, ints or scalar tensors.
-        spacing: (y, x), network pixels from cell to cell: ints or scalar tensors.
+        spacing: (y, x), network pixels between neighbouring cells: ints or scalar tensors.
         cells: float (A, [x1, y1, x2, y2]) from `cell_anchors`.
 
     Returns:
