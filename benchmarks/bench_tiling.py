@@ -5,7 +5,7 @@
 The model is that of `keras-maskrcnn demo`. 400 shapes of the size it was trained on lie across the borders of the tiles
 of a 6000x6000 image. "small": each shape in a 96x96 cut-out around it. "tiled": `Predictor(model, tile=1024,
 overlap=0.2)` on the whole image. A detection is correct if its label and mask (IoU >= 0.5) are; a duplicate is another
-detection of the same class on the pixels of a shape. (After minutes of training some shapes are also found as two classes.)
+detection of the same class on the pixels of a shape. (After minutes of training, some shapes are found as two classes.)
 """
 
 import argparse
