@@ -221,7 +221,7 @@ FAULTS = {
     ),
     "mask empty": (
         change_first(segmentation={"size": [20, 30], "counts": [600]}),
-        ["annotation 1", "no pixel"],
+        ["annotation 1", "mask is empty"],
         (2, 3),
     ),
     "mask damaged": (

@@ -261,7 +261,7 @@ def test_faults_of_mask_files_are_named(tmp_path):
     with pytest.warns(UserWarning, match="Left out 4"):
         dataset = InstanceFilesDataset(tmp_path, on_error="skip")
     told = {fault.where.split("/")[-1]: str(fault) for fault in dataset.faults}
-    assert "no pixel" in told["a_2.png"] and "sides are swapped" in told["a_3.png"]
+    assert "mask is empty" in told["a_2.png"] and "sides are swapped" in told["a_3.png"]
     assert "its name matches no image" in told["z_1.png"] and "its name matches no image" in told["zz"]
     assert len(dataset[0].instances) == 1
     with pytest.raises(ValueError, match="images/"):

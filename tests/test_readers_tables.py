@@ -91,7 +91,7 @@ YOLO_FAULTS = {
     "pixels": ("0 5 4 25 4 25 14", ["fractions", "4 to 25"]),
     "odd": ("0 0.1 0.1 0.5 0.1 0.5 0.5 0.1", ["7 numbers"]),
     "two points": ("0 0.1 0.1", ["2 numbers"]),
-    "words": ("cat 0.1 0.1 0.5 0.1 0.5 0.5", ["holds numbers"]),
+    "words": ("cat 0.1 0.1 0.5 0.1 0.5 0.5", ["hold numbers"]),
     "nothing": ("0 0.2 0.2 0.2 0.2 0.2 0.2", ["covers no area"]),
 }
 

@@ -264,7 +264,7 @@ def test_via3_image_inside_the_project_and_a_text_attribute(tmp_path):
     "broken, words",
     [
         (mark([1, 5, 5], **{"1": "0"}), ["shape number 1", "encloses nothing"]),
-        (mark([3, 5, 5], **{"1": "0"}), ["a circle has 3 numbers"]),
+        (mark([3, 5, 5], **{"1": "0"}), ["a circle needs 3 numbers"]),
         (mark([9, 1, 1, 2, 2, 3, 3], **{"1": "0"}), ["lie on a line"]),
         (mark([2, 5, 5, 5, 5]), ["'animal'", "'0': 'dog'"]),
         (mark([2, 5, 5, 5, 5], **{"1": "7"}), ["'7'"]),

@@ -102,7 +102,7 @@ def test_where_the_canvas_shows_in_the_answer_each_file_gets_its_own():
     """Torchvision's padding: the signature's function, which nobody saved."""
     import tensorflow as tf
 
-    from keras_maskrcnn.serving.signatures import Answers, signatures
+    from keras_maskrcnn.serving.signatures import GraphFunctions, signatures
 
     model = make_model(mask_padding=False)
     function, inputs = signatures(model)["serve_bytes"]
@@ -113,7 +113,7 @@ def test_where_the_canvas_shows_in_the_answer_each_file_gets_its_own():
         assert_row_is(answer, row, find(model, files[row]))
     assert answer["problems"][1] and not answer["valid"][1].any()
     # Group norm takes the canvas into its statistics.
-    assert Answers(make_model(norm="group")).one_by_one and not Answers(make_model()).one_by_one
+    assert GraphFunctions(make_model(norm="group")).one_by_one and not GraphFunctions(make_model()).one_by_one
 
 
 def test_options_act_on_the_nms_of_their_own_image(model, served):

@@ -1,4 +1,4 @@
-"""Readers, transforms and the loader: from files to batches, in numpy, without a model."""
+"""Readers, transforms and the loader: from files to batches, in numpy, independent of the model."""
 
 from keras_maskrcnn.data.images.reading import ImageError, read_image
 from keras_maskrcnn.data.loading.loader import DataLoader, EpochSync

@@ -1,4 +1,4 @@
-"""Any dataset as COCO JSON: what evaluation compares with, and a file that CocoDataset and other tools read.
+"""Convert a dataset to COCO JSON, for the evaluation, and as a file for CocoDataset and other tools.
 
 Called by `Dataset.to_coco`.
 """
@@ -14,7 +14,7 @@ from keras_maskrcnn.host.files import write_atomically, write_text
 
 
 def coco_content(dataset, names=None):
-    """The ground truth as a COCO dictionary in dataset ids, for pycocotools.
+    """The ground truth as a COCO dictionary with the dataset's ids, for pycocotools.
 
     Annotations are numbered from 1: pycocotools takes an id of 0 for "no match". Boxes and areas are the stated ones,
     or else come from the mask.
@@ -47,7 +47,7 @@ def coco_content(dataset, names=None):
 
 
 def write_coco(dataset, path):
-    """Write a dataset as COCO JSON, whole or not at all. Returns the content.
+    """Write a dataset as COCO JSON, atomically. Returns the content.
 
     Images that are no files of their own (arrays, or embedded in annotation files) are written as PNG or TIFF, with all
     their channels, into `<name of path>_images` beside it. `file_name`s are relative to `dataset.image_dir`, or to that
@@ -70,7 +70,7 @@ def image_folder(dataset, path):
 
 
 def is_file(record):
-    """Whether an image is a file of its own."""
+    """Whether an image is stored in its own file."""
     return isinstance(record.source, (str, pathlib.Path))
 
 
@@ -79,7 +79,7 @@ def _images_folder(path):
 
 
 def _write_image(dataset, index, folder, root):
-    """Write an image that is no file, as PNG, or as TIFF what no PNG holds. Returns its name relative to `root`."""
+    """Write an image from memory as PNG, or as TIFF if PNG cannot hold it. Returns its name relative to `root`."""
     pixels = dataset.load_image(index, None, None)
     png = pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3, 4)
     file = folder / f"{index + 1:06d}.{'png' if png else 'tif'}"
@@ -91,7 +91,7 @@ def _write_image(dataset, index, folder, root):
 
 
 def _write_tiff(path, pixels):
-    """One page, samples of a pixel side by side, compressed."""
+    """Write one page with interleaved samples, compressed."""
     import tifffile  # slow to import, and only images of other channels or dtypes need it
 
     if pixels.dtype == bool:
@@ -104,7 +104,7 @@ def _file_name(record, root):
 
 
 def _relative(path, root):
-    """The path as seen from `root`, with slashes on every system."""
+    """The path relative to `root`, with forward slashes on every system."""
     return pathlib.Path(os.path.relpath(path, root)).as_posix()
 
 

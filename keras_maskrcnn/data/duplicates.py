@@ -1,4 +1,4 @@
-"""Images that are there twice: the same file, or the same picture saved again.
+"""Find duplicate images: the same file, or the same picture saved again.
 
 Copies in training and validation data make a model look better than it is. Equal files have equal digests. Pictures
 that were resized, re-encoded or made brighter are found by a perceptual hash: the signs, against their median, of the
@@ -27,7 +27,7 @@ _ROWS = 2048  # hashes compared at once: 2048 x 100 000 products take 0.8 GB
 
 
 def duplicate_groups(dataset, near_bits=NEAR_BITS, workers=2, progress=None):
-    """Images that belong together because some are copies of others.
+    """Groups of images that are copies of each other.
 
     Args:
         dataset: Dataset.
@@ -39,7 +39,7 @@ def duplicate_groups(dataset, near_bits=NEAR_BITS, workers=2, progress=None):
         List of lists of positions, rising, each of two or more images.
 
     Raises:
-        ImageError: an image cannot be read, unless the dataset skips faults: then it is nobody's copy.
+        ImageError: an image cannot be read, unless the dataset skips faults; then it counts as no copy.
     """
     digests, hashes = [], []
 
@@ -79,7 +79,7 @@ def describe(dataset, index, perceptual=True):
 
 
 def perceptual_hash(image):
-    """The bits by which copies of a picture are known.
+    """The bits that copies of a picture share.
 
     Args:
         image: uint8 (H, W, 3).

@@ -51,12 +51,12 @@ def _detect(model, images, image_size):
     """Resize, detect, convert boxes to image pixels. All shapes are static if `image_size` is given."""
     import tensorflow as tf
 
-    from keras_maskrcnn.serving.signatures import Answers
+    from keras_maskrcnn.serving.signatures import GraphFunctions
 
     batch = tf.shape(images)[0]
     if image_size is None:
         source = tf.shape(images)[1:3]
-        network = Answers(model).network_size(source)
+        network = GraphFunctions(model).network_size(source)
     else:
         source, network = tf.constant(image_size), tf.constant(network_size(*image_size, model.config))
     # Cast first: in ONNX, resizing uint8 rounds to uint8.

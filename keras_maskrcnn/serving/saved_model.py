@@ -108,14 +108,14 @@ def _write(model, served, folder, optimize, dtype, name):
     # Not the model itself, which would include its optimizer and metrics.
     weights = tf.Module()
     weights.served = [weight.value for weight in served.weights]
-    answers = signatures(served)
+    contract = signatures(served)
     if without_files(model.config):
         print(without_files(model.config))
     with backend.stock_operators():
         functions = {
             key: tf.function(function, autograph=False).get_concrete_function(**inputs)
-            for key, (function, inputs) in answers.items()
+            for key, (function, inputs) in contract.items()
         }
         tf.saved_model.save(weights, folder, functions)
-    write_assets(folder, model, answers, optimized=bool(optimize or dtype), dtype=dtype)
-    write_warmup(folder, answers, name, model.config)
+    write_assets(folder, model, contract, optimized=bool(optimize or dtype), dtype=dtype)
+    write_warmup(folder, contract, name, model.config)

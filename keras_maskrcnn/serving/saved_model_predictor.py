@@ -54,8 +54,8 @@ class SavedModelPredictor:
             name: tf.constant([-1.0 if value is None else value], tf.float32) for name, value in self.options.items()
         }
         options["max_detections"] = tf.constant([-1])
-        answer = self._signature(images=tf.constant(image[None], self._input_dtype), **options)
-        return found_instances({name: value.numpy()[0] for name, value in answer.items()}, self.config)
+        outputs = self._signature(images=tf.constant(image[None], self._input_dtype), **options)
+        return found_instances({name: value.numpy()[0] for name, value in outputs.items()}, self.config)
 
 
 def found_instances(row, config):

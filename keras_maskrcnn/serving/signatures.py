@@ -55,17 +55,17 @@ def signatures(model):
     Returns:
         dict from name to (function of keyword tensors -> dict of tensors, dict from input name to tf.TensorSpec).
     """
-    config, answers = model.config, Answers(model)
+    config, functions = model.config, GraphFunctions(model)
     dtype = INPUT_DTYPES[config.image_dtype]
     inputs = {"images": tf.TensorSpec((None, None, None, config.num_channels), dtype, name="images")}
     files = {"image_bytes": tf.TensorSpec((None,), tf.string, name="image_bytes")}
     options = {name: tf.TensorSpec((None,), dtype, name=name) for name, dtype in OPTIONS.items()}
-    kinds = {"images": (answers.to_images, inputs)}
+    kinds = {"images": (functions.to_images, inputs)}
     if without_files(config) is None:
-        kinds |= {"bytes": (answers.to_files, files), "rle": (answers.in_run_lengths, files)}
+        kinds |= {"bytes": (functions.to_files, files), "rle": (functions.in_run_lengths, files)}
     plain = {f"serve_{kind}": pair for kind, pair in kinds.items()}
     plain = {"serving_default": plain.pop("serve_images"), **plain}
-    return plain | {f"serve_{kind}_options": (answer, needs | options) for kind, (answer, needs) in kinds.items()}
+    return plain | {f"serve_{kind}_options": (function, needs | options) for kind, (function, needs) in kinds.items()}
 
 
 def without_files(config):
@@ -78,7 +78,7 @@ def without_files(config):
     )
 
 
-class Answers:
+class GraphFunctions:
     """The graph functions, which share one copy of the model's graph.
 
     Args:
@@ -120,19 +120,19 @@ class Answers:
         found = detect(batch["images"], batch["network_sizes"], options)
         readable = tf.equal(tf.strings.length(batch["problems"]), 0)
         found = {name: _where_rows(readable, array) for name, array in found.items()}
-        answer = self._in_image_frame(found, batch["network_sizes"], batch["image_sizes"])
-        return answer | {"problems": batch["problems"]}
+        outputs = self._in_image_frame(found, batch["network_sizes"], batch["image_sizes"])
+        return outputs | {"problems": batch["problems"]}
 
     def in_run_lengths(self, image_bytes, **options):
         """`serve_rle`: as `to_files`, with each mask as COCO's run-length code in image pixels."""
-        answer = self.to_files(image_bytes, **options)
+        outputs = self.to_files(image_bytes, **options)
 
         def encode(row):
             return encode_masks(*row, self.config.mask_pasting)
 
-        rows = (answer.pop("masks"), answer["boxes"], answer["valid"], answer["image_sizes"])
+        rows = (outputs.pop("masks"), outputs["boxes"], outputs["valid"], outputs["image_sizes"])
         spec = tf.TensorSpec((self.config.max_detections,), tf.string)
-        return answer | {"mask_rle": tf.map_fn(encode, rows, fn_output_signature=spec, parallel_iterations=1)}
+        return outputs | {"mask_rle": tf.map_fn(encode, rows, fn_output_signature=spec, parallel_iterations=1)}
 
     def network_size(self, source):
         """`geometry.resizing.network_size` on tensors: int32 [height, width] -> int32 [height, width], in float64."""

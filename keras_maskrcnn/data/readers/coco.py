@@ -197,7 +197,7 @@ def _geometry(segmentation, height, width):
 def _run_lengths(segmentation, height, width):
     size = list(segmentation.get("size", ()))
     if size != [height, width]:
-        swapped = "Height and width are swapped: `size` is [height, width]. " if size == [width, height] else ""
+        swapped = "The sides are swapped: `size` is [height, width]. " if size == [width, height] else ""
         raise FaultyAnnotation(
             f"its mask must have the size of its image, {[height, width]}. Received {size}.",
             f"{swapped}Encode the mask at the size of the image.",

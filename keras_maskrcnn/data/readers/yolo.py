@@ -176,7 +176,7 @@ def _class_and_mask(text, names, height, width):
         )
     if not ((values >= -_BEYOND) & (values <= 1 + _BEYOND)).all():
         raise FaultyAnnotation(
-            f"coordinates must be fractions of width and height, in 0..1. Received {values.min():g}..{values.max():g}.",
+            f"coordinates must be fractions of width and height (0..1). Received {values.min():g} to {values.max():g}.",
             "Divide pixel coordinates by the image's width and height.",
         )
     points = np.clip(values, 0, 1).reshape(-1, 2) * (width, height)
