@@ -1,7 +1,7 @@
-"""Convolution with its norm: the one building block that backbone, pyramid and heads share.
+"""Convolution with norm: the building block shared by backbone, pyramid and heads.
 
-Weights are stored under the field's names (kernel, bias, gamma, beta, moving_mean, moving_variance), so that
-loaders of foreign checkpoints can address them.
+Weights have the usual names (kernel, bias, gamma, beta, moving_mean, moving_variance), so that loaders of other
+checkpoints can address them.
 """
 
 import keras
@@ -10,18 +10,18 @@ from keras import ops
 from keras_maskrcnn import backend
 
 EPSILON = 1e-5  # torchvision's and Detectron2's batch norm; Keras' default is 1e-3.
-MOMENTUM = 0.9  # share of the old moving statistics; torchvision's 0.1 of the new.
+MOMENTUM = 0.9  # weight of the old moving statistics; torchvision's momentum is 0.1 for the new ones.
 GROUPS = 32  # Wu and He 2018, section 4.
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
 class FrozenBatchNorm(keras.layers.Layer):
-    """Batch norm whose statistics and affine weights never change (paper section 3.1): y = x * scale + shift.
+    """Batch norm with constant statistics and affine weights (paper section 3.1): y = x * scale + shift.
 
     Unlike `BatchNormalization(trainable=False)` it stays frozen when the user sets `model.trainable = True`.
 
     Args:
-        scale: gamma as long as no weights are loaded.
+        scale: initial gamma, until weights are loaded.
         epsilon: added to the variance.
     """
 
@@ -45,7 +45,7 @@ class FrozenBatchNorm(keras.layers.Layer):
         return _affine(self)
 
     def uses_batch(self, training):
-        """Never: the affine map is constant."""
+        """False: the affine map is constant."""
         return False
 
     def call(self, inputs):
@@ -60,21 +60,21 @@ class FrozenBatchNorm(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
 class BatchNorm(keras.layers.BatchNormalization):
-    """Keras' batch norm with the backend's fused kernel where it has one (TensorFlow), and torch's constants."""
+    """Keras' batch norm, with the backend's fused kernel if it has one (TensorFlow), and torch's constants."""
 
     def __init__(self, momentum=MOMENTUM, epsilon=EPSILON, **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
     def affine(self):
-        """Scale and shift of the moving statistics, float32 (C,)."""
+        """Scale and shift from the moving statistics, float32 (C,)."""
         return _affine(self)
 
     def uses_batch(self, training):
-        """Whether it normalises by the batch, and so is no constant map."""
+        """Whether it normalises with batch statistics, so that it is not a constant map."""
         return bool(training) and self.trainable
 
     def call(self, inputs, training=None):
-        """Normalise float (B, h, w, C) by the batch while training, else by the moving statistics."""
+        """Normalise float (B, h, w, C) with batch statistics in training, else with the moving statistics."""
         if not (self.uses_batch(training) and backend.HAS_FUSED_BATCH_NORM):
             return super().call(inputs, training=training)
         outputs, mean, variance = backend.fused_batch_norm(inputs, self.gamma, self.beta, self.epsilon)
@@ -100,7 +100,7 @@ def make_norm(norm, name, dtype=None, frozen_scale=1.0, epsilon=EPSILON):
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
 class Predictor1x1(keras.layers.Layer):
-    """Kernel and bias of a 1x1 convolution that its head computes in a way of its own, float32 under any policy.
+    """Kernel and bias of a 1x1 convolution that the head itself computes; float32 under any dtype policy.
 
     Args:
         filters: output channels.
@@ -114,7 +114,7 @@ class Predictor1x1(keras.layers.Layer):
     def build(self, input_shape):
         """Create kernel (1, 1, C, filters) and bias (filters,) for (..., C)."""
         shape = (1, 1, input_shape[-1], self.filters)
-        # autocast=False: the head that reads them may stand in a scope of bfloat16.
+        # autocast=False: the head that reads them may run in a bfloat16 scope.
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer, autocast=False)
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros", autocast=False)
 
@@ -127,7 +127,7 @@ class Predictor1x1(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
 class ConvNorm(keras.layers.Layer):
-    """Convolution, norm, ReLU, with padding k // 2 on every side (`backend.generic.convolve` says why).
+    """Convolution, norm, ReLU, with padding k // 2 on every side (`backend.generic.convolve` explains why).
 
     Args:
         filters: output channels.
@@ -136,7 +136,7 @@ class ConvNorm(keras.layers.Layer):
         norm: None or "none" (the convolution gets a bias instead), "frozen_batch", "batch" or "group".
         relu: whether ReLU follows.
         kernel_initializer: a Keras initializer.
-        frozen_scale: gamma of a frozen norm as long as no weights are loaded.
+        frozen_scale: initial gamma of a frozen norm, until weights are loaded.
         norm_epsilon: added to the norm's variance.
     """
 
@@ -179,8 +179,8 @@ class ConvNorm(keras.layers.Layer):
     def call(self, inputs, training=None):
         """Convolve one map, or a list of maps with the same weights.
 
-        A norm that does not depend on the batch is an affine map, which goes into kernel and bias: the same function,
-        without passes over the features.
+        A norm that does not depend on the batch is an affine map. It is folded into kernel and bias: the same function
+        without extra passes over the features.
 
         Args:
             inputs: float (B, h, w, C), or a list of them.

@@ -1,20 +1,20 @@
-"""The padded border of a canvas: which cells of a feature map are image, and how to keep the rest out of it.
+"""Padding of a canvas: which cells of a feature map belong to the image, and how to zero the others.
 
-A canvas holds an image at its top left and zeros elsewhere. A convolution with a bias or a norm makes the zeros
-non-zero, and the next one carries them into the image's border; then an image alone and the same image in a wider
-batch differ. Zeroing the padding before each convolution that looks sideways removes the difference exactly.
-Called by `backbone.py`, `fpn.py` and `model.py`; pure functions of `keras.ops`.
+A canvas has the image at its top left and zeros elsewhere. A convolution with a bias or a norm makes the zeros
+non-zero, and the next one mixes them into the border of the image. Then the result for an image depends on the canvas.
+Zeroing the padding before each convolution larger than 1x1 removes the difference exactly. Called by `backbone.py`,
+`fpn.py` and `model.py`; pure functions in `keras.ops`.
 """
 
 from keras import ops
 
 
 def valid_extents(image_sizes, stride):
-    """Rows and columns of a feature map that hold image: ceil(size / stride).
+    """Rows and columns of a feature map that belong to the image: ceil(size / stride).
 
     Args:
         image_sizes: int (B, [height, width]), network pixels.
-        stride: network pixels a cell.
+        stride: network pixels per cell.
 
     Returns:
         int32 (B, [rows, columns]).
@@ -26,9 +26,9 @@ def valid_cells(features, image_sizes, stride):
     """True where a cell of the map belongs to the image.
 
     Args:
-        features: (B, h, w, C); only its shape is read.
+        features: (B, h, w, C); only its shape is used.
         image_sizes: int (B, [height, width]), network pixels.
-        stride: network pixels a cell.
+        stride: network pixels per cell.
 
     Returns:
         bool (B, h, w).
@@ -40,12 +40,12 @@ def valid_cells(features, image_sizes, stride):
 
 
 def zero_padding(features, image_sizes, stride):
-    """Set the cells beyond the image to zero; without image sizes, return the map as it is.
+    """Set the cells outside the image to zero. Without image sizes, return the map unchanged.
 
     Args:
         features: float (B, h, w, C).
         image_sizes: int (B, [height, width]), network pixels, or None.
-        stride: network pixels a cell.
+        stride: network pixels per cell.
 
     Returns:
         float (B, h, w, C).
@@ -57,19 +57,19 @@ def zero_padding(features, image_sizes, stride):
 
 
 def repeat_border(features, image_sizes, stride):
-    """Fill the padding with the image's last row and column, for samplers that clamp at the map's edge.
+    """Fill the padding with the image's last row and column, for samplers that clamp at the edge of the map.
 
-    RoIAlign clamps a sample beyond the last cell to that cell; in a padded map it would mix with zeros instead. And a
-    sample more than a cell beyond the last one is 0 to it, which a box thinner than a cell reaches, since it is widened
-    to one: so the map grows by a cell, whether the image fills it or not.
+    RoIAlign clamps a sample outside the last cell to that cell; in a padded map it would mix with zeros instead. A
+    sample more than one cell outside reads 0. A box thinner than one cell is widened to one, so its samples can be that
+    far outside. Therefore the map is enlarged by one cell, even if the image fills it.
 
     Args:
         features: float (B, h, w, C).
-        image_sizes: int32 (B, [height, width]), network pixels, or None (returns the map as it is).
-        stride: network pixels a cell.
+        image_sizes: int32 (B, [height, width]), network pixels, or None (returns the map unchanged).
+        stride: network pixels per cell.
 
     Returns:
-        float (B, h + 1, w + 1, C), or the map as it is.
+        float (B, h + 1, w + 1, C), or the map unchanged.
     """
     if image_sizes is None:
         return features
