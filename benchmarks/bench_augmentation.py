@@ -1,9 +1,9 @@
-"""What augmentation costs an image on its way into a batch, against the loader without it.
+"""Cost of augmentation per image in the loader, compared with no augmentation.
 
     python benchmarks/bench_augmentation.py --runs 5
 
-640x480 JPEGs with 8 objects each become 768x1024 network pixels on a 1024 canvas, 28x28 masks. One thread, nothing
-cached: milliseconds of processor time an image, the medians of runs in turns.
+640x480 JPEGs with 8 objects each become 768x1024 network pixels on a 1024 canvas, 28x28 masks. One thread, no
+cache. Prints milliseconds of processor time per image, medians of alternating runs.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def write_dataset(folder):
 
 
 def milliseconds(loader):
-    """One pass over the dataset, milliseconds of processor time an image."""
+    """One pass over the dataset, milliseconds of processor time per image."""
     started = time.thread_time()
     for index in range(len(loader)):
         loader[index]

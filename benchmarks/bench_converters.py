@@ -1,10 +1,10 @@
-"""What an export costs in each runtime and how far its answers are from the model's, on real images.
+"""Time of an export in each runtime, and deviation of its detections from the model's, on real images.
 
-python benchmarks/bench_converters.py --images ../shared/data/coco_tiny/val2017
+python benchmarks/bench_converters.py --images coco/val2017
 
-R50-FPN with the weights of tests/golden (100 detections in any image: the most work there can be), or --model; images
-cut or repeated to one size, because LiteRT takes one. Runtimes take turns; medians. For each detection of the model the
-nearest box of the export with the same label is looked for: "within 1 px" is the share of those that have one.
+R50-FPN with the weights of tests/golden (100 detections in any image, the maximum), or --model. Images are cropped or
+repeated to one size, because LiteRT needs a fixed size. Runtimes take turns; medians. For each detection of the model
+it finds the nearest box of the export with the same label. "within 1 px" is the share of detections with such a box.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main():
                 began = time.perf_counter()
                 path, run = prepare(model, pathlib.Path(scratch), size)
                 runners[name] = Runner(run, megabytes(path), time.perf_counter() - began)
-            except Exception as error:  # which runtimes fail, and how, is what is measured
+            except Exception as error:  # failures of runtimes are part of the result
                 print(f"{name}: does not run: {' '.join(str(error).split())[:300]}", flush=True)
         for _ in range(args.runs):
             for runner in runners.values():
@@ -55,13 +55,13 @@ def main():
 
 
 class Runner:
-    """One runtime: its answers and its times."""
+    """One runtime: its detections and its times."""
 
     def __init__(self, run, size, seconds):
         self.run, self.size, self.seconds, self.times, self.answers = run, size, seconds, [], {}
 
     def answer(self, image):
-        """Run one image, and keep time and answer; the first turn is not timed."""
+        """Run one image; keep the time and the detections. The first turn is not timed."""
         began = time.perf_counter()
         answer = self.run(image[None])
         if id(image) in self.answers:
@@ -80,7 +80,7 @@ class Runner:
 
 
 def compare(answer, found, config):
-    """For each expected detection: whether there is one within a pixel, and how far that one is off.
+    """For each expected detection: whether there is one within a pixel, and its deviation.
 
     Returns:
         near bool (n,); of the near ones box errors, score errors and the share of equal pixels inside the box.
@@ -94,7 +94,7 @@ def compare(answer, found, config):
     near = apart.min(1) < 1
     rows = nearest[near]
     scores = np.abs(answer["scores"][0, rows] - found.scores[near])
-    # Both in the expected box: the share is that of the mask, not of a box moved across a pixel's border.
+    # Paste both in the expected box, to compare masks without the effect of box rounding.
     windows = [
         paste_mask_windows(masks, found.boxes[near], found.image_size, pasting=config.mask_pasting)
         for masks in (found.box_masks[near], answer["masks"][0, rows])
@@ -138,7 +138,7 @@ def openvino(name, write):
         import openvino
 
         path = scratch / name
-        if not path.exists():  # another runtime's turn has written it
+        if not path.exists():  # written in another runtime's turn
             write(model, path, size)
         compiled = openvino.Core().compile_model(openvino.convert_model(path), "CPU")
         return path, lambda images: {output.any_name: value for output, value in compiled(images).items()}

@@ -25,7 +25,7 @@ CASES = {name: {"image": (800, 1056), "batch": 1, "detections": 100, "exported":
 
 
 def ours(case):
-    """`predict_on_batch`, or the export's signature; images come in as they are."""
+    """`predict_on_batch`, or the export's signature, without resizing."""
     height, width = case["image"]
     images = twins.make_images(case["batch"], height, width)
     model = twins.our_model(
@@ -47,7 +47,7 @@ def ours(case):
 
 
 def theirs(case):
-    """Torchvision's model, without its pasting of masks into whole images, which ours leaves until it is asked for."""
+    """Torchvision's model, without pasting masks into whole images, which our model does only on request."""
     import torch
 
     height, width = case["image"]
@@ -60,7 +60,7 @@ def theirs(case):
     def run():
         with torch.inference_mode():
             found = model([tensor.to(twins.their_device()) for tensor in tensors])
-        found = [{name: values.cpu() for name, values in image.items()} for image in found]  # as ours answers
+        found = [{name: values.cpu() for name, values in image.items()} for image in found]  # as in our outputs
         assert len(found[0]["boxes"]) == case["detections"], len(found[0]["boxes"])
 
     return run

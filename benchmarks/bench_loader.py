@@ -1,4 +1,4 @@
-"""Images a second on two cores: 640x480 JPEG and polygons -> flipped, resized, padded to 1024x1024 with masks.
+"""Images per second on two cores: 640x480 JPEG and polygons -> flipped, resized, padded to 1024x1024 with masks.
 
     python benchmarks/bench_loader.py --torch-python VENV/bin/python
 
@@ -52,7 +52,7 @@ def write_dataset(objects):
 
 
 def ours(case):
-    """All batches of an epoch, by two threads as Keras runs them."""
+    """All batches of an epoch, with two threads as in Keras."""
     from concurrent.futures import ThreadPoolExecutor
 
     import keras_maskrcnn as km
@@ -79,7 +79,7 @@ def ours(case):
 
 
 def theirs(case):
-    """The same by torchvision; workers persist, so that their start is not timed."""
+    """The same with torchvision. Workers persist, so their start is not timed."""
     import torch
     from torchvision import tv_tensors
     from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2

@@ -2,8 +2,8 @@
 
     python benchmarks/bench_roi_align.py --torch-python VENV/bin/python
 
-A gradient is timed on its own: TensorFlow prunes the forward pass from a graph that does not read the crops, and
-torchvision's is called before.
+Gradients are timed alone: TensorFlow removes the forward pass from a graph that does not use the crops, and
+torchvision's forward pass runs before the timing.
 """
 
 import numpy as np
@@ -60,14 +60,14 @@ def ours(case):
 
     def crop(maps):
         images = tf.zeros_like(levels)
-        # As the layer chooses: the stock path has a form for inference and one for training.
+        # As in the layer: the stock path has one form for inference and one for training.
         align = backend.multilevel_roi_align if case["kind"] == "forward" else backend.trainable_multilevel_roi_align
         return align(maps, boxes, images, levels, scales, size, 2, False, "average")
 
     if case["kind"] == "forward":
         function = tf.function(lambda: crop(maps), autograph=False)
     else:
-        # What depends on the boxes alone (the sparse matrix of the stock path) counts with the gradient.
+        # Work that depends only on the boxes (the sparse matrix of the stock path) counts as part of the gradient.
         def gradient():
             with tf.GradientTape() as tape:
                 tape.watch(maps)

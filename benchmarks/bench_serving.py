@@ -1,9 +1,9 @@
-"""An R50-FPN export as a server meets it: size on disk, load time, first call and steady latency of each signature.
+"""An R50-FPN export on a server: size on disk, load time, first call and steady latency of each signature.
 
 python benchmarks/bench_serving.py [--dtype bfloat16] [--show signatures.txt]
 
 The weights are those of the other benchmarks, which give 100 detections on any image. Everything after the export runs
-in a process of its own, which imports TensorFlow and not this package.
+in a separate process, which imports TensorFlow but not this package.
 """
 
 import argparse
@@ -24,10 +24,10 @@ CASES = (("serving_default", 1), ("serve_bytes", 1), ("serve_rle", 1), ("serve_b
 def main():
     """Export, then time the export in another process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the convolutions")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="dtype of the convolutions")
     parser.add_argument("--calls", type=int, default=5, help="timed calls of each signature, after the first")
-    parser.add_argument("--show", help="file for what `saved_model_cli show --all` says")
-    parser.add_argument("--directory", help="where to leave the export; a temporary folder otherwise")
+    parser.add_argument("--show", help="file for the output of `saved_model_cli show --all`")
+    parser.add_argument("--directory", help="folder for the export (default: a temporary folder)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         version = export(args.directory or scratch, args.dtype)
@@ -61,7 +61,7 @@ def print_sizes(version):
 
 
 def show(version, path):
-    """Keep what saved_model_cli says of the export."""
+    """Store the output of saved_model_cli for the export."""
     command = "from tensorflow.python.tools.saved_model_cli import main; main()"
     told = subprocess.run(
         [sys.executable, "-c", command, "show", "--dir", str(version), "--all"], capture_output=True, text=True

@@ -1,11 +1,11 @@
-"""A large image in tiles against the same objects in small images: recall, precision, duplicates, memory.
+"""A large image in tiles compared with the same objects in small images: recall, precision, duplicates, memory.
 
     python benchmarks/bench_tiling.py --model demo/run/best.keras
 
 The model is that of `keras-maskrcnn demo`. 400 shapes of the size it was trained on lie across the borders of the tiles
 of a 6000x6000 image. "small": each shape in a 96x96 cut-out around it. "tiled": `Predictor(model, tile=1024,
-overlap=0.2)` on the whole. A detection is right if label and mask (IoU >= 0.5) are; a duplicate is one more detection
-of the same class on the pixels of a shape. (A model trained for minutes also finds some shapes as two classes.)
+overlap=0.2)` on the whole image. A detection is correct if its label and mask (IoU >= 0.5) are; a duplicate is another
+detection of the same class on the pixels of a shape. (After minutes of training, some shapes are found as two classes.)
 """
 
 import argparse
@@ -85,7 +85,7 @@ def score_small(predictor, image, shapes):
 
 
 def match(found, shapes):
-    """(right, found, duplicates): each shape takes the surest detection that is right."""
+    """(correct, found, duplicates): each shape takes the correct detection with the highest score."""
     owner = np.full(found.image_size, -1, np.int16)
     for k, (_, window, x, y) in enumerate(shapes):
         owner[y : y + window.shape[0], x : x + window.shape[1]][window] = k

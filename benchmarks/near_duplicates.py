@@ -1,6 +1,6 @@
-"""How well perceptual hashes tell copies of an image from other images: bits that differ, for pHash (ours) and dHash.
+"""How well perceptual hashes separate copies of an image from other images: differing bits of pHash (ours) and dHash.
 
-python benchmarks/near_duplicates.py ../shared/data/nuclei/*/images ../shared/data/coco_tiny/*2017
+python benchmarks/near_duplicates.py nuclei/*/images coco/val2017
 """
 
 import argparse

@@ -3,8 +3,8 @@
     KERAS_BACKEND=tensorflow python benchmarks/operators.py
     KERAS_BACKEND=jax python benchmarks/operators.py
 
-The figures in the comments of `keras_maskrcnn/backend/` come from here. Wall and CPU time are the
-least of several runs; the CPU time of all threads stays readable on a machine that others use.
+The times in the comments of `keras_maskrcnn/backend/` come from this script. Wall and CPU time are the
+minima of several runs; the CPU time of all threads is meaningful even on a shared machine.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Two processes that take turns: ours and torchvision's, timed on the same cores in one run.
+"""Time this package and torchvision alternately in two processes on the same cores.
 
 A benchmark defines `ours(case)` and `theirs(case)`, which prepare a case and return a function to time, and calls
-`main`. Each side lives in one process of its own; for each case the two are warmed up and then timed alternately, one
-run each, so that both meet the same state of the machine. Medians are printed, and the largest memory of each process.
+`main`. Each side runs in its own process. For each case both are warmed up and then timed alternately, one run each, so
+that both see the same state of the machine. Prints medians, and the peak memory of each process.
 
-Without `--torch-python` only ours is timed.
+Without `--torch-python` only this package is timed.
 """
 
 import argparse
@@ -72,7 +72,7 @@ class Worker:
         )
 
     def ask(self, **request):
-        """Send a request, wait for its answer."""
+        """Send a request, wait for the response."""
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
@@ -87,7 +87,7 @@ class Worker:
 
 
 def _work(cases, prepare):
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not be taken for an answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not be mistaken for a response
     run = None
     for line in sys.stdin:
         request = json.loads(line)

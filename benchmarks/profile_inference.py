@@ -1,11 +1,11 @@
-"""Where the time of an inference goes, stage by stage, and how far it is from what the cores can multiply.
+"""Time of each stage of an inference, compared with the peak rate of matrix products on this machine.
 
 python benchmarks/profile_inference.py                     # the model, as `predict_on_batch` runs it
 python benchmarks/profile_inference.py --export bfloat16   # an exported SavedModel
 
 R50-FPN, one 800x1056 image, 100 detections. TensorFlow runs one operator at a time here, on all cores, so that times
 add up. "GFLOP" counts the direct sums of convolutions and matrix products (a multiplication and an addition are two);
-"at peak" is what they would take at the rate of a large matrix product on this machine in the same precision.
+"at peak" is their time at the rate of a large matrix product on this machine in the same precision.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def _elements(run):
 
 
 def _reduction(node, nodes):
-    """Products summed up in each output of a convolution or matrix product with constant weights; else 0."""
+    """Number of products per output of a convolution or matrix product with constant weights; else 0."""
     if node is None or not any(part in node.op for part in ("Conv", "MatMul")) or "Grad" in node.op:
         return 0
     for name in node.input:

@@ -1,6 +1,6 @@
-"""Write torchvision's answer for the fixed model of `keras-maskrcnn doctor` to keras_maskrcnn/fingerprint.json.
+"""Write torchvision's detections for the fixed model of `keras-maskrcnn doctor` to keras_maskrcnn/cli/fingerprint.json.
 
-Two environments, because torch and TensorFlow need not live in one:
+In two steps, because torch and TensorFlow may be in different environments:
 
     python benchmarks/torchvision_fingerprint.py export state.npz              # with keras_maskrcnn
     python benchmarks/torchvision_fingerprint.py answer state.npz OUT.json     # with torch and torchvision

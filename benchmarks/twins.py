@@ -19,7 +19,7 @@ def write_state():
 
 
 def make_images(count, height, width):
-    """uint8 (B, H, W, 3): smooth noise, so that features are not all alike."""
+    """uint8 (B, H, W, 3): smooth noise, so that features differ."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (count, -(-height // 16), -(-width // 16), 3), dtype=np.uint8)
     return coarse.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]
@@ -41,7 +41,7 @@ def make_truth(count, height, width, objects):
 
 
 def our_model(**overrides):
-    """Our twin with those weights."""
+    """The model of this package with these weights."""
     import keras_maskrcnn as km
 
     km.keep_freed_memory()  # as the command line does
@@ -51,7 +51,7 @@ def our_model(**overrides):
 
 
 def their_model(trainable_layers=5, **settings):
-    """Torchvision's, with frozen batch norm as its published weights have."""
+    """Torchvision's model, with frozen batch norm as in its published weights."""
     import torch
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -66,7 +66,7 @@ def their_model(trainable_layers=5, **settings):
 
 
 def their_device():
-    """The GPU where torch sees one: ours (`KERAS_BACKEND=jax`) takes it as well."""
+    """The GPU if torch has one; this package (`KERAS_BACKEND=jax`) uses it too."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -92,7 +92,7 @@ def turned(content, folder, image, annotation):
 def outside(content, folder, image, annotation):
     x = image["width"] + 10
     annotation |= {"segmentation": [[x, 5, x + 30, 5, x + 30, 40]], "bbox": [x, 5, 30, 35]}
-    return [*_of(annotation, image), "covers nothing of its image"]
+    return [*_of(annotation, image), "covers no area of its image"]
 
 
 def partly_outside(content, folder, image, annotation):

@@ -164,8 +164,8 @@ def test_a_transform_and_its_inverse_return_the_mask(name):
     # In the middle, so that no turn pushes it out of the frame.
     masks = [(x - 120) ** 2 + (y - 100) ** 2 < 55**2, (np.abs(x - 120) < 50) & (np.abs(y - 95) < 40) & (x + y > 190)]
     sample = sample_of(masks)
-    moved = sample.seen(there(sample.view)).rendered()  # resampled once,
-    returned = moved.seen(back(moved.view)).rendered()  # and once more
+    moved = sample.with_view(there(sample.view)).rendered()  # resampled once,
+    returned = moved.with_view(back(moved.view)).rendered()  # and once more
     assert returned.size == (HEIGHT, WIDTH)
     full = pasted(found(returned), returned.size)
     for instance, mask, cells in zip(returned.instances, masks, full, strict=True):
@@ -180,7 +180,7 @@ def test_a_transform_and_its_inverse_return_the_mask(name):
 
 def test_a_free_turn_of_90_degrees_is_the_quarter_turn():
     square = Sample.whole(coordinates()[:, :HEIGHT], [instance_of(shapes()[0][:, :HEIGHT])])
-    free, quarter = square.seen(square.view.rotated(90)), square.seen(square.view.turned())
+    free, quarter = square.with_view(square.view.rotated(90)), square.with_view(square.view.turned())
     assert np.abs(free.network_image().astype(int) - quarter.network_image()).max() <= 1
     np.testing.assert_allclose(found(free).boxes, found(quarter).boxes, atol=0.01)
     assert iou(found(free).masks > 0, found(quarter).masks > 0) > 0.99
@@ -190,7 +190,7 @@ def test_polygons_turn_as_their_pixels_do():
     corners = np.array([[60.0, 40], [160, 50], [150, 150], [70, 140]])
     polygon = Instance(0, np.array([60, 40, 160, 150], np.float32), Polygons((corners,)))
     turned = Sample.whole(coordinates(), [polygon])
-    turned = turned.seen(turned.view.rotated(25))
+    turned = turned.with_view(turned.view.rotated(25))
     cos, sin = np.cos(np.radians(25)), np.sin(np.radians(25))
     middle = np.array([WIDTH, HEIGHT]) / 2
     expected = (corners - middle) @ np.array([[cos, -sin], [sin, cos]]) + middle
@@ -203,13 +203,13 @@ def test_cut_objects_below_the_visible_share_are_ignored_and_above_it_kept():
     sample = sample_of([bar])
     for x, crowd in ((0, False), (60, False), (90, False), (105, True), (115, True)):
         view = sample.view.cropped(x, 0, HEIGHT, WIDTH - x)
-        result = found(sample.seen(view, min_visible=0.2))
+        result = found(sample.with_view(view, min_visible=0.2))
         assert result.crowd.tolist() == [crowd], x
         assert result.boxes[0].tolist() == [max(0, 20 - x), 50, 120 - x, 60]
-        turned = found(sample.seen(view.rotated(0.1), min_visible=0.2))  # the other way of looking
+        turned = found(sample.with_view(view.rotated(0.1), min_visible=0.2))  # the other way of looking
         assert turned.crowd.tolist() == [crowd], x
-    assert found(sample.seen(sample.view.cropped(120, 0, 100, 100), min_visible=0.2)).labels.size == 0
-    assert not found(sample.seen(sample.view.cropped(115, 0, 100, 100))).crowd.any()  # nobody asked for a share
+    assert found(sample.with_view(sample.view.cropped(120, 0, 100, 100), min_visible=0.2)).labels.size == 0
+    assert not found(sample.with_view(sample.view.cropped(115, 0, 100, 100))).crowd.any()  # nobody asked for a share
 
 
 def test_degenerate_objects_go_and_crowds_stay():
@@ -218,12 +218,12 @@ def test_degenerate_objects_go_and_crowds_stay():
     crowd[20:90, 30:200] = True
     instances = (instance_of(thin, 1), instance_of(crowd, 2, crowd=True), instance_of(shapes()[1], 3))
     sample = Sample.whole(coordinates(), instances)
-    small = found(sample.seen(sample.view.resized(HEIGHT // 10, WIDTH // 10)))  # 0.3 pixels thick
+    small = found(sample.with_view(sample.view.resized(HEIGHT // 10, WIDTH // 10)))  # 0.3 pixels thick
     assert small.labels.tolist() == [2, 3] and small.crowd.tolist() == [True, False]
-    small = found(sample.seen(sample.view.resized(HEIGHT // 10, WIDTH // 10).rotated(10)))
+    small = found(sample.with_view(sample.view.resized(HEIGHT // 10, WIDTH // 10).rotated(10)))
     assert small.labels.tolist() == [2, 3] and small.crowd.tolist() == [True, False]
     # A region to ignore is one however little of it is left.
-    cut = found(sample.seen(sample.view.cropped(195, 0, HEIGHT, 45), min_visible=0.5))
+    cut = found(sample.with_view(sample.view.cropped(195, 0, HEIGHT, 45), min_visible=0.5))
     assert cut.labels.tolist() == [2] and cut.crowd.tolist() == [True]
 
 
@@ -236,7 +236,7 @@ def test_small_objects_outlive_shrinking():
         mask[y : y + 12, x : x + 12] = True
         masks.append(mask)
     sample = sample_of(masks)
-    sample = sample.seen(sample.view.resized(HEIGHT // 10, WIDTH // 10))
+    sample = sample.with_view(sample.view.resized(HEIGHT // 10, WIDTH // 10))
     assert len(network_instances(sample, 99, 8, np.random.default_rng(0)).boxes) == 60
     assert len(sample.rendered().instances) == 60
     assert all(instance.mask.pixels.any() for instance in sample.rendered().instances)
@@ -347,7 +347,7 @@ def test_an_object_as_long_as_the_image_lands_in_it():
 
 
 def test_copy_paste_without_a_loader_says_so():
-    with pytest.raises(ValueError, match="made by hand.*DataLoader"):
+    with pytest.raises(ValueError, match="function `draw`.*DataLoader"):
         CopyPaste()(sample_of(shapes()), np.random.default_rng(0))
 
 

@@ -269,7 +269,7 @@ def test_a_crop_of_a_large_image_reads_the_crop(tmp_path, kind):
     config = MaskRCNNConfig(num_classes=1, image_scale=1.0, gt_mask_size=14, max_instances=4)
 
     def crop_at_the_object(sample, rng):
-        return sample.seen(sample.view.cropped(2950, 1980, 128, 128), 0.1)
+        return sample.with_view(sample.view.cropped(2950, 1980, 128, 128), 0.1)
 
     crop_at_the_object.bound = lambda height, width: (128, 128)
     loader = DataLoader(dataset, config, 1, augmentation=[crop_at_the_object, ColorJitter(0.0, 0.0)])

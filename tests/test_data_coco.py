@@ -139,7 +139,7 @@ def test_a_file_with_fewer_categories_takes_the_order_of_another(write):
     named = write(data, category_ids=(90, 5), class_names=("late", "other"))
     assert named.class_names == ("late", "early")  # the file's own name goes first: disagreement shall show
     for names, ids in ((("early", "late"), None), (("early",), (90, 5))):
-        with pytest.raises(ValueError, match="names of category_ids"):
+        with pytest.raises(ValueError, match="one name per category id"):
             write(data, category_ids=ids, class_names=names)
 
 
@@ -188,7 +188,7 @@ FAULTS = {
     "bbox words": (change_first(bbox="2 3"), ["annotation 1", "'2 3'"], (2, 3)),
     "polygon outside": (
         change_first(segmentation=[[40, 3, 50, 3, 50, 9]], bbox=None),
-        ["annotation 1", "covers nothing", "[40.0, 3.0]"],
+        ["annotation 1", "covers no area", "[40.0, 3.0]"],
         (2, 3),
     ),
     "two points": (
@@ -221,7 +221,7 @@ FAULTS = {
     ),
     "mask empty": (
         change_first(segmentation={"size": [20, 30], "counts": [600]}),
-        ["annotation 1", "no pixel"],
+        ["annotation 1", "mask is empty"],
         (2, 3),
     ),
     "mask damaged": (
@@ -263,7 +263,7 @@ def test_faults_are_listed_up_to_five(write):
     "data, message",
     [
         ("{", "must be JSON"),
-        ("[]", r"COCO annotations hold \['images', 'annotations', 'categories'\]"),
+        ("[]", r"COCO annotations must contain \['images', 'annotations', 'categories'\]"),
         ({"images": [], "annotations": []}, r"without \['categories'\]"),
         ({"images": [], "annotations": [], "categories": []}, "at least one category"),
         (
@@ -290,7 +290,7 @@ def test_an_image_of_another_size_says_which_side_is_swapped(write, tmp_path):
     Image.fromarray(np.zeros((21, 30, 3), np.uint8)).save(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"a\.png.*20 x 30.*30 x 20.*sides are swapped.*EXIF"):
         dataset.load_image(0)
-    with pytest.raises(ValueError, match=r"b\.png.*20 x 30.*21 x 30.*resize one"):
+    with pytest.raises(ValueError, match=r"b\.png.*20 x 30.*21 x 30.*Resize one"):
         dataset.load_image(1)
 
 

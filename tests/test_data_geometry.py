@@ -110,7 +110,7 @@ def test_a_mask_is_resampled_in_the_frame_of_its_box():
 )
 def test_masks_flip_and_turn_with_the_image(on_view, on_array):
     sample = sample_of(l_shape())
-    plain, moved = found(sample), found(sample.seen(on_view(sample.view)))
+    plain, moved = found(sample), found(sample.with_view(on_view(sample.view)))
     np.testing.assert_array_equal(moved.masks[0], on_array(plain.masks[0]))
     full = np.zeros((10, 12), np.uint8)
     full[2:6, 3:8] = 1
@@ -121,23 +121,23 @@ def test_masks_flip_and_turn_with_the_image(on_view, on_array):
 def test_a_crop_recomputes_the_box_from_what_is_visible():
     sample = sample_of(l_shape())
     # Keep image columns 5..12: of the L only the foot (row 5, columns 5..8) is left.
-    result = found(sample.seen(sample.view.cropped(5, 0, 10, 7)), size=4)
+    result = found(sample.with_view(sample.view.cropped(5, 0, 10, 7)), size=4)
     assert result.boxes.tolist() == [[0, 5, 3, 6]]
     assert result.masks[0].all()
     # The same under a resize by two and a flip.
     view = sample.view.cropped(5, 0, 10, 7).resized(20, 14).flipped_horizontally()
-    result = found(sample.seen(view), size=4)
+    result = found(sample.with_view(view), size=4)
     assert result.boxes.tolist() == [[8, 10, 14, 12]]
 
 
 def test_a_crop_drops_what_it_does_not_show():
     sample = sample_of(l_shape())
     # Rows 0..5, columns 4..12: inside the box of the L, but none of its pixels.
-    result = found(sample.seen(sample.view.cropped(4, 0, 5, 8)))
+    result = found(sample.with_view(sample.view.cropped(4, 0, 5, 8)))
     assert result.boxes.shape == (0, 4) and result.masks.shape == (0, 20, 20)
     assert result.num_cut == 0
     # Shrunk to a tenth, the L is 0.4 pixels high.
-    assert len(found(sample.seen(sample.view.resized(1, 1))).boxes) == 0
+    assert len(found(sample.with_view(sample.view.resized(1, 1))).boxes) == 0
 
 
 def test_a_fractional_box_keeps_its_edges():

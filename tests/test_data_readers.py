@@ -83,11 +83,11 @@ def test_arrays_become_a_dataset():
 @pytest.mark.parametrize(
     "masks, labels, message",
     [
-        ([blobs((0, 0, 5, 5), shape=(20, 31))], None, r"size \(20, 30\).*\(20, 31\)"),
+        ([blobs((0, 0, 5, 5), shape=(20, 31))], None, r"size of its image, \(20, 30\).*\(20, 31\)"),
         ([blobs((0, 0, 0, 0))], None, "empty"),
         ([blobs((0, 0, 5, 5))], [[1]], "Received 1 for object 0 of image 1"),
         ([blobs((0, 0, 5, 5))], [[]], "1 masks, 0 labels"),
-        ([], None, "one entry an image"),
+        ([], None, "one entry per image"),
     ],
 )
 def test_arrays_that_disagree_are_errors(masks, labels, message):

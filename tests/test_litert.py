@@ -66,8 +66,8 @@ def test_what_cannot_be_written_is_refused_at_once(model, export):
     with pytest.raises(ValueError, match="exists.*overwrite=True"):
         km.export_litert(model, export, SIZE)
     for size in (None, 100, (100,), (0, 130), (100.0, 130)):
-        with pytest.raises(ValueError, match="image_size is .height, width.*480"):
+        with pytest.raises(ValueError, match="image_size must be .height, width.*480"):
             km.export_litert(model, export, size, overwrite=True)
-    with pytest.raises(ValueError, match="quantization is one of.*int4"):
+    with pytest.raises(ValueError, match="quantization must be one of.*int4"):
         km.export_litert(model, export, SIZE, quantization="int4", overwrite=True)
     assert export.read_bytes() == before and [path.name for path in export.parent.iterdir()] == [export.name]

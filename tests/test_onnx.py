@@ -75,10 +75,10 @@ def test_what_cannot_be_written_is_refused_at_once(model, tmp_path, monkeypatch)
         km.export_onnx(model, there)
     with pytest.raises(ValueError, match=r"must end in \.onnx.*model\.pb"):
         km.export_onnx(model, tmp_path / "model.pb")
-    with pytest.raises(ValueError, match="input_dtype is one of.*int8"):
+    with pytest.raises(ValueError, match="input_dtype must be one of.*int8"):
         km.export_onnx(model, tmp_path / "new.onnx", input_dtype="int8")
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     pytest.importorskip("onnx")
-    with pytest.raises(ImportError, match=r"tf2onnx.*pip install keras-maskrcnn\[onnx\]"):
+    with pytest.raises(ImportError, match=r"tf2onnx.*pip install .keras-maskrcnn\[onnx\]"):
         km.export_onnx(model, tmp_path / "new.onnx")
     assert there.read_bytes() == b"mine" and [path.name for path in tmp_path.iterdir()] == ["model.onnx"]

@@ -170,7 +170,7 @@ def test_a_forged_tensor_that_fits_is_read(tmp_path, fake_torch):
 def test_damaged_storages_are_refused(tmp_path, fake_torch, data):
     content = {"a": Call(fake_torch, Storage("0", 4), 0, (4,), (1,), False, {})}
     storages = {} if data is None else {"0": data}
-    with pytest.raises(ValueError, match="is not read"):
+    with pytest.raises(ValueError, match="was not read"):
         read_pth_without_torch(archive(tmp_path / "short.pth", content, storages))
 
 
@@ -181,14 +181,14 @@ def test_compressed_archives_and_other_files_are_refused(tmp_path, fake_torch):
         read_pth_without_torch(packed)
     text = tmp_path / "text.pth"
     text.write_text("<html>404</html>")
-    with pytest.raises(ValueError, match="is not read"):
+    with pytest.raises(ValueError, match="was not read"):
         read_pth_without_torch(text)
     for form in ("zip", "plain"):
         whole = (GOLDEN / f"checkpoint_{form}.pth").read_bytes()
         for length in (0, 1, len(whole) // 2, len(whole) - 3):
             cut = tmp_path / "cut.pth"
             cut.write_bytes(whole[:length])
-            with pytest.raises(ValueError, match="is not read"):
+            with pytest.raises(ValueError, match="was not read"):
                 read_pth_without_torch(cut)
 
 

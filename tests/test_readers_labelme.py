@@ -109,12 +109,12 @@ def test_a_single_file_whose_image_is_only_inside(tmp_path):
 FAULTS = {
     "line": (shape("cat", [[1, 1], [5, 5]], "line"), ["shape 1 of", "'line'"]),
     "two points": (shape("cat", [[1, 1], [5, 5]]), ["shape 1 of", "at least three"]),
-    "rectangle of three": (shape("cat", SQUARE[:3], "rectangle"), ["a rectangle has two points"]),
+    "rectangle of three": (shape("cat", SQUARE[:3], "rectangle"), ["a rectangle needs two points"]),
     "circle of nothing": (shape("cat", [[5, 5], [5, 5]], "circle"), ["positive radii"]),
-    "outside": (shape("cat", [[70, 5], [80, 9]], "rectangle"), ["covers nothing", "40 x 60"]),
+    "outside": (shape("cat", [[70, 5], [80, 9]], "rectangle"), ["covers no area", "40 x 60"]),
     "no label": (shape("", SQUARE), ["needs a label"]),
     "damaged mask": (shape("cat", [[1, 1], [5, 5]], "mask", mask="AAAA"), ["cannot be read"]),
-    "mask outside": (shape("cat", [[70, 50], [75, 55]], "mask", mask=encoded(np.ones((6, 6), bool))), ["no pixel"]),
+    "mask outside": (shape("cat", [[70, 50], [75, 55]], "mask", mask=encoded(np.ones((6, 6), bool))), ["is empty"]),
     "words": (shape("cat", [["a", 1], [5, 5]], "rectangle"), ["must be numbers"]),
 }
 
@@ -151,7 +151,7 @@ def test_faulty_files_are_named(tmp_path):
     sizes = [str(fault) for fault in dataset.faults if "must have the size" in str(fault)]
     assert any("sides are swapped" in fault and "60 x 40" in fault for fault in sizes)
     assert any("different versions" in fault and "41 x 60" in fault for fault in sizes)
-    with pytest.raises(ValueError, match="where there are none"):
+    with pytest.raises(ValueError, match="which has none"):
         LabelmeDataset(_empty(tmp_path))
 
 

@@ -133,7 +133,7 @@ def test_voc_faults_are_named(tmp_path):
         "lost": ["does not exist"],
         "small": ["8 x 9", "40 x 60"],
         "half": ["SegmentationClass", "does not exist"],
-        "torn": ["no VOC annotation"],
+        "torn": ["not a VOC annotation"],
     }
     assert set(told) == set(words)
     for name, expected in words.items():
@@ -201,7 +201,7 @@ def test_label_image_faults_are_named(tmp_path):
     with pytest.warns(UserWarning, match="Left out 6"):
         dataset = LabelImageDataset(tmp_path, on_error="skip")
     told = {fault.where.split("/")[-1].split(".")[0]: str(fault) for fault in dataset.faults}
-    assert "no label image" in told["alone"] and "tell objects apart" in told["binary"]
+    assert "no label image" in told["alone"] and "separate objects" in told["binary"]
     assert "sides are swapped" in told["swapped"] and "JPEG" in told["lossy"]
     assert "whole number" in told["half"] and "does not exist" in told["orphan"]
     assert len(dataset) == 1
@@ -261,8 +261,8 @@ def test_faults_of_mask_files_are_named(tmp_path):
     with pytest.warns(UserWarning, match="Left out 4"):
         dataset = InstanceFilesDataset(tmp_path, on_error="skip")
     told = {fault.where.split("/")[-1]: str(fault) for fault in dataset.faults}
-    assert "no pixel" in told["a_2.png"] and "sides are swapped" in told["a_3.png"]
-    assert "no image by its name" in told["z_1.png"] and "no image by its name" in told["zz"]
+    assert "mask is empty" in told["a_2.png"] and "sides are swapped" in told["a_3.png"]
+    assert "its name matches no image" in told["z_1.png"] and "its name matches no image" in told["zz"]
     assert len(dataset[0].instances) == 1
     with pytest.raises(ValueError, match="images/"):
         InstanceFilesDataset(tmp_path / "images")

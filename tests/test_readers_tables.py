@@ -91,8 +91,8 @@ YOLO_FAULTS = {
     "pixels": ("0 5 4 25 4 25 14", ["fractions", "4 to 25"]),
     "odd": ("0 0.1 0.1 0.5 0.1 0.5 0.5 0.1", ["7 numbers"]),
     "two points": ("0 0.1 0.1", ["2 numbers"]),
-    "words": ("cat 0.1 0.1 0.5 0.1 0.5 0.5", ["holds numbers"]),
-    "nothing": ("0 0.2 0.2 0.2 0.2 0.2 0.2", ["covers nothing"]),
+    "words": ("cat 0.1 0.1 0.5 0.1 0.5 0.5", ["hold numbers"]),
+    "nothing": ("0 0.2 0.2 0.2 0.2 0.2 0.2", ["covers no area"]),
 }
 
 
@@ -115,7 +115,7 @@ def test_yolo_labels_without_image_and_wrong_yaml_are_named(tmp_path):
     save_yaml(tmp_path / "data.yaml", "train: images/train\nnames: [cat, dog]\n")
     with pytest.raises(ValueError, match="z.txt: its image does not exist"):
         YoloDataset(tmp_path)
-    for text, message in (("a: [", "must be YAML"), ("- 1", "holds `names`"), ("train: images", "`names` must be")):
+    for text, message in (("a: [", "must be YAML"), ("- 1", "contain `names`"), ("train: images", "`names` must be")):
         save_yaml(tmp_path / "data.yaml", text)
         with pytest.raises(ValueError, match=message):
             YoloDataset(tmp_path)
@@ -193,7 +193,7 @@ def test_csv_without_labels_has_one_class(tmp_path):
         ("a.png,cat,,somewhere", ["line 3", "'somewhere'"]),
         ("a.png,,,40 20 52 20 52 28", ["line 3", "one label"]),
         ("a.png,cat,,POLYGON EMPTY", ["line 3", "WKT"]),
-        ("a.png,cat,,70 5 80 5 80 9", ["line 3", "covers nothing"]),
+        ("a.png,cat,,70 5 80 5 80 9", ["line 3", "covers no area"]),
         ("z.png,cat,,40 20 52 20 52 28", ["z.png", "does not exist"]),
         ("a.png,dog,1,40 20 52 20 52 28", ["lines 2 to 3", "['cat', 'dog']"]),
     ],

@@ -168,7 +168,7 @@ FAULTS = {
     "two ticked": (region(L_SHAPE, animal={"cat": True, "dog": True}), ["'cat': True, 'dog': True"]),
     "outside": (region(polygon([70, 80, 80], [5, 5, 9]), animal="cat"), ["40 x 60", "[70.0, 5.0]"]),
     "two points": (region(polygon([1, 9], [1, 9]), animal="cat"), ["at least three"]),
-    "lists of two lengths": (region(polygon([1, 9, 9], [1, 9]), animal="cat"), ["one length"]),
+    "lists of two lengths": (region(polygon([1, 9, 9], [1, 9]), animal="cat"), ["equal length"]),
     "no radius": (region({"name": "circle", "cx": 5, "cy": 5, "r": 0}, animal="cat"), ["positive radii"]),
     "no number": (region({"name": "rect", "x": "a", "y": 1, "width": 2, "height": 3}, animal="cat"), ["'a'"]),
     "no shape": ({"region_attributes": {"animal": "cat"}}, ["None"]),
@@ -264,7 +264,7 @@ def test_via3_image_inside_the_project_and_a_text_attribute(tmp_path):
     "broken, words",
     [
         (mark([1, 5, 5], **{"1": "0"}), ["shape number 1", "encloses nothing"]),
-        (mark([3, 5, 5], **{"1": "0"}), ["a circle has 3 numbers"]),
+        (mark([3, 5, 5], **{"1": "0"}), ["a circle needs 3 numbers"]),
         (mark([9, 1, 1, 2, 2, 3, 3], **{"1": "0"}), ["lie on a line"]),
         (mark([2, 5, 5, 5, 5]), ["'animal'", "'0': 'dog'"]),
         (mark([2, 5, 5, 5, 5], **{"1": "7"}), ["'7'"]),
@@ -289,7 +289,7 @@ def test_via3_damaged_inline_image_and_video_are_named(tmp_path):
     with pytest.raises(ValueError, match="view 1.*one image"):
         Via3Dataset(via3(tmp_path, {}, files={"1": file3("x.mp4", type=4)}))
     (tmp_path / "via3.json").write_text("{}")
-    with pytest.raises(ValueError, match="A VIA 3 project holds"):
+    with pytest.raises(ValueError, match="A VIA 3 project must contain"):
         Via3Dataset(tmp_path / "via3.json")
 
 

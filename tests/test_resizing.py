@@ -74,5 +74,5 @@ def test_canvas_is_the_next_multiple_of_32_and_buckets_are_few():
 def test_padding_is_zero_at_right_and_bottom():
     padded = pad_to_canvas(np.ones((2, 3, 1), np.uint8), (4, 5))
     assert padded[:2, :3].all() and padded.sum() == 6 and padded.dtype == np.uint8
-    with pytest.raises(ValueError, match="hold the image"):
+    with pytest.raises(ValueError, match="fit the image"):
         pad_to_canvas(np.ones((2, 3, 1), np.uint8), (1, 5))

@@ -206,7 +206,7 @@ def with_unknown(state):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without_one, "1 tensors that the model needs are missing"),
+        (without_one, "1 tensors of the model are missing"),
         (with_wrong_shape, "1 tensors have another shape"),
         (with_unknown, r"1 tensors of the source are unknown to the model:\n  backbone_2/extra \(2, 3\)"),
     ],
@@ -311,7 +311,7 @@ def test_receipt_says_what_happened():
     text = str(receipt)
     numbers = sum(int(np.prod(shape)) for _, shape in receipt.used)
     assert f"{len(receipt.used)} tensors used ({numbers:,} numbers)" in text
-    assert "kept as it was: roi_heads.mask_predictor.mask_fcn_logits.bias (8,)" in text
+    assert "unchanged: roi_heads.mask_predictor.mask_fcn_logits.bias (8,)" in text
 
 
 # The parts that weights bring with them -------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""What is worth a version of its own on some backend, chosen by `keras.backend.backend()`.
+"""Operators with backend-specific versions, chosen by `keras.backend.backend()`.
 
-`generic` is the reference in `keras.ops` and runs everywhere; other modules hold only what was
-measured faster. `ops.py`, `roi_align.py` and the stages import the operators from here.
+`generic` is the reference in `keras.ops` and runs on every backend. Other modules contain only
+operators that were measured to be faster. `ops.py`, `roi_align.py` and the stages import from here.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """RoIAlign in `keras.ops`, with the NMS of `tiled_nms.py`: the reference on every backend.
 
-In: feature maps and boxes in network pixels. Out: crops, or the indices of kept boxes. Shapes are
-fixed by the inputs, so XLA compiles all of it. The checks of arguments are in `roi_align.py` and
-`ops.py`, which call this.
+In: feature maps and boxes in network pixels. Out: crops, or the indices of kept boxes. All shapes
+follow from the input shapes, so XLA compiles everything. The callers, `roi_align.py` and `ops.py`,
+check the arguments.
 """
 
 import numpy as np
@@ -22,15 +22,15 @@ __all__ = [
     "trainable_multilevel_roi_align",
 ]
 
-# Boxes are cut to this many pixels before they are cropped.
+# Boxes are clipped to this many pixels before cropping.
 FARTHEST = 1e6
 
 
 def convolve(maps, kernel, bias=None, strides=1, relu=False):
-    """Convolve maps that share a kernel, with k // 2 cells of zeros on every side; add the bias, cut at zero.
+    """Convolve maps that share a kernel, with k // 2 cells of zero padding on every side; add bias, optionally ReLU.
 
-    Keras' "same" pads a strided convolution more at the bottom right than at the top left; every published checkpoint
-    was trained with symmetric padding.
+    For strided convolutions Keras' "same" pads more at the bottom right than at the top left. Published checkpoints
+    were trained with symmetric padding.
 
     Args:
         maps: list of float (B, h_l, w_l, C).
@@ -59,18 +59,18 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
 
     Args:
         pyramid: list of L feature maps, float (B, H_l, W_l, C).
-        boxes: float32 (R, [x1, y1, x2, y2]), network pixels. Get no gradient.
+        boxes: float32 (R, [x1, y1, x2, y2]), network pixels. Not differentiated.
         box_batch: int32 (R,), the image of each box, 0..B-1.
         levels: int32 (R,), the map of each box, 0..L-1.
-        scales: L floats, cells of the map in one network pixel (1 / stride).
+        scales: L floats, cells of the map per network pixel (1 / stride).
         output_size: (h, w), bins.
-        sampling_ratio: points in a bin and axis; 0: one for each cell, as many as the box is large.
-        aligned: True shifts boxes by half a cell, so that cell centres lie at x + 0.5; False is
-            the first published form, which also takes boxes for at least one cell wide.
+        sampling_ratio: points per bin and axis; 0: one per cell, so the number depends on the box.
+        aligned: True shifts boxes by half a cell, so that cell centres are at x + 0.5; False is
+            the first published form, which also makes boxes at least one cell wide.
         aggregation: "average" or "max" over the points of a bin.
 
     Returns:
-        (R, h, w, C), the dtype of the features. Points beyond the map by more than a cell read 0.
+        (R, h, w, C), the dtype of the features. Points more than one cell outside the map read 0.
     """
     boxes = ops.stop_gradient(boxes)
     frame = box_frames(boxes, levels, scales, aligned)
@@ -85,17 +85,17 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
     return ops.cast(crops, pyramid[0].dtype)
 
 
-# Nothing is gained here by preparing the gradient in the forward pass.
+# Here, preparing the gradient in the forward pass has no benefit.
 trainable_multilevel_roi_align = multilevel_roi_align
 
 
 def aggregate(crop, output_size, ratio, aggregation):
-    """Average the points of each bin, or take the largest (Mask R-CNN, section 3: both work).
+    """Average or maximum over the points of each bin (Mask R-CNN, section 3: both work).
 
     Args:
         crop: function of ((h, w), ratio) -> (R, h, w, C), the average over the points of each bin.
         output_size: (h, w), bins.
-        ratio: points in a bin and axis.
+        ratio: points per bin and axis.
         aggregation: "average" or "max".
 
     Returns:
@@ -103,19 +103,19 @@ def aggregate(crop, output_size, ratio, aggregation):
     """
     if aggregation == "average":
         return crop(output_size, ratio)
-    # A bin of one point is its point. The gradient of pooling chooses one point; that of a plain
-    # maximum looks for equal values, and XLA may round them otherwise when it computes them again.
+    # Use pooling, whose gradient goes to one point. The gradient of a plain maximum compares values
+    # for equality, and XLA may round them differently when it recomputes them.
     points = crop(tuple(bins * ratio for bins in output_size), 1)
     return ops.max_pool(points, ratio, ratio, "valid", data_format="channels_last")
 
 
 def box_frames(boxes, levels, scales, aligned):
-    """Put boxes into the cells of their level, where RoIAlign samples.
+    """Convert boxes to cells of their level, the coordinates in which RoIAlign samples.
 
     Args:
         boxes: float32 (R, [x1, y1, x2, y2]), network pixels.
         levels: int32 (R,).
-        scales: L floats, cells in a pixel.
+        scales: L floats, cells per pixel.
         aligned: as in `multilevel_roi_align`.
 
     Returns:
@@ -123,7 +123,7 @@ def box_frames(boxes, levels, scales, aligned):
     """
     scale = ops.take(ops.convert_to_tensor(np.asarray(scales, "float32")), levels)
     shift = 0.5 if aligned else 0.0
-    # Boxes of a network that diverged may be anything; as indices they would read beyond the map.
+    # After divergence boxes can have any value; as indices they would read outside the map.
     boxes = ops.clip(ops.where(ops.isfinite(boxes), boxes, 0.0), -FARTHEST, FARTHEST)
     x, y = boxes[:, 0] * scale - shift, boxes[:, 1] * scale - shift
     width, height = boxes[:, 2] * scale - shift - x, boxes[:, 3] * scale - shift - y
@@ -133,26 +133,26 @@ def box_frames(boxes, levels, scales, aligned):
 
 
 def flatten_pyramid(pyramid):
-    """Lay all cells of all images and levels in one table, so that one index finds any of them.
+    """Concatenate the cells of all images and levels in one table, so that one index addresses any cell.
 
     Args:
         pyramid: list of L feature maps, (B, H_l, W_l, C).
 
     Returns:
-        (sum of B * H_l * W_l, C): level by level, in each image by image, row by row.
+        (sum of B * H_l * W_l, C): ordered by level, then image, then row.
     """
     cells = [ops.reshape(level, (-1, level.shape[-1])) for level in pyramid]
     return cells[0] if len(cells) == 1 else ops.concatenate(cells, axis=0)
 
 
 def map_sizes(pyramid):
-    """Where the cells of each level are in the table of `flatten_pyramid`.
+    """Position of each level in the table of `flatten_pyramid`.
 
     Args:
         pyramid: list of L feature maps, (B, H_l, W_l, C).
 
     Returns:
-        heights, widths, offsets: int32 (L,): size of each map and the row of its first cell.
+        heights, widths, offsets: int32 (L,): size of each map, and the row of its first cell.
     """
     heights, widths, offsets, end = [], [], [], 0
     for level in pyramid:
@@ -166,7 +166,7 @@ def map_sizes(pyramid):
 
 
 def pool_by_gathers(pyramid, frame, box_batch, levels, output_size, ratio):
-    """Average the points of each bin, with one gather for each of the cells around each point.
+    """Average the points of each bin, with one gather for each cell next to each point.
 
     Args:
         pyramid: list of L feature maps, float (B, H_l, W_l, C).
@@ -174,10 +174,10 @@ def pool_by_gathers(pyramid, frame, box_batch, levels, output_size, ratio):
         box_batch: int32 (R,), the image of each box.
         levels: int32 (R,), the map of each box.
         output_size: (h, w), bins.
-        ratio: points in a bin and axis.
+        ratio: points per bin and axis.
 
-    Sixteen gathers of (R, h, w, C) at ratio 2 instead of one sixteen times as large: XLA fuses
-    them.
+    At ratio 2 it does sixteen gathers of (R, h, w, C), not one that is sixteen times as large: XLA
+    fuses them.
 
     Returns:
         float32 (R, h, w, C).
@@ -200,7 +200,7 @@ def pool_by_gathers(pyramid, frame, box_batch, levels, output_size, ratio):
 
 
 def _axis_taps(start, length, extent, bins, ratio):
-    """The cells that bins read along one axis: 2 * ratio pairs (cell, weight), (R, bins) each."""
+    """The cells that bins read along one axis: 2 * ratio pairs (cell, weight), each (R, bins)."""
     points = bilinear.sample_points(start, length, bins, ratio)
     low, high, low_weight, high_weight = bilinear.taps(points, extent[:, None])
     pairs = ((low, low_weight), (high, high_weight))
@@ -208,13 +208,13 @@ def _axis_taps(start, length, extent, bins, ratio):
 
 
 def _crop_box_by_box(crop, pyramid, frame, box_batch, levels, output_size):
-    """Crop one box at a time from its whole map, because each has its own number of points.
+    """Crop one box at a time from its whole map, because the number of points depends on the box.
 
-    Exact and of bounded memory, not fast: the cost of a box is that of its map.
+    Exact, with bounded memory, but slow: the cost per box is proportional to its map.
     """
     y, x, height, width = frame
     channels = pyramid[0].shape[-1]
-    if y.shape[0] == 0:  # `ops.map` looks at the first box to know what it will get.
+    if y.shape[0] == 0:  # `ops.map` needs a first box to determine the output shape.
         return ops.zeros((0, *output_size, channels), pyramid[0].dtype)
     result = 0.0
     for number, level in enumerate(pyramid):
@@ -233,11 +233,11 @@ def _crop_box_by_box(crop, pyramid, frame, box_batch, levels, output_size):
 
 
 def _adaptive_average(values, box, output_size):
-    """Average one box over its own number of points.
+    """Average over the points of one box.
 
     Args:
         values: float32 (H, W, C), the map of the box.
-        box: dict of scalars y, x, height, width, cells.
+        box: dict of scalars y, x, height, width, in cells.
         output_size: (h, w), bins.
 
     Returns:
@@ -256,9 +256,9 @@ def _adaptive_average(values, box, output_size):
 
 
 def _adaptive_max(values, box, output_size):
-    """Largest of one box's own points in each bin.
+    """Maximum over the points of one box in each bin.
 
-    Boxes larger than their map get as many points as one of its size.
+    Boxes larger than their map get as many points as a box of the map's size.
 
     Args and returns: as `_adaptive_average`.
     """

@@ -1,8 +1,8 @@
-"""RoIAlign on JAX: forward as `generic`, the gradient faster on CPU.
+"""RoIAlign on JAX: forward as in `generic`, with a faster gradient on CPU.
 
 XLA compiles the sixteen gathers of a bin into one loop (5 ms for 128 boxes of 7x7 in each of four
-(64, 64, 128) maps), but on CPU it runs the sixteen scatters of the gradient row by row: 1150 ms
-for 1000 boxes of 7x7 in (256, 256, 256), where one loop over the bins takes 170.
+(64, 64, 128) maps). On CPU it runs the sixteen scatters of the gradient row by row: 1150 ms for 1000
+boxes of 7x7 in (256, 256, 256). A loop over the bins takes 170 ms.
 """
 
 import functools
@@ -14,13 +14,12 @@ from jax import numpy as jnp
 from keras_maskrcnn.backend import generic
 from keras_maskrcnn.geometry import bilinear
 
-# A loop step is unrolled over the points of a bin; above this many the compile time is not worth
-# it.
+# A loop step is unrolled over the points of a bin. Above this number, compilation takes too long.
 LARGEST_UNROLLED_RATIO = 4
 
 
 def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
-    """Crop every box from its own level; arguments and result as `generic.multilevel_roi_align`."""
+    """Crop every box from its own level. Arguments and result as in `generic.multilevel_roi_align`."""
     if sampling_ratio == 0 or sampling_ratio > LARGEST_UNROLLED_RATIO:
         return generic.multilevel_roi_align(
             pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
@@ -41,7 +40,7 @@ non_max_suppression = generic.non_max_suppression
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _crop(bins, ratio, like, pyramid, frame, images, levels):
-    """`generic.pool_by_gathers` with its own gradient; `like`: shapes and dtypes of the pyramid."""
+    """`generic.pool_by_gathers` with a custom gradient. `like`: shapes and dtypes of the pyramid."""
     return generic.pool_by_gathers(pyramid, frame, images, levels, bins, ratio)
 
 
@@ -63,7 +62,7 @@ _crop.defvjp(_crop_forward, _crop_backward)
 
 
 def _spread_by_scatter(bins, ratio, like, boxes, upstream):
-    """The transpose as XLA makes it, which is parallel on accelerators."""
+    """The transpose that XLA generates, which is parallel on accelerators."""
     frame, images, levels = boxes
 
     def crop(pyramid):
@@ -73,11 +72,11 @@ def _spread_by_scatter(bins, ratio, like, boxes, upstream):
 
 
 def _spread_by_loop(bins, ratio, like, boxes, upstream):
-    """Add the gradient of one bin after the other to the cells that it was averaged from, in place.
+    """Add the gradient of each bin to the cells that it averages, one bin after the other, in place.
 
     Args:
         bins: (h, w).
-        ratio: points in a bin and axis.
+        ratio: points per bin and axis.
         like: shapes and dtypes of the L maps (B, H_l, W_l, C).
         boxes: frame, images and levels, as for `generic.pool_by_gathers`.
         upstream: float32 (R, h, w, C).
@@ -104,7 +103,7 @@ def _spread_by_loop(bins, ratio, like, boxes, upstream):
         return cells
 
     sizes = [shape.size // channels for shape in like]
-    # The last cell's right neighbour is read and written with weight 0: one row for it.
+    # The right neighbour of the last cell has weight 0 but is read and written: add one row for it.
     cells = jnp.zeros((sum(sizes) + 1, channels), "float32")
     cells = lax.fori_loop(0, num_boxes * num_rows * num_columns, add_bin, cells)
     result, first = [], 0
@@ -115,13 +114,13 @@ def _spread_by_loop(bins, ratio, like, boxes, upstream):
 
 
 def _loop_taps(bins, ratio, like, boxes):
-    """Where the loop reads: bins along y (R * h, ...) and along x (R * w, ...).
+    """Indices and weights for the loop: bins along y (R * h, ...) and along x (R * w, ...).
 
     Returns:
         rows: int32 (R * h, 2 * ratio), the first cell of a row of the map, in the flat pyramid.
         row_weights: float32, the same shape, for the average over the bin.
-        columns: int32 (R * w, ratio), the left of two neighbours in the row.
-        column_weights: float32 (R * w, ratio, 2), of the two.
+        columns: int32 (R * w, ratio), the left one of two neighbours in the row.
+        column_weights: float32 (R * w, ratio, 2), weights of the two neighbours.
     """
     (y, x, height, width), images, levels = boxes
     heights, widths, offsets = (size[levels] for size in generic.map_sizes(like))
@@ -142,5 +141,5 @@ def _loop_taps(bins, ratio, like, boxes):
 
 
 def operators():
-    """What computes RoIAlign here, in words."""
-    return "gathers in JAX with a gradient of their own"
+    """Description of the RoIAlign implementation in use."""
+    return "gathers in JAX with a custom gradient"

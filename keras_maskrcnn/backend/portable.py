@@ -1,9 +1,9 @@
-"""The operators that a graph is traced with when another runtime will compute it: ONNX, LiteRT, OpenVINO.
+"""Operators for graphs that other runtimes will run: ONNX, LiteRT, OpenVINO.
 
-Their converters take neither crop_and_resize at the size of a feature pyramid (tf2onnx makes a loop that copies the
-whole map for each box) nor lists of growing tensors. Inside `portable_operators` RoIAlign is that of `generic`, and
-NMS, here, is one stock operator for each image and class that writes into a table of flags. Called by
-`tensorflow.py`, `runtime_tensorflow.py` and, through `backend`, by `serving/`.
+The converters do not support crop_and_resize for feature pyramids (tf2onnx creates a loop that copies the whole map for
+each box), nor lists of growing tensors. Inside `portable_operators`, RoIAlign comes from `generic`. NMS runs one stock
+operator per image and class, which writes into a table of flags. Called by `tensorflow.py`,
+`runtime_tensorflow.py` and, through `backend`, by `serving/`.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_maskrcnn.backend import native
 
-# No score of a candidate; finite, because not every runtime compares infinities as TensorFlow does.
+# Below every score. Finite, because not every runtime compares infinities as TensorFlow does.
 NEVER = tf.float32.min
 
 _portable = False
@@ -21,11 +21,11 @@ _fixed_sizes = False
 
 @contextlib.contextmanager
 def portable_operators(fixed_sizes=False):
-    """Inside this, graphs are traced for converters.
+    """Context in which graphs are traced for converters.
 
     Args:
-        fixed_sizes: nothing in the graph may have a size that depends on values (LiteRT plans its memory ahead), so
-            padding rows are computed along.
+        fixed_sizes: no size in the graph may depend on values (LiteRT plans its memory in advance), so padding rows
+            are computed too.
     """
     global _portable, _fixed_sizes
     before = _portable, _fixed_sizes
@@ -38,21 +38,21 @@ def portable_operators(fixed_sizes=False):
 
 
 def is_used():
-    """Whether a graph that is traced here and now goes to a converter."""
+    """Whether the current graph is traced for a converter."""
     return _portable
 
 
 def sizes_are_fixed():
-    """Whether no size in it may depend on values."""
+    """Whether no size in the graph may depend on values."""
     return _portable and _fixed_sizes
 
 
 def keep_by_nms(boxes, scores, iou_threshold, max_outputs, classes, valid):
-    """Which boxes greedy NMS keeps.
+    """Greedy NMS: which boxes it keeps.
 
     Args:
         boxes: float32 (B, N, [x1, y1, x2, y2]). scores: float32 (B, N). Both without a gradient.
-        iou_threshold: a number or float (B,). max_outputs: int or int32 (), kept in an image and class at most.
+        iou_threshold: a number or float (B,). max_outputs: int or int32 (), largest number kept per image and class.
         classes: int (B, N) or None. valid: bool (B, N) or None.
 
     Returns:
@@ -78,13 +78,13 @@ def keep_by_nms(boxes, scores, iou_threshold, max_outputs, classes, valid):
             score_threshold=NEVER,
             pad_to_max_output_size=True,
         )
-        # Rows of padding write to a place behind the table: ONNX keeps the last of several values, where
-        # TensorFlow adds them up.
+        # Padding rows write to an extra entry after the table: ONNX keeps the last of several values, while
+        # TensorFlow adds them.
         places = tf.where(tf.range(max_outputs) < count, image * num_boxes + best, num_rows)
         return group + 1, kept + tf.scatter_nd(places[:, None], tf.ones_like(places), [num_rows + 1])
 
     kept = tf.zeros([num_rows + 1], tf.int32)
-    if scores.shape[0] == 1 and classes is None:  # LiteRT's batch: no loop
+    if scores.shape[0] == 1 and classes is None:  # LiteRT has batch 1, so no loop
         _, kept = suppress(0, kept)
     else:
         groups = num_images * num_classes

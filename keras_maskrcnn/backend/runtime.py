@@ -1,7 +1,7 @@
-"""What the backends do differently around the operators: sizes known late, batch norm, replicas. The portable form.
+"""Backend differences outside the operators: dynamic sizes, batch norm, replicas. The generic version.
 
-Compiled backends (JAX) know every size when they trace, so sizes are Python ints and padding rows are computed along.
-`runtime_tensorflow.py` replaces what graph mode can do better.
+Compiled backends (JAX) know every size during tracing, so sizes are Python ints and padding rows are computed too.
+`runtime_tensorflow.py` replaces functions that can be better in graph mode.
 """
 
 import keras
@@ -9,7 +9,7 @@ from keras import ops
 
 SUPPORTS_JIT = True
 HAS_FUSED_BATCH_NORM = False
-FOLDS_NORMS = False  # XLA joins a constant norm with what stands around it
+FOLDS_NORMS = False  # XLA fuses a constant norm with its neighbours
 
 
 def smaller(a, b):
@@ -18,7 +18,7 @@ def smaller(a, b):
 
 
 def trim_to_valid(valid, *arrays):
-    """Cut the columns behind the last valid one of the batch; here sizes are fixed, so nothing is cut.
+    """Drop the columns after the last valid one of the batch. Here sizes are fixed, so nothing is dropped.
 
     Args:
         valid: bool (B, N).
@@ -31,13 +31,13 @@ def trim_to_valid(valid, *arrays):
 
 
 def pad_columns(array, size):
-    """Fill an array (B, N, ...) with zeros up to (B, size, ...)."""
+    """Pad an array (B, N, ...) with zeros to (B, size, ...)."""
     missing = size - array.shape[1]
     return ops.pad(array, [[0, 0], [0, missing]] + [[0, 0]] * (len(array.shape) - 2))
 
 
 def pad_to_multiple(images, multiple):
-    """Fill images (B, H, W, C) with zeros at the bottom and right up to multiples of `multiple`."""
+    """Pad images (B, H, W, C) with zeros at the bottom and right to multiples of `multiple`."""
     height, width = images.shape[1], images.shape[2]
     bottom, right = -height % multiple, -width % multiple
     if not (bottom or right):
@@ -46,7 +46,7 @@ def pad_to_multiple(images, multiple):
 
 
 def scale_loss(loss):
-    """Divide a replica's loss by the number of replicas whose gradients are summed; here there is one."""
+    """Divide a replica's loss by the number of replicas whose gradients are summed. Here there is one."""
     return loss
 
 
@@ -56,6 +56,6 @@ def devices():
 
 
 def batches_ahead():
-    """How many batches `fit` fetches before their step: JAX on an accelerator keeps one ahead."""
+    """How many batches `fit` prefetches: on an accelerator JAX prefetches one."""
     on_cpu = all(name.startswith("cpu") for name in devices())
     return int(keras.backend.backend() == "jax" and not on_cpu)

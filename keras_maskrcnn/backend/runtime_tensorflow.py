@@ -1,6 +1,6 @@
-"""`runtime.py` for TensorFlow's graph mode, in which sizes may be tensors: work follows the valid rows.
+"""`runtime.py` for TensorFlow's graph mode, where sizes may be tensors: only valid rows are computed.
 
-XLA has no kernels for crop_and_resize and stock NMS, so the model asks Keras not to compile it (`SUPPORTS_JIT`).
+XLA has no kernels for crop_and_resize and stock NMS, so the model turns Keras' XLA compilation off (`SUPPORTS_JIT`).
 """
 
 import tensorflow as tf
@@ -9,7 +9,7 @@ from keras_maskrcnn.backend import portable
 
 SUPPORTS_JIT = False
 HAS_FUSED_BATCH_NORM = True
-FOLDS_NORMS = True  # a constant norm goes into the kernel before it
+FOLDS_NORMS = True  # a constant norm is folded into the preceding kernel
 
 
 def smaller(a, b):
@@ -20,7 +20,7 @@ def smaller(a, b):
 
 
 def trim_to_valid(valid, *arrays):
-    """Cut the columns behind the last valid one of the batch, but leave at least one column.
+    """Drop the columns after the last valid one of the batch, but keep at least one column.
 
     Args:
         valid: bool (B, N).
@@ -38,18 +38,18 @@ def trim_to_valid(valid, *arrays):
 
 
 def pad_columns(array, size):
-    """Fill an array (B, N, ...) with zeros up to (B, size, ...)."""
+    """Pad an array (B, N, ...) with zeros to (B, size, ...)."""
     missing = size - tf.shape(array)[1]
     padded = tf.pad(array, [[0, 0], [0, missing]] + [[0, 0]] * (len(array.shape) - 2))
     return tf.ensure_shape(padded, [array.shape[0], size, *array.shape[2:]])
 
 
 def pad_to_multiple(images, multiple):
-    """Fill images (B, H, W, C) with zeros at the bottom and right up to multiples of `multiple`."""
+    """Pad images (B, H, W, C) with zeros at the bottom and right to multiples of `multiple`."""
     height, width = images.shape[1], images.shape[2]
     if height is not None and width is not None and not (height % multiple or width % multiple):
         return images
-    # tf2onnx rounds the remainder of a negative number the other way, so there is none here.
+    # Avoid the remainder of negative numbers, which tf2onnx rounds the other way.
     missing = multiple - 1 - (tf.shape(images)[1:3] - 1) % multiple
     return tf.pad(images, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
 
@@ -60,13 +60,13 @@ def scale_loss(loss):
 
 
 def fused_batch_norm(inputs, gamma, beta, epsilon):
-    """Batch norm by the batch's own statistics in one kernel, several times faster on CPU than its parts.
+    """Batch norm with batch statistics in one fused kernel, several times faster on CPU than separate operators.
 
     Args:
         inputs: float (B, h, w, C). gamma, beta: float32 (C,). epsilon: added to the variance.
 
     Returns:
-        outputs (B, h, w, C), mean float32 (C,), and unbiased variance float32 (C,), as torch keeps it.
+        outputs (B, h, w, C), mean float32 (C,), and unbiased variance float32 (C,), as in torch.
     """
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs,
@@ -81,7 +81,7 @@ def fused_batch_norm(inputs, gamma, beta, epsilon):
 
 
 def devices():
-    """Names of the devices TensorFlow computes on, such as "CPU:0"."""
+    """Names of TensorFlow's devices, such as "CPU:0"."""
     return [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices()]
 
 

@@ -1,10 +1,10 @@
 """RoIAlign and NMS from stock TensorFlow operators, several times faster than `generic`.
 
-Only operators that every TensorFlow runtime has are used, so a SavedModel needs no library of
-ours. Sizes may be free (None). XLA compiles neither crop_and_resize nor stock NMS nor sparse
-products: under `jit_compile=True` use `generic`. Times below are of 2 cores, milliseconds, for
-128 boxes of 7x7 in each of four (64, 64, 128) maps / 1000 boxes of 7x7 in one of (256, 256, 256);
-`benchmarks/operators.py` takes them again.
+Uses only operators of every TensorFlow runtime, so a SavedModel needs no extra library. Sizes may be
+dynamic (None). XLA compiles neither crop_and_resize nor stock NMS nor sparse products: under
+`jit_compile=True` use `generic`. Times below are milliseconds on 2 cores, for 128 boxes of 7x7 in each
+of four (64, 64, 128) maps / 1000 boxes of 7x7 in one (256, 256, 256) map; `benchmarks/operators.py`
+measures them.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ portable_operators = portable.portable_operators
 
 
 def operators():
-    """What computes RoIAlign here, in words."""
+    """Description of the RoIAlign implementation in use."""
     if tf.config.list_logical_devices("GPU"):
         return "stock TensorFlow operators (crop_and_resize) on the GPU"
     if native.is_used():
@@ -27,10 +27,10 @@ def operators():
 
 
 def convolve(maps, kernel, bias=None, strides=1, relu=False):
-    """Convolve natively where that is faster (3x3), or by stock operators; as `generic.convolve`.
+    """Convolve with the native operator where it is faster (3x3), else with stock operators. As `generic.convolve`.
 
-    The native one multiplies four times less on maps that are not small: 140 ms where stock takes 400 for 256 channels
-    of 200x264 cells, 280 against 1310 for the gradients (2 cores of an AMD EPYC with AVX2).
+    On maps that are not small the native operator needs a quarter of the multiplications. For 256 channels of 200x264
+    cells it takes 140 ms, stock operators 400; the gradients 280 against 1310 (2 cores of an AMD EPYC with AVX2).
     """
     kernel = tf.convert_to_tensor(kernel)
     if _convolves_natively(maps, kernel):
@@ -40,17 +40,17 @@ def convolve(maps, kernel, bias=None, strides=1, relu=False):
 
 
 def _convolve_by_stock(features, kernel, bias, strides, relu):
-    if features.shape[0] == 0:  # TensorFlow's own answers with the shape of its input
+    if features.shape[0] == 0:  # TensorFlow's operator returns the shape of its input
         rows, columns = (-(-side // strides) for side in features.shape[1:3])
         return tf.zeros((0, rows, columns, kernel.shape[-1]), kernel.dtype)
 
-    def finish(sums):  # operators that TensorFlow's graph optimizer fuses with the convolution
+    def finish(sums):  # TensorFlow's graph optimizer fuses these with the convolution
         sums = sums if bias is None else tf.nn.bias_add(sums, bias)
         return tf.nn.relu(sums) if relu else sums
 
     if kernel.shape[0] == 1 and not _on_gpu(features) and not portable.is_used():
-        # A matrix product: its gradients take a half to a fifth of those of conv2d on a CPU.
-        if strides > 1:  # the cells a stride apart, by a pool of single ones: 1 ms and 5 back, a slice 23 and 23
+        # A matrix product: on CPU its gradients take a half to a fifth of the time of conv2d's.
+        if strides > 1:  # select every second cell by 1x1 pooling: 1 ms, gradient 5; a strided slice takes 23 and 23
             features = tf.nn.avg_pool2d(features, 1, strides, "VALID")
         products = finish(tf.matmul(tf.reshape(features, (-1, kernel.shape[2])), kernel[0, 0]))
         products = tf.reshape(products, tf.concat([tf.shape(features)[:3], kernel.shape[3:]], axis=0))
@@ -67,11 +67,11 @@ def _convolves_natively(maps, kernel):
 
 
 def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
-    """Crop natively, or by crop_and_resize; arguments and result as `generic.multilevel_roi_align`.
+    """Crop with the native operator or crop_and_resize. Arguments and result as in `generic.multilevel_roi_align`.
 
-    crop_and_resize, 13 / 31 ms, is for exports and machines without a compiler: every runtime and
-    exchange format has it. Its stock gradient loses updates between the threads of a CPU and is
-    wrong by up to 20 % (on a GPU it is right); ours is that of `trainable_multilevel_roi_align`.
+    crop_and_resize, 13 / 31 ms, is for exports and for machines without a compiler: every runtime and
+    exchange format supports it. Its stock gradient loses updates between CPU threads and is wrong by up
+    to 20 % (on a GPU it is right), so the gradient comes from `trainable_multilevel_roi_align`.
     """
     if _is_native(pyramid, sampling_ratio, aggregation):
         frame = _stack_frame(boxes, levels, scales, aligned)
@@ -114,10 +114,10 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
 def trainable_multilevel_roi_align(
     pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
 ):
-    """Crop natively, or by a product with a sparse matrix; arguments and result as `multilevel_roi_align`.
+    """Crop with the native operator or a sparse matrix product. Arguments and result as in `multilevel_roi_align`.
 
-    The product is for training: the transpose of the matrix, made once, gives the exact gradient. 11 ms and 8
-    for the gradient / 23 and 15, and no points of 4 times the size of the crops are in memory.
+    The product is for training: the transpose of the matrix, computed once, gives the exact gradient. 11 ms and 8
+    for the gradient / 23 and 15. It does not store the sample points, which need 4 times the memory of the crops.
     """
     if sampling_ratio == 0 or _on_gpu(pyramid[0]) or _is_native(pyramid, sampling_ratio, aggregation):
         return multilevel_roi_align(
@@ -142,7 +142,7 @@ def trainable_multilevel_roi_align(
 
 
 def _is_native(pyramid, sampling_ratio, aggregation):
-    """Whether the native operator takes this call: on a CPU, in float32 or bfloat16."""
+    """Whether the native operator supports this call: on a CPU, in float32 or bfloat16."""
     known = pyramid[0].dtype in (tf.float32, tf.bfloat16) and (sampling_ratio > 0 or aggregation == "average")
     return known and not _on_gpu(pyramid[0]) and native.is_used()
 
@@ -154,27 +154,26 @@ def _stack_frame(boxes, levels, scales, aligned):
 
 
 def _on_gpu(tensor):
-    """Whether operators on a tensor will run on a GPU, as far as is known while tracing."""
+    """Whether operators on a tensor will run on a GPU, as far as is known during tracing."""
     if tensor.device:
         return "GPU" in tensor.device
     return bool(tf.config.list_logical_devices("GPU"))
 
 
 def _crop_level(features, frame, images, output_size, ratio):
-    """Crop boxes from one map: bilinear at every point by crop_and_resize, then averages of bins.
+    """Crop boxes from one map: bilinear sampling with crop_and_resize, then averages over bins.
 
     Args:
         features: float (B, H, W, C).
         frame: float32 (r, [y, x, height, width]), cells.
         images: int32 (r,).
         output_size: (h, w), bins.
-        ratio: points in a bin and axis.
+        ratio: points per bin and axis.
 
     Returns:
         (r, h, w, C), the dtype of the features.
     """
-    # A border of one cell with the border's own values: points up to a cell outside read the
-    # border.
+    # Replicate the border by one cell: points up to one cell outside read the border values.
     border = [[0, 0], [1, 1], [1, 1], [0, 0]]
     padded = tf.pad(tf.cast(features, tf.float32), border, mode="SYMMETRIC")
     points = (output_size[0] * ratio, output_size[1] * ratio)
@@ -191,19 +190,19 @@ def _crop_level(features, frame, images, output_size, ratio):
 
 
 def _sampling_matrix(pyramid, frame, images, levels, output_size, ratio):
-    """What every cell of the pyramid weighs in every bin of every box, 4 * ratio^2 entries a bin.
+    """The weight of every cell of the pyramid in every bin of every box, 4 * ratio^2 entries per bin.
 
     Args:
-        pyramid: list of L maps (B, H_l, W_l, C), of which only the sizes count.
+        pyramid: list of L maps (B, H_l, W_l, C); only the sizes are used.
         frame: float32 (R, [y, x, height, width]), cells of the box's level.
         images: int32 (R,), the image of each box.
         levels: int32 (R,), the map of each box.
         output_size: (h, w), bins.
-        ratio: points in a bin and axis.
+        ratio: points per bin and axis.
 
     Returns:
-        sparse matrix (R * h * w, cells), in the order of `generic.flatten_pyramid`; it has one
-        empty row for no boxes, because the product of a matrix without rows kills the process.
+        sparse matrix (R * h * w, cells), in the order of `generic.flatten_pyramid`. Without boxes it
+        has one empty row, because the product of a matrix without rows crashes the process.
     """
     sizes = generic.map_sizes(pyramid)
     heights, widths, offsets = (tf.cast(tf.gather(column, levels), tf.int64) for column in sizes)
@@ -216,7 +215,7 @@ def _sampling_matrix(pyramid, frame, images, levels, output_size, ratio):
     taps = 4 * ratio * ratio
     num_bins = tf.size(cells, out_type=tf.int64) // taps
     bins = tf.broadcast_to(tf.range(num_bins)[:, None], (num_bins, taps))
-    # Stacked in front and transposed: 2 ms where stacking pairs takes 3.
+    # Stack on the first axis and transpose: 2 ms, while stacking pairs takes 3.
     indices = tf.transpose(tf.stack([tf.reshape(bins, [-1]), tf.reshape(cells, [-1])]))
     num_cells = tf.add_n([tf.size(level[..., 0], out_type=tf.int64) for level in pyramid])
     return tf.raw_ops.SparseTensorToCSRSparseMatrix(
@@ -242,15 +241,15 @@ def _axis_cells(start, length, extent, bins, ratio):
 
 
 def _spread(matrix, upstream, pyramid):
-    """Give each cell its share of the gradient of the bins that read it.
+    """Distribute the gradients of the bins to the cells that they read.
 
-    Every cell is summed by one thread in the order of the boxes: the same bits for any number of
-    threads. The explicit transpose costs 2 to 4 ms and saves 3 to 16 over `transpose_a=True`.
+    One thread sums each cell in the order of the boxes, so results are bit-identical for any number of
+    threads. The explicit transpose costs 2 to 4 ms and saves 3 to 16 compared with `transpose_a=True`.
 
     Args:
-        matrix: as `_sampling_matrix` makes it.
+        matrix: from `_sampling_matrix`.
         upstream: float (R, h, w, C).
-        pyramid: list of L maps (B, H_l, W_l, C), of which only sizes and dtype count.
+        pyramid: list of L maps (B, H_l, W_l, C); only sizes and dtype are used.
 
     Returns:
         list of L gradients, (B, H_l, W_l, C).
@@ -258,7 +257,7 @@ def _spread(matrix, upstream, pyramid):
     channels = pyramid[0].shape[-1]
     transposed = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=tf.float32)
     upstream = tf.reshape(tf.cast(upstream, tf.float32), (-1, channels))
-    # Nothing is copied unless there are no boxes.
+    # This copies nothing unless there are no boxes.
     upstream = tf.pad(upstream, [[0, tf.maximum(1 - tf.shape(upstream)[0], 0)], [0, 0]])
     cells = tf.raw_ops.SparseMatrixMatMul(a=transposed, b=upstream)
     shares = tf.split(cells, [tf.size(level[..., 0]) for level in pyramid])
@@ -268,11 +267,11 @@ def _spread(matrix, upstream, pyramid):
 
 
 def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, valid):
-    """Exact NMS by the stock operator; arguments and result as `generic.non_max_suppression`.
+    """Exact NMS with the stock operator. Arguments and result as in `generic.non_max_suppression`.
 
-    One call for each class of each image: to move the classes apart instead, as is often done,
-    rounds the boxes. Two images of 2000 boxes take 12 ms (generic 16 to 29), four of 4500 in
-    five classes 90 ms (generic 280). N may be free.
+    One call per class and image. The usual alternative, to offset the boxes by class, rounds the
+    boxes. Two images of 2000 boxes take 12 ms (generic 16 to 29), four of 4500 in five classes
+    90 ms (generic 280). N may be dynamic.
     """
     boxes, scores = tf.stop_gradient(boxes), tf.stop_gradient(scores)
     keep = portable.keep_by_nms if portable.is_used() else _keep_by_nms
@@ -280,14 +279,14 @@ def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, vali
 
 
 def _keep_by_nms(boxes, scores, iou_threshold, max_outputs, classes, valid):
-    """Which boxes greedy NMS keeps, bool (B, N): one call for each image and class that has boxes."""
+    """The boxes that greedy NMS keeps, bool (B, N): one call for each image and class that has boxes."""
     num_images, num_boxes = tf.shape(scores)[0], tf.shape(scores)[1]
     rows, ends = _rows_by_group(num_images, num_boxes, classes, valid)
     row_boxes = tf.gather(tf.reshape(boxes, (-1, 4)), rows)
     row_scores = tf.gather(tf.reshape(scores, (-1,)), rows)
     thresholds = tf.broadcast_to(iou_threshold, [num_images])
     thresholds = tf.gather(thresholds, rows // tf.maximum(num_boxes, 1))
-    thresholds = tf.concat([thresholds, [0.0]], axis=0)  # one more, for the empty group at the end
+    thresholds = tf.concat([thresholds, [0.0]], axis=0)  # one more, the empty group at the end
 
     def suppress(number, kept):
         first = tf.where(number > 0, ends[tf.maximum(number - 1, 0)], 0)
@@ -304,11 +303,11 @@ def _keep_by_nms(boxes, scores, iou_threshold, max_outputs, classes, valid):
 
 
 def _rows_by_group(num_images, num_boxes, classes, valid):
-    """Sort the valid rows of a table (B * N, ...) into groups of one image and class.
+    """Group the valid rows of a table (B * N, ...) by image and class.
 
     Returns:
-        rows: int32 (V,), valid rows, those of a group together and in their order.
-        ends: int32 (G,), where each group ends in `rows`; the last group is empty.
+        rows: int32 (V,), valid rows, sorted by group, in their original order within a group.
+        ends: int32 (G,), the end of each group in `rows`; the last group is empty.
     """
     group = tf.broadcast_to(tf.range(num_images)[:, None], (num_images, num_boxes))
     if classes is not None:

@@ -1,6 +1,6 @@
 """Exact greedy NMS with fixed shapes in `keras.ops`: a part of `generic.py`, the reference.
 
-In: boxes and scores of a batch. Out: indices of the kept boxes and flags, as many as asked for.
+In: boxes and scores of a batch. Out: indices of the kept boxes, and flags, of fixed number.
 Called through `backend`, by the proposals, the detections and `km.ops`.
 """
 
@@ -9,27 +9,27 @@ from keras import ops
 
 from keras_maskrcnn.geometry.boxes import split_sides
 
-# Boxes in a step: two images of 2000 boxes take 5 ms on JAX (2 cores).
+# Boxes per step. With this size two images of 2000 boxes take 5 ms on JAX (2 cores).
 NMS_TILE = 256
 
 
 def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, valid):
-    """Keep the best box of every cluster, exactly as the greedy algorithm does, with fixed shapes.
+    """Greedy non-maximum suppression, exact, with fixed shapes.
 
-    Boxes go by falling score in tiles. A tile first loses what the kept boxes of earlier tiles
-    suppress; then "suppressed by a box that is kept" is repeated inside the tile until nothing
-    changes, which is the greedy answer because each round settles at least one more box of it.
+    Boxes are processed in tiles by descending score. First, kept boxes of earlier tiles suppress boxes
+    of the tile. Then suppression inside the tile is repeated until nothing changes. This gives the
+    greedy result, because each iteration settles at least one more box.
 
     Args:
         boxes: float32 (B, N, [x1, y1, x2, y2]); N must be known when the graph is built.
         scores: float32 (B, N).
         iou_threshold: suppress above it; a number or float (B,).
         max_outputs: D, an int (on TensorFlow also a scalar tensor).
-        classes: int (B, N) or None: boxes of different classes leave each other alone.
+        classes: int (B, N) or None: boxes of different classes do not suppress each other.
         valid: bool (B, N) or None: rows that are False are never kept and suppress nothing.
 
     Returns:
-        indices: int32 (B, D) by falling score, equal scores by lower index; 0 where not kept.
+        indices: int32 (B, D) by descending score, equal scores by lower index; 0 where not kept.
         keep: bool (B, D).
     """
     boxes, scores = ops.stop_gradient(boxes), ops.stop_gradient(scores)
@@ -47,7 +47,7 @@ def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, vali
 
 
 def _pad_to_tiles(boxes, scores, classes):
-    """Add rows that are never kept, up to a whole number of tiles and at least one row."""
+    """Add rows that are never kept, to get a whole number of tiles and at least one row."""
     num_boxes = scores.shape[1]
     tile = min(NMS_TILE, max(num_boxes, 1))
     missing = -num_boxes % tile if num_boxes else 1
@@ -68,7 +68,7 @@ def _keep_tile_by_tile(sides, classes, candidate, iou_threshold, tile):
         classes: int (B, N) or None.
         candidate: float32 (B, N), 1 or 0; 0 is never kept.
         iou_threshold: suppress above it.
-        tile: boxes in a step.
+        tile: boxes per step.
 
     Returns:
         float32 (B, N), 1 or 0.
@@ -82,7 +82,7 @@ def _keep_tile_by_tile(sides, classes, candidate, iou_threshold, tile):
         return ops.cast(hit, "float32")
 
     def unsuppressed(alive, kept, hits):
-        # Sums of ones are exact in float32: below one half means that nobody kept hits it.
+        # Sums of ones are exact in float32: below one half means that no kept box suppresses it.
         return alive * ops.cast(ops.matmul(kept[:, None, :], hits)[:, 0, :] < 0.5, "float32")
 
     kept = []
@@ -122,7 +122,7 @@ def _first_kept(order, kept, max_outputs):
     num_boxes = order.shape[1]
     missing = max(max_outputs - num_boxes, 0)
     place = ops.arange(num_boxes, dtype="int32")
-    # Kept boxes keep their places, the others go behind all of them.
+    # Kept boxes keep their positions; the others are moved to the end.
     place = ops.where(kept > 0.5, place, place + num_boxes)
     place = ops.sort(place, axis=1)[:, :max_outputs]
     keep = place < num_boxes

@@ -1,4 +1,4 @@
-"""Files of PyTorch, read by PyTorch where it is installed. Called by `weights/pth.py`, which reads them without."""
+"""Read PyTorch files with torch, if it is installed. Called by `weights/pth.py`, which can also read without torch."""
 
 import importlib.util
 import pickle
@@ -13,13 +13,13 @@ def load_tensors(path):
     """`torch.load(weights_only=True)` on the CPU.
 
     Args:
-        path: of a file that `torch.save` wrote.
+        path: path of a file written by `torch.save`.
 
     Returns:
-        What was saved, with torch tensors.
+        The saved object, with torch tensors.
 
     Raises:
-        ValueError: if torch refuses the file.
+        ValueError: torch rejects the file.
     """
     import torch
 

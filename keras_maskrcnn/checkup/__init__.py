@@ -1,7 +1,7 @@
-"""What is in a dataset and what is wrong with it, before anything is trained: faults, figures, a config to begin with.
+"""Check a dataset before training: faults, statistics and a proposed config.
 
-Reading order: inspection.py (the pass over images), findings.py (what can be wrong), anchor_recall.py, proposal.py,
-report.py (all of it as one dictionary), page.py (as HTML). Called by `keras-maskrcnn check-data` and `train --auto`.
+Reading order: inspection.py (the pass over the images), findings.py (checks per object), anchor_recall.py, pixels.py,
+proposal.py, report.py (everything as one dictionary). Called by `keras-maskrcnn check-data` and `train --auto`.
 """
 
 from keras_maskrcnn.checkup.inspection import inspect_dataset

@@ -1,7 +1,7 @@
-"""How well anchors fit the objects of a dataset at an input size: the share of objects that some anchor overlaps.
+"""How well anchors fit the objects of a dataset at a given input size: the share of objects that an anchor overlaps.
 
-An object that no anchor overlaps by half is hardly ever proposed. For each anchor shape the best overlap is at the cell
-nearest to the object in x and in y, so one cell a shape is enough: exact, and fast for any number of objects.
+An object that no anchor overlaps by half is rarely proposed. For each anchor shape, the best overlap is at the cell
+nearest to the object in x and y. So one cell per shape is enough: exact, and fast for any number of objects.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def network_boxes(boxes, positions, image_sizes, config):
         boxes: float (n, [x1, y1, x2, y2]), image pixels.
         positions: int (n,), the image of each box.
         image_sizes: list of (height, width), image pixels.
-        config: MaskRCNNConfig, for the network size.
+        config: MaskRCNNConfig, determines the network size.
 
     Returns:
         (float (n, 4) network pixels, int (images, [height, width]) network pixels).
@@ -37,8 +37,8 @@ def best_overlaps(boxes, positions, sizes, anchor_sizes, anchor_ratios):
         boxes: float (n, 4), network pixels.
         positions: int (n,), the image of each box.
         sizes: int (images, [height, width]), network pixels.
-        anchor_sizes: one an entry of PYRAMID_STRIDES.
-        anchor_ratios: heights over widths.
+        anchor_sizes: one per entry of PYRAMID_STRIDES.
+        anchor_ratios: height / width.
 
     Returns:
         float (n,).
@@ -59,14 +59,14 @@ def best_overlaps(boxes, positions, sizes, anchor_sizes, anchor_ratios):
 
 
 def recall_by_size(boxes, overlaps):
-    """Shares of the objects whose best anchor overlaps them by 0.5 and by 0.7, by size.
+    """Shares of objects whose best anchor has IoU of at least 0.5 and 0.7, by size.
 
     Args:
         boxes: float (n, 4), network pixels.
         overlaps: float (n,), from `best_overlaps`.
 
     Returns:
-        List of dicts "size", "objects", "recall_50", "recall_70" (None without objects); the last is of all.
+        List of dicts "size", "objects", "recall_50", "recall_70" (None without objects); the last one is for all sizes.
     """
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
     rows = []

@@ -1,6 +1,6 @@
-"""What can be wrong with the objects of one image, beyond what the readers refuse.
+"""Checks of the objects in one image, in addition to the checks of the readers.
 
-Comes in: a Record. Goes out: a list of Finding. All coordinates are image pixels.
+In: a Record. Out: a list of Finding. All coordinates are image pixels.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ from keras_maskrcnn.data.coco_output import is_file
 from keras_maskrcnn.data.records import Polygons
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
-TWICE_IOU = 0.9  # masks with more in common are one object annotated twice
-_BOX_IOU = 0.5  # a stated box with less in common with its mask belongs to something else
-_BEYOND = 1.5  # pixels that tools let outlines pass the image's edge by
+TWICE_IOU = 0.9  # IoU above which two masks count as one object annotated twice
+_BOX_IOU = 0.5  # IoU below which a stated box does not belong to its mask
+_BEYOND = 1.5  # pixels: annotation tools let outlines exceed the image by this much
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Finding:
 
     Args:
         severity: "error" (left out of training, or stops it), "warning" (probably a mistake) or "note".
-        kind: str, short; findings of one kind are shown together.
+        kind: str, short; findings of the same kind are shown together.
         where: str, the file and annotation.
-        message: str, what was found and what to do.
+        message: str, the problem and the remedy.
         image: position of the image in the dataset, or None.
     """
 
@@ -40,11 +40,11 @@ def examine_objects(record, position, names):
 
     Args:
         record: Record.
-        position: int, of the image in its dataset.
+        position: int, position of the image in its dataset.
         names: class names by label.
 
     Returns:
-        (list of Finding, areas int (n,): pixels of each mask).
+        (list of Finding, areas: int (n,), pixels of each mask).
     """
     size = (record.height, record.width)
     windows = [instance.mask.window(*size) for instance in record.instances]
@@ -64,28 +64,30 @@ def examine_objects(record, position, names):
             kind, message = "annotated twice", f"both are {names[a.label]!r} and share {overlap:.0%}. Remove one."
         else:
             kind = "one object, two classes"
-            message = f"they are {names[a.label]!r} and {names[b.label]!r} and share {overlap:.0%}. Keep the right one."
+            message = (
+                f"they are {names[a.label]!r} and {names[b.label]!r} and share {overlap:.0%}. Keep the correct one."
+            )
         findings.append(Finding(WARNING, kind, where, message, position))
     return findings, areas
 
 
 def name_of(record):
-    """What to call an image in messages."""
+    """Name of an image in messages."""
     return str(record.source) if is_file(record) else f"image {record.image_id}"
 
 
 def crosses_itself(points):
-    """The first crossing of a polygon's sides that are no neighbours, or None.
+    """The first crossing of two non-adjacent sides of a polygon, or None.
 
-    Sides that only touch, or run along one another, do not count: tools write such outlines for shapes with holes.
+    Sides that only touch or overlap do not count: tools write such outlines for shapes with holes.
 
     Args:
         points: float (k, [x, y]).
 
     Returns:
-        (i, j): numbers of the two sides; side i begins at point i.
+        (i, j): numbers of the two sides; side i starts at point i.
     """
-    points = points[np.any(points != np.roll(points, 1, axis=0), axis=1)]  # a repeated point is no side
+    points = points[np.any(points != np.roll(points, 1, axis=0), axis=1)]  # a repeated point is not a side
     if len(points) < 4:
         return None
     begin, end = points, np.roll(points, -1, axis=0)
@@ -97,14 +99,14 @@ def crosses_itself(points):
 
 
 def _sides_that_may_meet(low, high):
-    """Pairs i < j of sides whose boxes overlap; sorted by x first, for outlines of thousands of points.
+    """Pairs i < j of sides whose bounding boxes overlap. Sorts by x first, to be fast for thousands of points.
 
     Args:
-        low, high: float (k, [x, y]), corners of the box of each side.
+        low, high: float (k, [x, y]), corners of the bounding box of each side.
     """
     order = np.argsort(low[:, 0], kind="stable")
     later = np.searchsorted(low[order, 0], high[order, 0]) - np.arange(len(order)) - 1
-    later = np.maximum(later, 0)  # sides that begin, in x, before this one ends
+    later = np.maximum(later, 0)  # sides that start, in x, before this one ends
     first = np.repeat(np.arange(len(order)), later)
     second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(later) - later, later)
     i, j = order[first], order[second]
@@ -113,7 +115,7 @@ def _sides_that_may_meet(low, high):
 
 
 def side(begin, end, point):
-    """Sign: on which side of the line from `begin` to `end` a point lies. float (n,)."""
+    """Signed area: its sign tells on which side of the line from `begin` to `end` a point is. float (n,)."""
     return np.sign(
         (end[:, 0] - begin[:, 0]) * (point[:, 1] - begin[:, 1])
         - (end[:, 1] - begin[:, 1]) * (point[:, 0] - begin[:, 0])
@@ -122,9 +124,7 @@ def side(begin, end, point):
 
 def _no_pixel(instance):
     x1, y1, x2, y2 = instance.box.tolist()
-    message = (
-        f"no pixel lies inside its outline of {x2 - x1:.2f} x {y2 - y1:.2f} pixels. Outline it again or remove it."
-    )
+    message = f"no pixel is inside its outline of {x2 - x1:.2f} x {y2 - y1:.2f} pixels. Outline it again or remove it."
     return ERROR, "zero area", message
 
 
@@ -134,8 +134,10 @@ def _outline_findings(mask, size):
     points = np.concatenate(mask.parts)
     beyond = max(*(-points.min(0)), *(points.max(0) - size[::-1]))
     if beyond > _BEYOND:
-        text = f"it passes the edge of the image of {size[0]} x {size[1]} (height x width) by {beyond:.1f} pixels, "
-        found.append((WARNING, "partly outside the image", f"{text}and is cut there. Check that it belongs to it."))
+        text = f"it exceeds the image of {size[0]} x {size[1]} (height x width) by {beyond:.1f} pixels "
+        found.append(
+            (WARNING, "partly outside the image", f"{text}and is cut off there. Check that it belongs to this image.")
+        )
     for part in mask.parts:
         crossing = crosses_itself(part)
         if crossing is not None:
@@ -147,7 +149,7 @@ def _outline_findings(mask, size):
 
 
 def _box_findings(instance):
-    """A stated box that does not fit its mask."""
+    """Finding about a stated box that does not fit its mask, or None."""
     if instance.stated_box is None:
         return []
     x, y, width, height = instance.stated_box
@@ -156,7 +158,7 @@ def _box_findings(instance):
         return []
     given = [round(value, 1) for value in instance.stated_box]
     message = f"`bbox` {given} and its mask's box {instance.box.tolist()} [x1, y1, x2, y2] share {overlap:.0%}. "
-    return [(WARNING, "bbox does not fit the mask", f"{message}The mask is trained on; check both.")]
+    return [(WARNING, "bbox does not fit the mask", f"{message}Training uses the mask. Check both.")]
 
 
 def box_iou(first, second):
@@ -169,7 +171,7 @@ def box_iou(first, second):
 
 
 def _twice(instances, windows, areas):
-    """(i, j, IoU) of objects whose masks are nearly the same; crowd regions do not count."""
+    """(i, j, IoU) of objects with nearly identical masks; crowd regions do not count."""
     if len(instances) < 2:
         return []
     boxes = np.stack([instance.box for instance in instances]).astype(float)

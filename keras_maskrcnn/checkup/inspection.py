@@ -1,7 +1,6 @@
-"""One pass over a dataset: every image is read and every object is looked at, once.
+"""One pass over a dataset that reads every image and checks every object once.
 
-Comes in: a Dataset opened with on_error="skip", so that what its reader refused is in `faults`. Goes out: an
-Inspection.
+In: a Dataset opened with on_error="skip", so that its `faults` list what the reader rejected. Out: an Inspection.
 """
 
 import dataclasses
@@ -21,14 +20,14 @@ from keras_maskrcnn.data.images.showing import picture_of
 from keras_maskrcnn.data.readers.folders import image_files
 from keras_maskrcnn.data.records import size_message
 
-_LISTED = 5  # files named where many are meant
+_LISTED = 5  # largest number of file names in a message
 _BLOCK = 2**22  # bytes read at once
-_ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
+_ORIENTATION = 0x0112  # EXIF tag; 1 means upright
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What the pass over a dataset found.
+    """Results of the pass over a dataset.
 
     Args:
         dataset: Dataset.
@@ -38,9 +37,9 @@ class Inspection:
         crowd: bool (n,).
         boxes: float (n, [x1, y1, x2, y2]), image pixels.
         areas: int (n,), pixels of the masks.
-        digests: list of str, of each image's bytes; None where it cannot be read.
-        hashes: list of bool (255,), perceptual; None where it cannot be read.
-        pixels: list of Pixels; None where it cannot be read.
+        digests: list of str, hash of each image's bytes; None for unreadable images.
+        hashes: list of bool (255,), perceptual hashes; None for unreadable images.
+        pixels: list of Pixels; None for unreadable images.
     """
 
     dataset: object
@@ -56,18 +55,18 @@ class Inspection:
 
 
 def inspect_dataset(dataset, workers=None, progress=None):
-    """Look at every image and object of a dataset.
+    """Check every image and object of a dataset.
 
     Args:
         dataset: Dataset, opened with on_error="skip".
         workers: threads; None takes the machine's cores.
-        progress: function of the number of images done, or None.
+        progress: function called with the number of finished images, or None.
 
     Returns:
         Inspection.
     """
     findings = [
-        Finding(ERROR, "refused by the reader", fault.where, f"{fault.problem} {fault.remedy}".strip())
+        Finding(ERROR, "rejected by the reader", fault.where, f"{fault.problem} {fault.remedy}".strip())
         for fault in dataset.faults
     ]
     digests, hashes, areas, pixels = [], [], [], []
@@ -101,7 +100,7 @@ def inspect_dataset(dataset, workers=None, progress=None):
 
 
 def leaks(train, val):
-    """Findings about images of the validation part that the training part holds as well.
+    """Findings about validation images that are in the training part too.
 
     Args:
         train, val: Inspection.
@@ -115,12 +114,12 @@ def leaks(train, val):
     found = []
     for first, second, how in _copy_pairs(digests, hashes):
         if first < offset <= second:
-            message = f"it is {how} {name_of(records[first])} of the training part. Keep both in one part."
+            message = f"it is {how} {name_of(records[first])} of the training part. Keep both in the same part."
             found.append(Finding(WARNING, "copy in both parts", name_of(records[second]), message, second - offset))
     missing = sorted(set(val.labels.tolist()) - set(train.labels.tolist()))
     for label in missing:
         name = val.dataset.class_names[label]
-        message = "is in the validation part and not in the training part: it cannot be learnt. Split again."
+        message = "is in the validation part but not in the training part, so it cannot be learned. Split again."
         found.append(Finding(WARNING, "class without training data", f"class {name!r}", message))
     return found
 
@@ -144,13 +143,13 @@ def _examine(dataset, position):
         found.insert(0, Finding(ERROR, f"image of another size: {swapped}", name_of(record), message, position))
     turn = _turn(record)
     if turn != 1:
-        message = f"orientation {turn}: it is stored turned, and is turned back when read. Were its objects drawn so?"
+        message = f"orientation {turn}: it is rotated when read. Check that its objects were drawn on the rotated one."
         found.insert(0, Finding(NOTE, "EXIF turn", name_of(record), message, position))
     return found, areas, digest, bits, measure(image)
 
 
 def _read(record):
-    """(digest of what identifies the image, Stored, perceptual hash)."""
+    """(digest of the image's bytes or pixels, Stored, perceptual hash)."""
     source = record.source() if callable(record.source) else record.source
     image = stored_image(source)
     digest = hashlib.sha256()
@@ -170,11 +169,11 @@ def _turn(record):
         with Image.open(record.source) as image:
             return image.getexif().get(_ORIENTATION, 1)
     except (OSError, SyntaxError):
-        return 1  # a TIFF that only scikit-image reads: those hold no photos
+        return 1  # a TIFF that only scikit-image reads; these are not photos
 
 
 def _copy_pairs(digests, hashes):
-    """(i, j, how) of images that are the same file or look the same, i < j; one pair each for exact copies."""
+    """(i, j, how) of images that are identical or look the same, i < j. Exact copies appear in one pair each."""
     known = [k for k, bits in enumerate(hashes) if bits is not None]
     near = near_pairs(np.stack([hashes[k] for k in known]), NEAR_BITS) if len(known) > 1 else []
     near = [(known[a], known[b]) for a, b in near]
@@ -182,7 +181,7 @@ def _copy_pairs(digests, hashes):
 
 
 def _copies(inspection):
-    """Copies inside a dataset, each image once, with the first one that it equals."""
+    """Findings about copies within a dataset: each copy once, with the first image that it equals."""
     records, told, found = inspection.dataset.records, set(), []
     for first, second, how in sorted(_copy_pairs(inspection.digests, inspection.hashes)):
         if second not in told:
@@ -202,7 +201,7 @@ def _class_findings(inspection):
 
 
 def _unlisted(dataset):
-    """Images in the folders of the dataset that it does not list."""
+    """Finding about image files in the dataset's folders that it does not list."""
     listed = {os.path.abspath(r.source) for r in dataset.records if isinstance(r.source, (str, pathlib.Path))}
     folders = sorted({os.path.dirname(path) for path in listed})
     mentioned = " ".join(f"{fault.where} {fault.problem}" for fault in dataset.faults)
@@ -211,7 +210,7 @@ def _unlisted(dataset):
     if not missing:
         return []
     message = (
-        f"{len(missing)} images in its folders are not in it: {_some(os.path.basename(path) for path in missing)}."
+        f"{len(missing)} images in its folders are not listed: {_some(os.path.basename(path) for path in missing)}."
     )
     return [Finding(NOTE, "images without entry", dataset.name, message)]
 

@@ -1,8 +1,8 @@
-"""What the pixels of a dataset are: channels, dtype, range, and each channel's mean and standard deviation.
+"""Pixel statistics of a dataset: channels, dtype, range, and mean and standard deviation of each channel.
 
-One pass, image by image as they are read anyway, in float64; parts are joined by Chan, Golub and LeVeque's update
-("Algorithms for Computing the Sample Variance", 1983), so nothing is lost where means are large beside deviations.
-Called by `inspection.py`; `proposal.py` makes a config of it.
+Computed in float64 during the pass over the images. Parts are merged by the update of Chan, Golub and LeVeque
+("Algorithms for Computing the Sample Variance", 1983), which stays accurate when means are large compared with
+deviations. Called by `inspection.py`; `proposal.py` turns the result into config fields.
 """
 
 import collections
@@ -12,24 +12,24 @@ import numpy as np
 
 from keras_maskrcnn.checkup.findings import ERROR, NOTE, WARNING, Finding
 
-_BLOCK = 2**20  # pixels summed at once, so that memory-mapped images need not fit into memory
-_NAMED = 5  # images named where many are meant
+_BLOCK = 2**20  # pixels summed at once, so that memory-mapped images need not fit in memory
+_NAMED = 5  # largest number of image names in a message
 _UINT16_MAX = 65535
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """The pixels of one image, or of many of one kind.
+    """Statistics of the pixels of one image, or of several images of the same kind.
 
     Args:
-        channels: int, without transparency.
+        channels: int, without alpha.
         dtype: str, as stored.
-        alpha: whether there is a channel of transparency besides, which is not measured.
+        alpha: whether there is an additional alpha channel, which is not measured.
         least, most: float (channels,), smallest and largest value.
         count: int, pixels.
         mean: float64 (channels,).
-        squares: float64 (channels,), the sum of squared differences to the mean.
-        images: int.
+        squares: float64 (channels,), the sum of squared differences from the mean.
+        images: int, number of images.
     """
 
     channels: int
@@ -44,7 +44,7 @@ class Pixels:
 
     @property
     def kind(self):
-        """(channels, dtype): what images of one dataset should have in common."""
+        """(channels, dtype). All images of a dataset should have the same kind."""
         return self.channels, self.dtype
 
     @property
@@ -53,7 +53,7 @@ class Pixels:
         return np.sqrt(self.squares / max(self.count, 1))
 
     def joined(self, other):
-        """Both together; they are of one kind."""
+        """Merge with the statistics of other images of the same kind."""
         count = self.count + other.count
         apart = other.mean - self.mean
         return dataclasses.replace(
@@ -69,7 +69,7 @@ class Pixels:
 
     @property
     def image_dtype(self):
-        """The config's `image_dtype` that keeps these values."""
+        """The config's `image_dtype` that can hold these values."""
         if self.dtype in ("uint8", "bool"):
             return "uint8"
         whole = np.dtype(self.dtype).kind in "ui" and np.dtype(self.dtype).itemsize > 1
@@ -77,13 +77,13 @@ class Pixels:
 
 
 def measure(stored):
-    """Measure one image, row block by row block.
+    """Measure one image in blocks of rows.
 
     Args:
-        stored: data.images.forms.Stored.
+        stored: Stored, from `data/images/forms.py`.
 
     Returns:
-        Pixels; NaN and infinities in floats make its figures NaN.
+        Pixels. NaN and infinity in the image make the statistics NaN.
     """
     pixels = stored.pixels[..., : stored.pixels.shape[2] - stored.alpha]
     dtype = str(pixels.dtype)
@@ -101,8 +101,8 @@ def measure(stored):
 def _figures(plane):
     """(least, most, mean, sum of squared differences to it) of one channel."""
     if plane.dtype == bool:
-        plane = plane.astype(np.uint8) * np.uint8(255)  # as they are read
-    if plane.dtype in (np.uint8, np.uint16):  # counting each value is exact, and ten times faster than float64
+        plane = plane.astype(np.uint8) * np.uint8(255)  # as the reader converts them
+    if plane.dtype in (np.uint8, np.uint16):  # counting values is exact, and ten times faster than float64
         counts = np.bincount(plane.ravel())
         values = np.arange(len(counts))
         mean = (counts @ values) / plane.size
@@ -118,7 +118,7 @@ def by_kind(measured):
     """Pixels of each kind of image, the most frequent kind first.
 
     Args:
-        measured: list of Pixels, None where an image cannot be read. Those with NaN are left out.
+        measured: list of Pixels, None for unreadable images. Images with NaN are left out.
     """
     kinds = {}
     for pixels in measured:
@@ -128,14 +128,14 @@ def by_kind(measured):
 
 
 def is_plain(pixels):
-    """Whether images of this kind are RGB of 8 bits, transparent or not."""
+    """Whether images of this kind are 8-bit RGB, with or without alpha."""
     return pixels.channels == 3 and pixels.image_dtype == "uint8"
 
 
 def main_kind(kinds):
-    """What a model for these images should take: Pixels, or None for RGB of 8 bits.
+    """The kind of image that a model should take: Pixels, or None for 8-bit RGB.
 
-    Gray images of 8 bits among RGB ones are read as RGB.
+    8-bit gray images among RGB images are read as RGB.
     """
     if not kinds or any(is_plain(pixels) for pixels in kinds) and all(_fits_rgb(pixels) for pixels in kinds):
         return None
@@ -143,11 +143,11 @@ def main_kind(kinds):
 
 
 def pixel_findings(measured, names):
-    """Findings about images of another kind than most, about channels without content, and values that are no numbers.
+    """Findings about images of an unusual kind, constant channels, and NaN or infinite values.
 
     Args:
-        measured: list of Pixels by position, None where an image cannot be read.
-        names: what to call the images.
+        measured: list of Pixels by position, None for unreadable images.
+        names: names of the images in messages.
     """
     kinds = by_kind(measured)
     main, found = main_kind(kinds), []
@@ -161,11 +161,11 @@ def pixel_findings(measured, names):
             found.append(_other_kind(kind, usual, positions, names))
     for position, pixels in enumerate(measured):
         if pixels is not None and not np.isfinite(pixels.mean).all():
-            message = "it holds NaN or infinity. Replace them, for example by the channel's mean."
-            found.append(Finding(ERROR, "pixels that are no numbers", names[position], message, position))
+            message = "it contains NaN or infinity. Replace these values, for example by the channel's mean."
+            found.append(Finding(ERROR, "pixels that are not numbers", names[position], message, position))
     if main is not None and (main.squares == 0).any():
         flat = (np.flatnonzero(main.squares == 0) + 1).tolist()
-        message = f"channels {flat} (counted from 1) have one value everywhere. Leave them out, or check the export."
+        message = f"channels {flat} (counted from 1) are constant. Leave them out, or check the export."
         found.append(Finding(NOTE, "channel without content", "all images", message))
     return found
 
@@ -179,6 +179,6 @@ def _other_kind(kind, usual, positions, names):
     more = ", ..." if len(positions) > _NAMED else ""
     message = (
         f"{len(positions)} images have {kind[0]} channels of {kind[1]}, most have {usual[0]} of {usual[1]}: "
-        f"{listed}{more}. A model takes one kind. Export them alike."
+        f"{listed}{more}. A model takes one kind. Export all images in the same format."
     )
     return Finding(WARNING, "images of another kind", names[positions[0]], message, positions[0])

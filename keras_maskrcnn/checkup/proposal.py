@@ -1,17 +1,18 @@
-"""A config to begin with, from the data: input size, anchors, caps, schedule. `train --config` and `--auto` take it.
+"""Propose a config from the data: input size, anchors, limits, schedule. For `train --config` and `--auto`.
 
-The rules, each from a measured figure of the dataset:
+Each rule uses a measured property of the dataset:
 
-* Input size: a quarter of the objects at most should be smaller than the smallest default anchor, 32 network pixels.
-  Where image sizes differ by more than half (all but a tenth at either end) and objects are of more equal size in
-  source pixels than after resizing all images to one side (microscopy), one scale for all images; else the smallest
-  usual short side that reaches it. Sides below 320 are for images that are not larger themselves.
-* Anchors: five sizes a factor 2 apart; the largest first size with a recall within 0.5 % of the best.
-* Caps: the fullest image's number of objects, and a quarter more detections, in tens; at least COCO's 100 detections.
-* Pixels: RGB of 8 bits keeps ImageNet's normalisation, which pre-trained weights want. Other channels or dtypes get the
-  mean and standard deviation of each channel, and the dtype that keeps their values.
-* Schedule: 20 000 images seen, in 12 to 100 epochs. The learning rate depends on the weights to start from, not on the
-  data, and is left to `train`.
+* Input size: at most a quarter of the objects should be smaller than the smallest default anchor, 32 network pixels.
+  Use one scale for all images if their sizes differ by more than a factor of 1.5 (10th to 90th percentile) and object
+  sizes vary less in image pixels than after resizing all images to the same short side (microscopy). Otherwise use
+  the smallest usual short side that reaches the goal. Sides below 320 are only for images that are no larger.
+* Anchors: five sizes, each twice the one before. The first is the largest size with a recall within 0.5 % of the best.
+* Limits: the largest number of objects in an image, and 25 % more detections, rounded up to tens; at least COCO's 100
+  detections.
+* Pixels: 8-bit RGB keeps ImageNet's normalisation, which pre-trained weights expect. Other images get the mean and
+  standard deviation of each channel, and the dtype that can hold their values.
+* Schedule: 20 000 images seen, in 12 to 100 epochs. The learning rate depends on the initial weights, not on the data;
+  `train` chooses it.
 """
 
 import math
@@ -23,13 +24,13 @@ from keras_maskrcnn.checkup.pixels import by_kind, main_kind
 from keras_maskrcnn.config import MaskRCNNConfig
 
 SMALLEST = 32  # network pixels: a quarter of the objects may be smaller
-SHORT_SIDES = (320, 480, 640, 800, 1024)  # tried for min_size
-_SMALL_SIDES = (128, 192, 256)  # where images are no larger
+SHORT_SIDES = (320, 480, 640, 800, 1024)  # candidates for min_size
+_SMALL_SIDES = (128, 192, 256)  # for images that are no larger
 _LONG_OVER_SHORT = 1333 / 800  # the paper's
 _FIRST_ANCHORS = (32, 16, 8, 4)
 _RECALL_TOLERANCE = 0.005
-_SCALES = (0.25, 4.0)  # least and most of image_scale
-_LARGE = 1344  # network pixels: beyond it, training takes crops
+_SCALES = (0.25, 4.0)  # range of image_scale
+_LARGE = 1344  # network pixels: above it, training uses crops
 _CROP = 512
 _IMAGES_SEEN, _EPOCHS = 20_000, (12, 100)
 
@@ -42,7 +43,7 @@ def propose(inspection):
 
     Returns:
         dict: min_size and max_size or image_scale, crop, anchor_sizes, max_instances, max_detections, batch_size,
-        epochs; where images are not RGB of 8 bits pixel_mean, pixel_std, image_dtype.
+        epochs; for images that are not 8-bit RGB also pixel_mean, pixel_std and image_dtype.
     """
     sizes = inspection.dataset.image_sizes
     objects = ~inspection.crowd
@@ -63,7 +64,7 @@ def propose(inspection):
 
 
 def config_of(options):
-    """A MaskRCNNConfig with a proposal's input size and anchors, for what depends on these alone."""
+    """A MaskRCNNConfig with a proposal's input size and anchors, for functions that need only these."""
     names = ("min_size", "max_size", "image_scale", "anchor_sizes")
     fields = {name: options[name] for name in names if name in options}
     fields["anchor_sizes"] = tuple(fields.get("anchor_sizes", MaskRCNNConfig.anchor_sizes))
@@ -71,7 +72,7 @@ def config_of(options):
 
 
 def _normalisation(pixels):
-    """pixel_mean, pixel_std and image_dtype for images of a kind (Pixels); nothing for None."""
+    """pixel_mean, pixel_std and image_dtype for a kind of image (Pixels); {} for None."""
     if pixels is None:
         return {}
     std = np.where(pixels.std > 0, pixels.std, 1.0)
@@ -95,7 +96,7 @@ def _input_size(boxes, positions, sizes):
         return {"image_scale": float(max(0.25, round(scale * 4) / 4))}
     tried = [side for side in _SMALL_SIDES if side >= np.median(short)] + list(SHORT_SIDES)
     enough = [side for side in tried if np.percentile(relative, 25) * side >= SMALLEST]
-    most = 4 * np.median(short)  # what is blown up further holds nothing new
+    most = 4 * np.median(short)  # larger upscaling adds no information
     allowed = [side for side in enough or tried[-1:] if side <= most]
     return _short_side(allowed[0] if allowed else max([side for side in tried if side <= most], default=tried[0]))
 

@@ -1,4 +1,4 @@
-"""An inspection as one dictionary of plain numbers and texts, for JSON and for the page."""
+"""An inspection as one dictionary of plain numbers and strings, for JSON and for the HTML page."""
 
 import dataclasses
 
@@ -13,16 +13,16 @@ _ORDER = ("error", "warning", "note")
 
 
 def make_report(inspection, options, extra=(), seconds=None):
-    """All that is known of a dataset.
+    """Everything that is known about a dataset.
 
     Args:
         inspection: Inspection.
         options: the proposal (`proposal.propose`).
-        extra: further findings, such as `inspection.leaks`.
-        seconds: float, what the pass took, or None.
+        extra: further findings, such as those of `inspection.leaks`.
+        seconds: float, duration of the pass, or None.
 
     Returns:
-        dict, ready for JSON.
+        dict that JSON can store.
     """
     dataset = inspection.dataset
     counts = np.bincount(inspection.positions, minlength=len(dataset))
@@ -79,7 +79,7 @@ def _spread(values):
 
 
 def _histogram(values, bins, whole=False):
-    """How many values lie from one edge to below the next; `whole` values are told by their last, 3 to 4 for 3..5."""
+    """Number of values in each bin [low, high). For `whole` numbers the label includes the end: "3 to 4" for [3, 5)."""
     counts = [int(((values >= low) & (values < high)).sum()) for low, high in zip(bins[:-1], bins[1:])]
     labels = [_label(low, high - whole) for low, high in zip(bins[:-1], bins[1:])]
     return [{"range": label, "count": count} for label, count in zip(labels, counts)]
@@ -92,7 +92,7 @@ def _label(low, high):
 
 
 def _nice_bins(most):
-    """0, 1, 2, 3, then ranges of growing width up to the most."""
+    """0, 1, 2, 3, then ranges of increasing width, up to the maximum."""
     bins = [0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000, 1_000_000]
     return bins[: next(k for k, edge in enumerate(bins) if edge > most) + 1]
 

@@ -1,4 +1,4 @@
-"""Readers, transforms and the loader: from files to batches, in numpy, without a model.
+"""Readers, transforms and the loader: from files to batches, in numpy, independent of the model.
 
 Names are imported when they are first used: reading a dataset needs neither Keras, which `DataLoader` needs, nor the
 other readers and transforms.

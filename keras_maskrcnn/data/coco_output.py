@@ -1,4 +1,4 @@
-"""Any dataset -> COCO JSON, as ground truth for evaluation and as a file that CocoDataset and other tools read.
+"""Convert a dataset to COCO JSON, for the evaluation, and as a file for CocoDataset and other tools.
 
 Called by `Dataset.to_coco`, and by evaluation.
 """
@@ -14,7 +14,7 @@ from keras_maskrcnn.host.files import write_atomically, write_text
 
 
 def coco_content(dataset, names=None):
-    """The ground truth as a COCO dictionary in dataset ids, for pycocotools.
+    """The ground truth as a COCO dictionary with the dataset's ids, for pycocotools.
 
     Annotations are numbered from 1: pycocotools takes an id of 0 for "no match". Where annotations state boxes and
     areas, these are kept; else the mask gives them.
@@ -47,7 +47,7 @@ def coco_content(dataset, names=None):
 
 
 def write_coco(dataset, path):
-    """Write a dataset as COCO JSON. A failure leaves the file that was there before.
+    """Write a dataset as COCO JSON. If writing fails, an existing file stays as it was.
 
     Images that are not files (arrays, or embedded in annotation files) are written as PNG or TIFF, with all their
     channels, into the folder `<stem of path>_images` beside it. The `file_name`s are relative to `coco_image_dir`.
@@ -84,7 +84,7 @@ def coco_image_dir(dataset, path):
 
 
 def is_file(record):
-    """Whether a record's image is a file."""
+    """Whether an image is stored in its own file."""
     return isinstance(record.source, (str, pathlib.Path))
 
 
@@ -93,7 +93,7 @@ def _images_folder(path):
 
 
 def _write_image(dataset, index, folder, root):
-    """Write an image that is not a file, as PNG if possible, else as TIFF. Returns its name relative to `root`."""
+    """Write an image from memory as PNG, or as TIFF if PNG cannot hold it. Returns its name relative to `root`."""
     pixels = dataset.load_image(index, None, None)
     png = pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3, 4)
     file = folder / f"{index + 1:06d}.{'png' if png else 'tif'}"
@@ -105,16 +105,14 @@ def _write_image(dataset, index, folder, root):
 
 
 def _write_tiff(path, pixels):
-    """One page, the channels of a pixel side by side, compressed."""
+    """Write one page with interleaved samples, compressed."""
     import tifffile  # slow to import, and only images of other channels or dtypes need it
 
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     # As for arrays, the first three of four channels are RGB where a model takes three.
     colors = {"photometric": "rgb", "extrasamples": ["unspecified"]} if pixels.shape[2] == 4 else {}
-    tifffile.imwrite(
-        path, pixels, **{"photometric": "minisblack", **colors}, planarconfig="contig", compression="zlib"
-    )
+    tifffile.imwrite(path, pixels, **{"photometric": "minisblack", **colors}, planarconfig="contig", compression="zlib")
 
 
 def _file_name(record, root):
@@ -122,7 +120,7 @@ def _file_name(record, root):
 
 
 def _relative(path, root):
-    """The path as seen from `root`, with slashes on every system."""
+    """The path relative to `root`, with forward slashes on every system."""
     return pathlib.Path(os.path.relpath(path, root)).as_posix()
 
 

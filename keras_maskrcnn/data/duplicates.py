@@ -1,4 +1,4 @@
-"""Finds images that a dataset holds more than once: the same file, or the same picture saved again.
+"""Find duplicate images: the same file, or the same picture saved again.
 
 A model looks better than it is if copies of its training images are in the validation data. Equal files have equal
 digests. Pictures that were resized, re-encoded or made brighter are found by a perceptual hash. It is pHash with 255

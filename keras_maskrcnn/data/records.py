@@ -1,8 +1,8 @@
-"""What a reader knows of an image before its pixels are read: a `Record` of `Instance`s with masks.
+"""The annotations of an image, before its pixels are read: a `Record` of `Instance`s with masks.
 
-Masks stay polygons or run lengths until a loader asks for one, and then only the pixels inside the
-object's own box are made: never an (H, W, N) stack. All coordinates are image pixels. The readers
-(`coco`, `dsb`, `arrays`) fill these; `data.sample` turns them into network pixels.
+Masks stay polygons or run lengths until a loader needs one. Then only the pixels inside the object's
+box are computed, never an (H, W, N) stack. All coordinates are image pixels. `data/readers/` creates
+records; `data/samples/` converts them to network pixels.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class MaskWindow:
 
     Args:
         pixels: uint8 0/1 (h, w).
-        x, y: int, image pixels: where the window begins.
+        x, y: int, image pixels: top-left corner of the window.
     """
 
     pixels: np.ndarray
@@ -31,7 +31,7 @@ class MaskWindow:
     y: int
 
     def window(self, height, width):
-        """Itself: it is decoded already."""
+        """Returns itself: the mask is already decoded."""
         del height, width
         return self
 
@@ -43,10 +43,10 @@ class MaskWindow:
 
 @dataclasses.dataclass(frozen=True)
 class Polygons:
-    """A mask as the union of polygons, rasterised by COCO's own rule when needed.
+    """A mask as the union of polygons, rasterised by COCO's rule when needed.
 
     Args:
-        parts: tuple of float64 (k, [x, y]), k >= 3, image pixels; may reach beyond the image.
+        parts: tuple of float64 (k, [x, y]), k >= 3, image pixels; may extend beyond the image.
     """
 
     parts: tuple
@@ -58,7 +58,7 @@ class Polygons:
         return np.clip(corners, 0, (width, height, width, height)).astype(np.float32)
 
     def window(self, height, width):
-        """Rasterise, in full only as run lengths. Returns MaskWindow, empty for slivers."""
+        """Rasterise, through run lengths of the whole image. Returns MaskWindow; very thin polygons may be empty."""
         parts = self.segmentation(height, width)
         codes = coco_mask.frPyObjects(parts, height, width)
         code = codes[0] if len(codes) == 1 else coco_mask.merge(codes)
@@ -81,7 +81,7 @@ class RunLengths:
     counts: np.ndarray
 
     def window(self, height, width):
-        """Decode inside the extent. Returns MaskWindow."""
+        """Decode the smallest window that contains the mask. Returns MaskWindow."""
         del width
         box = rle.extent(self.counts, height)
         if box is None:
@@ -99,15 +99,15 @@ class Instance:
 
     Args:
         label: int, 0..K-1.
-        box: float32 [x1, y1, x2, y2], the extent of the mask's geometry.
+        box: float32 [x1, y1, x2, y2], the extent of the mask.
         mask: MaskWindow, Polygons or RunLengths.
-        crowd: whether it marks a region of many objects, not an object.
+        crowd: whether the annotation is a crowd region (COCO's `iscrowd`), not a single object.
         annotation_id: the dataset's id, for messages.
-        area: mask area in square pixels as the dataset states it, or None.
-        stated_box: [x, y, width, height] as the dataset states it, or None.
-        attributes: dict of what the annotation holds beyond that, as it stands there, for branches; or None.
-        frame: ((a, b, c), (d, e, f)): the affine map from the pixels of the attributes to those of box and mask. Not
-            the identity once an object was moved or pasted.
+        area: mask area in square pixels as given by the dataset, or None.
+        stated_box: [x, y, width, height] as given by the dataset, or None.
+        attributes: dict of all other fields of the annotation, unchanged, for branches; or None.
+        frame: ((a, b, c), (d, e, f)): the affine map from the pixels of the attributes to those of box and mask. The
+            identity unless the object was moved or pasted.
     """
 
     label: int
@@ -127,8 +127,8 @@ class Record:
 
     Args:
         image_id: the dataset's id.
-        source: path of the file, or what `read_image` takes besides, or a function that returns it,
-            for images inside other files.
+        source: path of the file, any other input of `read_image`, or a function that returns one
+            of these (for images inside other files).
         height, width: int, image pixels after EXIF rotation.
         instances: tuple of Instance.
     """
@@ -142,7 +142,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """Something in a dataset that cannot be trained on: where, what, and what to do about it."""
+    """Something in a dataset that cannot be used for training: the place, the problem and the remedy."""
 
     where: str
     problem: str
@@ -153,25 +153,25 @@ class Fault:
 
 
 class Dataset:
-    """Records with their class names: what every reader is, what loader and evaluation read.
+    """Records with class names. Base class of the readers; input of the loader and the evaluation.
 
     Args:
         records: list of Record.
         class_names: list of str, by label.
         category_ids: list of int, the dataset's id of each label.
-        name: str, how messages call the dataset (its file or folder).
-        on_error: "raise" or "skip": what `faults` lead to, here and when an image cannot be read
-            later.
+        name: str, name of the dataset in messages (its file or folder).
+        on_error: "raise" or "skip": what to do about `faults`, now and when an image turns out to be
+            unreadable later.
         faults: list of Fault found by the reader.
-        image_dir: folder that the images' names in `to_coco` are relative to; None is the deepest
-            one that holds all of them.
+        image_dir: folder that image names in `to_coco` are relative to; None means the deepest
+            folder that contains all images.
 
     Attributes:
         faults: list of Fault; grows when an image turns out to be unreadable.
-        max_instances: int, most annotations on one image.
+        max_instances: int, largest number of annotations on one image.
 
     Raises:
-        ValueError: a fault with on_error="raise"; or no image is left.
+        ValueError: there is a fault and on_error="raise"; or no image is left.
     """
 
     def __init__(self, records, class_names, category_ids, name, on_error="raise", faults=(), image_dir=None):
@@ -187,8 +187,8 @@ class Dataset:
         self._report_faults()
         if not self.records:
             raise ValueError(
-                f"A dataset needs at least one usable image. Received {self.name} without. "
-                "Check the path and the images listed."
+                f"A dataset needs at least one usable image. Received {self.name} without any. "
+                "Check the path and the listed images."
             )
         self.max_instances = max(len(record.instances) for record in self.records)
 
@@ -211,7 +211,7 @@ class Dataset:
 
     @property
     def image_dir(self):
-        """Folder that the images' names in `to_coco` are relative to; None if no image is a file."""
+        """Folder that image names in `to_coco` are relative to; None if no image is a file."""
         if self._image_dir is None:
             self._image_dir = common_folder(record.source for record in self.records if is_file(record))
         return self._image_dir
@@ -237,17 +237,17 @@ class Dataset:
         return image
 
     def add_fault(self, fault):
-        """Note and announce a fault found while reading; each is announced once."""
+        """Record a fault found while reading, and warn about it once."""
         if fault not in self.faults:
             self.faults.append(fault)
-            warnings.warn(f"Skipped, {len(self.faults)} so far in {self.name}: {fault}", stacklevel=2)
+            warnings.warn(f"Skipped (number {len(self.faults)} in {self.name}): {fault}", stacklevel=2)
 
     def to_coco(self, path=None):
-        """The ground truth as a COCO dictionary in dataset ids, for pycocotools, other tools and CocoDataset.
+        """The ground truth as a COCO dictionary with the dataset's ids, for pycocotools and other tools.
 
         Args:
-            path: JSON file to write it to as well, whole or not at all; its `file_name`s are
-                relative to `image_dir`. None writes nothing.
+            path: JSON file to write as well (atomically). Its `file_name`s are relative to `image_dir`.
+                None writes nothing.
 
         Returns:
             dict with "images", "annotations" (numbered from 1) and "categories".
@@ -261,8 +261,8 @@ class Dataset:
         more = f"\n  ... and {len(self.faults) - 5} more" if len(self.faults) > 5 else ""
         if self.on_error == "raise":
             raise ValueError(
-                f"{self.name} must be free of faults. Received {len(self.faults)}:\n{shown}{more}\n"
-                'Mend them, or pass on_error="skip" to leave them out (see `.faults`).'
+                f"{self.name} must have no faults. Received {len(self.faults)}:\n{shown}{more}\n"
+                'Fix them, or pass on_error="skip" to leave them out (see `.faults`).'
             )
         warnings.warn(
             f"Left out {len(self.faults)} faulty entries of {self.name}:\n{shown}{more}",
@@ -271,20 +271,20 @@ class Dataset:
 
 
 def size_message(source, name, stated, found):
-    """What to say of an image of another size than its annotations claim, swapped sides told apart.
+    """Error message for an image whose size differs from its annotations; detects swapped sides.
 
     Args:
-        source: path of the image, or what stands for it.
+        source: path or description of the image.
         name: str, the dataset.
         stated, found: (height, width) of the annotations and of the file after EXIF rotation.
     """
     if found == stated[::-1]:
         remedy = (
-            "The sides are swapped: either the annotations hold width for height, or they were "
-            "drawn before EXIF rotation: then re-save the image without its EXIF orientation."
+            "The sides are swapped. Either the annotations swap width and height, or they were "
+            "drawn before EXIF rotation; in that case save the image again without EXIF orientation."
         )
     else:
-        remedy = "They belong to different versions of the image: resize one to the other."
+        remedy = "They belong to different versions of the image. Resize one of them."
     return (
         f"{source}: an image must have the size (height x width) of {name}, "
         f"{stated[0]} x {stated[1]}. Received a file of {found[0]} x {found[1]}. {remedy}"

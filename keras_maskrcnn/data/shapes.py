@@ -1,6 +1,6 @@
-"""Generated pictures of circles, squares and triangles with exact masks: to try all without data.
+"""Synthetic images of circles, squares and triangles with exact masks, to try the package without data.
 
-Writes PNG images and COCO annotations, so that a run on them goes the same way as one on real data.
+Writes PNG images and COCO annotations, so a run on them uses the same code as a run on real data.
 """
 
 import json
@@ -13,30 +13,30 @@ from keras_maskrcnn.geometry import rle
 from keras_maskrcnn.geometry.extents import filled_box
 
 CLASS_NAMES = ("circle", "square", "triangle")
-_MIN_VISIBLE = 0.4  # a shape may hide at most the rest of an earlier one
+_MIN_VISIBLE = 0.4  # a later shape may hide at most the rest of an earlier one
 _ATTEMPTS = 20
 
 
 def generate_shapes(directory, num_images, image_size=128, seed=0, max_shapes=5):
-    """Write a dataset of shapes; the same arguments give the same files.
+    """Write a dataset of shapes. The same arguments give the same files.
 
-    Each image has one to `max_shapes` shapes of random size, turn and colour on a noisy background.
-    Later shapes cover earlier ones; masks hold what stays visible.
+    Each image has one to `max_shapes` shapes of random size, rotation and colour on a noisy background.
+    Later shapes cover earlier ones; masks hold the visible parts.
 
     Args:
-        directory: folder to write `annotations.json` and `images/*.png` to; made if needed.
+        directory: output folder for `annotations.json` and `images/*.png`; created if needed.
         num_images: int >= 1.
         image_size: pixels, int or (height, width), sides >= 32.
         seed: int.
-        max_shapes: int >= 1, most shapes on an image.
+        max_shapes: int >= 1, largest number of shapes in an image.
 
     Returns:
-        pathlib.Path of `annotations.json`; the images lie in `images` beside it.
+        pathlib.Path of `annotations.json`; the images are in `images` beside it.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if num_images < 1 or max_shapes < 1 or min(height, width) < 32:
         raise ValueError(
-            "At least one image, one shape an image and 32 pixels a side are needed. Received "
+            "At least one image, one shape per image and 32 pixels per side are needed. Received "
             f"num_images={num_images}, max_shapes={max_shapes}, image_size={image_size}."
         )
     directory = pathlib.Path(directory)
@@ -57,15 +57,15 @@ def generate_shapes(directory, num_images, image_size=128, seed=0, max_shapes=5)
 
 
 def draw_shapes(image_size, max_shapes, rng):
-    """One picture of shapes.
+    """One image of shapes.
 
     Args:
         image_size: (height, width), pixels.
-        max_shapes: int, most shapes.
+        max_shapes: int, largest number of shapes.
         rng: numpy Generator.
 
     Returns:
-        (uint8 (H, W, 3), labels list of int, masks list of bool (H, W): what is visible of each).
+        (uint8 (H, W, 3), labels: list of int, masks: list of bool (H, W), the visible part of each shape).
     """
     background = rng.uniform(0, 255, 3)
     picture = background + rng.normal(0, 12, (*image_size, 3))
@@ -82,7 +82,7 @@ def draw_shapes(image_size, max_shapes, rng):
 
 
 def _place(image_size, masks, areas, rng):
-    """A shape that leaves enough of the earlier ones visible, or None after some attempts."""
+    """A shape that leaves enough of the earlier shapes visible, or None after several attempts."""
     for _ in range(_ATTEMPTS):
         label = int(rng.integers(len(CLASS_NAMES)))
         mask = _shape(label, image_size, rng)
@@ -93,7 +93,7 @@ def _place(image_size, masks, areas, rng):
 
 
 def _shape(label, image_size, rng):
-    """The pixels of one shape: bool (H, W). It lies wholly inside the image."""
+    """The pixels of one shape: bool (H, W). The shape is completely inside the image."""
     short = min(image_size)
     radius = rng.uniform(0.1, 0.25) * short
     y0, x0 = (rng.uniform(radius, side - radius) for side in image_size)
@@ -101,7 +101,7 @@ def _shape(label, image_size, rng):
     x, y = x - x0, y - y0
     if label == 0:
         return x**2 + y**2 < radius**2
-    # A regular polygon is where the distance along every edge normal is below the inner radius.
+    # A point is inside a regular polygon if its distance along every edge normal is below the inner radius.
     corners = 4 if label == 1 else 3
     angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * (2 * np.pi / corners)
     inner = radius * np.cos(np.pi / corners)
@@ -109,7 +109,7 @@ def _shape(label, image_size, rng):
 
 
 def _color_unlike(background, rng):
-    """A colour that stands out from the background by at least 80 of 255 in some channel."""
+    """A colour that differs from the background by at least 80 of 255 in some channel."""
     while True:
         color = rng.uniform(0, 255, 3)
         if np.abs(color - background).max() > 80:

@@ -1,7 +1,7 @@
-"""Divide a dataset into training, validation and test parts: classes in proportion, copies of an image together.
+"""Split a dataset into training, validation and test parts. Keep class proportions, and copies of an image together.
 
-Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the rarest class is dealt out first, each image to the
-part that still needs most of it. Images without objects count as a class. Called by the command line.
+Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): distribute the rarest class first, each image to the
+part that still needs most images of it. Images without objects count as a class. Called by the command line.
 """
 
 import math
@@ -12,19 +12,19 @@ from keras_maskrcnn.data.records import Dataset
 
 
 def split_dataset(dataset, fractions, seed=0, groups=()):
-    """Divide a dataset.
+    """Split a dataset.
 
     Args:
         dataset: Dataset.
-        fractions: float list, the share of images of each part; they sum to 1.
+        fractions: list of float, the share of images in each part; they sum to 1.
         seed: int; the same seed gives the same parts.
         groups: lists of positions that must stay together, such as `duplicates.duplicate_groups`.
 
     Returns:
-        List of Dataset, one a fraction; images keep their order and their ids.
+        List of Dataset, one per fraction; images keep their order and ids.
 
     Raises:
-        ValueError: fractions that are none, or a part that gets no image.
+        ValueError: the fractions are invalid, or a part gets no image.
     """
     fractions = [float(fraction) for fraction in fractions]
     if len(fractions) < 2 or min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
@@ -40,8 +40,8 @@ def split_dataset(dataset, fractions, seed=0, groups=()):
     empty = [fraction for fraction, chosen in zip(fractions, positions, strict=True) if not chosen]
     if empty:
         raise ValueError(
-            f"Every part must get an image. Received {len(dataset)} images in {len(units)} groups, and none is left "
-            f"for the fractions {empty}. Enlarge these, or give more images."
+            f"Every part must get at least one image. Received {len(dataset)} images in {len(units)} groups; none is "
+            f"left for the fractions {empty}. Increase these fractions, or add images."
         )
     return [_subset(dataset, chosen, number) for number, chosen in enumerate(positions, start=1)]
 
@@ -58,7 +58,7 @@ def _subset(dataset, positions, number):
 
 
 def _has_class(dataset, position):
-    """Int (K + 1,): 1 for each class that an image shows, the last for none at all."""
+    """Int (K + 1,): 1 for each class in an image; the last entry is for images without objects."""
     flags = np.zeros(len(dataset.class_names) + 1, np.int64)
     labels = [instance.label for instance in dataset[position].instances]
     flags[labels if labels else -1] = 1
@@ -66,11 +66,11 @@ def _has_class(dataset, position):
 
 
 def _deal(counts, sizes, fractions, rng):
-    """The part of each unit.
+    """Assign each unit to a part.
 
     Args:
-        counts: int (units, classes), images of a unit that show a class.
-        sizes: int (units,), images of a unit.
+        counts: int (units, classes), number of images in a unit that contain a class.
+        sizes: int (units,), number of images in a unit.
         fractions: float (parts,).
         rng: numpy Generator.
 
@@ -85,7 +85,7 @@ def _deal(counts, sizes, fractions, rng):
         left = counts[parts < 0].sum(0)
         kind = int(np.where(left > 0, left, np.iinfo(np.int64).max).argmin())
         waiting = [unit for unit in order if parts[unit] < 0 and counts[unit, kind] > 0]
-        for unit in sorted(waiting, key=lambda unit: -sizes[unit]):  # large ones while there is room; stable
+        for unit in sorted(waiting, key=lambda unit: -sizes[unit]):  # large units first, while there is room; stable
             best = np.lexsort((rng.random(len(fractions)), -room, -need[kind]))[0]
             parts[unit] = best
             need[:, best] -= counts[unit]

@@ -1,1 +1,1 @@
-"""Mathematics of boxes, masks, image sizes, run lengths and groups, without weights. Imports only `backend/`."""
+"""Functions for boxes, masks, image sizes, run lengths and groups, without weights. Imports only `backend/`."""

@@ -1,8 +1,7 @@
-"""Where RoIAlign samples along one axis of a map, and what each cell of the map weighs there.
+"""RoIAlign along one axis: sample points, and the weights of the cells of the map.
 
-The bilinear kernel is a product of two tents, so everything about a box can be said axis by axis.
-Coordinates are in cells: the centre of cell `m` is at `m`. Called by `backend/` for features and
-by `geometry/mask_samples.py` for mask targets.
+The bilinear kernel is separable, so each axis can be computed on its own. Coordinates are in cells: the
+centre of cell `m` is at `m`. Called by `backend/` for features and by `geometry/mask_samples.py` for mask targets.
 """
 
 from keras import ops
@@ -15,8 +14,7 @@ def sample_points(start, length, num_bins, sampling_ratio):
         start: float (R,), first edge of the box, cells.
         length: float (R,), cells.
         num_bins: bins along this axis.
-        sampling_ratio: points in a bin, > 0; the points divide the bin evenly and lie at the
-            middles.
+        sampling_ratio: points per bin, > 0, at the centres of equal parts of the bin.
 
     Returns:
         float (R, num_bins * sampling_ratio), cells.
@@ -27,13 +25,13 @@ def sample_points(start, length, num_bins, sampling_ratio):
 
 
 def taps(points, extent, margin=1.0):
-    """The two cells that each point lies between, and their weights.
+    """The two cells next to each point, and their weights.
 
     Args:
         points: float (R, S), cells.
         extent: number of cells on the axis, a number or (R, 1).
-        margin: points up to this far beyond the first and last cell's centre read that cell; 0
-            beyond it.
+        margin: points up to this far outside the centres of the first and last cell read that cell;
+            points further outside read 0.
 
     Returns:
         low, high: int32 (R, S), within 0..extent-1.
@@ -55,7 +53,7 @@ def taps(points, extent, margin=1.0):
 
 
 def point_weights(points, extent, margin=1.0):
-    """The same weights as a dense table: what each cell of the axis weighs at each point.
+    """The same weights as a dense table: the weight of each cell at each point.
 
     Args:
         points: float (..., S), cells.
@@ -73,13 +71,13 @@ def point_weights(points, extent, margin=1.0):
 
 
 def bin_weights(start, length, num_bins, sampling_ratio, extent, margin=1.0):
-    """What each cell weighs in the average over each bin, so that pooling is a product of matrices.
+    """The weight of each cell in the average over each bin, so that pooling is a matrix product.
 
     Args:
         start: float (R,), first edge of the box, cells.
         length: float (R,), cells.
         num_bins: bins along this axis.
-        sampling_ratio: points in a bin, > 0.
+        sampling_ratio: points per bin, > 0.
         extent: number of cells on the axis, an int or a scalar tensor.
         margin: as in `taps`.
 
@@ -92,7 +90,7 @@ def bin_weights(start, length, num_bins, sampling_ratio, extent, margin=1.0):
 
 
 def adaptive_counts(length, num_bins):
-    """Points in each bin when the ratio follows the box: one a cell (torchvision's ratio <= 0).
+    """Points per bin when the ratio depends on the box: one per cell (torchvision's ratio <= 0).
 
     Args:
         length: float (R,), cells.
@@ -105,11 +103,11 @@ def adaptive_counts(length, num_bins):
 
 
 def adaptive_bin_weights(start, length, num_bins, extent):
-    """`bin_weights` where each box has its own number of points, in fixed memory for any size.
+    """`bin_weights` with a number of points that depends on the box, in bounded memory for any size.
 
-    Where a bin has several points they are more than half a cell apart, so at most five of them
-    fall on the two cells' width of one tent. For each bin and cell those few are found directly,
-    instead of listing all points of the box.
+    If a bin has several points, they are more than half a cell apart. So at most five of them are within
+    the two cells that one cell's bilinear kernel covers. For each bin and cell these few are found
+    directly, instead of listing all points of the box.
 
     Args:
         start: float (R,), first edge of the box, cells.
@@ -127,7 +125,7 @@ def adaptive_bin_weights(start, length, num_bins, extent):
     bin_start = start[:, None, None] + bin_length * ops.arange(num_bins, dtype="float32")[:, None]
     cells = ops.cast(ops.arange(extent), "float32")
     last = ops.cast(extent, "float32") - 1.0
-    # One before the first point that can reach the cell: rounding must not lose it.
+    # Start one point before the first that can reach the cell, to be safe against rounding.
     first = ops.maximum(ops.ceil((cells - 1.0 - bin_start) / step - 0.5) - 1.0, 0.0)
     total = ops.zeros_like(first)
     for k in range(7):

@@ -1,25 +1,24 @@
 """Box geometry: areas, overlaps, the box coder, clipping and scaling.
 
 In and out: float32 boxes `(..., N, [x1, y1, x2, y2])` in one frame (image or network pixels),
-width = x2 - x1. Pure functions in `keras.ops` for any number of leading dimensions; every result
-is finite for boxes of no size, and so is its gradient, because padding rows are boxes of zeros.
-Called by the stages, targets and `km.ops`.
+width = x2 - x1. Pure functions in `keras.ops` for any number of leading dimensions. Results and
+gradients are finite for empty boxes, because padding rows are boxes of zeros. Called by the stages,
+targets and `km.ops`.
 """
 
 import math
 
 from keras import ops
 
-# Widths and heights are not taken for less than this where they are divided by or go into a
-# logarithm, in pixels.
+# Lower bound in pixels of widths and heights in divisions and logarithms.
 SMALLEST_SIDE = 1e-6
 
-# Largest growth of an anchor that is believed, torchvision's and Detectron's number.
+# Largest growth of an anchor, as in torchvision and Detectron.
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 def split_sides(boxes):
-    """Take the four sides apart, in float32: bfloat16 would be off by 2 to 4 px at 1000.
+    """Split boxes into their four sides, in float32: bfloat16 would be off by 2 to 4 px at 1000 px.
 
     Args:
         boxes: (..., [x1, y1, x2, y2]).
@@ -32,7 +31,7 @@ def split_sides(boxes):
 
 
 def area(boxes):
-    """Area of each box; a box whose sides are swapped has none.
+    """Area of each box; 0 if its sides are swapped.
 
     Args:
         boxes: float (..., [x1, y1, x2, y2]).
@@ -90,11 +89,11 @@ def pairwise_ioa(a, b):
 
 
 def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
-    """Say how far each box is from its anchor (Faster R-CNN, eq. 2), the regression target.
+    """Encode each box relative to its anchor, the regression target (Faster R-CNN, eq. 2).
 
     Args:
-        boxes: float (..., N, [x1, y1, x2, y2]). Boxes of no size count as 1e-6 px: finite, to be
-            masked by the caller.
+        boxes: float (..., N, [x1, y1, x2, y2]). Empty boxes count as 1e-6 px wide and high: the result
+            is finite, and the caller must mask it.
         anchors: float (..., N, [x1, y1, x2, y2]), the same frame.
         weights: factors of dx, dy, dw, dh; (10, 10, 5, 5) in the second stage.
 
@@ -114,13 +113,13 @@ def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
 
 
 def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0), max_log_scale=MAX_LOG_SCALE):
-    """Move and scale each anchor by the network's answer for it (Faster R-CNN, eq. 2 inverted).
+    """Apply the predicted deltas to the anchors (inverse of Faster R-CNN, eq. 2).
 
     Args:
         deltas: float (..., N, [dx, dy, dw, dh]). Centre shift in anchor widths and heights, then
             log size ratio, each times its weight.
         anchors: float (..., N, [x1, y1, x2, y2]), network pixels.
-        weights: the factors that `encode_boxes` was given.
+        weights: the factors used in `encode_boxes`.
         max_log_scale: largest `dw`, `dh` used. Keeps `exp` finite while the network is still
             untrained.
 
@@ -138,14 +137,14 @@ def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0), max_log_scale=MA
 
 
 def clip_boxes(boxes, image_sizes):
-    """Cut each box to its image, so that nothing is looked for in the padding.
+    """Clip each box to its image, so that no box extends into the padding.
 
     Args:
         boxes: float (B, ..., [x1, y1, x2, y2]), network pixels.
         image_sizes: (B, [height, width]), network pixels: the part of the canvas that is image.
 
     Returns:
-        float, the shape of `boxes`. A box wholly outside its image has no area left.
+        float, the shape of `boxes`. A box completely outside its image has area 0.
     """
     x1, y1, x2, y2 = split_sides(boxes)
     height, width = _per_image(image_sizes, rank=len(boxes.shape) - 1)
@@ -161,11 +160,11 @@ def clip_boxes(boxes, image_sizes):
 
 
 def scale_boxes(boxes, factors):
-    """Carry boxes from one frame to another whose axes are stretched, as in resizing an image.
+    """Scale boxes from one frame to another, as when an image is resized.
 
     Args:
         boxes: float (B, ..., [x1, y1, x2, y2]).
-        factors: float (B, [fy, fx]), pixels of the new frame in one pixel of the old.
+        factors: float (B, [fy, fx]), pixels of the new frame per pixel of the old one.
 
     Returns:
         float, the shape of `boxes`, in the new frame.
@@ -176,7 +175,7 @@ def scale_boxes(boxes, factors):
 
 
 def _ratio(part, whole):
-    """`part / whole`, and 0 with a gradient of 0 where the whole is nothing."""
+    """`part / whole`; 0 with a gradient of 0 where `whole` is 0."""
     return part / ops.where(whole > 0, whole, ops.ones_like(whole))
 
 
@@ -188,7 +187,7 @@ def _centres_and_sizes(boxes):
 
 
 def _per_image(pairs, rank):
-    """Give the two columns of a (B, 2) table the shape (B, 1, ...) of the given rank, float32."""
+    """Reshape the two columns of a (B, 2) table to (B, 1, ...) of the given rank, float32."""
     pairs = ops.cast(ops.convert_to_tensor(pairs), "float32")
     shape = (-1,) + (1,) * (rank - 1)
     return ops.reshape(pairs[:, 0], shape), ops.reshape(pairs[:, 1], shape)

@@ -1,19 +1,19 @@
-"""From the image frame to the network frame: how large, resampled how, padded to what.
+"""From the image frame to the network frame: size, resampling and padding.
 
-Comes in: an image (H, W, C) in the user's pixels. Goes out: the network's pixels, float32, zero padded
-at the right and bottom. Called by Predictor (and so by evaluate_coco) and by the data transforms; the
-exported model does the same arithmetic inside its graph, so all of them see the same numbers.
+In: an image (H, W, C) in image pixels. Out: network pixels, float32, zero padding at the right and bottom.
+Called by Predictor (and so by evaluate_coco) and by the data transforms. Exported models do the same
+arithmetic in their graph, so all get the same numbers.
 """
 
 import math
 
 import numpy as np
 
-STRIDE = 32  # the coarsest backbone level (C5): canvas sides are its multiples
+STRIDE = 32  # stride of the coarsest backbone level (C5); canvas sides are multiples of it
 
 
 def network_size(height, width, config):
-    """Size of an image in network pixels: short side to `min_size`, long side at most `max_size`.
+    """Size of an image in network pixels: short side `min_size`, long side at most `max_size`.
 
     Rounds as torchvision's GeneralizedRCNNTransform does (a float64 scale, then floor). With
     `config.image_scale` set, both sides are multiplied by it instead and rounded to nearest.
@@ -39,8 +39,8 @@ def network_size(height, width, config):
 def resize_bilinear(image, size):
     """Resample an image as `tf.image.resize(..., "bilinear", antialias=False)` does, to the last bit.
 
-    Half-pixel centres, float32 throughout, first along x, then along y. An image that has the size
-    already is only converted.
+    Half-pixel centres, float32 throughout, first along x, then along y. An image that already has the
+    size is only converted.
 
     Args:
         image: uint8 or float (H, W, C).
@@ -54,32 +54,32 @@ def resize_bilinear(image, size):
     if (height, width) == tuple(size):
         return image
     low, high, weight = _taps(height, size[0])
-    # Only the source rows that are read, each resampled along x once.
+    # Resample only the source rows that are used, each once along x.
     rows, position = np.unique(np.concatenate([low, high]), return_inverse=True)
     along_x = _blend(image[rows], *_taps(width, size[1]), axis=1)
     return _blend(along_x, position[: size[0]], position[size[0] :], weight, axis=0)
 
 
 def canvas_size(height, width):
-    """Smallest canvas (height, width) that holds the image: each side a multiple of 32 pixels."""
+    """Smallest canvas (height, width) that fits the image, with sides that are multiples of 32 pixels."""
     return tuple(math.ceil(side / STRIDE) * STRIDE for side in (height, width))
 
 
 def bucket_size(height, width):
-    """Canvas from a coarse grid, for backends that compile once per shape (JAX).
+    """Canvas size rounded up to a coarse grid, for backends that compile once per shape (JAX).
 
-    Each side is rounded up to a multiple of a quarter of its largest power of two (at least 32), so that
-    all sides from 512 to 1024 pixels share four sizes.
+    Each side is rounded up to a multiple of a quarter of its largest power of two (at least 32). So all
+    sides from 512 to 1024 pixels share four sizes.
     """
     return tuple(math.ceil(side / step) * step for side in (height, width) for step in [_step(side)])
 
 
 def pad_to_canvas(image, canvas):
-    """Place an image at the top left of a zero canvas (canvas height, canvas width, C), same dtype."""
+    """Place an image in the top-left corner of a zero canvas (canvas height, canvas width, C), same dtype."""
     height, width = image.shape[:2]
     if height > canvas[0] or width > canvas[1]:
         raise ValueError(
-            f"The canvas must hold the image. Received canvas (height, width)={tuple(canvas)} for an image "
+            f"The canvas must fit the image. Received canvas (height, width)={tuple(canvas)} for an image "
             f"of {(height, width)}. Enlarge the canvas or lower min_size / max_size."
         )
     padded = np.zeros((*canvas, *image.shape[2:]), image.dtype)
@@ -88,12 +88,12 @@ def pad_to_canvas(image, canvas):
 
 
 def _step(side):
-    """Distance between the sizes of `bucket_size` around this side, pixels."""
+    """Distance in pixels between the sizes of `bucket_size` near this side."""
     return max(STRIDE, 2 ** (int(side - 1).bit_length() - 1) // 4) if side > 1 else STRIDE
 
 
 def _taps(source, target):
-    """For each target pixel its two source neighbours and the weight of the second (half-pixel centres)."""
+    """For each target pixel: its two source neighbours, and the weight of the second (half-pixel centres)."""
     scale = np.float32(source) / np.float32(target)
     centre = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
     floor = np.floor(centre)

@@ -1,9 +1,9 @@
-"""COCO run-length encoding, read and written without ever holding a mask of the whole image.
+"""Read and write COCO run-length encoding without a mask of the whole image in memory.
 
-A mask of height H and width W is read column by column; `counts` alternates runs of 0 and of 1,
+A mask of height H and width W is stored column by column; `counts` alternates runs of 0 and of 1,
 starting with 0. The compressed form packs each count into characters of 6 bits (pycocotools'
-`rleToString`). Called by `data.records` and the readers. pycocotools decodes to full (H, W) masks:
-450 objects of a 3024 x 4032 image would pass 5 GB through memory for one image.
+`rleToString`). Called by `data/records.py` and the readers. pycocotools decodes to full (H, W) masks:
+for one 3024 x 4032 image with 450 objects that is 5 GB.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ def parse_counts(counts):
         int64 (runs,).
 
     Raises:
-        ValueError: text that is no run-length code, or a negative run.
+        ValueError: the text is not a run-length code, or a run is negative.
     """
     if isinstance(counts, (str, bytes)):
         runs = _decompress(counts.encode("ascii") if isinstance(counts, str) else counts)
@@ -28,19 +28,19 @@ def parse_counts(counts):
     if (runs < 0).any():
         raise ValueError(
             "Run lengths must not be negative. "
-            f"Received {int(runs.min())}. The run-length code is damaged: export the mask again."
+            f"Received {int(runs.min())}. The run-length code is damaged. Export the mask again."
         )
     return runs
 
 
 def extent(runs, height):
-    """Box of the pixels set, int [x1, y1, x2, y2] with x2 and y2 exclusive; None if empty."""
+    """Bounding box of the mask, int [x1, y1, x2, y2] with x2 and y2 exclusive; None if it is empty."""
     starts, stops = _spans(runs)
     if len(starts) == 0:
         return None
     x1, x2 = starts[0] // height, (stops[-1] - 1) // height + 1
     first_column, last_column = starts // height, (stops - 1) // height
-    if (first_column != last_column).any():  # it holds the last row of one column, row 0 of the next
+    if (first_column != last_column).any():  # the run contains the last row of one column and row 0 of the next
         return np.array([x1, 0, x2, height], np.int64)
     return np.array([x1, (starts % height).min(), x2, ((stops - 1) % height).max() + 1], np.int64)
 
@@ -60,7 +60,7 @@ def decode_window(runs, height, box):
     starts, stops = _spans(runs)
     first, last = x1 * height, x2 * height
     shown = (stops > first) & (starts < last)
-    edges = np.zeros(2 * np.count_nonzero(shown) + 2, np.int64)  # where 0 and 1 take turns
+    edges = np.zeros(2 * np.count_nonzero(shown) + 2, np.int64)  # positions where 0 and 1 alternate
     edges[1:-1:2] = np.maximum(starts[shown] - first, 0)
     edges[2:-1:2] = np.minimum(stops[shown], last) - first
     edges[-1] = last - first
@@ -70,12 +70,12 @@ def decode_window(runs, height, box):
 
 
 def encode_window(pixels, x, y, height, width):
-    """Run lengths of an image-sized mask that is zero outside a window: inverts `decode_window`.
+    """Run lengths of an image-sized mask that is zero outside a window. Inverse of `decode_window`.
 
     Args:
         pixels: uint8 or bool (h, w), the window.
-        x: int, image column where the window begins.
-        y: int, image row where it begins.
+        x: int, first image column of the window.
+        y: int, first image row of the window.
         height: int, image pixels.
         width: int, image pixels.
 
@@ -97,21 +97,21 @@ def _decompress(text):
     if not whole or (codes < 0).any() or (codes > 63).any():
         raise ValueError(
             "Compressed run lengths must be the text of pycocotools' `encode`. "
-            f"Received {text[:40]!r}. The mask is damaged: export it again."
+            f"Received {text[:40]!r}. The mask is damaged. Export it again."
         )
     begins = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - begins + 1
     shifts = 5 * (np.arange(len(codes)) - np.repeat(begins, lengths))
     values = np.add.reduceat((codes & 0x1F) << shifts, begins)
     values -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * lengths), 0)
-    # From the fourth run on, the difference from the run before the last one is stored.
+    # From the fourth run on, the difference from the second last run is stored.
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values
 
 
 def _spans(runs):
-    """Starts and stops of the runs of 1, column-major positions; empty runs left out."""
+    """Starts and stops of the runs of 1, column-major positions, without empty runs."""
     stops = np.cumsum(runs)
     starts = stops - runs
     starts, stops = starts[1::2], stops[1::2]

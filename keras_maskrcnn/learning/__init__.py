@@ -1,4 +1,4 @@
-"""What training adds to the model: matching, sampling, targets, losses and the optimizer's recipe.
+"""Training targets and losses: matching, sampling, targets, losses. Read in that order.
 
-Read in that order. Only `model.py` calls in, and for the recipe the command line; nothing here knows about layers.
+Pure functions without layers. Called by `model.py` and `branches/`.
 """

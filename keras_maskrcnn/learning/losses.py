@@ -1,7 +1,7 @@
-"""Losses of RPN and box head, in float32 whatever the policy (Faster R-CNN eq. 1; Mask R-CNN section 3).
+"""Losses of RPN and box head, in float32 under any dtype policy (Faster R-CNN eq. 1; Mask R-CNN section 3).
 
-Each is a sum over the samples that count, divided by the number of samples in the batch or by 1 if there are none:
-a batch without objects has finite losses and a useful gradient for its background.
+Each is a sum over the relevant samples, divided by the number of samples in the batch, or by 1 if there are none. So a
+batch without objects has finite losses and a useful gradient for its background.
 """
 
 from keras import ops
@@ -37,11 +37,11 @@ def binary_cross_entropy(targets, logits):
 
 
 def rpn_losses(logits, deltas, targets, beta):
-    """Objectness and box loss of the sampled anchors; both are divided by the number of sampled anchors.
+    """Objectness and box loss of the sampled anchors, both divided by the number of sampled anchors.
 
     Args:
         logits: float (B, N). deltas: float (B, N, 4). targets: from `rpn_targets`.
-        beta: of smooth L1.
+        beta: parameter of smooth L1.
 
     Returns:
         dict of rpn_objectness_loss and rpn_box_loss, float32 scalars.
@@ -59,11 +59,11 @@ def rpn_losses(logits, deltas, targets, beta):
 
 
 def box_head_losses(class_logits, deltas, targets, beta):
-    """Softmax cross-entropy, and smooth L1 of the deltas of the true class; both over the number of sampled RoIs.
+    """Softmax cross-entropy, and smooth L1 of the true class's deltas, both divided by the number of sampled RoIs.
 
     Args:
         class_logits: float (B, S, K + 1). deltas: float (B, S, K, 4). targets: from `roi_targets`.
-        beta: of smooth L1.
+        beta: parameter of smooth L1.
 
     Returns:
         dict of class_loss and box_loss, float32 scalars.

@@ -1,12 +1,12 @@
-"""Which ground-truth object each anchor or RoI answers for (Faster R-CNN section 3.1.2; Mask R-CNN section 3.1).
+"""Match anchors and RoIs to ground-truth objects (Faster R-CNN section 3.1.2; Mask R-CNN section 3.1).
 
 Pure functions of an IoU table. N ground-truth rows, M candidates (anchors or RoIs).
 """
 
 from keras import ops
 
-BELOW = -1  # overlaps every object less than the low threshold: background
-BETWEEN = -2  # between the thresholds, or in a crowd: neither
+BELOW = -1  # overlaps every object by less than the low threshold: background
+BETWEEN = -2  # between the thresholds, or in a crowd: ignored
 
 
 def match(iou, high, low, keep_best=False, gt_valid=None):
@@ -15,11 +15,11 @@ def match(iou, high, low, keep_best=False, gt_valid=None):
     Args:
         iou: float (..., N, M).
         high: candidates with at least this IoU are matched.
-        low: candidates with less are background; the rest lies between.
-        keep_best: also match the candidates that overlap an object most, however little, ties included, so that
-            every object that touches an anchor has one (Faster R-CNN section 3.1.2, rule i). They answer for the
-            object that they themselves overlap most.
-        gt_valid: bool (..., N) or None; False rows match nothing.
+        low: candidates with a lower IoU are background; those between `low` and `high` are ignored.
+        keep_best: also match the candidates with the highest IoU for each object, even if it is low, including ties
+            (Faster R-CNN section 3.1.2, rule i). Then every object that overlaps an anchor has a match. Such a
+            candidate is matched to the object that it overlaps most.
+        gt_valid: bool (..., N) or None; rows that are False match nothing.
 
     Returns:
         int32 (..., M): row of the matched object, `BELOW` or `BETWEEN`.
@@ -39,15 +39,15 @@ def match(iou, high, low, keep_best=False, gt_valid=None):
 
 
 def ignore_crowds(assigned, ioa, crowd_ioa):
-    """Take candidates that lie mostly in a crowd region out of the background (COCO's `iscrowd`).
+    """Ignore background candidates that lie mostly in a crowd region (COCO's `iscrowd`).
 
     Args:
         assigned: int32 (..., M) from `match`.
-        ioa: float (..., C, M): share of each candidate inside each crowd region; 0 for rows that are none.
+        ioa: float (..., C, M): share of each candidate inside each crowd region; 0 for rows that are not crowds.
         crowd_ioa: share above which a candidate is ignored.
 
     Returns:
-        int32 (..., M): as `assigned`, with background turned to `BETWEEN` inside crowds.
+        int32 (..., M): `assigned`, with background inside crowds changed to `BETWEEN`.
     """
     crowded = ops.any(ioa > crowd_ioa, axis=-2)
     return ops.where(ops.logical_and(assigned == BELOW, crowded), BETWEEN, assigned)

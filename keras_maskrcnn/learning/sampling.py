@@ -1,6 +1,6 @@
-"""Which anchors and RoIs enter the losses: random, at most a fixed share positive (Faster R-CNN section 3.1.3).
+"""Sample the anchors and RoIs for the losses, with a maximum share of positives (Faster R-CNN section 3.1.3).
 
-Pure functions of uniform noise, so that the caller owns the seed. M candidates, S samples.
+Pure functions of uniform noise; the caller controls the seed. M candidates, S samples.
 """
 
 from keras import ops
@@ -9,7 +9,7 @@ from keras_maskrcnn import backend
 
 
 def _best(noise, eligible, count):
-    """True for the `count` eligible candidates with the largest noise; count is an int or int32 (B,)."""
+    """True for the `count` eligible candidates with the largest noise; count is an int or (int, int32 (B,))."""
     noise = ops.where(eligible, noise, -1.0)
     most = count if isinstance(count, int) else count[0]
     size = backend.smaller(most, ops.shape(noise)[1])
@@ -23,7 +23,7 @@ def _best(noise, eligible, count):
 
 
 def sample(noise, positive, negative, num_samples, positive_fraction):
-    """Draw at most S candidates: up to the given share positive, the rest negative.
+    """Draw at most S candidates: positives up to the given share, the rest negatives.
 
     Args:
         noise: float32 (B, M), uniform in 0..1.
@@ -32,7 +32,7 @@ def sample(noise, positive, negative, num_samples, positive_fraction):
         positive_fraction: largest share of positives.
 
     Returns:
-        positive and negative: bool (B, M), those drawn.
+        positive and negative: bool (B, M), the drawn candidates.
     """
     positive = _best(noise, positive, max(1, int(num_samples * positive_fraction)))
     drawn = ops.sum(ops.cast(positive, "int32"), axis=1)
@@ -41,11 +41,11 @@ def sample(noise, positive, negative, num_samples, positive_fraction):
 
 
 def order_samples(noise, positive, negative, num_samples):
-    """Lay drawn candidates out in a table of fixed width: positives first, then negatives, then padding.
+    """Arrange drawn candidates in a table of fixed width: positives, then negatives, then padding.
 
     Args:
         noise: float32 (B, M), uniform in 0..1.
-        positive, negative: bool (B, M), those drawn by `sample`.
+        positive, negative: bool (B, M), from `sample`.
         num_samples: S.
 
     Returns:

@@ -1,6 +1,6 @@
-"""What the network should have answered: targets of the RPN and of the sampled RoIs.
+"""Training targets of the RPN and of the sampled RoIs.
 
-Ground truth and candidates come in, dictionaries of dense tensors go out; losses read them. No gradient flows.
+In: ground truth and candidates. Out: dictionaries of dense tensors for the losses. Targets have no gradient.
 B images, G ground-truth rows, N anchors, P proposals, S samples, Q of them possibly positive, K classes.
 """
 
@@ -13,7 +13,7 @@ from keras_maskrcnn.learning.sampling import order_samples, sample
 
 
 def split_crowds(truth):
-    """Objects to learn and crowd regions to ignore: two bool (B, G) of `gt_valid` and `gt_crowd`."""
+    """Split the ground truth into objects and crowd regions to ignore: two bool (B, G)."""
     valid = ops.cast(truth["gt_valid"], "bool")
     crowd = truth.get("gt_crowd")
     if crowd is None:
@@ -23,7 +23,7 @@ def split_crowds(truth):
 
 
 def _assign(candidates, truth, high, low, keep_best, crowd_ioa):
-    """`match` of candidates (B, M, 4) or (M, 4) with the batch's ground truth, crowds ignored: int32 (B, M)."""
+    """Match candidates (B, M, 4) or (M, 4) with the batch's ground truth, ignoring crowds: int32 (B, M)."""
     objects, crowds = split_crowds(truth)
     boxes = ops.cast(truth["gt_boxes"], "float32")
     if len(candidates.shape) == 2:
@@ -45,7 +45,7 @@ def rpn_targets(
     Args:
         noise: float32 (B, N), uniform.
         anchors: float (N, 4), network pixels.
-        anchors_valid: bool (B, N) or None; False anchors take no part.
+        anchors_valid: bool (B, N) or None; anchors that are False are not used.
         truth: the batch's `gt_*` arrays (batch.py).
         positive_iou, negative_iou, num_samples, positive_fraction, box_weights, crowd_ioa: see MaskRCNNConfig.
 
@@ -64,7 +64,7 @@ def rpn_targets(
 
 
 def add_ground_truth(proposals, proposals_valid, truth):
-    """Append the objects' own boxes to the proposals, so that early training has positives (torchvision, Detectron).
+    """Append the ground-truth boxes to the proposals, so that early training has positives (torchvision, Detectron).
 
     Args:
         proposals: float (B, P, 4), network pixels. proposals_valid: bool (B, P). truth: the batch's `gt_*` arrays.
@@ -118,13 +118,13 @@ def roi_targets(
 
 
 def positive_rois(rois, most=None):
-    """The positive ones among the sampled RoIs, for a head that learns from objects alone.
+    """The positive ones among the sampled RoIs, for a head that is trained on objects alone.
 
-    They stand first among the samples, so a slice holds them. Where sizes may depend on values (TensorFlow) it is no
-    longer than the image with the most of them needs.
+    They stand first among the samples, so a slice selects them. If sizes may depend on values (TensorFlow), the slice
+    is only as long as the largest number of positives in any image of the batch.
 
     Args:
-        rois: dict from `roi_targets`. most: int, positives of an image at most; None: all.
+        rois: dict from `roi_targets`. most: int, most positives per image; None: all.
 
     Returns:
         dict of positive bool (B, Q), rois float (B, Q, 4), labels int32 (B, Q), matched int32 (B, Q); rows where

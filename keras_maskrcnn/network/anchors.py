@@ -1,18 +1,18 @@
 """Anchors: the reference boxes that the RPN moves and scales (Faster R-CNN section 3.1.1; FPN section 4.1).
 
-The anchors of one cell come in (`geometry/anchor_shapes.py`), those of a whole level go out, in network pixels, in the
-order (row, column, ratio) in which the RPN's convolutions lay out their outputs. Called by `model.py`.
+In: the anchors of one cell (`geometry/anchor_shapes.py`). Out: those of a whole level in network pixels, in the order
+(row, column, ratio) of the RPN's outputs. Called by `model.py`.
 """
 
 from keras import ops
 
 
 def level_anchors(rows, columns, spacing, cells):
-    """All anchors of one pyramid level; a cell's anchors are centred on the pixel (column, row) * spacing.
+    """All anchors of one pyramid level. The anchors of a cell are centred on the pixel (column, row) * spacing.
 
     Args:
         rows, columns: size of the level's map, ints or scalar tensors.
-        spacing: (y, x), network pixels from cell to cell: ints or scalar tensors.
+        spacing: (y, x), network pixels between neighbouring cells: ints or scalar tensors.
         cells: float (A, [x1, y1, x2, y2]) from `cell_anchors`.
 
     Returns:

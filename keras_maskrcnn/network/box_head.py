@@ -14,10 +14,10 @@ class BoxHead(keras.layers.Layer):
         num_classes: K, background not counted.
         channels: channels of the pooled features.
         pool_size: side of the pooled square.
-        num_convs: 3x3 convolutions first (paper 0; torchvision v2: 4).
-        num_fcs: fully connected layers (paper 2; torchvision v2: 1).
+        num_convs: number of 3x3 convolutions (paper 0; torchvision v2: 4).
+        num_fcs: number of fully connected layers (paper 2; torchvision v2: 1).
         features: width of the fully connected layers.
-        norm: of the convolutions, or None.
+        norm: norm of the convolutions, or None.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class BoxHead(keras.layers.Layer):
             )
             for i in range(num_fcs)
         ]
-        normal = keras.initializers.RandomNormal  # deviations of Fast R-CNN, section 2.3
+        normal = keras.initializers.RandomNormal  # standard deviations of Fast R-CNN, section 2.3
         self.classes = keras.layers.Dense(
             num_classes + 1, kernel_initializer=normal(stddev=0.01), name="classes", dtype="float32"
         )
@@ -59,11 +59,11 @@ class BoxHead(keras.layers.Layer):
 
         Args:
             pooled: float (B, R, pool_size, pool_size, channels).
-            training: for trainable batch norm.
+            training: whether trainable batch norm uses batch statistics.
 
         Returns:
-            dict of class_logits float32 (B, R, K + 1), the last column is background; deltas float32
-            (B, R, K, [dx, dy, dw, dh]), one box for each class.
+            dict of class_logits float32 (B, R, K + 1), last column background; deltas float32
+            (B, R, K, [dx, dy, dw, dh]), one box per class.
         """
         batch, rois = ops.shape(pooled)[0], ops.shape(pooled)[1]
         features = pooled

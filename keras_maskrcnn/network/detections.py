@@ -25,7 +25,7 @@ def select_detections(
     min_box_size,
     image_limits=None,
 ):
-    """Softmax, one refined box for each class, clip, threshold, NMS by class, the best D.
+    """Softmax, one refined box per class, clip, threshold, NMS per class, the best D detections.
 
     Args:
         class_logits: float (B, P, K + 1), background last. deltas: float (B, P, K, [dx, dy, dw, dh]).
@@ -33,12 +33,12 @@ def select_detections(
         image_sizes: int (B, [height, width]), network pixels.
         score_threshold: detections score more than this. nms_threshold: IoU. Both a number or float (B,).
         class_agnostic_nms: whether classes suppress each other.
-        max_detections: D. candidates: pairs of proposal and class that enter NMS at most.
-        box_weights: of the box coder. min_box_size: network pixels, shorter sides are dropped.
-        image_limits: None, or int (B,): detections of each image, where fewer than D are asked for.
+        max_detections: D. candidates: largest number of (proposal, class) pairs before NMS.
+        box_weights: weights of the box coder. min_box_size: network pixels; boxes with a shorter side are dropped.
+        image_limits: None, or int (B,): largest number of detections of each image, if less than D.
 
     Returns:
-        dict of boxes float (B, D', 4) network pixels, clipped; scores float (B, D') falling; labels int32 (B, D');
+        dict of boxes float (B, D', 4) network pixels, clipped; scores float (B, D') descending; labels int32 (B, D');
         valid bool (B, D'). D' <= D; rows that are not valid hold zeros.
     """
     num_classes = class_logits.shape[-1] - 1
@@ -61,7 +61,7 @@ def select_detections(
     classes = None if class_agnostic_nms or num_classes == 1 else labels
     limit = backend.smaller(max_detections, ops.shape(scores)[1])
     kept, valid = backend.non_max_suppression(boxes, scores, nms_threshold, limit, classes, passed)
-    if image_limits is not None:  # the greedy answer for fewer is the beginning of that for more
+    if image_limits is not None:  # greedy NMS with a lower limit gives the first rows of the same result
         rows = ops.arange(ops.shape(valid)[1], dtype="int32")
         valid = ops.logical_and(valid, rows < ops.reshape(image_limits, (-1, 1)))
     valid, kept = backend.trim_to_valid(valid, kept)

@@ -16,7 +16,7 @@ GROUPS = 32  # Wu and He 2018, section 4.
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
 class FrozenBatchNorm(keras.layers.Layer):
-    """Batch norm whose statistics and affine weights never change (paper section 3.1): y = x * scale + shift.
+    """Batch norm with constant statistics and affine weights (paper section 3.1): y = x * scale + shift.
 
     Unlike `BatchNormalization(trainable=False)` it stays frozen when the user sets `model.trainable = True`.
 
@@ -66,7 +66,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
     def affine(self):
-        """Scale and shift of the moving statistics, float32 (C,)."""
+        """Scale and shift from the moving statistics, float32 (C,)."""
         return _affine(self)
 
     def uses_batch(self, training):
@@ -127,7 +127,7 @@ class KernelAndBias(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
 class ConvNorm(keras.layers.Layer):
-    """Convolution, norm, ReLU, with padding k // 2 on every side (`backend.generic.convolve` says why).
+    """Convolution, norm, ReLU, with padding k // 2 on every side (`backend.generic.convolve` explains why).
 
     Args:
         filters: output channels.

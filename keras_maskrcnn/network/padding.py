@@ -14,7 +14,7 @@ def valid_extents(image_sizes, stride):
 
     Args:
         image_sizes: int (B, [height, width]), network pixels.
-        stride: network pixels a cell.
+        stride: network pixels per cell.
 
     Returns:
         int32 (B, [rows, columns]).
@@ -26,9 +26,9 @@ def valid_cells(features, image_sizes, stride):
     """True where a cell of the map belongs to the image.
 
     Args:
-        features: (B, h, w, C); only its shape is read.
+        features: (B, h, w, C); only its shape is used.
         image_sizes: int (B, [height, width]), network pixels.
-        stride: network pixels a cell.
+        stride: network pixels per cell.
 
     Returns:
         bool (B, h, w).
@@ -45,7 +45,7 @@ def zero_padding(features, image_sizes, stride):
     Args:
         features: float (B, h, w, C).
         image_sizes: int (B, [height, width]), network pixels, or None.
-        stride: network pixels a cell.
+        stride: network pixels per cell.
 
     Returns:
         float (B, h, w, C).

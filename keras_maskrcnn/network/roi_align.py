@@ -1,7 +1,7 @@
 """RoIAlign: boxes and feature maps in, crops of fixed size out (Mask R-CNN, section 3).
 
-`roi_align` crops from one map, `MultiLevelRoIAlign` from the level of a pyramid that fits each box
-(FPN paper, eq. 1). The model's box head and mask head each own one `MultiLevelRoIAlign`; the
+`roi_align` crops from one map, `MultiLevelRoIAlign` from the pyramid level that fits each box (FPN
+paper, eq. 1). The model has one `MultiLevelRoIAlign` for the box head and one for the mask head. The
 arithmetic is in `backend/`.
 """
 
@@ -24,25 +24,25 @@ def roi_align(
     aligned=False,
     aggregation="average",
 ):
-    """Crop each box from a map into bins of bilinear samples, without rounding a coordinate.
+    """Crop each box from a map into bins of bilinear samples, without rounding coordinates.
 
     Args:
         features: float (B, H, W, C).
-        boxes: float (R, [x1, y1, x2, y2]), input pixels. Get no gradient.
+        boxes: float (R, [x1, y1, x2, y2]), input pixels. Not differentiated.
         box_batch: int (R,), the image of each box, 0..B-1.
         output_size: number of bins, an int or (h, w).
-        spatial_scale: cells of the map in one input pixel (1 / stride).
-        sampling_ratio: points in a bin and axis; 0: one for each cell, as many as the box is large
+        spatial_scale: cells of the map per input pixel (1 / stride).
+        sampling_ratio: points per bin and axis; 0: one per cell, so the number depends on the box
             (slow).
-        aligned: True shifts boxes by half a cell, so that cell centres lie at x + 0.5; False is
-            the first published form, which also takes boxes for at least one cell wide.
+        aligned: True shifts boxes by half a cell, so that cell centres are at x + 0.5; False is
+            the first published form, which also makes boxes at least one cell wide.
         aggregation: "average" or "max" over the points of a bin.
 
     Returns:
         (R, h, w, C), the dtype of `features`. Points more than a cell outside the map read 0.
 
     Raises:
-        ValueError: for an option outside the above, or arrays of other ranks.
+        ValueError: an option is invalid, or an array has another rank.
     """
     features = ops.convert_to_tensor(features)
     boxes = ops.cast(ops.convert_to_tensor(boxes), "float32")
@@ -51,7 +51,7 @@ def roi_align(
         raise ValueError(
             "roi_align takes features (B, H, W, C), boxes (R, 4) and box_batch (R,). Received "
             f"shapes {tuple(features.shape)}, {tuple(boxes.shape)} and {tuple(box_batch.shape)}. "
-            "Flatten boxes (B, R, 4) and say the image of each in box_batch."
+            "Flatten boxes (B, R, 4) and pass the image of each box in box_batch."
         )
     return backend.multilevel_roi_align(
         [features],
@@ -71,39 +71,38 @@ def assign_levels(boxes, num_levels=4, canonical_scale=224, canonical_level=4, f
 
     Args:
         boxes: float (..., [x1, y1, x2, y2]), network pixels.
-        num_levels: levels that can be cropped from.
-        canonical_scale: side of the square box, in network pixels, that belongs to
+        num_levels: number of levels.
+        canonical_scale: side in network pixels of the square box that is assigned to
             `canonical_level`.
         canonical_level: its level; 4 is P4.
-        first_level: the level counted as 0; 2 is P2.
+        first_level: the level with index 0; 2 is P2.
 
     Returns:
-        int32 (...,), 0 for the first level (P2) to num_levels - 1. Boxes of no size go to the
-        first.
+        int32 (...,), 0 for the first level (P2) to num_levels - 1. Empty boxes get the first level.
     """
     boxes = ops.cast(ops.convert_to_tensor(boxes), "float32")
     width = ops.relu(boxes[..., 2] - boxes[..., 0])
     height = ops.relu(boxes[..., 3] - boxes[..., 1])
-    # The floor under the logarithm is far below one pixel: it only keeps boxes of no size finite.
+    # The lower bound of the logarithm is far below one pixel: it only keeps empty boxes finite.
     octaves = ops.log(ops.maximum(ops.sqrt(width * height), 1e-6) / canonical_scale) / ops.log(2.0)
     level = ops.floor(canonical_level + octaves + 1e-6) - first_level
-    # A box of a network that diverged has no size either; its level is an index all the same.
+    # After divergence boxes can be NaN; the level must still be a valid index.
     level = ops.where(ops.isnan(level), 0.0, level)
     return ops.cast(ops.clip(level, 0, num_levels - 1), "int32")
 
 
 @keras.saving.register_keras_serializable(package="keras_maskrcnn")
 class MultiLevelRoIAlign(keras.layers.Layer):
-    """Crop every box from the one pyramid level that fits its size, for a whole batch in one call.
+    """Crop every box from the pyramid level that fits its size, for a whole batch in one call.
 
     Args:
         output_size: number of bins, an int or (h, w): 7 for the box head, 14 for the mask head.
-        sampling_ratio: points in a bin and axis; 0: as many as the box is large (slow).
+        sampling_ratio: points per bin and axis; 0: depends on the size of the box (slow).
         aligned: as in `roi_align`.
         aggregation: "average" or "max" over the points of a bin.
-        canonical_scale: side in network pixels of a box that belongs to `canonical_level`.
+        canonical_scale: side in network pixels of a box that is assigned to `canonical_level`.
         canonical_level: its level; 4 is P4 (stride 16).
-        strides: network pixels in a cell of each level that will be given.
+        strides: network pixels per cell of each level in `pyramid`.
     """
 
     def __init__(
@@ -172,7 +171,7 @@ class MultiLevelRoIAlign(keras.layers.Layer):
         return ops.reshape(crops, (num_images, num_boxes, *self.output_size, channels))
 
     def get_config(self):
-        """Say the arguments that make this layer again."""
+        """Keras serialisation."""
         return {
             **super().get_config(),
             "output_size": self.output_size,
@@ -186,30 +185,30 @@ class MultiLevelRoIAlign(keras.layers.Layer):
 
 
 def check_output_size(output_size):
-    """Give an output size as (h, w), or say what is wrong with it."""
+    """Check an output size; return it as (h, w)."""
     pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if len(pair) != 2 or not all(isinstance(bins, int) and bins > 0 for bins in pair):
         raise ValueError(
-            "output_size is a number of bins, or (bins in y, bins in x), each at least 1. "
+            "output_size must be a number of bins, or (bins in y, bins in x), each at least 1. "
             f"Received {output_size!r}. The paper's heads use 7 and 14."
         )
     return pair
 
 
 def check_sampling_ratio(sampling_ratio):
-    """Pass a sampling ratio on, or say what is wrong with it."""
+    """Check a sampling ratio; return it."""
     if not isinstance(sampling_ratio, int) or sampling_ratio < 0:
         raise ValueError(
-            "sampling_ratio is a whole number of points in a bin and axis, or 0 for one a cell. "
+            "sampling_ratio must be a whole number of points per bin and axis, or 0 for one per cell. "
             f"Received {sampling_ratio!r}. torchvision's -1 is 0 here."
         )
     return sampling_ratio
 
 
 def check_aggregation(aggregation):
-    """Pass the name of an aggregation on, or say what is wrong with it."""
+    """Check the name of an aggregation; return it."""
     if aggregation not in AGGREGATIONS:
         raise ValueError(
-            f'aggregation is one of {AGGREGATIONS}. Received {aggregation!r}. The usual choice is "average".'
+            f'aggregation must be one of {AGGREGATIONS}. Received {aggregation!r}. The usual choice is "average".'
         )
     return aggregation

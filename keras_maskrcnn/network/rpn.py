@@ -1,6 +1,6 @@
 """Stage 3: pyramid -> proposals. The region proposal network (Faster R-CNN section 3.1 on FPN section 4.1).
 
-`RPNHead` holds the weights; `select_proposals` is the arithmetic behind it. A of them = anchors a cell.
+`RPNHead` has the weights; `select_proposals` selects proposals from its outputs. A = anchors per cell.
 Shapes: B images, N anchors over all levels, N_l on level l, P proposals.
 """
 
@@ -22,7 +22,7 @@ class RPNHead(keras.layers.Layer):
 
     Args:
         channels: channels of the pyramid and of the convolutions.
-        num_anchors: anchors a cell, A.
+        num_anchors: anchors per cell, A.
         num_convs: 3x3 convolutions (paper: 1; torchvision v2: 2).
     """
 
@@ -44,11 +44,11 @@ class RPNHead(keras.layers.Layer):
             layer.build(shape)
 
     def call(self, pyramid, image_sizes=None):
-        """Answer for every anchor of every level.
+        """Predict objectness and deltas for every anchor of every level.
 
         Args:
             pyramid: P2..P6, list of float (B, h_l, w_l, channels).
-            image_sizes: int (B, [height, width]), network pixels; None leaves the padding as it comes.
+            image_sizes: int (B, [height, width]), network pixels; None does not zero the padding.
 
         Returns:
             dict of logits, objectness: list over levels of float32 (B, N_l); deltas: list of float32
@@ -66,10 +66,10 @@ class RPNHead(keras.layers.Layer):
             ops.concatenate([getattr(self.objectness, name), getattr(self.deltas, name)], axis=-1)
             for name in ("kernel", "bias")
         )
-        for answers in backend.convolve([ops.cast(features, "float32") for features in levels], kernel, bias):
-            batch = ops.shape(answers)[0]
-            logits.append(ops.reshape(answers[..., : self.num_anchors], (batch, -1)))
-            deltas.append(ops.reshape(answers[..., self.num_anchors :], (batch, -1, 4)))
+        for outputs in backend.convolve([ops.cast(features, "float32") for features in levels], kernel, bias):
+            batch = ops.shape(outputs)[0]
+            logits.append(ops.reshape(outputs[..., : self.num_anchors], (batch, -1)))
+            deltas.append(ops.reshape(outputs[..., self.num_anchors :], (batch, -1, 4)))
         return {"logits": logits, "deltas": deltas}
 
     def get_config(self):
@@ -83,18 +83,18 @@ class RPNHead(keras.layers.Layer):
 
 
 def select_level(logits, deltas, anchors, valid, image_sizes, *, pre_nms, nms_threshold, min_size, box_weights):
-    """The best boxes of one level: top-k by objectness, decode, clip, drop tiny ones, NMS.
+    """The best boxes of one level: top-k by objectness, decode, clip, drop tiny boxes, NMS.
 
     Args:
         logits: float (B, N_l). deltas: float (B, N_l, 4). anchors: float (N_l, 4).
-        valid: bool (B, N_l), anchors that may be chosen, or None for all.
+        valid: bool (B, N_l), anchors that may be selected, or None for all.
         image_sizes: int (B, [height, width]), network pixels.
-        pre_nms: boxes that enter NMS at most. nms_threshold: IoU.
+        pre_nms: largest number of boxes before NMS. nms_threshold: IoU.
         min_size: network pixels; boxes with a shorter side are dropped.
-        box_weights: of the box coder.
+        box_weights: weights of the box coder.
 
     Returns:
-        boxes float (B, k, 4) network pixels and scores float (B, k) by falling score, `NEVER` where empty.
+        boxes float (B, k, 4) network pixels and scores float (B, k) by descending score, `NEVER` for empty rows.
     """
     if valid is not None:
         logits = ops.where(valid, logits, NEVER)
@@ -112,17 +112,17 @@ def select_level(logits, deltas, anchors, valid, image_sizes, *, pre_nms, nms_th
 
 
 def select_proposals(*, logits, deltas, anchors, anchors_valid, image_sizes, post_nms, **level_options):
-    """NMS level by level, then the best over all levels (FPN section 4.1).
+    """NMS on each level, then the best boxes over all levels (FPN section 4.1).
 
     Args:
         logits, deltas, anchors, anchors_valid: lists over levels, as in `select_level`.
         image_sizes: int (B, [height, width]), network pixels.
-        post_nms: proposals an image at most.
-        **level_options: of `select_level`.
+        post_nms: largest number of proposals per image.
+        **level_options: options of `select_level`.
 
     Returns:
         dict of boxes float (B, P, [x1, y1, x2, y2]) network pixels, clipped, no gradient; scores float (B, P), logits
-        by falling value; valid bool (B, P). P is post_nms, or fewer where the levels hold fewer.
+        in descending order; valid bool (B, P). P is post_nms, or less if the levels have fewer boxes.
     """
     levels = [
         select_level(ops.stop_gradient(scores), ops.stop_gradient(moves), boxes, valid, image_sizes, **level_options)

@@ -1,7 +1,7 @@
-"""From a trained model to what runs without this package. Names TensorFlow, as backend/ does.
+"""Export a trained model to formats that run without this package. May import TensorFlow, as backend/ may.
 
-`signatures.py` is the contract: what an export takes and returns. `saved_model.py` writes one, `client.py` and
-`saved_model_predictor.py` are its other side. `onnx.py` and `litert.py` write files for other runtimes.
+`signatures.py` defines the inputs and outputs of a SavedModel. `saved_model.py` writes one; `client.py` and
+`saved_model_predictor.py` use it. `onnx.py` and `litert.py` write files for other runtimes.
 """
 
 from keras_maskrcnn.serving.client import coco_rle, masks_from_rle

@@ -1,11 +1,11 @@
-"""What lies beside the graph in an export's `assets`: enough to know what the model is without running it.
+"""The files in an export's `assets`, which describe the model without running it.
 
-    class_names.txt   one a line, by label
-    config.json       every number of the model (`MaskRCNNConfig.from_dict` reads it)
-    about.json        package and versions, how it was optimised, preprocessing in words, signatures, fingerprint
+    class_names.txt   one name per line, by label
+    config.json       the model's config (`MaskRCNNConfig.from_dict` reads it)
+    about.json        package and versions, optimisations, preprocessing in words, signatures, fingerprint
 
-The fingerprint is of the weights before any optimisation, so that it also says which `.keras` file an export came from.
-Written by `saved_model.py`, read by `saved_model_predictor.py` and by clients.
+The fingerprint is computed from the weights before any optimisation, so it also identifies the `.keras` file of an
+export. Written by `saved_model.py`; read by `saved_model_predictor.py` and by clients.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ from keras_maskrcnn.config import MaskRCNNConfig
 
 
 def fingerprint(model):
-    """SHA-256 over names, shapes and values of a model's weights, str of 64 hexadecimal digits.
+    """SHA-256 of the names, shapes and values of a model's weights, str of 64 hexadecimal digits.
 
-    The same on every backend and after saving and loading; the sampler's state is no weight.
+    The same on every backend and after saving and loading. The sampler's state is not included.
     """
     digest = hashlib.sha256()
     named = {weight.path.split("/", 1)[-1]: weight for weight in model.weights}
@@ -35,13 +35,13 @@ def fingerprint(model):
 
 
 def write_assets(folder, model, signatures, optimized, dtype):
-    """Write the files of the module docstring.
+    """Write the files listed in the module docstring.
 
     Args:
-        folder: of the SavedModel.
-        model: MaskRCNN as it was given.
+        folder: folder of the SavedModel.
+        model: MaskRCNN before optimisation.
         signatures: dict from name to (function, dict from input name to TensorSpec).
-        optimized: whether batch norm was folded. dtype: str or None, as the export was told.
+        optimized: whether batch norm was folded. dtype: str or None, the argument of the export.
     """
     assets = pathlib.Path(folder) / "assets"
     assets.mkdir(exist_ok=True)
@@ -72,15 +72,15 @@ def read_config(folder):
     """The MaskRCNNConfig of an export.
 
     Args:
-        folder: of the SavedModel (a version).
+        folder: folder of the SavedModel (a version).
 
     Raises:
-        ValueError: the folder has none.
+        ValueError: the folder has no config.
     """
     path = pathlib.Path(folder) / "assets" / "config.json"
     if not path.is_file():
         raise ValueError(
-            f"A SavedModel of this package has assets/config.json. Received: {folder}, without it. "
+            f"A SavedModel of this package must contain assets/config.json. Received: {folder}, without it. "
             "Export the model again: keras-maskrcnn export MODEL DIRECTORY."
         )
     return MaskRCNNConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
@@ -90,10 +90,10 @@ def _preprocessing(config):
     if config.image_scale is not None:
         size = f"times {config.image_scale}"
     else:
-        size = f"so that the short side has {config.min_size} pixels, or the long side {config.max_size}, if fewer"
-    files = " Files: EXIF orientation applied, alpha dropped, to RGB." if config.num_channels == 3 else ""
+        size = f"so that the short side has {config.min_size} pixels, but the long side at most {config.max_size}"
+    files = " Files: EXIF orientation applied, alpha dropped, converted to RGB." if config.num_channels == 3 else ""
     return (
-        f"All in the graph. Images: {config.num_channels} channels, {config.image_dtype}.{files} Then bilinear "
+        f"All steps in the graph. Images: {config.num_channels} channels, {config.image_dtype}.{files} Then bilinear "
         f"resizing (half-pixel centres, no antialiasing) {size}; (pixel - {list(config.pixel_mean)}) / "
         f"{list(config.pixel_std)}; zero padding at the right and bottom."
     )

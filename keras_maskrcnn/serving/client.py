@@ -1,7 +1,6 @@
-"""What a client of `serve_rle` needs: run-length codes to masks. numpy and pycocotools only, no TensorFlow.
+"""For clients of `serve_rle`: convert run-length codes to masks. Needs numpy and pycocotools, not TensorFlow.
 
-Comes in: one image's row of an answer, as gRPC or REST brought it. Goes out: masks in the image's pixels. Called by
-clients.
+In: the row of one image in a response (gRPC or REST). Out: masks in image pixels. Called by clients.
 """
 
 import numpy as np
@@ -11,14 +10,15 @@ from keras_maskrcnn.geometry.rle import parse_counts
 
 
 def coco_rle(mask_rle, image_size):
-    """COCO's run-length dicts, as annotation files and pycocotools take them.
+    """COCO run-length dicts, for annotation files and pycocotools.
 
     Args:
-        mask_rle: sequence of n str or bytes, an image's row of `mask_rle`, without or with its empty rows at the end.
-        image_size: [height, width], that image's row of `image_sizes`.
+        mask_rle: sequence of n str or bytes, the image's row of `mask_rle`, with or without its empty entries at the
+            end.
+        image_size: [height, width], the image's row of `image_sizes`.
 
     Returns:
-        list of dicts with `size` [height, width] and `counts` str, one for each row that is not empty.
+        list of dicts with `size` [height, width] and `counts` str, one for each entry that is not empty.
 
     Raises:
         ValueError: a code does not belong to an image of this size.
@@ -27,16 +27,16 @@ def coco_rle(mask_rle, image_size):
     texts = [text.decode("ascii") if isinstance(text, bytes) else str(text) for text in mask_rle]
     for text in filter(None, texts):
         pixels = int(parse_counts(text).sum())
-        if pixels != height * width:  # pycocotools would read and write beyond its arrays
+        if pixels != height * width:  # otherwise pycocotools reads and writes out of bounds
             raise ValueError(
-                f"A run-length code must cover its image. Received one of {pixels} pixels for {height} x {width} "
-                "(height x width). Take image_sizes from the same row of the same answer."
+                f"A run-length code must cover its image. Received {pixels} pixels for an image of {height} x {width} "
+                "(height x width). Take image_sizes from the same row of the same response."
             )
     return [{"size": [height, width], "counts": text} for text in texts if text]
 
 
 def masks_from_rle(mask_rle, image_size):
-    """The masks behind run-length codes.
+    """Decode run-length codes to masks.
 
     Args, errors: as `coco_rle`.
 

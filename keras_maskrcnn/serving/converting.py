@@ -1,7 +1,7 @@
-"""What the converters share: the graph they read, and the rules of writing a file.
+"""Shared by the converters: the graph to convert, and checks of the arguments.
 
-One function from images to detections, traced with operators that other runtimes have (`backend/portable.py`), batch
-norm folded and float32 throughout. Called by `onnx.py` and `litert.py`.
+The graph is one function from images to detections, traced with operators that other runtimes support
+(`backend/portable.py`), with folded batch norm, in float32. Called by `onnx.py` and `litert.py`.
 """
 
 import importlib
@@ -21,19 +21,19 @@ DTYPES = {"uint8": ("uint8", "float32"), "uint16": ("float32",), "float32": ("fl
 
 
 def trace(model, input_dtype, image_size=None):
-    """The graph that a converter reads.
+    """Trace the graph for a converter.
 
     Args:
-        model: MaskRCNN; stays as it is, a folded copy in float32 is traced.
-        input_dtype: "uint8" or "float32" (values of the model's images, not normalised).
-        image_size: (height, width) in image pixels for a graph of this size and batch 1, in which every size is known;
-            padding rows are then computed along. None for images of any size.
+        model: MaskRCNN, not changed; a folded float32 copy is traced.
+        input_dtype: "uint8" or "float32" (the values of the model's images, not normalised).
+        image_size: (height, width) in image pixels for a graph with this size, batch 1 and only static shapes, which
+            also computes padding rows. None for images of any size.
 
     Returns:
         tf.Module with the weights and `graph`, the concrete function from `images` (B, H, W, C) to a dict of boxes,
-        scores, labels, valid, num_detections and the branches' arrays, as `serving_default` gives them.
+        scores, labels, valid, num_detections and the branches' arrays, as in `serving_default` (`signatures.py`).
     """
-    import tensorflow as tf  # the package runs on JAX without it
+    import tensorflow as tf  # imported here, because the package runs on JAX without TensorFlow
 
     folded = optimize_for_inference(model, "float32")
     shape = (None, None, None) if image_size is None else (1, *image_size)
@@ -47,18 +47,18 @@ def trace(model, input_dtype, image_size=None):
 
 
 def _detect(model, images, image_size):
-    """Resize, detect, bring boxes back to image pixels; static where `image_size` is given."""
+    """Resize, detect, convert boxes to image pixels. All shapes are static if `image_size` is given."""
     import tensorflow as tf
 
-    from keras_maskrcnn.serving.signatures import Answers, in_image_frame
+    from keras_maskrcnn.serving.signatures import GraphFunctions, in_image_frame
 
     batch = tf.shape(images)[0]
     if image_size is None:
         source = tf.shape(images)[1:3]
-        network = Answers(model).network_size(source)
+        network = GraphFunctions(model).network_size(source)
     else:
         source, network = tf.constant(image_size), tf.constant(network_size(*image_size, model.config))
-    # The cast first: resizing of uint8 rounds to uint8 in ONNX.
+    # Cast first: in ONNX, resizing uint8 rounds to uint8.
     resized = tf.image.resize(tf.cast(images, tf.float32), network, "bilinear", antialias=False)
     sizes = tf.broadcast_to(network[None], (batch, 2))
     found = dict(model({"images": resized, "image_sizes": sizes}, training=False))
@@ -68,7 +68,7 @@ def _detect(model, images, image_size):
 
 
 def describe(model):
-    """What a file's metadata says of its model: dict of str."""
+    """Metadata of a model for the exported file: dict of str."""
     return {
         "package": f"keras-maskrcnn {__version__}",
         "class_names": json.dumps(list(model.config.class_names)),
@@ -80,52 +80,52 @@ def describe(model):
 
 
 def check_arguments(path, suffix, input_dtype, overwrite, config):
-    """Refuse what cannot be converted before minutes are spent on it.
+    """Check the arguments before the conversion, which takes minutes.
 
     Args:
-        path, input_dtype, overwrite: as `export_onnx` and `export_litert` take them.
-        suffix: that the path must have, such as ".onnx".
-        config: MaskRCNNConfig, whose images are uint8, or go in as float32.
+        path, input_dtype, overwrite: arguments of `export_onnx` and `export_litert`.
+        suffix: required suffix of the path, such as ".onnx".
+        config: MaskRCNNConfig; its `image_dtype` determines the possible input dtypes.
 
     Returns:
         (the path as a pathlib.Path, the dtype of the input).
 
     Raises:
-        ValueError: the backend is not TensorFlow; a wrong suffix or dtype; the file exists.
+        ValueError: the backend is not TensorFlow, the suffix or dtype is wrong, or the file exists.
     """
     path = pathlib.Path(path)
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            "Models are converted on the TensorFlow backend, whose graph the converters read. "
+            "Models must be converted on the TensorFlow backend, because the converters read its graph. "
             f"Received: backend {keras.backend.backend()}. Save the model as .keras, then run "
             f"KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras {path} --format {suffix[1:]}."
         )
     if path.suffix != suffix:
-        raise ValueError(f"The file's name must end in {suffix}. Received: {path}. Write {path.with_suffix(suffix)}.")
+        raise ValueError(f"The file name must end in {suffix}. Received: {path}. Use {path.with_suffix(suffix)}.")
     if path.exists() and not overwrite:
         raise ValueError(
-            f"Nothing is overwritten unasked. Received: {path}, which exists. "
+            f"The output file must not exist. Received: {path}, which exists. "
             "Choose another name or pass overwrite=True (--overwrite)."
         )
     dtypes = DTYPES[config.image_dtype]
     if input_dtype is not None and input_dtype not in dtypes:
         raise ValueError(
-            f"input_dtype is one of {dtypes} for a model of {config.image_dtype} images. Received: {input_dtype!r}. "
-            "Floats have the values of the model's images: 0..255 where these are uint8."
+            f"input_dtype must be one of {dtypes} for a {config.image_dtype} model. Received: {input_dtype!r}. "
+            "Floats must have the range of the model's images: 0..255 for uint8."
         )
     return path, input_dtype or dtypes[0]
 
 
 def need(module, extra):
-    """Import a converter's module, or say how to install it.
+    """Import a converter module.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"This conversion needs the package {module}. It is not installed ({error}): "
-            f"pip install keras-maskrcnn[{extra}]"
+            f"This conversion needs the package {module}, which is not installed ({error}). "
+            f"Install it with pip install 'keras-maskrcnn[{extra}]'."
         ) from error

@@ -1,19 +1,19 @@
 """EXIF orientation of a JPEG or PNG file, read with stock string operators.
 
-In: the bytes of a file. Out: 1..8, 1 where the file says nothing or nonsense; nothing here raises, whatever the bytes.
-Called by `images_in_graph.py`. Not read: orientation that is only in XMP, and EXIF in a PNG's text chunk (ImageMagick
-before 2017).
+In: the bytes of a file. Out: 1..8; 1 if the orientation is missing or invalid. Never raises, for any bytes. Called by
+`images_in_graph.py`. Not supported: orientation stored only in XMP, and EXIF in a PNG text chunk (ImageMagick before
+2017).
 """
 
 import tensorflow as tf
 
 ORIENTATION = 0x0112  # the tag
-_LONG = 4  # type of a value of four bytes; the usual is SHORT, of two
-_MOST_ENTRIES = 512  # of a directory that is searched
+_LONG = 4  # type of a four-byte value; usually it is SHORT, two bytes
+_MOST_ENTRIES = 512  # largest number of directory entries to search
 
 
 def jpeg_orientation(data):
-    """Orientation by the Exif segment (APP1) among the segments before the image data, int32 ()."""
+    """Orientation from the Exif segment (APP1), which precedes the image data, int32 ()."""
     raw = _raw(data)
 
     def more(start, found):
@@ -23,7 +23,7 @@ def jpeg_orientation(data):
         return tf.logical_and(found < 0, tf.logical_and(is_header, in_step))
 
     def step(start, found):
-        is_fill = _byte(raw, start + 1) == 0xFF  # any number of them may stand before a marker
+        is_fill = _byte(raw, start + 1) == 0xFF  # any number of fill bytes may precede a marker
         is_exif = tf.equal(_byte(raw, start + 1), 0xE1) & tf.equal(tf.strings.substr(data, start + 4, 6), b"Exif\0\0")
         length = tf.maximum(_number(raw, start + 2, 2, True), 2)
         return start + tf.where(is_fill, 1, 2 + length), tf.where(is_exif, start + 10, found)
@@ -33,8 +33,8 @@ def jpeg_orientation(data):
 
 
 def png_orientation(data):
-    """Orientation by the eXIf chunk, which may stand before or behind the image data, int32 ()."""
-    # Most files have none, and a large one has thousands of chunks to walk.
+    """Orientation from the eXIf chunk, which may be before or after the image data, int32 ()."""
+    # Most files have no such chunk, and large files have thousands of chunks.
     may_have = tf.size(tf.strings.split(data, b"eXIf")) > 1
     return tf.cond(may_have, lambda: _walk_png(data), lambda: tf.constant(1))
 
@@ -56,7 +56,7 @@ def _walk_png(data):
 
 
 def _orientation_at(raw, start):
-    """The tag in the first directory of the TIFF structure that begins at a byte; 1 for start < 0."""
+    """The tag in the first directory of the TIFF structure at byte `start`; 1 for start < 0."""
     big = tf.equal(_byte(raw, start), ord("M"))  # "MM", or "II" for little-endian
     directory = start + _number(raw, start + 4, 4, big)
     count = tf.clip_by_value(_number(raw, directory, 2, big), 0, _MOST_ENTRIES)
@@ -70,19 +70,19 @@ def _orientation_at(raw, start):
 
 
 def _raw(data):
-    """The bytes, uint8 (n + 1,); the last is 0, for reading beyond the end."""
+    """The bytes, uint8 (n + 1,), followed by a 0 for reads past the end."""
     return tf.concat([tf.io.decode_raw(data, tf.uint8), [tf.constant(0, tf.uint8)]], axis=0)
 
 
 def _byte(raw, position):
-    """Bytes at any positions, int32; 0 outside the file."""
+    """The bytes at the given positions, int32; 0 outside the file."""
     last = tf.size(raw) - 1
     inside = tf.logical_and(position >= 0, position < last)
     return tf.cast(tf.gather(raw, tf.where(inside, position, last)), tf.int32)
 
 
 def _number(raw, position, size, big_endian):
-    """Unsigned integers of 2 or 4 bytes at any positions, int32 (negative from 2**31 on, which nothing valid is)."""
+    """Unsigned integers of 2 or 4 bytes at the given positions, int32 (negative from 2**31 on, never valid)."""
     parts = [_byte(raw, position + i) for i in range(size)]
     from_big = sum(part * 256 ** (size - 1 - i) for i, part in enumerate(parts))
     from_little = sum(part * 256**i for i, part in enumerate(parts))

@@ -1,7 +1,7 @@
-"""A copy of a trained model that answers faster: batch norm folded into the convolutions, optionally bfloat16.
+"""Faster copy of a trained model: batch norm folded into the convolutions, optionally bfloat16.
 
-At inference batch norm is y = x * scale + shift with constant numbers, so it disappears into the kernel and bias of the
-convolution before it (Jacob et al. 2018, section 3.2). Called by users and by the export.
+At inference batch norm is y = x * scale + shift with constants, so it can be folded into the kernel and bias of the
+preceding convolution (Jacob et al. 2018, section 3.2). Called by users and by the export.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.network.backbones import ResNet
 from keras_maskrcnn.network.layers import EPSILON
 
-FOLDED = {"frozen_batch": "none", "batch": "none"}  # group norm depends on the image and stays
+FOLDED = {"frozen_batch": "none", "batch": "none"}  # group norm depends on the image and cannot be folded
 
 
 def optimize_for_inference(model, dtype=None):
-    """Fold batch norm into convolutions, in a copy; the model itself stays as it is.
+    """Fold batch norm into convolutions, in a copy. The model itself does not change.
 
     Args:
         model: MaskRCNN, trained. A backbone that is no ResNet is copied as it is.
@@ -26,11 +26,11 @@ def optimize_for_inference(model, dtype=None):
             scores and masks stay float32): about twice as fast on processors that have it.
 
     Returns:
-        MaskRCNN without batch norm, for inference: the same answers up to rounding (1e-5 relative in float32). It has
-        no optimizer, and training it further would train without norm.
+        MaskRCNN without batch norm, for inference. Same predictions up to rounding (1e-5 relative in float32). It has
+        no optimizer, and further training would be without norm.
     """
     if dtype not in (None, "float32", "bfloat16"):
-        raise ValueError(f'dtype is None, "float32" or "bfloat16". Received: {dtype!r}.')
+        raise ValueError(f'dtype must be None, "float32" or "bfloat16". Received: {dtype!r}.')
     config = model.config
     head_norm = FOLDED.get(config.head_norm, config.head_norm)
     folded_config = dataclasses.replace(
@@ -61,7 +61,7 @@ def _copy_weights(model, optimized):
 
 
 def _folded(name, source, backbone_epsilon):
-    """Kernel or bias of a convolution with the norm behind it, in float64 until the end."""
+    """Kernel or bias of a convolution with the following norm folded in, computed in float64."""
     layer, part = name.rsplit("/conv/", 1)
     kernel, norm = source[f"{layer}/conv/kernel"], f"{layer}/norm/"
     folds = norm + "moving_variance" in source
@@ -84,5 +84,5 @@ def _own_weights(model):
 
 
 def _name(weight):
-    """A weight's path below its model, whose own name may be another."""
+    """A weight's path without the name of the model, which may differ."""
     return weight.path.split("/", 1)[-1]

@@ -1,11 +1,10 @@
-"""Encoded images -> network pixels, in the graph: what `serve_bytes` and `serve_rle` read their clients' files with.
+"""Encoded images -> network pixels, in the graph. For `serve_bytes` and `serve_rle`.
 
-JPEG, PNG, BMP and GIF (its first frame) of any size and any mix, each decoded as `data.images.read_image` does: EXIF
-orientation applied, alpha dropped, gray and palettes to RGB, 16-bit gray scaled by range. Stock operators raise for a
-whole batch where one file is damaged, and TensorFlow has no way to catch that but one: a tf.data pipeline may ignore
-errors. So each file is decoded in a pipeline of its own, whose second element stands in where the first one failed.
-Models of other images than RGB of 8 bits have readers of their own (`READERS`), each by the same rules. Called by
-`signatures.py`.
+Reads any mix of JPEG, PNG, BMP and GIF (first frame) of any size, as `km.data.read_image` does: EXIF orientation
+applied, alpha dropped, gray and palettes converted to RGB, 16-bit gray scaled by its range. With stock operators one
+damaged file raises for the whole batch. TensorFlow can catch this only in a tf.data pipeline, which can ignore errors.
+So each file is decoded in its own pipeline; if the first element fails, the second one replaces it. Models for other
+images than 8-bit RGB have their own readers (`READERS`) with the same rules. Called by `signatures.py`.
 """
 
 import tensorflow as tf
@@ -14,31 +13,31 @@ from keras_maskrcnn.serving.exif_in_graph import jpeg_orientation, png_orientati
 
 JPEG, PNG, GIF, BMP, UNKNOWN = range(5)
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
-_PROBLEMS = (*(f"a damaged {name}, or one of a kind that TensorFlow does not read" for name in
+_PROBLEMS = (*(f"a damaged {name}, or a variant that TensorFlow does not read" for name in
                ("JPEG", "PNG", "GIF", "BMP")), "not a JPEG, PNG, GIF or BMP file")  # fmt: skip
-MAX_PIXELS = 178_956_970  # Pillow's own bound: a file of a kilobyte can claim to be gigabytes of image
-_WIDE_RANGES = (255, 1023, 4095, 16383, 65535)  # of data.images: 8, 10, 12, 14 and 16 bits
+MAX_PIXELS = 178_956_970  # Pillow's limit: a file of one kilobyte can claim to hold gigabytes of image
+_WIDE_RANGES = (255, 1023, 4095, 16383, 65535)  # as in data/images: 8, 10, 12, 14 and 16 bits
 
 
 def read_batch(image_bytes, network_size, pixels=(3, "uint8")):
-    """Decode, turn, resize and pad files onto one canvas; a damaged one leaves the others alone.
+    """Decode, rotate, resize and pad files onto one canvas. A damaged file does not affect the others.
 
     Args:
         image_bytes: string (B,), whole files.
-        network_size: function from int32 [height, width] of an image to that in network pixels.
+        network_size: function from int32 [height, width] in image pixels to the size in network pixels.
         pixels: (channels, dtype) of the model's images, a key of READERS.
 
     Returns:
-        dict of images float32 (B, H, W, C), network pixels, zero beyond each image; network_sizes and image_sizes int32
-        (B, [height, width]), the latter as a photo viewer shows the image; problems string (B,), empty where the file
-        was read. Where it was not, there is one black pixel and image_sizes holds zeros.
+        dict of images float32 (B, H, W, C), network pixels, zero outside each image; network_sizes and image_sizes
+        int32 (B, [height, width]), the latter after EXIF rotation; problems string (B,), empty if the file was read.
+        For a file that was not read, the image is one black pixel and image_sizes holds zeros.
     """
 
     def read(data):
         image = tf.ensure_shape(READERS[pixels](data), (None, None, pixels[0]))
         size = tf.shape(image)[:2]
         network = network_size(size)
-        # uint8 goes in as it is: a float copy of the source would be four times its size.
+        # Pass uint8 unchanged: a float copy of the source would be four times as large.
         resized = tf.image.resize(image, network, "bilinear", antialias=False)
         return {"images": resized, "network_sizes": network, "image_sizes": size, "problems": tf.constant("")}
 
@@ -62,14 +61,14 @@ def read_batch(image_bytes, network_size, pixels=(3, "uint8")):
 
 
 def decode(data):
-    """One file as its viewer shows it.
+    """Decode one file and apply its EXIF rotation.
 
     Args:
         data: string (), a whole file.
 
     Returns:
-        uint8 (h, w, [r, g, b]), image pixels. Raises InvalidArgumentError for what is no image, damaged, or larger
-        than MAX_PIXELS.
+        uint8 (h, w, [r, g, b]), image pixels. Raises InvalidArgumentError for files that are not images, are damaged
+        or have more than MAX_PIXELS pixels.
     """
     readers = [_decode_jpeg, _decode_png, _decode_gif, _decode_bmp, _refuse]
     image = tf.switch_case(file_format(data), [lambda reader=reader: reader(data) for reader in readers])
@@ -77,20 +76,20 @@ def decode(data):
 
 
 def decode_gray(data):
-    """One file in gray: uint8 (h, w, 1). Raises as `decode` does, and for colours."""
+    """Decode one gray file: uint8 (h, w, 1). Raises as `decode` does, and for colour images."""
     image = decode(data)
-    gray = tf.debugging.Assert(tf.reduce_all(tf.equal(image, image[..., :1])), ["an image in colours"])
+    gray = tf.debugging.Assert(tf.reduce_all(tf.equal(image, image[..., :1])), ["a colour image"])
     with tf.control_dependencies([gray]):
         return tf.identity(image[..., :1])
 
 
 def decode_rgba(data):
-    """One PNG of RGBA: uint8 (h, w, 4). Raises as `decode` does, and for all other files."""
+    """Decode one RGBA PNG: uint8 (h, w, 4). Raises as `decode` does, and for all other files."""
     return _decode_own_png(data, (8, 6), lambda: tf.io.decode_png(data, 4))
 
 
 def decode_wide_gray(data):
-    """One PNG in gray of 16 bits: uint16 (h, w, 1), as stored. Raises as `decode` does, and for all other files."""
+    """Decode one 16-bit gray PNG: uint16 (h, w, 1), as stored. Raises as `decode` does, and for all other files."""
     return _decode_own_png(data, (16, 0), lambda: tf.io.decode_png(data, 1, tf.uint16))
 
 
@@ -98,19 +97,19 @@ READERS = {(3, "uint8"): decode, (1, "uint8"): decode_gray, (4, "uint8"): decode
 
 
 def file_format(data):
-    """Which of JPEG, PNG, GIF, BMP, UNKNOWN a file's first bytes say it is, int32 ()."""
+    """The format by the first bytes of a file: JPEG, PNG, GIF, BMP or UNKNOWN, int32 ()."""
     starts = [tf.equal(tf.strings.substr(data, 0, len(start)), start) for start in _SIGNATURES]
     return tf.argmax(tf.stack([*starts, True]), output_type=tf.int32)
 
 
 def _plain(function):
-    """Keep AutoGraph, which has nothing to convert here, from parsing the source."""
+    """Stop AutoGraph from parsing the source; it has nothing to convert here."""
     return tf.autograph.experimental.do_not_convert(function)
 
 
 def _decode_jpeg(data):
     with _not_huge(tf.image.extract_jpeg_shape(data)[:2]):
-        # The slow transform is the exact one, which Pillow and OpenCV take too.
+        # The slow transform is the exact one, which Pillow and OpenCV use too.
         image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
     return orient(image, jpeg_orientation(data))
 
@@ -123,11 +122,11 @@ def _png_header(data):
 
 
 def _decode_own_png(data, kind, read):
-    """A PNG of a bit depth and colour type, upright; whatever else it is raises."""
+    """A PNG of a given bit depth and colour type, rotated upright. Raises for all other files."""
     refused = tf.debugging.Assert(tf.equal(file_format(data), PNG), ["no PNG"])
     with tf.control_dependencies([refused]):
         sides, found = _png_header(tf.identity(data))
-    readable = tf.debugging.Assert(tf.reduce_all(tf.equal(found, kind)), ["a PNG of another kind"])
+    readable = tf.debugging.Assert(tf.reduce_all(tf.equal(found, kind)), ["a PNG of another type"])
     with _not_huge(sides), tf.control_dependencies([readable]):
         image = read()
     return orient(image, png_orientation(data))
@@ -149,7 +148,7 @@ def _decode_gif(data):
 
 
 def _decode_bmp(data):
-    """TensorFlow reads no palettes and ignores the masks of bit fields; both are in the header."""
+    """Decode a BMP. TensorFlow does not read palettes and ignores bit-field masks, so check the header for both."""
     header = tf.io.decode_raw(tf.strings.substr(data, 14, 24), tf.int32)  # size, width, height, planes and bits, ...
     plain = tf.equal(header[4], 0)  # compression: none
     masks = tf.io.decode_raw(tf.strings.substr(data, 54, 12), tf.int32)
@@ -173,13 +172,13 @@ def _refuse(data):
 
 
 def _not_huge(sides):
-    """A context whose operators run only if the sides, in any integer type, span no more than MAX_PIXELS."""
+    """A context whose operators run only if the sides (any integer type) give at most MAX_PIXELS pixels."""
     pixels = tf.reduce_prod(tf.cast(sides, tf.float64))
     return tf.control_dependencies([tf.debugging.Assert(pixels <= MAX_PIXELS, ["too many pixels"])])
 
 
 def _narrow(gray):
-    """16-bit gray (h, w, 1) to uint8 (h, w, 3): the smallest usual range that holds the maximum becomes 0..255."""
+    """16-bit gray (h, w, 1) to uint8 (h, w, 3): maps the smallest usual range that holds the maximum to 0..255."""
     top = tf.reduce_max(tf.cast(gray, tf.int32))
     limits = tf.constant(_WIDE_RANGES)
     full = tf.reduce_min(tf.where(limits >= top, limits, _WIDE_RANGES[-1]))
@@ -189,14 +188,14 @@ def _narrow(gray):
 
 
 def orient(image, orientation):
-    """Turn and mirror an image as EXIF asks.
+    """Rotate and flip an image by its EXIF orientation.
 
     Args:
         image: (h, w, C).
         orientation: int32 (), 1..8; 1 is upright.
 
     Returns:
-        (h, w, C), or (w, h, C) from 5 on.
+        (h, w, C), or (w, h, C) for orientations 5 to 8.
     """
 
     def turn():

@@ -1,8 +1,8 @@
-"""Export to ONNX, for onnxruntime and what else reads it (OpenVINO, TensorRT): one file, standard operators.
+"""Export to ONNX, for onnxruntime and other runtimes: one file with standard operators.
 
-The conversion is tf2onnx's, which Keras' own `model.export(format="onnx")` calls too. That one runs all of tf2onnx's
-optimisers, and two of them together break this graph: "reshape_optimizer" writes 0 for "as in the input", and
-"remove_back_to_back" then gives the reshape another input. Called by users and by the command line.
+Uses tf2onnx, as Keras' `model.export(format="onnx")` does. Keras runs all optimisers of tf2onnx, and two of them break
+this graph: "reshape_optimizer" writes 0 for "same as the input", then "remove_back_to_back" changes the input of the
+reshape. Called by users and by the command line.
 """
 
 from keras_maskrcnn.host.files import write_atomically
@@ -12,28 +12,29 @@ OPSET = 17
 
 
 def export_onnx(model, path, input_dtype=None, opset=OPSET, overwrite=False):
-    """Write a model as one .onnx file that takes images of any size and answers in their pixels.
+    """Write a model as one .onnx file for images of any size. Boxes are in pixels of these images.
 
     Input `images` (B, H, W, C), not normalised, any B, H and W. Outputs, D = `max_detections` rows, M = `mask_size`:
-        boxes    float32 (B, D, [x1, y1, x2, y2]), pixels of the images that came in
-        scores   float32 (B, D), falling          labels  int32 (B, D), 0..K-1
+        boxes    float32 (B, D, [x1, y1, x2, y2]), pixels of the input images
+        scores   float32 (B, D), descending       labels  int32 (B, D), 0..K-1
         masks    float32 (B, D, M, M), probabilities in the frame of each box
         valid    bool (B, D), False rows hold zeros          num_detections  int32 (B,)
-    Class names, category ids and the weights' fingerprint are in the file's metadata.
+    The file's metadata holds class names, category ids and the fingerprint of the weights.
 
     Args:
-        model: MaskRCNN, on the TensorFlow backend. Stays as it is; the file holds it with batch norm folded, in
+        model: MaskRCNN, on the TensorFlow backend. Not changed; the file contains it with folded batch norm, in
             float32.
-        path: file to make, ending in .onnx.
-        input_dtype: "uint8" or "float32"; None: "uint8" where the model's images are, else "float32" of their values.
-        opset: version of ONNX's operators.
-        overwrite: replace a file that is there already.
+        path: output file, ending in .onnx.
+        input_dtype: "uint8" or "float32"; None means "uint8" if the model's images are uint8, else "float32" in their
+            range.
+        opset: version of the ONNX operator set.
+        overwrite: replace an existing file.
 
     Returns:
         The file as a pathlib.Path.
 
     Raises:
-        ValueError: the backend is not TensorFlow, a wrong argument, or the file exists and `overwrite` is False.
+        ValueError: the backend is not TensorFlow, an argument is invalid, or the file exists and `overwrite` is False.
         ImportError: tf2onnx is not installed.
     """
     path, input_dtype = check_arguments(path, ".onnx", input_dtype, overwrite, model.config)
@@ -48,7 +49,7 @@ def export_onnx(model, path, input_dtype=None, opset=OPSET, overwrite=False):
 
 
 def _convert(graph, opset):
-    """A concrete function of `images` and a dict of outputs -> onnx.ModelProto with the same names."""
+    """Convert a concrete function of `images` that returns a dict to an onnx.ModelProto with the same names."""
     import tensorflow as tf
     from tf2onnx import optimizer, tf_loader, tfonnx
 
@@ -67,13 +68,13 @@ def _convert(graph, opset):
         "merge_duplication": optimizer.MergeDuplicatedNodesOptimizer,
         "remove_identity": optimizer.IdentityOptimizer,
     }
-    # Errors are not caught: for that tf2onnx copies the graph with all weights before each step.
+    # Do not catch errors: to do so, tf2onnx copies the graph with all weights before each step.
     optimized = optimizer.optimize_graph(converted, catch_errors=False, optimizers=chosen)
     return optimized.make_model("keras-maskrcnn")
 
 
 def _name_free_sizes(graph):
-    """Call the free sizes what they are, instead of unk__123."""
+    """Give dynamic dimensions meaningful names instead of unk__123."""
     for value in (*graph.input, *graph.output):
         names = ("batch", "height", "width") if value.name == INPUT else ("batch",)
         for size, name in zip(value.type.tensor_type.shape.dim, names):

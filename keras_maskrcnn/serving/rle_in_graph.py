@@ -1,12 +1,12 @@
-"""Masks from the box frame to COCO's compressed run-length strings, in the graph: what `serve_rle` answers with.
+"""Convert masks in the box frame to COCO's compressed run-length strings, in the graph. For `serve_rle`.
 
-The same pasting as `masks.paste_mask_windows` and the same text as pycocotools' `encode`, with stock operators. Only
-the window of a mask is ever there, never the whole image. Called by `signatures.py`.
+Pastes as `paste_mask_windows` does and writes the same text as pycocotools' `encode`, with stock operators. Only the
+window of a mask is computed, never the whole image. Called by `signatures.py`.
 """
 
 import tensorflow as tf
 
-_DIGITS = 7  # of 5 bits: a run is shorter than 2**31, and its sign wants a bit
+_DIGITS = 7  # of 5 bits: a run is shorter than 2**31, plus a sign bit
 
 
 MASKS = "masks"  # the mask branch's array, which serve_rle replaces by "mask_rle"
@@ -47,7 +47,7 @@ def encode_masks(masks, boxes, valid, image_size, pasting):
         pasting: "subpixel" or "torchvision", see `MaskRCNNConfig.mask_pasting`.
 
     Returns:
-        string (D,), the `counts` of COCO's code; empty where not valid.
+        string (D,), the `counts` of COCO's code; empty for rows that are not valid.
     """
     axis = {"subpixel": _subpixel_axis, "torchvision": _torchvision_axis}[pasting]
     cells = masks.shape[-1]
@@ -65,10 +65,10 @@ def encode_masks(masks, boxes, valid, image_size, pasting):
 
 
 def run_lengths(window, left, top, image_size):
-    """Runs of 0 and 1, column by column, of an image-sized mask that is False outside a window.
+    """Runs of 0 and 1, in column order, of an image-sized mask that is False outside a window.
 
     Args:
-        window: bool (h, w). left, top: int32, image column and row where it begins.
+        window: bool (h, w). left, top: int32, image column and row of its top-left corner.
         image_size: int32 [height, width].
 
     Returns:
@@ -77,7 +77,7 @@ def run_lengths(window, left, top, image_size):
     height, width = image_size[0], image_size[1]
     columns = tf.transpose(window)
     columns = tf.cond(tf.size(columns) > 0, lambda: columns, lambda: tf.zeros((1, 1), tf.bool))
-    # Where the window is as high as the image, a run goes on from the foot of a column to the head of the next one.
+    # If the window is as high as the image, a run continues from the bottom of a column to the top of the next one.
     whole = tf.equal(tf.shape(columns)[1], height)
     outside = tf.zeros((1,), tf.bool)
     before = tf.concat([outside, columns[:-1, -1]], axis=0) & whole
@@ -96,12 +96,12 @@ def run_lengths(window, left, top, image_size):
 
 
 def run_length_text(runs):
-    """Runs int32 (n,) as pycocotools writes them: differences from the run before the last, 5 bits a character."""
+    """Encode runs int32 (n,) as pycocotools does: differences from the second last run, 5 bits per character."""
     values = tf.concat([runs[:3], runs[3:] - runs[1:-2]], axis=0)
     shifts = 5 * tf.range(_DIGITS)
     rest = tf.bitwise.right_shift(values[:, None], tf.minimum(shifts, 31))
     digits = rest & 31
-    # Another digit follows unless the rest is all sign, and this digit's upper bit says which.
+    # Another digit follows unless the rest is only sign bits that match this digit's upper bit.
     rest = tf.bitwise.right_shift(values[:, None], tf.minimum(shifts + 5, 31))
     more = tf.not_equal(rest, tf.where(digits & 16 > 0, -1, 0))
     written = tf.math.cumprod(tf.cast(more, tf.int32), axis=1, exclusive=True) > 0

@@ -1,7 +1,7 @@
-"""Export: a folder of numbered SavedModels as TF Serving reads it, each whole or not there at all.
+"""Export to a folder of numbered SavedModels for TF Serving. Each version is written atomically.
 
-What the model answers to is in `signatures.py`; everything from a file's bytes to boxes in its pixels is in the graph,
-of stock operators only (DESIGN: a custom one does not load in TF Serving). Called by users and by the command line.
+`signatures.py` defines inputs and outputs. The graph does everything from the bytes of a file to boxes in its pixels.
+It uses only stock operators, because TF Serving does not load custom ones. Called by users and by the command line.
 """
 
 import logging
@@ -23,27 +23,26 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
 
     Args:
         model: MaskRCNN, on the TensorFlow backend.
-        directory: the model's folder (TF Serving's `base_path`), which holds one folder a version.
-        version: int >= 1. None: one more than the highest there is, 1 first.
-        overwrite: replace the version if it is there already. A server that has it loaded does not notice.
-        optimize: store batch norm folded into the convolutions (`optimize_for_inference`), as the model itself computes
-            it at each call; the model stays as it is.
-        dtype: None for the model's; "bfloat16" computes convolutions and dense layers in it, boxes and NMS in float32,
-            and folds as well.
+        directory: the model's folder (TF Serving's `base_path`), with one folder per version.
+        version: int >= 1. None: the highest existing version plus one, starting at 1.
+        overwrite: replace the version if it exists. A server that has already loaded it keeps the old one.
+        optimize: store batch norm folded into the convolutions (`optimize_for_inference`), as the model does at each
+            call. The model itself does not change.
+        dtype: None for the model's dtype; "bfloat16" computes convolutions and dense layers in bfloat16, boxes and NMS
+            in float32, and folds batch norm as well.
 
     Returns:
-        The version's folder as a pathlib.Path: `saved_model.pb` and `variables`, `assets` (what the model is, see
-        `assets.py`) and `assets.extra` (requests that TF Serving warms up with). See `signatures.py` for what the
-        SavedModel takes and returns. It has no `serve_bytes` for images that no file format holds; this is logged
-        (INFO).
+        The version's folder as a pathlib.Path: `saved_model.pb` and `variables`, `assets` (a description, see
+        `assets.py`) and `assets.extra` (warm-up requests for TF Serving). For inputs and outputs see `signatures.py`.
+        `serve_bytes` is missing if no image file format can hold the model's images; this is logged (INFO).
 
     Raises:
-        ValueError: the backend is not TensorFlow; the version is no positive integer, or exists and `overwrite` is
-            False.
+        ValueError: the backend is not TensorFlow; the version is not a positive integer; or it exists and `overwrite`
+            is False.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            "A SavedModel is written on the TensorFlow backend (one from JAX does not run in TensorFlow). "
+            "A SavedModel must be written on the TensorFlow backend (one from JAX does not run in TensorFlow). "
             f"Received: backend {keras.backend.backend()}. Save the model as .keras, then run "
             "KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras DIRECTORY."
         )
@@ -51,7 +50,7 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
     target = _version_folder(directory, version, overwrite)
     served = optimize_for_inference(model, dtype) if optimize or dtype else model
     directory.mkdir(parents=True, exist_ok=True)
-    # Beside the versions, so that it is the same file system; TF Serving looks at numbered folders only.
+    # Beside the versions, to be on the same file system; TF Serving reads only numbered folders.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as scratch:
         _write(model, served, os.path.join(scratch, "new"), optimize, dtype, directory.name)
         if overwrite and target.exists():
@@ -61,14 +60,14 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
 
 
 def versions(directory):
-    """The versions in a model's folder, list of int, rising."""
+    """The versions in a model's folder, list of int, ascending."""
     directory = pathlib.Path(directory)
     folders = [path for path in directory.iterdir() if path.is_dir()] if directory.is_dir() else []
     return sorted(int(folder.name) for folder in folders if folder.name.isascii() and folder.name.isdigit())
 
 
 def find_version(path):
-    """The SavedModel that a path means: the folder itself, or the highest version in it.
+    """The SavedModel at a path: the folder itself, or the highest version in it.
 
     Raises:
         ValueError: there is none.
@@ -78,8 +77,8 @@ def find_version(path):
     folder = path if (path / "saved_model.pb").is_file() or not there else path / str(there[-1])
     if not (folder / "saved_model.pb").is_file():
         raise ValueError(
-            "A SavedModel is a folder with saved_model.pb, or one with numbered folders of that kind. "
-            f"Received: {path}, without. Write one with keras-maskrcnn export MODEL {path}."
+            "A SavedModel must be a folder with saved_model.pb, or a folder of numbered SavedModels. "
+            f"Received: {path}, which is neither. Write one with keras-maskrcnn export MODEL {path}."
         )
     return folder
 
@@ -87,39 +86,39 @@ def find_version(path):
 def _version_folder(directory, version, overwrite):
     if (directory / "saved_model.pb").exists():
         raise ValueError(
-            "An export goes into a folder of numbered versions. "
-            f"Received: {directory}, which is a SavedModel itself. Give the folder above it."
+            "The export directory must be a folder of numbered versions. "
+            f"Received: {directory}, which is a SavedModel itself. Pass the folder above it."
         )
     if version is None:
         version = max(versions(directory), default=0) + 1
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(f"A version is an integer from 1 on. Received: {version!r}. None takes the next free one.")
+        raise ValueError(f"A version must be an integer >= 1. Received: {version!r}. None takes the next free version.")
     target = directory / str(version)
     if target.exists() and not overwrite:
         raise ValueError(
-            f"A version is never overwritten unasked. Received: {target}, which exists. "
-            "Leave the version out for the next free one, or pass overwrite=True."
+            f"The version must not exist. Received: {target}, which exists. "
+            "Leave the version out to take the next free one, or pass overwrite=True."
         )
     return target
 
 
 def _write(model, served, folder, optimize, dtype, name):
-    import tensorflow as tf  # the package runs on JAX without it
+    import tensorflow as tf  # imported here, because the package runs on JAX without TensorFlow
 
     from keras_maskrcnn.serving.signatures import signatures, without_files
     from keras_maskrcnn.serving.warmup import write_warmup
 
-    # Not the model itself, which would bring its optimizer and metrics along.
+    # Not the model itself, which would include its optimizer and metrics.
     weights = tf.Module()
     weights.served = [weight.value for weight in served.weights]
-    answers = signatures(served)
+    contract = signatures(served)
     if without_files(model.config):
         _LOG.info("%s", without_files(model.config))
     with backend.stock_operators():
         functions = {
             key: tf.function(function, autograph=False).get_concrete_function(**inputs)
-            for key, (function, inputs) in answers.items()
+            for key, (function, inputs) in contract.items()
         }
         tf.saved_model.save(weights, folder, functions)
-    write_assets(folder, model, answers, optimized=bool(optimize or dtype), dtype=dtype)
-    write_warmup(folder, answers, name, model.config)
+    write_assets(folder, model, contract, optimized=bool(optimize or dtype), dtype=dtype)
+    write_warmup(folder, contract, name, model.config)

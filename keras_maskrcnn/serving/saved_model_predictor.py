@@ -1,6 +1,6 @@
-"""An export in the place of the model it came from: image in, FoundInstances out, by the SavedModel's own signatures.
+"""Predict with a SavedModel: image in, FoundInstances out, through the SavedModel's signatures.
 
-Called by `keras-maskrcnn predict --saved-model` and by users who have an export and no `.keras` file.
+Called by `keras-maskrcnn predict --saved-model`, and by users who have an export but no `.keras` file.
 """
 
 import numpy as np
@@ -12,27 +12,29 @@ from keras_maskrcnn.serving.saved_model import find_version
 
 
 class SavedModelPredictor:
-    """Finds the instances of one image with an export; called as `Predictor` is.
+    """Finds the instances of one image with an export. Same interface as `Predictor`.
 
     Args:
-        path: folder of a SavedModel, or of its versions (the highest is taken).
-        score_threshold: float in 0..1, detections score more than this. None means the model's own.
-        nms_threshold: float in 0..1, or None for the model's own.
+        path: folder of a SavedModel, or of its versions (the highest is used).
+        score_threshold: float in 0..1; detections score more than this. None means the model's threshold.
+        nms_threshold: float in 0..1, or None for the model's threshold.
 
     Raises:
-        ValueError: there is no export of this package.
+        ValueError: the path is not an export of this package.
     """
 
     def __init__(self, path, score_threshold=None, nms_threshold=None):
-        import tensorflow as tf  # whatever Keras' backend is, a SavedModel runs on TensorFlow
+        import tensorflow as tf  # a SavedModel runs on TensorFlow, on any Keras backend
 
         self.options = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
         for name, value in self.options.items():
             if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in 0..1. Received: {value}. Leave it out for the model's own.")
+                raise ValueError(f"{name} must be in 0..1. Received: {value}. Leave it out to use the model's value.")
         folder = find_version(path)
         self.config = read_config(folder)
-        self._saved_model = tf.saved_model.load(str(folder))  # held: its functions do not keep their variables alive
+        self._saved_model = tf.saved_model.load(
+            str(folder)
+        )  # keep a reference: its functions do not keep their variables alive
         self._signature = self._saved_model.signatures["serve_images_options"]
         self._input_dtype = self._signature.structured_input_signature[1]["images"].dtype
 
@@ -43,7 +45,7 @@ class SavedModelPredictor:
             image: as for `Predictor`: path, PIL image, encoded bytes, or an array (H, W, C).
 
         Returns:
-            FoundInstances, by falling score.
+            FoundInstances, by descending score.
         """
         import tensorflow as tf
 
@@ -52,12 +54,12 @@ class SavedModelPredictor:
             name: tf.constant([-1.0 if value is None else value], tf.float32) for name, value in self.options.items()
         }
         options["max_detections"] = tf.constant([-1])
-        answer = self._signature(images=tf.constant(image[None], self._input_dtype), **options)
-        return found_instances({name: value.numpy()[0] for name, value in answer.items()}, self.config)
+        outputs = self._signature(images=tf.constant(image[None], self._input_dtype), **options)
+        return found_instances({name: value.numpy()[0] for name, value in outputs.items()}, self.config)
 
 
 def found_instances(row, config):
-    """One image's row of an answer as FoundInstances: to draw, to paste, to write as COCO results.
+    """Convert the row of one image in a response with `masks` to FoundInstances.
 
     Args:
         row: dict of arrays without the batch axis: boxes, scores, labels, valid, image_sizes and the

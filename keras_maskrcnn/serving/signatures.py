@@ -1,38 +1,39 @@
-"""What a SavedModel answers to: the contract of its signatures, and the graph functions that keep it.
+"""The signatures of a SavedModel: their inputs and outputs, and the graph functions behind them.
 
-THE CONTRACT. Every input and output has the batch as its first axis, also the options: TF Serving's batching, which
-puts requests of different clients together, takes nothing else. B images, D = `max_detections` rows, M = `mask_size`.
+The batch is the first axis of every input and output, also of the options, because TF Serving's batching, which joins
+requests of different clients, requires it. B images, D = `max_detections` rows, M = `mask_size`.
 
-    serving_default   images       (B, H, W, C), any size; uint8, or for a model of other images int32 where these are
-                                   uint16 (TF Serving's REST knows no uint16), float32 where they are floats
-    serve_bytes       image_bytes  string (B,): JPEG, PNG, BMP or GIF files, of any sizes together
-    serve_rle         image_bytes  likewise, answered with run-length codes instead of masks
+    serving_default   images       (B, H, W, C), any size; uint8. For models of uint16 images int32 (TF Serving's REST
+                                   API has no uint16), for models of float images float32
+    serve_bytes       image_bytes  string (B,): JPEG, PNG, BMP or GIF files, of mixed sizes
+    serve_rle         image_bytes  the same; returns run-length codes instead of masks
 
-serve_bytes and serve_rle (and their options) are there for images that such files hold: 8 bits in three channels or in
-one, of files in gray; four channels of 8 bits and one of 16 in PNG files alone. `without_files` says why they are not.
+serve_bytes and serve_rle (and their options) exist only for images that such files can hold: 8 bits with three
+channels, or one (gray files); in PNG files also 8 bits with four channels and 16 bits with one. `without_files`
+explains why they are missing.
 
-    serve_images_options, serve_bytes_options, serve_rle_options take besides, all of them:
+    serve_images_options, serve_bytes_options, serve_rle_options have three more inputs, all required:
         score_threshold  float32 (B,)   detections score more than this
-        nms_threshold    float32 (B,)   IoU above which the better of two detections stays
+        nms_threshold    float32 (B,)   NMS removes the lower-scoring of two detections with a higher IoU
         max_detections   int32 (B,)     at most the model's D
-    NaN or a negative number stands for the model's own. They act inside the model, on the NMS itself.
+    NaN or a negative number selects the model's value. The options apply inside the model, during NMS.
 
-    boxes           float32 (B, D, [x1, y1, x2, y2])  pixels of the image that came in (turned as EXIF says)
-    scores          float32 (B, D)                    falling
+    boxes           float32 (B, D, [x1, y1, x2, y2])  pixels of the input image (after EXIF rotation)
+    scores          float32 (B, D)                    descending
     labels          int32 (B, D)                      0..K-1
     class_names     string (B, D)
     valid           bool (B, D)                       rows that are False hold zeros and empty strings
     num_detections  int32 (B,)                        valid rows; they come first
-    image_sizes     int32 (B, [height, width])        pixels of the image; zeros where a file was not read
+    image_sizes     int32 (B, [height, width])        pixels of the image; zeros if a file was not read
     mask_rle        string (B, D)                     COCO's compressed `counts` for image_sizes (serve_rle only)
     problems        string (B,)                       why a file was not read, else empty (serve_bytes, serve_rle)
 
-Each branch of the model adds its arrays (`Branch.found`), coordinates in pixels of the image. The mask branch:
+Each branch of the model adds its arrays (`Branch.found`), coordinates in image pixels. The mask branch:
 
     masks           float32 (B, D, M, M)              probabilities in the frame of each box (not serve_rle)
 
-A file that is damaged or no image gives a row without detections and says so in `problems`; the other rows of its
-batch are answered as if it were not there. Called by `saved_model.py`.
+A file that is damaged or not an image gives a row without detections, with a message in `problems`. It does not affect
+the other rows of its batch. Called by `saved_model.py`.
 """
 
 import tensorflow as tf
@@ -54,32 +55,32 @@ def signatures(model):
     Returns:
         dict from name to (function of keyword tensors -> dict of tensors, dict from input name to tf.TensorSpec).
     """
-    config, answers = model.config, Answers(model)
+    config, functions = model.config, GraphFunctions(model)
     dtype = INPUT_DTYPES[config.image_dtype]
     inputs = {"images": tf.TensorSpec((None, None, None, config.num_channels), dtype, name="images")}
     files = {"image_bytes": tf.TensorSpec((None,), tf.string, name="image_bytes")}
     options = {name: tf.TensorSpec((None,), dtype, name=name) for name, dtype in OPTIONS.items()}
-    kinds = {"images": (answers.to_images, inputs)}
+    kinds = {"images": (functions.to_images, inputs)}
     if without_files(config) is None:
-        kinds["bytes"] = (answers.to_files, files)
+        kinds["bytes"] = (functions.to_files, files)
         if has_masks(config):
-            kinds["rle"] = (answers.in_run_lengths, files)
+            kinds["rle"] = (functions.in_run_lengths, files)
     plain = {f"serve_{kind}": pair for kind, pair in kinds.items()}
     plain = {"serving_default": plain.pop("serve_images"), **plain}
-    return plain | {f"serve_{kind}_options": (answer, needs | options) for kind, (answer, needs) in kinds.items()}
+    return plain | {f"serve_{kind}_options": (function, needs | options) for kind, (function, needs) in kinds.items()}
 
 
 def without_files(config):
-    """Why a model has no `serve_bytes` and `serve_rle`: str, or None where it has them."""
+    """Why a model has no `serve_bytes` and `serve_rle`: str, or None if it has them."""
     if (config.num_channels, config.image_dtype) in READERS:
         return None
     return (
-        f"serve_bytes and serve_rle are left out: images of {config.num_channels} channels, {config.image_dtype}, are "
-        "in no JPEG, PNG, BMP or GIF file that TensorFlow decodes. Send arrays to serving_default."
+        f"serve_bytes and serve_rle are left out: images of {config.num_channels} channels, {config.image_dtype}, "
+        "cannot be stored in a JPEG, PNG, BMP or GIF file that TensorFlow decodes. Send arrays to serving_default."
     )
 
 
-class Answers:
+class GraphFunctions:
     """The graph functions, which share one copy of the model's graph.
 
     Args:
@@ -89,7 +90,7 @@ class Answers:
     def __init__(self, model):
         self.model = model
         self.config = config = model.config
-        # The detections of these models depend on the padding of the canvas, so each image gets its own canvas.
+        # Predictions of these models depend on the padding, so each image gets its own canvas.
         norms = (config.norm, config.head_norm)
         self.one_by_one = not config.mask_padding or not describe(model.backbone).masks_padding or "group" in norms
         self.detect = tf.function(
@@ -103,17 +104,17 @@ class Answers:
         )
 
     def to_images(self, images, **options):
-        """`serving_default`: resize images of one size, detect, and bring boxes back to their pixels."""
+        """`serving_default`: resize images of one size, detect, convert boxes to image pixels."""
         batch, source = tf.shape(images)[0], tf.shape(images)[1:3]
         network = self.network_size(source)
-        # The same float32 arithmetic as resizing.resize_bilinear, which Predictor uses.
+        # The same float32 arithmetic as resize_bilinear, which Predictor uses.
         resized = tf.image.resize(images, network, "bilinear", antialias=False)
         sizes = tf.broadcast_to(network[None], (batch, 2))
         found = self.detect(resized, sizes, self._options(batch, options))
         return self._in_image_frame(found, sizes, tf.broadcast_to(source[None], (batch, 2)))
 
     def to_files(self, image_bytes, **options):
-        """`serve_bytes`: the same for files of any sizes, on one canvas or one after the other."""
+        """`serve_bytes`: the same for files of mixed sizes, on one canvas or one after the other."""
         pixels = (self.config.num_channels, self.config.image_dtype)
         batch = read_batch(image_bytes, self.network_size, pixels)
         options = self._options(tf.size(image_bytes), options)
@@ -121,15 +122,15 @@ class Answers:
         found = detect(batch["images"], batch["network_sizes"], options)
         readable = tf.equal(tf.strings.length(batch["problems"]), 0)
         found = {name: _where_rows(readable, array) for name, array in found.items()}
-        answer = self._in_image_frame(found, batch["network_sizes"], batch["image_sizes"])
-        return answer | {"problems": batch["problems"]}
+        outputs = self._in_image_frame(found, batch["network_sizes"], batch["image_sizes"])
+        return outputs | {"problems": batch["problems"]}
 
     def in_run_lengths(self, image_bytes, **options):
-        """`serve_rle`: as `to_files`, with each mask in the pixels of its image as COCO's run-length code."""
+        """`serve_rle`: as `to_files`, with each mask as COCO's run-length code in image pixels."""
         return in_run_lengths(self.to_files(image_bytes, **options), self.config)
 
     def network_size(self, source):
-        """`resizing.network_size` on tensors: int32 [height, width] -> int32 [height, width], float64 between."""
+        """`geometry.resizing.network_size` on tensors: int32 [height, width] -> int32 [height, width], in float64."""
         config, sides = self.config, tf.cast(source, tf.float64)
         if config.image_scale is not None:
             network = tf.floor(sides * config.image_scale + 0.5)
@@ -153,7 +154,7 @@ class Answers:
         return tf.map_fn(detect, (images, sizes, options), fn_output_signature=specs, parallel_iterations=1)
 
     def _options(self, batch, given):
-        """Options (B,): those given where they make sense, the config's elsewhere."""
+        """Options (B,): the given values if they are valid, else the config's."""
         options = {}
         for name, dtype in OPTIONS.items():
             own = tf.fill([batch], tf.constant(getattr(self.config, name), dtype))
@@ -197,6 +198,6 @@ def in_image_frame(found, config, network, source):
 
 
 def _where_rows(kept, array):
-    """Zero the rows of images that are not kept, bool (B,)."""
+    """Set the rows of images where keep, bool (B,), is False to zero."""
     kept = tf.reshape(kept, [-1] + [1] * (len(array.shape) - 1))
     return tf.where(kept, array, tf.zeros((), array.dtype))

@@ -1,10 +1,9 @@
-"""Requests that TF Serving sends a new version before it gives it traffic: `assets.extra/tf_serving_warmup_requests`.
+"""Warm-up requests for TF Serving: `assets.extra/tf_serving_warmup_requests`.
 
-The first call of a graph optimises and compiles it, which takes seconds; with these, no client waits for it. The file
-is a TFRecord of `tensorflow.serving.PredictionLog`. Its messages are nested a few fields deep, and TensorFlow has the
-innermost (TensorProto) itself, so the outer ones are written here field by field rather than by
-tensorflow-serving-api, which would be a dependency of every export; the tests read them with that package. Called by
-`saved_model.py`.
+The first call of a graph optimises it, which takes seconds. TF Serving sends these requests to a new version before
+clients do. The file is a TFRecord of `tensorflow.serving.PredictionLog`. TensorFlow provides only the innermost message
+(TensorProto); the outer ones are encoded here field by field, so that exports do not depend on
+tensorflow-serving-api. The tests read them with that package. Called by `saved_model.py`.
 """
 
 import io
@@ -14,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"  # TF Serving's name for it
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"  # required file name
 _SIZE = (480, 640)  # height, width
 
-# Field numbers of tensorflow_serving/apis: prediction_log.proto, predict.proto, model.proto; of a map's entries.
+# Field numbers in tensorflow_serving/apis: prediction_log.proto, predict.proto, model.proto; and of map entries.
 _PREDICTION_LOG_PREDICT_LOG = 6
 _PREDICT_LOG_REQUEST = 1
 _REQUEST_MODEL_SPEC, _REQUEST_INPUTS = 1, 2
@@ -29,9 +28,9 @@ def write_warmup(folder, signatures, model_name, config):
     """Write one request for each signature.
 
     Args:
-        folder: of the SavedModel.
+        folder: folder of the SavedModel.
         signatures: dict from name to (function, dict from input name to TensorSpec).
-        model_name: str, what the server is likely to call the model; it does not look at it while warming up.
+        model_name: str, likely name of the model on the server; ignored during warm-up.
         config: MaskRCNNConfig.
     """
     pixels = (config.num_channels, config.image_dtype)
@@ -75,14 +74,14 @@ def _varint(value):
 
 
 def _example(name, spec, channels, image_dtype):
-    """A value for an input of one image; a threshold of 0 lets boxes through to the mask head."""
+    """A value for an input of one image. A threshold of 0 keeps boxes, so that the mask head runs too."""
     if name == "images":
         return _picture(spec.shape[-1])[None].astype(spec.dtype.as_numpy_dtype)
     if name == "image_bytes":
         file = io.BytesIO()
         picture = _picture(channels)
         picture = picture.astype(np.uint16) * 257 if image_dtype == "uint16" else picture
-        # A model for other images than RGB reads PNG alone, or files in gray.
+        # Models for images other than RGB read only PNG, or gray files.
         Image.fromarray(picture[..., 0] if channels == 1 else picture).save(file, "JPEG" if channels == 3 else "PNG")
         return np.array([file.getvalue()], object)
     value = {"score_threshold": 0.0, "nms_threshold": -1.0, "max_detections": -1}[name]

@@ -1,7 +1,7 @@
-"""Weights from elsewhere, and to elsewhere: files, names, receipts.
+"""Load and export weights: files, tensor names, receipts.
 
-`loading.py` is the way in. `torchvision.py` knows names and layouts, `pth.py` reads PyTorch files safely,
-`keras_files.py` Keras' own, `published.py` downloads, `receipt.py` accounts for every tensor.
+Start with `loading.py`. `torchvision.py` maps names and layouts, `pth.py` reads PyTorch files safely,
+`keras_files.py` reads Keras files, `published.py` downloads, `receipt.py` lists every tensor.
 """
 
 from keras_maskrcnn.weights.loading import load_weights, read_state, write_state

@@ -16,4 +16,4 @@ COCO_CATEGORIES = {
 }  # fmt: skip
 COCO_CATEGORY_IDS = tuple(COCO_CATEGORIES)
 COCO_CLASS_NAMES = tuple(COCO_CATEGORIES.values())
-COCO_SLOTS = 90  # ids 1..90; torchvision calls the ten that no object has "N/A"
+COCO_SLOTS = 90  # ids 1..90; torchvision calls the ten unused ids "N/A"

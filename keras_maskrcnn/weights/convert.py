@@ -1,4 +1,4 @@
-"""`keras-maskrcnn convert`: a file of weights into another kind of file, architecture and all."""
+"""`keras-maskrcnn convert`: convert a weight file to another format, including the architecture."""
 
 import pathlib
 
@@ -18,20 +18,20 @@ KERAS = (".keras", ".weights.h5")
 
 
 def convert_file(source, target, all_rows=False, overwrite=False):
-    """Convert torchvision's weights to ours, or a model of ours to torchvision's names.
+    """Convert torchvision weights to a Keras file, or a model of this package to torchvision's names.
 
     Args:
         source: `.pth`, `.pt` or `.safetensors` of a torchvision Mask R-CNN or ResNet classifier; or a `.keras` file or
-            run folder of ours.
+            run folder of this package.
         target: `.keras` (the whole model) or `.weights.h5` for the former; `.safetensors` for the latter.
-        all_rows: keep the 90 rows of a COCO detector; otherwise it gets COCO's 80 categories.
-        overwrite: replace a target that is there already.
+        all_rows: keep all 90 rows of a COCO detector; otherwise only COCO's 80 categories.
+        overwrite: replace an existing target.
 
     Returns:
         Receipt.
 
     Raises:
-        ValueError: for files of other kinds, an existing target, or weights that are of something else.
+        ValueError: the format is unknown, the target exists, or the weights belong to another kind of model.
     """
     target = pathlib.Path(target)
     if target.exists() and not overwrite:
@@ -48,8 +48,8 @@ def build_model(state, source, all_rows=False, **overrides):
 
     Args:
         state: what `read_state` read from it.
-        source: its path; a published name tells the batch norm epsilon, which no tensor does.
-        all_rows: keep the 90 rows of a COCO detector; otherwise it gets COCO's 80 categories.
+        source: path of the file. The name of a published file determines the batch norm epsilon, which is not stored.
+        all_rows: keep all 90 rows of a COCO detector; otherwise only COCO's 80 categories.
         **overrides: fields of MaskRCNNConfig.
 
     Returns:

@@ -1,9 +1,8 @@
-"""The first convolution of RGB weights for images of other channels.
+"""Adapt the first convolution of RGB weights to images with another number of channels.
 
-The rule is timm's (`adapt_input_conv` in timm/models/_manipulate.py): for one channel the sum over red, green and blue,
-which answers a gray image as the RGB weights answer it in three equal channels; for others the three are repeated in
-turn and scaled by 3 / C, so that C equal channels give about the answer that three gave. Called by the loaders of this
-folder.
+The rule is timm's (`adapt_input_conv` in timm/models/_manipulate.py). For one channel, sum over red, green and blue: a
+gray image then gives the same features as an RGB image with three equal channels. For other numbers C, repeat the
+three in turn and scale by 3 / C, so that C equal channels give about the same features. Called by the loaders here.
 """
 
 import numpy as np
@@ -12,11 +11,11 @@ RGB = 3
 
 
 def inflates(source, target, axis):
-    """Whether a kernel's shape is another's but for the number of input channels, 3 in the source.
+    """Whether two kernel shapes differ only in the number of input channels, which is 3 in the source.
 
     Args:
         source, target: shapes.
-        axis: of the input channels.
+        axis: axis of the input channels.
     """
     source, target = list(source), list(target)
     if len(source) != 4 or len(target) != 4 or source[axis] != RGB or target[axis] == RGB:
@@ -25,12 +24,12 @@ def inflates(source, target, axis):
 
 
 def inflate(kernel, channels, axis):
-    """A kernel of RGB for images of other channels.
+    """Convert an RGB kernel to another number of channels.
 
     Args:
         kernel: float array of 4 axes.
-        channels: int, of the images.
-        axis: of the input channels.
+        channels: int, channels of the images.
+        axis: axis of the input channels.
 
     Returns:
         float array with `channels` along the axis.
@@ -41,6 +40,6 @@ def inflate(kernel, channels, axis):
 
 
 def note(name, channels):
-    """The receipt's line on it."""
+    """The note for the receipt."""
     how = "summed" if channels == 1 else f"repeated in turn and scaled by 3/{channels}"
     return f"{name} inflated from 3 to {channels} channels: red, green and blue {how} (timm's adapt_input_conv)"

@@ -1,8 +1,8 @@
-"""Load `.weights.h5` and `.keras` files with a receipt, and with other classes than the file's.
+"""Load `.weights.h5` and `.keras` files with a receipt, also into models with other classes.
 
-Keras owns the layout of these files. A file is compared, dataset by dataset, with one that the model itself writes;
-what fits replaces the model's own there, and Keras loads the result; a first convolution of RGB is inflated for other
-channels (`inflation.py`). So an interrupted or refused load changes nothing.
+Keras defines the layout of these files. The model saves its weights to a temporary file; matching datasets of the
+source replace those in it, and Keras loads the result. So a load that is interrupted or raises changes nothing. A first
+convolution for RGB is adapted to other channels (`inflation.py`).
 """
 
 import pathlib
@@ -16,27 +16,27 @@ import h5py
 from keras_maskrcnn.weights.inflation import inflate, inflates, note
 from keras_maskrcnn.weights.receipt import Receipt, check_account
 
-# The optimizer's moments and the sampler's state belong to a run, not to the weights.
+# Optimizer state and sampler state belong to a run, not to the weights.
 NOT_WEIGHTS = re.compile(r"^(optimizer/|vars/seed_state$)")
 BACKBONE = "backbone/"
 FIRST_CONV = "backbone/stem/conv/vars/0"
-MEMBER = "model.weights.h5"  # of a .keras archive
+MEMBER = "model.weights.h5"  # inside a .keras archive
 
 
 def load_keras_file(model, path, heads=True, skip_mismatch=False):
-    """Put the weights of a Keras file into a model of the same architecture.
+    """Load the weights of a Keras file into a model of the same architecture.
 
     Args:
         model: MaskRCNN.
-        path: of a `.weights.h5` or `.keras` file.
-        heads: False leaves the class, box and mask predictors as they are.
-        skip_mismatch: True loads what fits.
+        path: path of a `.weights.h5` or `.keras` file.
+        heads: False keeps the model's class, box and mask predictors.
+        skip_mismatch: True loads all datasets that match and skips the others.
 
     Returns:
         Receipt.
 
     Raises:
-        ValueError: for datasets that are missing, of another shape, or unknown.
+        ValueError: datasets are missing, have another shape, or are unknown.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = _weights_file(pathlib.Path(path), pathlib.Path(folder))
@@ -48,7 +48,7 @@ def load_keras_file(model, path, heads=True, skip_mismatch=False):
 
 
 def write_backbone(model, path):
-    """Write the backbone's weights alone, as a `.weights.h5` file that `load_keras_file` reads."""
+    """Write only the backbone's weights, as a `.weights.h5` file for `load_keras_file`."""
     with tempfile.TemporaryDirectory() as folder:
         whole = pathlib.Path(folder) / "whole.weights.h5"
         model.save_weights(whole)
@@ -68,16 +68,16 @@ def _weights_file(path, folder):
 
 
 def _predictors(config):
-    """A pattern of the datasets of layers that have one output for each class."""
+    """A pattern for the datasets of the layers with one output per class."""
     layers = ["box_head/classes", "box_head/deltas"]
     layers += [f"{branch.name}_head/{layer}" for branch in config.branches for layer in branch.class_layers]
     return re.compile(rf"(^|/)({'|'.join(layers)})/")
 
 
 def _merge(source, merged, name, left_out, skip_mismatch):
-    """Copy into `merged` what fits of `source`, but for datasets that match the pattern `left_out`, if it is not None.
+    """Copy matching datasets of `source` to `merged`. A backbone-only file needs to match only the backbone.
 
-    A file that holds a backbone alone need not hold anything else.
+    Datasets whose names match the pattern `left_out` are not copied; None copies all.
     """
     with h5py.File(source, "r") as theirs, h5py.File(merged, "r+") as ours:
         have, want = _shapes(theirs), _shapes(ours)
@@ -89,7 +89,7 @@ def _merge(source, merged, name, left_out, skip_mismatch):
         problems = {
             "missing": [f"{key} {want[key]}" for key in sorted(asked - set(have))],
             "shape": [
-                f"{key}: {have[key]}, the model has {want[key]}"
+                f"{key}: {have[key]}; the model has {want[key]}"
                 for key in sorted(asked & set(have))
                 if have[key] != want[key] and key not in inflated
             ],

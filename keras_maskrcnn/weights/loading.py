@@ -1,4 +1,4 @@
-"""`load_weights`: any file of weights, into a model, with a receipt."""
+"""`load_weights`: load any supported weight file into a model, with a receipt."""
 
 import collections.abc
 import dataclasses
@@ -12,24 +12,24 @@ from keras_maskrcnn.weights.torchvision import load_state
 
 
 def load_weights(model, source, heads=True, skip_mismatch=False):
-    """Load weights, and account for every tensor. RGB weights go into models of other channels: see `inflation.py`.
+    """Load weights and report on every tensor. RGB weights also fit models of other channels, see `inflation.py`.
 
     Args:
         model: MaskRCNN.
         source: path of a `.weights.h5`, `.keras`, torchvision `.pth` / `.pt` or `.safetensors` file, or a torchvision
             state dict (names to arrays or tensors). A torchvision classifier (resnet18 .. resnet152) goes into the
             backbone.
-        heads: False leaves the last layers, which have one output for each class, as they are: for fine-tuning on
-            other classes.
-        skip_mismatch: True loads what fits; the receipt says what did not.
+        heads: False keeps the model's last layers, which have one output per class: for fine-tuning on other
+            classes.
+        skip_mismatch: True loads all tensors that match; the receipt lists the others.
 
     Returns:
-        Receipt; it also stays on the model as `model.weights_receipt`.
+        Receipt, also stored as `model.weights_receipt`.
 
     Raises:
-        ValueError: for tensors that are missing, of another shape or unknown, and for files that are none of the
-            above or hold more than tensors. The model is then as it was.
-        FileNotFoundError: if there is no such file.
+        ValueError: tensors are missing, have another shape or are unknown; or the file has another format or holds
+            more than tensors. The model is then unchanged.
+        FileNotFoundError: the file does not exist.
     """
     if isinstance(source, collections.abc.Mapping):
         state = {name: tensor_to_numpy(value) for name, value in source.items()}
@@ -57,14 +57,14 @@ def read_state(path):
     """Read a torchvision state dict from a file.
 
     Args:
-        path: of a `.pth`, `.pt` or `.safetensors` file.
+        path: path of a `.pth`, `.pt` or `.safetensors` file.
 
     Returns:
         dict of names to numpy arrays.
 
     Raises:
-        ValueError: for another kind of file, or one that holds more than tensors.
-        ImportError: for a `.safetensors` file without the package safetensors.
+        ValueError: the file has another format, or holds more than tensors.
+        ImportError: a `.safetensors` file needs the package safetensors, which is not installed.
     """
     path = pathlib.Path(path)
     if path.suffix in (".pth", ".pt"):
@@ -78,7 +78,7 @@ def read_state(path):
 
 
 def write_state(state, path):
-    """Write a torchvision state dict to a `.safetensors` file, whole or not at all.
+    """Write a torchvision state dict to a `.safetensors` file, atomically.
 
     Args:
         state: dict of names to numpy arrays, from `torchvision_state_dict`.

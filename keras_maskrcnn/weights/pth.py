@@ -1,10 +1,10 @@
-"""Read a PyTorch file without running it: only what a dictionary of tensors needs is understood.
+"""Read a PyTorch file without executing it. Supports only what a dictionary of tensors needs.
 
-A `.pth` file is a pickle, and a pickle is a program. Two locks stand before it: every opcode is compared with a list
-before anything runs, and names resolve to stand-ins of this module, never to an import. Both forms of file are read:
-the zip archive (torch >= 1.6) and the plain pickles before it, in which torchvision's COCO weights of v1 are written.
+A `.pth` file is a pickle, and a pickle is a program. Two checks make it safe: every opcode is compared with an allow
+list before anything runs, and names resolve to placeholders in this module, never to an import. It reads both file
+formats: the zip archive (torch >= 1.6) and the older plain pickles, which torchvision's v1 COCO weights use.
 
-Where torch is installed, `torch.load(weights_only=True)` reads instead, which does the same.
+If torch is installed, `torch.load(weights_only=True)` reads the file instead, with the same restrictions.
 """
 
 import collections
@@ -18,13 +18,13 @@ import numpy as np
 
 from keras_maskrcnn.backend import torch_files
 
-MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the plain form, torch/serialization.py
+MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the plain format, torch/serialization.py
 PROTOCOL = 1001
 
-# What a forged or damaged file makes pickle, pickletools, zipfile or the checks below raise.
+# Exceptions of pickle, pickletools, zipfile and the checks below for forged or damaged files.
 _DAMAGE = (ValueError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, LookupError, TypeError, AttributeError)
 
-# What pickles of tensors, numbers, strings and containers of them are made of.
+# Opcodes in pickles of tensors, numbers, strings and containers of them.
 ALLOWED_OPCODES = frozenset(
     """
     PROTO FRAME STOP MARK POP POP_MARK DUP MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET
@@ -40,13 +40,13 @@ def read_pth(path):
     """Read the tensors of a PyTorch file.
 
     Args:
-        path: of a file that `torch.save` wrote; a dictionary of tensors, also nested (a checkpoint).
+        path: path of a file written by `torch.save`: a dictionary of tensors, possibly nested (a checkpoint).
 
     Returns:
-        dict as saved, with numpy arrays for tensors; bfloat16 comes as float32.
+        dict as saved, with numpy arrays instead of tensors; bfloat16 becomes float32.
 
     Raises:
-        ValueError: if the file holds more than that, or is damaged. Nothing in it was executed.
+        ValueError: the file holds anything else, or is damaged. Nothing in it was executed.
     """
     if not torch_files.has_torch():
         return read_pth_without_torch(path)
@@ -63,7 +63,7 @@ def _to_numpy(value):
 
 
 def tensor_to_numpy(value):
-    """A torch tensor as a numpy array (bfloat16 as float32); anything else as it is."""
+    """Convert a torch tensor to a numpy array (bfloat16 to float32). Other values are returned unchanged."""
     if not hasattr(value, "detach"):
         return value
     value = value.detach().cpu()
@@ -71,7 +71,7 @@ def tensor_to_numpy(value):
 
 
 def read_pth_without_torch(path):
-    """`read_pth` by the reader of this module, whether torch is installed or not."""
+    """`read_pth` with the reader of this module, even if torch is installed."""
     try:
         if zipfile.is_zipfile(path):
             return _read_archive(path)
@@ -93,13 +93,13 @@ def read_pth_without_torch(path):
 
 def _refusal(path, error):
     return ValueError(
-        f"{path} is not read. Expected a PyTorch file with nothing but tensors, numbers and strings in dictionaries. "
-        f"Found: {error}. Nothing in it was executed. If you trust it, load it with torch, and save "
-        "model.state_dict() only, or better a .safetensors file."
+        f"{path} was not read. Expected a PyTorch file with only tensors, numbers and strings in dictionaries. "
+        f"Found: {error}. Nothing in it was executed. If you trust it, load it with torch and save only "
+        "model.state_dict(), preferably as a .safetensors file."
     )
 
 
-# The two forms of file ---------------------------------------------------------------------------------------------
+# The two file formats ----------------------------------------------------------------------------------------------
 
 
 def _read_archive(path):
@@ -153,7 +153,7 @@ def _arrays(value):
 
 
 def _unpickle(data):
-    """The pickle at the beginning of `data`: its value, its length in bytes, and the storages it names, by key."""
+    """The pickle at the start of `data`: its value, its length in bytes, and the storages it refers to, by key."""
     length = _check_opcodes(io.BytesIO(data))
     reader = _Reader(io.BytesIO(data[:length]), encoding="utf-8")
     return reader.load(), length, reader.storages
@@ -182,11 +182,11 @@ class _Reader(pickle.Unpickler):
         self.storages = {}
 
     def find_class(self, module, name):
-        """The stand-in for a name, or an error."""
+        """The placeholder for a name. Raises for names that are not allowed."""
         return _stand_in(module, name)
 
     def persistent_load(self, reference):
-        """The storage of a tensor: ("storage", type, key, device, count), in plain files a sixth, None."""
+        """The storage of a tensor: ("storage", type, key, device, count); plain files add a sixth entry, None."""
         tag, kind, key, _, count, *view = reference
         if tag != "storage" or not isinstance(kind, _Kind) or view not in ([], [None]):
             raise ValueError(f"a reference to {tag!r}")
@@ -194,18 +194,18 @@ class _Reader(pickle.Unpickler):
 
 
 class _Fixed:
-    """What a pickle may make but not change afterwards."""
+    """Base of objects that a pickle may create but not change afterwards."""
 
     def __setstate__(self, state):
         raise ValueError(f"an instruction to change a {type(self).__name__.strip('_').lower()}")
 
 
 class _Kind(_Fixed, str):
-    """Stands for one of torch's storage classes: the dtype of its numbers."""
+    """Placeholder for a storage class of torch: the dtype of its numbers."""
 
 
 class _Storage(_Fixed):
-    """Numbers that several tensors may share; filled when the pickle has been read."""
+    """Numbers that several tensors may share. Filled after the pickle has been read."""
 
     def __init__(self, key, kind, count):
         self.key, self.kind, self.count = key, kind, count
@@ -227,7 +227,7 @@ class _Tensor(_Fixed):
         self.storage, self.offset, self.size, self.stride = storage, offset, tuple(size), tuple(stride)
 
     def to_numpy(self):
-        """A copy in C order, after a look at the bounds."""
+        """A copy in C order, after a bounds check."""
         numbers, sides = self.storage.numbers, (self.offset, *self.size, *self.stride)
         if len(self.size) != len(self.stride) or any(not isinstance(each, int) or each < 0 for each in sides):
             raise ValueError(f"a tensor of shape {self.size} with strides {self.stride} at {self.offset}")

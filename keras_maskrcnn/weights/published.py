@@ -1,7 +1,7 @@
 """Torchvision's published weights: download once, verify, convert once, load.
 
 The cache is `$KERAS_HOME/keras_maskrcnn`, by default `~/.keras/keras_maskrcnn`. It holds the published `.pth` files,
-what they were converted to (`.weights.h5`), and beside each of those a `.json` with its checksums.
+the converted `.weights.h5` files, and beside each of these a `.json` file with its checksums.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ _LOG = logging.getLogger(__name__)
 _MEGABYTE = 1 << 20
 
 URL = "https://download.pytorch.org/models/"
-MIRROR = "KERAS_MASKRCNN_WEIGHTS_URL"  # environment: another place with the same files
+MIRROR = "KERAS_MASKRCNN_WEIGHTS_URL"  # environment variable: URL of a mirror
 
-# Published names; the eight digits are the beginning of the file's SHA-256. torchvision/models/detection/mask_rcnn.py
-# and models/resnet.py (IMAGENET1K_V1, what torchvision's detectors start from).
+# Published names; the eight digits are the start of the file's SHA-256. From torchvision/models/detection/mask_rcnn.py
+# and models/resnet.py (IMAGENET1K_V1, the starting point of torchvision's detectors).
 COCO_FILES = {
     "maskrcnn_resnet50_fpn": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
     "maskrcnn_resnet50_fpn_v2": "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
@@ -42,7 +42,7 @@ NORM_EPSILONS = {COCO_FILES["maskrcnn_resnet50_fpn"]: 0.0}
 
 
 def norm_epsilon(file):
-    """The batch norm epsilon that a published file was made for, or None for a file of another name."""
+    """The batch norm epsilon of a published file, or None for other file names."""
     known = {*COCO_FILES.values(), *IMAGENET_FILES.values()}
     return NORM_EPSILONS.get(file, 1e-5) if file in known else None
 
@@ -51,19 +51,20 @@ def find_file(weights, model_name, backbone):
     """Name of the published file behind `weights="coco"` or `weights="imagenet"`.
 
     Args:
-        weights: "coco" or "imagenet". model_name: of the builder. backbone: "resnet18" .. "resnet152".
+        weights: "coco" or "imagenet". model_name: name of the builder. backbone: "resnet18" .. "resnet152".
 
     Raises:
-        ValueError: if nothing is published under that name.
+        ValueError: no such file is published.
     """
     if weights == "coco" and model_name in COCO_FILES:
         return COCO_FILES[model_name]
     if weights == "imagenet" and backbone in IMAGENET_FILES:
         return IMAGENET_FILES[backbone]
     raise ValueError(
-        f'weights is None, "coco" (for {" and ".join(COCO_FILES)}) or "imagenet" (for {", ".join(IMAGENET_FILES)}). '
+        f'weights must be None, "coco" (for {" and ".join(COCO_FILES)}) or '
+        f'"imagenet" (for {", ".join(IMAGENET_FILES)}). '
         f"Received {weights!r} for {model_name} with {backbone}. "
-        "For a file of your own use keras_maskrcnn.load_weights."
+        "For your own file use keras_maskrcnn.load_weights."
     )
 
 
@@ -73,10 +74,10 @@ def load_published(model, file, make_reference, variant, heads=True):
     Args:
         model: MaskRCNN.
         file: from `find_file`.
-        make_reference: function of no arguments that builds the model the file belongs to. Called if nothing is
-            cached.
-        variant: what tells this conversion of the file from others: "80", "90", "backbone".
-        heads: False leaves the predictors as they are.
+        make_reference: function without arguments that builds the model that the file belongs to. Called only if
+            nothing is cached.
+        variant: distinguishes conversions of the same file: "80", "90", "backbone".
+        heads: False keeps the model's predictors.
 
     Returns:
         Receipt.
@@ -88,10 +89,10 @@ def load_published(model, file, make_reference, variant, heads=True):
 
 
 def convert(file, target, reference):
-    """Fetch a published file and write it as Keras weights with a sidecar of checksums; each file whole or not at all.
+    """Fetch a published file and write it as Keras weights with a sidecar of checksums. All writes are atomic.
 
     Args:
-        file: published name. target: path of the `.weights.h5`. reference: MaskRCNN that the file fits.
+        file: published name. target: path of the `.weights.h5`. reference: MaskRCNN that the file belongs to.
     """
     source = fetch(file)
     receipt = load_state(reference, read_pth(source), file)
@@ -108,15 +109,15 @@ def convert(file, target, reference):
             write_backbone(reference, path)
         else:
             reference.save_weights(path)
-        account["sha256"] = sha256(path)  # of what this process wrote, even if another one replaces it meanwhile
-        sidecar.unlink(missing_ok=True)  # weights without a sidecar count as unfinished
+        account["sha256"] = sha256(path)  # of this process's file, even if another process replaces it meanwhile
+        sidecar.unlink(missing_ok=True)  # the sidecar comes last: weights without one count as unfinished
 
     write_atomically(target, write)
     write_json(sidecar, account)
 
 
 def is_intact(converted):
-    """Whether a converted file is there, of this version of the package, and as it was written."""
+    """Whether a converted file exists, was written by this version of the package, and is intact."""
     sidecar = converted.with_suffix(".json")
     if not (converted.is_file() and sidecar.is_file()):
         return False
@@ -125,21 +126,21 @@ def is_intact(converted):
 
 
 def fetch(file):
-    """The published file in the cache, downloaded if it is not there.
+    """The published file in the cache; downloaded if missing.
 
     Args:
-        file: name whose part after the last dash is the beginning of its SHA-256.
+        file: name whose part after the last dash is the start of its SHA-256.
 
     Returns:
         pathlib.Path.
 
     Raises:
-        OSError: the download fails. The message says from where it came, and where to put the file by hand.
-        ValueError: the file has another checksum. If it was downloaded by this call, it is deleted.
+        OSError: the download failed; the message gives the URL and the place for a manual download.
+        ValueError: the checksum is wrong. A download is then deleted.
     """
     path = cache_folder() / file
     if path.is_file():
-        _verify(path, file, f"Delete {path}, and it is downloaded again.")
+        _verify(path, file, f"Delete {path}; it will be downloaded again.")
         return path
     url = os.environ.get(MIRROR, URL).rstrip("/") + "/" + file
 
@@ -148,7 +149,7 @@ def fetch(file):
             _download(url, partial)
         except OSError as error:
             raise OSError(
-                f"{url} could not be downloaded: {error}\nDownload it on a machine that can, put it at\n  {path}\n"
+                f"{url} could not be downloaded: {error}\nDownload it on another machine, copy it to\n  {path}\n"
                 f"and run this again. Or set {MIRROR} to a mirror of {URL}"
             ) from error
         _verify(partial, file, f"The download from {url} was deleted. Try again.")
@@ -158,7 +159,7 @@ def fetch(file):
 
 
 def cache_folder():
-    """The folder of downloaded and converted weights; made if it is not there."""
+    """The folder of downloaded and converted weights; created if missing."""
     home = os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras"
     folder = pathlib.Path(home) / "keras_maskrcnn"
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,10 +191,10 @@ def _verify(path, file, remedy):
     found = sha256(path)
     if not found.startswith(expected):
         raise ValueError(
-            f"{file} must have a SHA-256 that begins with {expected}, as its name says. Received {found}. {remedy}"
+            f"{file} must have a SHA-256 that starts with {expected}, as in its name. Received {found}. {remedy}"
         )
 
 
 def package_version():
-    """The version of this package, which a converted file belongs to."""
+    """The version of this package, stored with converted files."""
     return __version__

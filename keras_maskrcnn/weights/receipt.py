@@ -1,6 +1,6 @@
-"""What a load did, tensor by tensor: so that nobody has to believe that the weights are in.
+"""The receipt lists every tensor that was loaded, left over or missing.
 
-Written by the loaders of this folder, returned by `load_weights`, kept as `model.weights_receipt`.
+Written by the loaders of this folder, returned by `load_weights`, stored as `model.weights_receipt`.
 """
 
 import dataclasses
@@ -9,16 +9,16 @@ import math
 
 @dataclasses.dataclass(frozen=True)
 class Receipt:
-    """The account of one load. A tensor is a pair (name in the source, shape there).
+    """The result of one load. A tensor is a pair (name, shape) in the source.
 
     Args:
         source: where the tensors came from.
-        used: tensors that went into the model.
-        left_over: tensors of the source that this load has no use for, by rule: the classifier of an ImageNet
-            backbone, heads that were not asked for, the state of an optimizer.
-        missing: tensors the model has and the load left as they were, by rule or by `skip_mismatch`.
-        skipped: lines that say what would have raised without `skip_mismatch`.
-        notes: lines a user should read.
+        used: tensors loaded into the model.
+        left_over: tensors of the source that were intentionally not loaded: the classifier of an ImageNet backbone,
+            heads with heads=False, optimizer state.
+        missing: tensors of the model that kept their values, intentionally or because of `skip_mismatch`.
+        skipped: problems that would have raised without `skip_mismatch`, one line each.
+        notes: lines for the user.
     """
 
     source: str
@@ -36,7 +36,7 @@ class Receipt:
     def __str__(self):
         numbers = sum(math.prod(shape) for _, shape in self.used)
         lines = [f"{self.source}: {len(self.used)} tensors used ({numbers:,} numbers)"]
-        lines += _listed("not in the source or not asked for, kept as it was", self.missing)
+        lines += _listed("not in the source or not requested, unchanged", self.missing)
         lines += _listed("left over", self.left_over)
         lines += [f"  skipped: {line}" for line in self.skipped]
         lines += [f"  note: {note}" for note in self.notes]
@@ -51,7 +51,7 @@ def _listed(title, tensors, most=12):
 
 
 def check_account(source, problems, skip_mismatch):
-    """Raise for what does not add up, or return it as the lines of `Receipt.skipped`.
+    """Raise an error that lists all problems, or return them as the lines of `Receipt.skipped`.
 
     Args:
         source: where the tensors came from.
@@ -62,7 +62,7 @@ def check_account(source, problems, skip_mismatch):
         Tuple of lines.
 
     Raises:
-        ValueError: when there is a problem and `skip_mismatch` is False; nothing was assigned yet.
+        ValueError: there is a problem and `skip_mismatch` is False. Nothing has been assigned yet.
     """
     found = {kind: lines for kind, lines in problems.items() if lines}
     if found and not skip_mismatch:
@@ -70,14 +70,14 @@ def check_account(source, problems, skip_mismatch):
         raise ValueError(
             f"The weights of {source} do not fit this model; nothing was loaded.\n"
             + "\n".join(parts)
-            + "\nBuild the model that the file is from, pass heads=False if only the classes differ, or load what "
-            "fits with skip_mismatch=True; the receipt then lists the rest."
+            + "\nBuild the model that the file belongs to, pass heads=False if only the classes differ, or load the "
+            "tensors that match with skip_mismatch=True; the receipt then lists the others."
         )
     return tuple(f"{kind}: {line}" for kind, lines in found.items() for line in lines)
 
 
 _TEXTS = {
-    "missing": "{count} tensors that the model needs are missing from the source:\n{lines}",
+    "missing": "{count} tensors of the model are missing from the source:\n{lines}",
     "shape": "{count} tensors have another shape than the model's:\n{lines}",
     "unknown": "{count} tensors of the source are unknown to the model:\n{lines}",
 }

@@ -1,8 +1,8 @@
-"""Torchvision's names and layouts of every tensor, in both directions.
+"""Torchvision's name and layout of every tensor, in both directions.
 
-`tensor_table` walks a model beside torchvision's module tree, in torchvision's order, and pairs each weight with
-its name there. Loading and exporting read the same table. Class 0 is background in torchvision; here background is
-the last class column, and box deltas and mask logits have no background rows.
+`tensor_table` pairs each weight of a model with its torchvision name, in torchvision's order. Loading and exporting
+use the same table. Class 0 is background in torchvision; here background is the last class column, and box deltas
+and mask logits have no background rows.
 
 Sources: torchvision/models/detection/{mask_rcnn,faster_rcnn,rpn}.py and ops/feature_pyramid_network.py.
 """
@@ -21,10 +21,10 @@ from keras_maskrcnn.weights.inflation import inflate, inflates, note
 from keras_maskrcnn.weights.receipt import Receipt, check_account
 
 FIRST_CONV = "backbone.body.conv1.weight"
-COUNTER = "num_batches_tracked"  # of torch's batch norm; momentum is constant here, so nothing needs it
+COUNTER = "num_batches_tracked"  # counter of torch's batch norm; unused here, because momentum is constant
 
-# Names of files written before torchvision 0.12 (`_load_from_state_dict` with version < 2), the published COCO
-# weights of v1 among them.
+# Names in files written before torchvision 0.12 (`_load_from_state_dict` with version < 2), such as the published
+# v1 COCO weights.
 _OLD_NAMES = (
     (r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.(weight|bias)", r"backbone.fpn.\1_blocks.\2.0.\3"),
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
@@ -33,13 +33,13 @@ _OLD_NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One weight beside its torchvision name.
+    """One weight and its torchvision name.
 
     Args:
         name: torchvision's name.
         weight: the Keras variable; None for a counter, which has no counterpart.
         layout: "conv", "dense", "flat" (dense on flattened (rows, columns, channels)) or "vector".
-        pooled: rows, columns and channels behind a "flat" layout.
+        pooled: rows, columns and channels before flattening, for the "flat" layout.
         classes: None, or "scores", "boxes", "rows": torchvision's rows are classes, background first.
     """
 
@@ -64,10 +64,10 @@ def tensor_table(model):
     """Pair every weight of a model with torchvision's name, in the order of torchvision's state dict.
 
     Args:
-        model: MaskRCNN with a ResNet of its own.
+        model: MaskRCNN with a built-in ResNet.
 
     Returns:
-        List of Entry. Names that torchvision does not know (a second deconvolution for 56x56 masks, more fully
+        List of Entry. Layers that torchvision does not have (a second deconvolution for 56x56 masks, more fully
         connected layers) continue its numbering.
 
     Raises:
@@ -163,10 +163,10 @@ def _with_bias(layer, name, layout, pooled=(), classes=None):
 
 
 def to_torch(array, entry):
-    """An array of ours in torchvision's layout; background rows of boxes and masks become zeros.
+    """Convert an array to torchvision's layout. Background rows of boxes and masks become zeros.
 
     Args:
-        array: of the shape of `entry.weight`. entry: Entry.
+        array: has the shape of `entry.weight`. entry: Entry.
 
     Returns:
         Array: convolutions (out, in, h, w), deconvolutions (in, out, h, w), dense (out, in).
@@ -187,7 +187,7 @@ def to_torch(array, entry):
 
 
 def from_torch(array, entry):
-    """The inverse of `to_torch`; what torchvision has in the background rows of boxes and masks is dropped."""
+    """The inverse of `to_torch`. Drops torchvision's background rows of boxes and masks."""
     if entry.classes == "scores":
         array = np.roll(array, -1, axis=0)
     elif entry.classes:
@@ -206,7 +206,7 @@ def _rows_a_class(entry):
 
 
 def _take_classes(array, entry, category_ids):
-    """The rows of background and of these categories, for a table whose class k is category k."""
+    """The rows of the background and of these categories, for a table whose class k is category k."""
     rows = _rows_a_class(entry)
     grouped = array.reshape(-1, rows, *array.shape[1:])
     return grouped[[0, *category_ids]].reshape(-1, *array.shape[1:])
@@ -216,24 +216,24 @@ def _take_classes(array, entry, category_ids):
 
 
 def load_state(model, state, source="state dict", heads=True, skip_mismatch=False):
-    """Put a torchvision state dict into a model. Nothing is assigned unless all adds up.
+    """Load a torchvision state dict into a model. Assigns nothing unless all tensors match.
 
-    The first convolution of RGB weights is inflated where the model's images have other channels (`inflation.py`).
-    Three kinds are told apart by their names: a detector; a ResNet classifier (`conv1.weight`, ...), which goes into
-    the backbone; and the 91-row heads of COCO for a model of its 80 real categories, whose rows are picked.
+    Adapts the first convolution of RGB weights if the model's images have other channels (`inflation.py`). Detects
+    three kinds by their names: a detector; a ResNet classifier (`conv1.weight`, ...), which goes into the backbone;
+    and COCO heads with 91 rows for a model of the 80 real categories, whose rows are selected.
 
     Args:
         model: MaskRCNN.
         state: dict of torchvision names to arrays.
-        source: for messages.
-        heads: False leaves the class, box and mask predictors as they are.
-        skip_mismatch: True loads what fits.
+        source: name for messages.
+        heads: False keeps the model's class, box and mask predictors.
+        skip_mismatch: True loads all tensors that match and skips the others.
 
     Returns:
         Receipt.
 
     Raises:
-        ValueError: for tensors that are missing, of another shape, or unknown.
+        ValueError: tensors are missing, have another shape, or are unknown.
     """
     state = current_names(state)
     table = tensor_table(model)
@@ -253,7 +253,7 @@ def load_state(model, state, source="state dict", heads=True, skip_mismatch=Fals
             array = inflate(array, entry.shape[1], 1)
             notes.append(note(entry.name, entry.shape[1]))
         if array.shape != entry.shape:
-            problems["shape"].append(f"{entry.name}: {np.shape(state[entry.name])}, the model has {entry.shape}")
+            problems["shape"].append(f"{entry.name}: {np.shape(state[entry.name])}; the model has {entry.shape}")
         elif entry.weight is not None:
             used.append((entry.name, np.shape(state[entry.name])))
             values.append((entry.weight, from_torch(array, entry)))
@@ -270,9 +270,9 @@ def load_state(model, state, source="state dict", heads=True, skip_mismatch=Fals
 
 
 def torchvision_state_dict(model):
-    """All weights of a model under torchvision's names, ready for `load_state_dict` of its twin there.
+    """All weights of a model under torchvision's names, for `load_state_dict` of the equivalent torchvision model.
 
-    Torchvision's twin has `num_classes=K + 1`. Its background rows of boxes and masks, which nothing reads, are zeros.
+    That model has `num_classes=K + 1`. Its background rows of boxes and masks, which are never used, are zeros.
 
     Args:
         model: MaskRCNN with a ResNet.
@@ -281,7 +281,7 @@ def torchvision_state_dict(model):
         dict of names to numpy arrays: float32 in torch's layout, int64 scalars for batch norm's counters.
 
     Raises:
-        ValueError: if torchvision has no such architecture.
+        ValueError: torchvision has no such architecture.
     """
     for branch in model.config.branches:
         branch.check_torchvision_export(model.config)
@@ -294,8 +294,8 @@ def torchvision_state_dict(model):
 
 
 def current_names(state):
-    """A state dict under today's names: without wrapping, `module.` of DataParallel, or names of old versions."""
-    for wrapping in ("model", "state_dict"):  # checkpoints of torchvision's reference scripts, of Lightning
+    """A state dict with current names: without wrapping, DataParallel's `module.` prefix or names of old versions."""
+    for wrapping in ("model", "state_dict"):  # checkpoints of torchvision's reference scripts and of Lightning
         if isinstance(state.get(wrapping), dict):
             state = state[wrapping]
     renames = [pair for kind in BUILT_IN.values() for pair in kind.torchvision_renames]
@@ -315,7 +315,7 @@ def _is_asked(entry, classifier, heads):
 
 
 def _fitting(array, entry, config):
-    """The rows of COCO's 80 real categories, where the source has all 90 slots and the model only those."""
+    """The rows of COCO's 80 real categories, if the source has all 90 ids and the model only these categories."""
     if entry.classes and tuple(config.category_ids) == COCO_CATEGORY_IDS:
         if len(array) == (COCO_SLOTS + 1) * _rows_a_class(entry):
             return _take_classes(array, entry, COCO_CATEGORY_IDS)
@@ -327,25 +327,25 @@ def _assign(values):
         weight.assign(np.ascontiguousarray(array, np.float32))
 
 
-# Reading the architecture off a state dict ---------------------------------------------------------------------
+# The architecture of a state dict ------------------------------------------------------------------------------
 
 
 def is_classifier(state):
-    """Whether a state dict (under `current_names`) is that of a ResNet classifier, not of a detector."""
+    """Whether a state dict (with `current_names`) belongs to a ResNet classifier, not a detector."""
     return "conv1.weight" in state and "backbone.body.conv1.weight" not in state
 
 
 def read_architecture(state):
-    """The fields of MaskRCNNConfig that names and shapes of a state dict tell.
+    """The fields of MaskRCNNConfig that follow from the names and shapes in a state dict.
 
     Args:
-        state: dict of torchvision names, under `current_names`, to arrays.
+        state: dict of torchvision names (from `current_names`) to arrays.
 
     Returns:
-        dict of config fields; a classifier gives `backbone` alone.
+        dict of config fields; only `backbone` for a classifier.
 
     Raises:
-        ValueError: for a state dict of something else.
+        ValueError: the state dict belongs to another kind of model.
     """
     body = "" if is_classifier(state) else "backbone.body."
     blocks = tuple(_count(state, rf"{re.escape(body)}layer{stage}\.(\d+)\.conv1\.weight") for stage in range(1, 5))
@@ -353,7 +353,7 @@ def read_architecture(state):
     depths = [depth for depth in BLOCKS if BLOCKS[depth] == blocks and (depth in BASIC) == basic]
     if not depths:
         raise ValueError(
-            "Weights are converted from torchvision's Mask R-CNN on a ResNet, or from a ResNet classifier. "
+            "Weights must be from torchvision's Mask R-CNN with a ResNet, or from a ResNet classifier. "
             f"Received {len(state)} tensors with {blocks} blocks in four stages; the first are {list(state)[:5]}."
         )
     if is_classifier(state):
@@ -365,8 +365,8 @@ def read_architecture(state):
     branches = {name: fields for name, fields in branches.items() if fields is not None}
     if missing or not branches:
         raise ValueError(
-            f"A Mask R-CNN has the tensors {needed} and those of a branch, one of {list(BUILT_IN)}. "
-            f"Missing: {missing or 'every branch'}. Is this a detector without masks?"
+            f"A Mask R-CNN must have the tensors {needed} and those of a branch, one of {list(BUILT_IN)}. "
+            f"Missing: {missing or 'every branch'}. Use a detector with masks."
         )
     convs = _count(state, rf"{head}\.(\d+)\.0\.weight")
     return {

@@ -1,8 +1,7 @@
-"""Ready-made models: torchvision's recipes by name, each keyword of MaskRCNNConfig open to change.
+"""Model builders: torchvision's models by name. Every field of MaskRCNNConfig can be overridden.
 
-They do what torchvision does where `MaskRCNNConfig` on its own does better: padding takes part in convolutions, masks
-are cut and pasted by rounded boxes. So published weights meet the arithmetic that they were trained for, to the last
-digit.
+They follow torchvision even where the defaults of `MaskRCNNConfig` are better: padding takes part in convolutions, and
+masks are cropped and pasted with rounded boxes. So published weights run with the arithmetic of their training.
 """
 
 import logging
@@ -20,7 +19,7 @@ TORCHVISION = {
     "anchor_spacing": "canvas",
     "mask_pasting": "torchvision",
     "mask_targets": "torchvision",
-    "gt_mask_size": 112,  # torchvision's masks have full size; from 56 cells the mask loss would be 1e-3 off
+    "gt_mask_size": 112,  # torchvision's masks have full size; with 56 cells the mask loss would be off by 1e-3
 }
 RESNET50 = {"backbone": "resnet50"}
 RESNET50_V2 = {
@@ -38,49 +37,49 @@ def maskrcnn_resnet50_fpn(num_classes=80, weights=None, **overrides):
 
     Args:
         num_classes: K, background not counted.
-        weights: None; "coco" (box / mask AP 37.9 / 34.6 on COCO val2017, torchvision's figures); or "imagenet", the
-            backbone only. Downloaded and converted once, see `weights/published.py`. COCO's 80 categories come with
-            their names; 90 classes are torchvision's very outputs, ten of them unused; for any other number, or with
-            `class_names` of one's own, the last layers stay random. With weights, stem and first stage are frozen
-            (`trainable_layers=3`), as in torchvision. Where `pixel_mean` and `pixel_std` say that images have other
-            channels, the first convolution is inflated (`weights/inflation.py`), and for more than one all layers
-            train: nobody has shown the stem such images.
-        **overrides: fields of MaskRCNNConfig, `seed` and `dtype` of MaskRCNN.
+        weights: None; "coco" (box / mask AP 37.9 / 34.6 on COCO val2017, as published by torchvision); or
+            "imagenet", for the backbone only. Downloaded and converted once, see `weights/published.py`. With 80
+            classes you get COCO's categories with their names; with 90 classes torchvision's outputs, ten of them
+            unused. With any other number, or with your own `class_names`, the last layers stay random. With weights,
+            the stem and the first stage are frozen (`trainable_layers=3`), as in torchvision. If `pixel_mean` and
+            `pixel_std` have other than three entries, the first convolution is adapted (`weights/inflation.py`); for
+            more than one channel all layers train, because the stem was not trained on such images.
+        **overrides: fields of MaskRCNNConfig, and `seed` and `dtype` of MaskRCNN.
 
     Returns:
-        MaskRCNN. With weights, their receipt is logged (INFO) and kept as `weights_receipt` of the model.
+        MaskRCNN. With weights, the receipt is logged (INFO) and stored as `weights_receipt` of the model.
 
     Raises:
-        ValueError: for `weights` of another name, or that do not fit the overrides.
-        OSError: if the download fails; says where to put the file by hand.
+        ValueError: `weights` has another value, or the weights do not fit the overrides.
+        OSError: the download failed; the message says where to put the file manually.
     """
     return _build("maskrcnn_resnet50_fpn", num_classes, weights, RESNET50, overrides)
 
 
 def maskrcnn_resnet50_fpn_v2(num_classes=80, weights=None, **overrides):
-    """Torchvision's v2 recipe (Li et al. 2021): trained batch norm, also in the heads, 2-conv RPN, 4conv1fc head.
+    """Torchvision's v2 model (Li et al. 2021): trained batch norm, also in the heads; 2-conv RPN; 4conv1fc box head.
 
-    Args, returns, raises: as `maskrcnn_resnet50_fpn`; "coco" has 47.4 / 41.8.
+    Args, returns, raises: as `maskrcnn_resnet50_fpn`; "coco" has AP 47.4 / 41.8.
     """
     return _build("maskrcnn_resnet50_fpn_v2", num_classes, weights, RESNET50_V2, overrides)
 
 
 def maskrcnn_resnet101_fpn(num_classes=80, weights=None, **overrides):
-    """`maskrcnn_resnet50_fpn` on ResNet-101 (paper table 1); `weights` is None or "imagenet"."""
+    """`maskrcnn_resnet50_fpn` with ResNet-101 (paper table 1); `weights` is None or "imagenet"."""
     return _build("maskrcnn_resnet101_fpn", num_classes, weights, {"backbone": "resnet101"}, overrides)
 
 
 def maskrcnn_resnet18_fpn(num_classes=80, weights=None, **overrides):
-    """`maskrcnn_resnet50_fpn` on ResNet-18, the smallest; `weights` is None or "imagenet"."""
+    """`maskrcnn_resnet50_fpn` with ResNet-18, the smallest; `weights` is None or "imagenet"."""
     return _build("maskrcnn_resnet18_fpn", num_classes, weights, {"backbone": "resnet18"}, overrides)
 
 
 def model_for_state(state, all_rows=False, **overrides):
-    """Build the model that a torchvision state dict belongs to; its weights are not loaded yet.
+    """Build the model that a torchvision state dict belongs to, without loading the weights.
 
     Args:
         state: dict of torchvision names to arrays.
-        all_rows: True keeps the 90 rows of a COCO detector; False makes them COCO's 80 categories.
+        all_rows: True keeps all 90 rows of a COCO detector; False keeps only COCO's 80 categories.
         **overrides: fields of MaskRCNNConfig.
 
     Returns:
@@ -117,7 +116,7 @@ def _build(name, num_classes, weights, recipe, overrides):
     return model
 
 
-# Torchvision has one class for each id 1..90; ten of them no object has.
+# Torchvision has one class for each id 1..90; ten of them are unused.
 COCO_LABELS = {
     80: {"class_names": COCO_CLASS_NAMES, "category_ids": COCO_CATEGORY_IDS},
     90: {

@@ -1,10 +1,10 @@
-"""Balloons: fine-tune on a folder of VIA annotations, measure, and splash colour on what is found.
+"""Balloons: fine-tune on a folder of VIA annotations, evaluate, and make colour splash images.
 
     python samples/balloon/balloon.py train --data balloon
     python samples/balloon/balloon.py evaluate --data balloon --model runs/balloon
     python samples/balloon/balloon.py splash --model runs/balloon photo.jpg
 
-See the README beside this file, also for where the data are.
+The README beside this file says where to get the data.
 """
 
 import argparse
@@ -25,7 +25,7 @@ CLASSES = ("balloon",)
 
 
 def main(arguments=None):
-    """Parse, then train, evaluate or splash."""
+    """Parse the command line, then train, evaluate or splash."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for run, add_arguments in ((train, _train_arguments), (evaluate, _evaluate_arguments), (splash, _splash_arguments)):
@@ -37,7 +37,7 @@ def main(arguments=None):
 
 
 def read_part(folder, part):
-    """The "train" or "val" folder of the dataset; its VIA file names no classes, so all objects are balloons."""
+    """The "train" or "val" folder of the dataset. Its VIA file has no classes, so all objects are balloons."""
     return km.data.ViaDataset(pathlib.Path(folder) / part / "via_region_data.json", class_names=CLASSES)
 
 
@@ -52,17 +52,19 @@ def _train_arguments(command):
         default="coco",
         help="coco (downloaded once), random, or a file with weights of the same architecture (default: coco)",
     )
-    command.add_argument("--backbone", default="resnet50", help="of --weights random or of the file's model")
+    command.add_argument("--backbone", default="resnet50", help="backbone for --weights random or a weights file")
     command.add_argument("--min-size", type=int, default=800, help="short side of the image, network pixels")
     command.add_argument("--epochs", type=int, default=20)
-    command.add_argument("--steps", type=int, help="stop after so many steps instead (for a quick try)")
+    command.add_argument("--steps", type=int, help="stop after this many steps instead (for a quick test)")
     command.add_argument("--batch-size", type=int, default=2)
-    command.add_argument("--learning-rate", type=float, help="AdamW's peak (default: 1e-4; from random weights 5e-4)")
+    command.add_argument(
+        "--learning-rate", type=float, help="peak rate of AdamW (default: 1e-4; from random weights 5e-4)"
+    )
     command.add_argument("--seed", type=int, default=0)
 
 
 def train(options):
-    """Fine-tune on train/, measure on val/ after each epoch."""
+    """Fine-tune on train/, evaluate on val/ after each epoch."""
     keras.utils.set_random_seed(options.seed)
     data, val = read_part(options.data, "train"), read_part(options.data, "val")
     model = make_model(options.weights, options.backbone, options.min_size, data.max_instances)
@@ -84,13 +86,13 @@ def train(options):
 
 
 def make_model(weights, backbone, min_size, max_instances):
-    """A model for one class: torchvision's with COCO's or a file's weights but for the last layers, or a new one.
+    """A model for one class: with COCO weights or weights of a file, except the last layers; or with random weights.
 
     Args:
         weights: "coco", "random", or a file that `km.load_weights` reads.
         backbone: "resnet18" to "resnet152".
-        min_size: short side, network pixels; the long side may be 5/3 of it, as 1333 of 800.
-        max_instances: most objects of an image.
+        min_size: short side, network pixels; the long side is at most 5/3 of it, as 1333 to 800.
+        max_instances: largest number of objects in an image.
     """
     fields = {
         "backbone": backbone,
@@ -117,7 +119,7 @@ def _evaluate_arguments(command):
 
 
 def evaluate(options):
-    """Measure COCO AP on val/."""
+    """Compute COCO AP on val/."""
     print(km.format_metrics(km.evaluate_coco(load_model(options.model), read_part(options.data, "val"), verbose=1)))
 
 
@@ -137,7 +139,7 @@ def _splash_arguments(command):
 
 
 def splash(options):
-    """Turn photos gray but for the balloons."""
+    """Turn photos gray except for the balloons."""
     predictor = km.Predictor(load_model(options.model), options.score)
     for path in map(pathlib.Path, options.images):
         image = km.data.read_image(path)
@@ -148,11 +150,11 @@ def splash(options):
 
 
 def color_splash(image, found):
-    """The image in gray where nothing was found, as it is where something was.
+    """The image, gray outside the instances found in it.
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        found: FoundInstances of it.
+        found: FoundInstances of the image.
 
     Returns:
         uint8 (H, W, 3).

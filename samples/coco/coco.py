@@ -1,9 +1,9 @@
-"""COCO: train and evaluate on the 2017 layout, whole or on a handful of its images.
+"""COCO: train and evaluate on the 2017 layout, with all images or a few.
 
     python samples/coco/coco.py evaluate --data coco --weights coco
     python samples/coco/coco.py train --data coco --weights imagenet --epochs 12
 
-See the README beside this file, also for where the data are.
+The README beside this file says where to get the data.
 """
 
 import argparse
@@ -20,21 +20,25 @@ with quiet_tensorflow():
     from keras_maskrcnn.weights import read_state, zoo
     from keras_maskrcnn.weights.convert import build_model
 
-RECIPES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "maskrcnn_resnet101_fpn", "maskrcnn_resnet18_fpn")
-RATE_FALLS = (8 / 12, 11 / 12)  # of all steps: Detectron's "1x" of 12 epochs falls to a tenth after 8 and 11
+ARCHITECTURES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "maskrcnn_resnet101_fpn", "maskrcnn_resnet18_fpn")
+RATE_FALLS = (8 / 12, 11 / 12)  # of all steps: Detectron's "1x" schedule of 12 epochs drops to a tenth after 8 and 11
 
 
 def main(arguments=None):
-    """Parse, then train or evaluate."""
+    """Parse the command line, then train or evaluate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for run, add_arguments in ((train, _train_arguments), (evaluate, _evaluate_arguments)):
         command = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         command.add_argument("--data", required=True, help="folder with annotations/, train2017/ and val2017/")
         command.add_argument(
-            "--recipe", choices=RECIPES, default=RECIPES[0], help="the model, with torchvision's numbers"
+            "--architecture",
+            "--recipe",  # the old name
+            choices=ARCHITECTURES,
+            default=ARCHITECTURES[0],
+            help="the model, named as in torchvision",
         )
-        command.add_argument("--limit", type=int, help="validate on so many images (default: all)")
+        command.add_argument("--limit", type=int, help="number of validation images (default: all)")
         command.add_argument("--min-size", type=int, default=800, help="short side of the image, network pixels")
         add_arguments(command)
         command.set_defaults(run=run)
@@ -43,7 +47,7 @@ def main(arguments=None):
 
 
 def read_part(folder, part, limit=None, classes_of=None):
-    """`train2017` or `val2017`, all of it or its first images; with the classes of a config or dataset, if given."""
+    """`train2017` or `val2017`, or its first images; with the classes of a config or dataset, if given."""
     folder = pathlib.Path(folder)
     annotations = folder / "annotations" / f"instances_{part}.json"
     names = () if classes_of is None else ("class_names", "category_ids")
@@ -61,16 +65,16 @@ def read_part(folder, part, limit=None, classes_of=None):
 def _train_arguments(command):
     command.add_argument("--output", default="runs/coco", help="run folder")
     command.add_argument(
-        "--weights", default="imagenet", help="imagenet, coco (to train on), random (default: imagenet)"
+        "--weights", default="imagenet", help="imagenet, coco (to continue training), random (default: imagenet)"
     )
     command.add_argument("--epochs", type=int, default=12)
-    command.add_argument("--steps", type=int, help="stop after so many steps instead (for a quick try)")
+    command.add_argument("--steps", type=int, help="stop after this many steps instead (for a quick test)")
     command.add_argument("--batch-size", type=int, default=2)
     command.add_argument("--seed", type=int, default=0)
 
 
 def train(options):
-    """Train with the paper's SGD on train2017, measure on val2017 after each epoch."""
+    """Train with the paper's SGD on train2017, evaluate on val2017 after each epoch."""
     keras.utils.set_random_seed(options.seed)
     data = read_part(options.data, "train2017")
     model = make_model(options, data)
@@ -92,16 +96,16 @@ def train(options):
 
 
 def make_model(options, dataset):
-    """The recipe's model for the dataset's classes, from published or from random weights."""
+    """The model for the dataset's classes, with published or random weights."""
     weights = None if options.weights == "random" else options.weights
     labels = {"class_names": dataset.class_names, "category_ids": dataset.category_ids}
     if weights == "coco" and dataset.category_ids == zoo.COCO_CATEGORY_IDS:
-        labels = {}  # COCO's own 80: the last layers are loaded, too
+        labels = {}  # COCO's 80 classes: load the last layers too
     elif weights is None:
-        labels["norm"] = "batch"  # frozen statistics would be those of no data at all
+        labels["norm"] = "batch"  # frozen statistics would not come from any data
     sizes = {"min_size": options.min_size, "max_size": round(options.min_size * 5 / 3)}
     fields = {**sizes, **labels, "max_instances": dataset.max_instances, "seed": options.seed}
-    return getattr(zoo, options.recipe)(len(dataset.class_names), weights=weights, **fields)
+    return getattr(zoo, options.architecture)(len(dataset.class_names), weights=weights, **fields)
 
 
 # evaluate --------------------------------------------------------------------------------------------------
@@ -109,11 +113,11 @@ def make_model(options, dataset):
 
 def _evaluate_arguments(command):
     command.add_argument("--weights", default="coco", help="coco, a run folder, a .keras or a torchvision .pth file")
-    command.add_argument("--json", help="file for the figures, classes included")
+    command.add_argument("--json", help="file for the metrics, including those per class")
 
 
 def evaluate(options):
-    """Measure COCO AP on val2017."""
+    """Compute COCO AP on val2017."""
     model = load_model(options)
     dataset = read_part(options.data, "val2017", options.limit, model.config)
     metrics = km.evaluate_coco(model, dataset, verbose=1)
@@ -123,10 +127,10 @@ def evaluate(options):
 
 
 def load_model(options):
-    """The model that `--weights` means: published, of a run, or in torchvision's own file."""
+    """The model selected by `--weights`: published, from a run, or from a torchvision file."""
     sizes = {"min_size": options.min_size, "max_size": round(options.min_size * 5 / 3)}
     if options.weights == "coco":
-        return getattr(zoo, options.recipe)(weights="coco", **sizes)
+        return getattr(zoo, options.architecture)(weights="coco", **sizes)
     if pathlib.Path(options.weights).suffix in (".pth", ".safetensors"):
         model, receipt = build_model(read_state(options.weights), options.weights, **sizes)
         print(receipt)

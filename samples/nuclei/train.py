@@ -1,11 +1,11 @@
-"""Train a Mask R-CNN on microscopy nuclei from random weights, for a given number of minutes, and measure it.
+"""Train a Mask R-CNN on microscopy nuclei from random weights, for a given number of minutes, and evaluate it.
 
     python samples/nuclei/train.py --train DATA/train --val DATA/val --minutes 60 --output runs/nuclei
 
-A folder holds either `annotations.json` (COCO) with `images/`, or the layout of the Data Science Bowl 2018:
-`<id>/images/*.png` and `<id>/masks/*.png`. With `--val` left out, every eighth training image is kept for validation.
+A folder contains either `annotations.json` (COCO) with `images/`, or the layout of the Data Science Bowl 2018:
+`<id>/images/*.png` and `<id>/masks/*.png`. Without `--val`, every eighth training image is used for validation.
 
-With `--config`, scale, anchors and caps are those that `keras-maskrcnn check-data` proposes:
+With `--config`, scale, anchors and limits come from the proposal of `keras-maskrcnn check-data`:
 
     keras-maskrcnn check-data DATA/train --val DATA/val --output check
     python samples/nuclei/train.py --train DATA/train --val DATA/val --config check/report.json
@@ -22,15 +22,15 @@ with quiet_tensorflow():
     import keras_maskrcnn as km
     from keras_maskrcnn.cli.settling import read_options
 
-# One pixel has about the same size in all images, so all are enlarged alike: half of the nuclei are under 19 pixels.
+# One pixel has about the same size in all images, so use one factor for all: half of the nuclei are below 19 pixels.
 SCALE = 2.0
 ANCHORS = (12, 24, 48, 96, 192)  # nuclei measure 10 to 200 network pixels
-MAX_DETECTIONS = 400  # the fullest training image holds 375 nuclei
-PROPOSED = ("image_scale", "min_size", "max_size", "anchor_sizes", "max_instances", "max_detections")  # by --config
+MAX_DETECTIONS = 400  # the largest number in a training image is 375
+PROPOSED = ("image_scale", "min_size", "max_size", "anchor_sizes", "max_instances", "max_detections")  # set by --config
 
 
 def read_folder(folder):
-    """A dataset from a COCO folder or from one in the layout of the Data Science Bowl."""
+    """A dataset from a COCO folder or a folder in the layout of the Data Science Bowl."""
     folder = pathlib.Path(folder)
     annotations = folder / "annotations.json"
     if annotations.is_file():
@@ -45,15 +45,15 @@ def split(dataset, every=8):
 
 
 def read_proposal(report):
-    """What check-data's report proposes, as fields of the config, without its crop: --crop is sized for two cores."""
+    """The proposal of check-data as config fields, without its crop: --crop is chosen for two cores."""
     proposal = read_options(report)
     fields = {name: proposal[name] for name in PROPOSED if name in proposal}
-    fields.setdefault("image_scale", None)  # sizes are proposed instead
+    fields.setdefault("image_scale", None)  # the proposal has sizes instead
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def make_model(dataset, proposed):
-    """ResNet-18-FPN, narrow heads: sized for two CPU cores."""
+    """ResNet-18-FPN with narrow heads, for two CPU cores."""
     fields = {
         "image_scale": SCALE,
         "anchor_sizes": ANCHORS,
@@ -79,7 +79,7 @@ def make_model(dataset, proposed):
 
 
 def make_loader(dataset, config, batch_size, seed, augment, crop):
-    """Crops, by default in all eight orientations, at 0.7 to 1.4 times the scale, with other colours."""
+    """Crops, by default in all eight orientations, scaled by 0.7 to 1.4, with colour changes."""
     if augment != "nuclei":
         augmentation = km.data.preset(augment, config, crop, any_way_up=True)
     else:
@@ -94,30 +94,30 @@ def make_loader(dataset, config, batch_size, seed, augment, crop):
 
 
 def decaying(rate, steps, warmup=100):
-    """A rate that warms up and follows a cosine down to zero; `minutes` does the same on elapsed time."""
+    """A learning rate with warm-up and cosine decay to zero; `minutes` does the same by elapsed time."""
     return keras.optimizers.schedules.CosineDecay(0.0, max(steps - warmup, 1), warmup_target=rate, warmup_steps=warmup)
 
 
 def main(arguments=None):
-    """Parse, train, print the AP table."""
+    """Parse the command line, train, print the AP table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", required=True, help="folder with the training images")
     parser.add_argument("--val", help="folder with the validation images")
-    parser.add_argument("--minutes", type=float, default=60, help="training time, evaluations included")
+    parser.add_argument("--minutes", type=float, default=60, help="training time, including evaluations")
     parser.add_argument("--output", default="runs/nuclei", help="run folder")
-    parser.add_argument("--config", help="report.json of check-data, for scale, anchors and caps")
-    parser.add_argument("--crop", type=int, default=320, help="network pixels a side of what is trained on")
+    parser.add_argument("--config", help="report.json of check-data, for scale, anchors and limits")
+    parser.add_argument("--crop", type=int, default=320, help="side of the training crops, network pixels")
     parser.add_argument(
         "--augment",
         choices=("nuclei", *km.data.augmentation.PRESETS),
         default="nuclei",
-        help="the sample's own, or one of `keras-maskrcnn train --augment` (none: random crops only)",
+        help="the sample's own augmentation, or one of `keras-maskrcnn train --augment` (none: only random crops)",
     )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--evaluate-every", type=int, default=4, help="epochs between evaluations")
-    parser.add_argument("--epochs", type=int, help="stop after so many passes over the training images instead")
-    parser.add_argument("--steps", type=int, help="stop after so many steps of the first epoch (for a quick try)")
+    parser.add_argument("--epochs", type=int, help="stop after this many passes over the training images instead")
+    parser.add_argument("--steps", type=int, help="stop after this many steps of the first epoch (for a quick test)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     keras.utils.set_random_seed(options.seed)

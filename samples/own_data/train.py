@@ -1,4 +1,4 @@
-"""From a folder of annotated images to a model, in ten lines; see the README beside this file."""
+"""From a folder of annotated images to a model, in ten lines. See the README beside this file."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""What the REST and the gRPC client share: images to inputs, answers to pictures, and saying what went wrong.
+"""Shared by the REST and the gRPC client: images to inputs, responses to pictures, error messages.
 
-A client brings a model with `predict(signature, inputs)`, arrays in and arrays out; see rest_client.py and
-grpc_client.py, which are the programs.
+A client provides a model with `predict(signature, inputs)`, arrays in and arrays out. The programs are rest_client.py
+and grpc_client.py.
 """
 
 import argparse
@@ -23,22 +23,22 @@ with quiet_tensorflow():
     from keras_maskrcnn.data import read_image
     from keras_maskrcnn.serving import coco_rle, found_instances
 
-SUCCESS, MISTAKE = 0, 2  # exit status, as keras-maskrcnn's
-SERVED_FORMATS = ("JPEG", "PNG", "BMP", "GIF")  # what serve_bytes and serve_rle decode
+SUCCESS, MISTAKE = 0, 2  # exit status, as in keras-maskrcnn
+SERVED_FORMATS = ("JPEG", "PNG", "BMP", "GIF")  # formats that serve_bytes and serve_rle decode
 ENCODED, PIXELS = ("serve_bytes", "serve_rle"), "serving_default"
 
 
 def run_client(description, add_connection, open_model, argv=None):
-    """A whole client: parse, send each image, draw what comes back.
+    """Run a client: parse the command line, send each image, draw the response.
 
     Args:
-        description: of the program, for --help.
-        add_connection: function that adds the arguments which say where the server is.
+        description: description of the program for --help.
+        add_connection: function that adds the arguments for the connection to the server.
         open_model: function from the parsed arguments to a model.
-        argv: list of str, or None for the process's own.
+        argv: list of str, or None for the arguments of the process.
 
     Returns:
-        Exit status: 0 done, 2 a mistake in what was given, or a server that does not answer or refuses.
+        Exit status: 0 for success; 2 for a wrong argument, or a server that does not respond or rejects the request.
     """
     args = build_parser(description, add_connection).parse_args(argv)
     try:
@@ -55,16 +55,16 @@ def build_parser(description, add_connection):
     parser.add_argument("images", nargs="+", help="image files")
     add_connection(parser)
     add_model(parser)
-    parser.add_argument("--signature", choices=(*ENCODED, PIXELS), default=ENCODED[0], help="what to call")
+    parser.add_argument("--signature", choices=(*ENCODED, PIXELS), default=ENCODED[0], help="signature to call")
     parser.add_argument("--output", default="found", help="folder for the pictures")
-    parser.add_argument("--score", type=float, default=0.5, help="detections below are left out")
+    parser.add_argument("--score", type=float, default=0.5, help="detections with lower scores are left out")
     return parser
 
 
 def add_model(parser):
-    """Which model at the server, and how long to wait for it."""
-    parser.add_argument("--model", default="maskrcnn", help="the model's name at the server")
-    parser.add_argument("--version", type=version, help="number or label of a version; the newest if left out")
+    """Arguments for the model on the server, and the timeout."""
+    parser.add_argument("--model", default="maskrcnn", help="the model's name on the server")
+    parser.add_argument("--version", type=version, help="number or label of a version (default: the newest)")
     parser.add_argument("--timeout", type=seconds, default=60.0, help="seconds for one call")
 
 
@@ -77,7 +77,7 @@ def seconds(text):
     """A number of seconds above zero, for argparse."""
     value = float(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above zero and finite, received {text}")
+        raise argparse.ArgumentTypeError(f"must be positive and finite, received {text}")
     return value
 
 
@@ -94,7 +94,7 @@ def draw_all(model, paths, signature, output, min_score):
         found = found_in(outputs, 0)
         if found.image_size != image.shape[:2]:
             raise ValueError(
-                "Server and client must read the same image. Received an answer for (height, width) "
+                "Server and client must read the same image. Received a response for (height, width) "
                 f"{found.image_size}, and {path} has {image.shape[:2]}. Rotate the file itself, not by EXIF alone."
             )
         target = output / f"{i:04d}-{path.stem}.png"
@@ -105,7 +105,7 @@ def draw_all(model, paths, signature, output, min_score):
 
 
 def encoded(path, image):
-    """The bytes to send: the file's own where the server decodes its format, else the image as PNG."""
+    """The bytes to send: those of the file if the server decodes its format, else the image as PNG."""
     data = path.read_bytes()
     try:
         with Image.open(io.BytesIO(data)) as opened:
@@ -119,15 +119,15 @@ def encoded(path, image):
 
 
 def found_in(outputs, row):
-    """One image's instances out of an answer of any signature.
+    """The instances of one image in a response of any signature.
 
     Args:
-        outputs: dict of arrays as the signatures name them, B rows.
-        row: which of the B images.
+        outputs: dict from output name to an array of B rows.
+        row: position of the image, 0..B-1.
 
     Returns:
-        FoundInstances, in the pixels of the image as a viewer shows it. `masks` are pasted by the config's default
-        (`mask_pasting`), which the answer does not tell; `mask_rle` is pasted already, as the model's config says.
+        FoundInstances, in image pixels after EXIF rotation. `masks` are pasted with the default of `mask_pasting`,
+        because the response does not contain it; `mask_rle` has been pasted by the model's own rule.
 
     Raises:
         ValueError: the server could not read the image.
@@ -145,13 +145,13 @@ def found_in(outputs, row):
         return found_instances(one, config)
     found = found_instances(one | {"masks": np.zeros((len(one["valid"]), 0, 0))}, config)
     codes = coco_rle(one["mask_rle"], one["image_sizes"])
-    # One after the other: a stack of full masks of many objects in a large photo takes gigabytes.
+    # One at a time: a stack of full-size masks of many objects in a large photo takes gigabytes.
     found.mask_windows = [window(rle.decode(code), box) for code, box in zip(codes, found.boxes, strict=True)]
     return found
 
 
 def window(mask, box):
-    """A mask (H, W) cut to the pixels of its box, or to its own where it reaches beyond: (bool (h, w), x0, y0)."""
+    """A mask (H, W) cropped to its box, or to its own extent if that is larger: (bool (h, w), x0, y0)."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     x0, y0, x1, y1 = np.maximum(np.ceil(box - 0.5), 0).astype(int)
     if len(rows):
@@ -161,29 +161,29 @@ def window(mask, box):
 
 
 def text(value):
-    """A string output: gRPC brings bytes, JSON str."""
+    """A string output: bytes from gRPC, str from JSON."""
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
 def nobody_there(address, reason, option):
-    """The error where nothing answers at an address that an option names."""
+    """The error for a server that does not respond at the given address."""
     return ConnectionError(
-        f"TF Serving must listen at {address}. Received: {reason}. Start it as the README says, or name its address "
+        f"TF Serving must listen at {address}. Received: {reason}. Start it as in the README, or pass its address "
         f"with {option}."
     )
 
 
 def too_late(address, timeout):
-    """The error where no answer came within `timeout` seconds."""
+    """The error for a server that did not respond within `timeout` seconds."""
     return TimeoutError(
-        f"The server must answer within {timeout:g} s. Received: nothing from {address}. The first call of a model "
-        "takes longer than others: try again, or give it more --timeout."
+        f"The server must respond within {timeout:g} s. Received: nothing from {address}. The first call of a model "
+        "takes longer than others. Try again, or use a larger --timeout."
     )
 
 
 def refused(address, status, said):
-    """The error where the server answered with one."""
+    """The error for a server that returned an error."""
     return ValueError(
         f"The server must accept the request. Received: {status} from {address}: {said}. Check the model's name, "
-        "version and signature; GET /v1/models/NAME/metadata on its REST port shows what it has."
+        "version and signature. GET /v1/models/NAME/metadata on the REST port lists them."
     )

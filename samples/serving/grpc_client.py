@@ -1,10 +1,13 @@
-"""Send images to TF Serving over gRPC and draw what it finds; see the README beside this file."""
+"""Send images to TF Serving over gRPC and draw the detections. See the README beside this file."""
 
 import sys
 
 from drawing_client import nobody_there, refused, run_client, too_late
 
-UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]  # gRPC's own limit is 4 MB
+UNLIMITED = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+]  # gRPC's default limit is 4 MB
 
 
 class GrpcModel:
@@ -14,7 +17,7 @@ class GrpcModel:
         server: HOST:PORT of the server.
         name: the model's name there.
         version: int, or the label of a version; None for the newest.
-        timeout: seconds that a call may take.
+        timeout: largest duration of a call, seconds.
     """
 
     def __init__(self, server, name, version=None, timeout=60.0):
@@ -25,12 +28,12 @@ class GrpcModel:
         except ImportError as error:
             raise ValueError(
                 f"The gRPC client needs tensorflow-serving-api. Received: {error}. "
-                "Install it: pip install 'keras-maskrcnn[serving]'. The REST client needs nothing more."
+                "Install it: pip install 'keras-maskrcnn[serving]', or use the REST client, which does not need it."
             ) from error
         if "://" in server or ":" not in server:
             raise ValueError(
                 f"The server's address must be HOST:PORT, without a scheme. Received: {server}. "
-                "TF Serving's gRPC port is 8500 unless --port says otherwise."
+                "TF Serving's gRPC port is 8500 unless --port changes it."
             )
         self.grpc, self.tf = grpc, tf
         self.server, self.timeout = server, timeout
@@ -52,8 +55,8 @@ class GrpcModel:
             Dict from an output's name to an array of B rows; strings as str.
 
         Raises:
-            ConnectionError: nothing answers at the address. TimeoutError: not in time.
-            ValueError: the server refuses.
+            ConnectionError: no server responds. TimeoutError: the call took too long.
+            ValueError: the server rejects the request.
         """
         request = self.request_of(model_spec={**self.spec, "signature_name": signature})
         for name, values in inputs.items():
@@ -66,7 +69,7 @@ class GrpcModel:
 
     def _explained(self, error):
         code = error.code()
-        if code == self.grpc.StatusCode.UNAVAILABLE:  # also what a server with a full queue says
+        if code == self.grpc.StatusCode.UNAVAILABLE:  # a server with a full queue returns this too
             return nobody_there(self.server, error.details(), "--server")
         if code == self.grpc.StatusCode.DEADLINE_EXCEEDED:
             return too_late(self.server, self.timeout)
@@ -74,7 +77,7 @@ class GrpcModel:
 
 
 def add_connection(parser):
-    """What this client needs to know about the server."""
+    """Arguments of this client for the server."""
     parser.add_argument("--server", default="127.0.0.1:8500", help="TF Serving's gRPC address")
 
 

@@ -1,4 +1,4 @@
-"""Ask a server of one's own for a bounded number of answers, and report latency against batch size; see README.md."""
+"""Send a limited number of requests to your own server, and report latency by batch size. See README.md."""
 
 import argparse
 import concurrent.futures
@@ -15,7 +15,7 @@ from rest_client import RestModel
 
 from keras_maskrcnn.host.files import write_json
 
-MOST_REQUESTS, MOST_CONCURRENT, MOST_IMAGES = 10_000, 64, 64  # in all; at once; in one request
+MOST_REQUESTS, MOST_CONCURRENT, MOST_IMAGES = 10_000, 64, 64  # in total; concurrent; images per request
 PERCENTILES = (50, 90, 99)
 
 
@@ -25,39 +25,39 @@ def build_parser():
     parser.add_argument("images", nargs="+", help="image files, sent in turn")
     parser.add_argument("--url", default="http://127.0.0.1:8501", help="http://HOST:PORT, or grpc://HOST:PORT")
     add_model(parser)
-    parser.add_argument("--signature", choices=ENCODED, default=ENCODED[0], help="what to call")
-    parser.add_argument("--layout", choices=("row", "column"), default="row", help="of the JSON, with http://")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4], help="images in one request")
+    parser.add_argument("--signature", choices=ENCODED, default=ENCODED[0], help="signature to call")
+    parser.add_argument("--layout", choices=("row", "column"), default="row", help="JSON format, for http://")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4], help="images per request")
     parser.add_argument("--requests", type=int, default=20, help="measured requests for each batch size")
-    parser.add_argument("--concurrency", type=int, default=2, help="requests under way at once")
-    parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
+    parser.add_argument("--concurrency", type=int, default=2, help="concurrent requests")
+    parser.add_argument("--json", type=pathlib.Path, help="file for the results")
     parser.add_argument(
         "--my-own-server",
         action="store_true",
-        help="needed where the address is not of this machine: the server is mine",
+        help="required for other machines: confirms that the server is yours",
     )
     return parser
 
 
 def check(args):
-    """Refuse what would be an attack or a slip of the keyboard."""
+    """Check the arguments, to prevent attacks and typing errors."""
     for name, values, most in (
         ("--requests for all batch sizes together", [args.requests * len(args.batch_sizes)], MOST_REQUESTS),
         ("--concurrency", [args.concurrency], MOST_CONCURRENT),
         ("--batch-sizes", args.batch_sizes, MOST_IMAGES),
     ):
         if not all(1 <= value <= most for value in values):
-            raise ValueError(f"{name} must lie between 1 and {most}. Received: {values}. This is no stress tool.")
+            raise ValueError(f"{name} must be between 1 and {most}. Received: {values}. This is not a stress test.")
     host = urllib.parse.urlsplit(args.url).hostname or ""
     if not is_loopback(host) and not args.my_own_server:
         raise ValueError(
-            f"Load goes to this machine unless you say that the server is yours. Received: {args.url}. "
-            "Add --my-own-server if it is, and if its other users can bear it."
+            f"The server must be on this machine unless you confirm that it is yours. Received: {args.url}. "
+            "Add --my-own-server if it is yours and its other users accept the load."
         )
 
 
 def is_loopback(host):
-    """Whether a host's name or address is certainly this machine."""
+    """Whether a host name or address is certainly this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -65,7 +65,7 @@ def is_loopback(host):
 
 
 def open_model(args):
-    """The client that the address asks for."""
+    """The client for the scheme of the address."""
     scheme, _, server = args.url.partition("://")
     if scheme == "grpc":
         return GrpcModel(server, args.model, args.version, args.timeout)
@@ -78,14 +78,14 @@ def measure(model, signature, files, batch_size, num_requests, concurrency):
     Args:
         model: RestModel or GrpcModel.
         signature: its name.
-        files: list of encoded images, taken in turn.
-        batch_size: images in a request.
-        num_requests: requests that count; one for each at once goes before, to warm up.
-        concurrency: requests under way at once.
+        files: list of encoded images, used in turn.
+        batch_size: images per request.
+        num_requests: measured requests; `concurrency` warm-up requests come first.
+        concurrency: concurrent requests.
 
     Returns:
         dict of batch_size, concurrency, requests, errors, first_error, unread (images that the server could not read),
-        seconds, images_per_second (of answered requests), and p50_ms, p90_ms, p99_ms of the answered, None without any.
+        seconds, images_per_second, and p50_ms, p90_ms, p99_ms. Only successful requests count; None if there are none.
     """
 
     def ask(number):
@@ -119,7 +119,7 @@ def measure(model, signature, files, batch_size, num_requests, concurrency):
 
 
 def format_table(results):
-    """The figures as a Markdown table, one line for each batch size."""
+    """The results as a Markdown table, one line per batch size."""
     names = ["batch_size", "concurrency", "requests", "errors", "images_per_second", *(f"p{q}_ms" for q in PERCENTILES)]
     lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|---" * len(names) + "|"]
     for result in results:
@@ -129,7 +129,7 @@ def format_table(results):
 
 
 def main(argv=None):
-    """Run it. Returns the exit status: 2 for a mistake, or where a batch size got no answer at all."""
+    """Run the program. Returns the exit status: 2 for a wrong argument, or if all requests of a batch size failed."""
     args = build_parser().parse_args(argv)
     try:
         check(args)

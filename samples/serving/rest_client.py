@@ -1,4 +1,4 @@
-"""Send images to TF Serving over REST and draw what it finds; see the README beside this file."""
+"""Send images to TF Serving over REST and draw the detections. See the README beside this file."""
 
 import base64
 import json
@@ -18,15 +18,15 @@ class RestModel:
         url: http://HOST:PORT of the server.
         name: the model's name there.
         version: int, or the label of a version; None for the newest.
-        timeout: seconds that a call may take.
-        layout: "row" sends and receives one object for each image, "column" one for each input and output.
+        timeout: largest duration of a call, seconds.
+        layout: "row" sends and receives one object per image, "column" one list per input and output.
     """
 
     def __init__(self, url, name, version=None, timeout=60.0, layout="row"):
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise ValueError(
                 f"The server's address must be http://HOST:PORT or https://HOST:PORT. Received: {url}. "
-                "TF Serving's REST port is 8501 unless --rest_api_port says otherwise."
+                "TF Serving's REST port is 8501 unless --rest_api_port changes it."
             )
         if version is not None:
             name += f"/versions/{version}" if isinstance(version, int) else f"/labels/{version}"
@@ -45,8 +45,8 @@ class RestModel:
             Dict from an output's name to an array of B rows.
 
         Raises:
-            ConnectionError: nothing answers at the address. TimeoutError: not in time.
-            ValueError: the server refuses, or what answers is not TF Serving.
+            ConnectionError: no server responds. TimeoutError: the call took too long.
+            ValueError: the server rejects the request, or is not TF Serving.
         """
         body = json.dumps({"signature_name": signature} | self.encode(inputs)).encode()
         request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
@@ -65,7 +65,7 @@ class RestModel:
 
 
 def error_message(text):
-    """What an error's body says: TF Serving's {"error": ...}, or the beginning of whatever came."""
+    """The message in an error body: TF Serving's {"error": ...}, or the start of the body."""
     try:
         return json.loads(text)["error"]
     except (ValueError, KeyError, TypeError):
@@ -84,23 +84,23 @@ def encode_columns(inputs):
 
 
 def encode_values(values):
-    """B values as JSON has them: bytes as {"b64": ...}, arrays as nested lists."""
+    """Convert B values to JSON: bytes to {"b64": ...}, arrays to nested lists."""
     if isinstance(values, np.ndarray):
         return values.tolist()
     return [{"b64": base64.b64encode(value).decode("ascii")} for value in values]
 
 
 def parse(text, url):
-    """The JSON object of an answer."""
+    """The JSON object of a response."""
     try:
         answer = json.loads(text)
         if "predictions" in answer or "outputs" in answer:
             return answer
     except (ValueError, TypeError):
-        pass  # said below, with what came
+        pass  # reported below, with the response
     raise ValueError(
-        f'TF Serving answers with a JSON object that holds "predictions" or "outputs". Received from {url}: '
-        f"{text[:200].decode('utf-8', 'replace')!r}. Is another server listening there?"
+        f'TF Serving must return a JSON object with "predictions" or "outputs". Received from {url}: '
+        f"{text[:200].decode('utf-8', 'replace')!r}. Check that TF Serving listens at this address."
     )
 
 
@@ -127,9 +127,11 @@ def decode_values(values):
 
 
 def add_connection(parser):
-    """What this client needs to know about the server."""
+    """Arguments of this client for the server."""
     parser.add_argument("--url", default="http://127.0.0.1:8501", help="TF Serving's REST address")
-    parser.add_argument("--layout", choices=("row", "column"), default="row", help="of the JSON, both ways")
+    parser.add_argument(
+        "--layout", choices=("row", "column"), default="row", help="JSON format of requests and responses"
+    )
 
 
 def main(argv=None):

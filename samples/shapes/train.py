@@ -1,4 +1,4 @@
-"""Train a Mask R-CNN on generated shapes; see the README beside this file."""
+"""Train a Mask R-CNN on generated shapes. See the README beside this file."""
 
 import argparse
 
@@ -10,10 +10,10 @@ with quiet_tensorflow():
 
 
 def main(arguments=None):
-    """Read the arguments, train, print the COCO figures."""
+    """Parse the command line, train, print the COCO metrics."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", default="runs/shapes", help="folder for data and run")
-    parser.add_argument("--minutes", type=float, default=5, help="wall-clock budget of training")
+    parser.add_argument("--minutes", type=float, default=5, help="wall-clock time of training")
     args = parser.parse_args(arguments)
     _, _, metrics = train_on_shapes(args.directory, args.minutes)
     print(format_metrics(metrics))

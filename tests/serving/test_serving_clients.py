@@ -217,7 +217,7 @@ def test_mistakes_are_named_with_their_remedy(samples, server, photo, tmp_path, 
         ("grpc_client", [photo, "--server", f"127.0.0.1:{silent_port}", "--timeout", "0.3"], "within 0.3 s|listen"),
         ("rest_client", [photo, *rest, "--model", "yolo"], "status 404 .*Servable not found"),
         ("grpc_client", [photo, *grpc, "--model", "yolo"], "NOT_FOUND .*Servable not found"),
-        ("rest_client", [photo, "--url", other_server], "Received .*hello.*another server"),
+        ("rest_client", [photo, "--url", other_server], "Received .*hello.*Check that TF Serving"),
         ("rest_client", [photo, "--url", "127.0.0.1:8501"], "must be http://HOST:PORT"),
         ("grpc_client", [photo, "--server", server.rest], "without a scheme"),
     ):

@@ -1,7 +1,7 @@
-"""Native operators: C++ for TensorFlow on CPUs, built with the package where there is a compiler.
+"""Native operators: C++ for TensorFlow on CPUs, built at installation if there is a compiler.
 
-`roi_align.cc` and `convolution.cc` hold them; `load` loads them once. Without them, on a GPU, while a model is
-exported, and with `KERAS_MASKRCNN_NATIVE=0` the stock operators of `backend/tensorflow.py` compute the same.
+They are in `roi_align.cc` and `convolution.cc`; `load` loads them once. Without them, on a GPU, during export and with
+`KERAS_MASKRCNN_NATIVE=0`, the stock operators of `backend/tensorflow.py` compute the same.
 """
 
 import contextlib
@@ -12,15 +12,15 @@ import warnings
 
 import tensorflow as tf
 
-SWITCH = "KERAS_MASKRCNN_NATIVE"  # environment: 0 turns native operators off
+SWITCH = "KERAS_MASKRCNN_NATIVE"  # environment variable: 0 turns native operators off
 _stock_only = False
 
 
 @functools.cache
 def load():
-    """The module of native operators, or None where there are none.
+    """The module of native operators, or None if there is none.
 
-    A library that is there and does not load is worth a warning; one that was never built is not.
+    Warns if a library exists but does not load. Does not warn if it was never built.
     """
     if os.environ.get(SWITCH, "1") == "0":
         return None
@@ -28,7 +28,7 @@ def load():
         try:
             library = tf.load_op_library(str(path))
         except (tf.errors.OpError, OSError) as error:
-            warnings.warn(f"The native operators {path.name} do not load: {error}. Stock operators run instead.")
+            warnings.warn(f"The native operators {path.name} cannot be loaded: {error}. Stock operators run instead.")
             continue
         if hasattr(library, "keras_maskrcnn_roi_align"):
             return library
@@ -38,7 +38,7 @@ def load():
 
 @contextlib.contextmanager
 def stock_operators():
-    """Inside this, graphs are traced without native operators: an export runs where this package is not."""
+    """Context in which graphs are traced without native operators, for exports that run without this package."""
     global _stock_only
     before, _stock_only = _stock_only, True
     try:
@@ -48,18 +48,18 @@ def stock_operators():
 
 
 def is_used():
-    """Whether operators on a CPU run natively here and now."""
+    """Whether CPU operators currently run natively."""
     return not _stock_only and load() is not None
 
 
 def num_threads():
-    """The threads TensorFlow was told to use within an operator; all cores of this process if it was not told."""
+    """TensorFlow's configured threads per operator; if not configured, all cores of this process."""
     told = tf.config.threading.get_intra_op_parallelism_threads()
     return told or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
 
 
 def crop(pyramid, frame, box_batch, levels, bins, ratio):
-    """Average the points of each bin, natively, with a native gradient.
+    """Native RoIAlign: average the points of each bin, with a native gradient.
 
     Args:
         pyramid: list of L maps (B, H_l, W_l, C), float32 or bfloat16.
@@ -67,7 +67,7 @@ def crop(pyramid, frame, box_batch, levels, bins, ratio):
         box_batch: int32 (R,), the image of each box.
         levels: int32 (R,), the map of each box.
         bins: (h, w).
-        ratio: points in a bin and axis; 0: one a cell.
+        ratio: points per bin and axis; 0: one per cell.
 
     Returns:
         (R, h, w, C), the dtype of the maps.
@@ -90,7 +90,7 @@ def crop(pyramid, frame, box_batch, levels, bins, ratio):
 
 
 def convolve(maps, kernel, bias, strides, relu):
-    """Convolve maps by 3x3, a cell of zeros around, add the bias and cut at zero, natively, with a native gradient.
+    """Native 3x3 convolution with one cell of zero padding, bias and optional ReLU, with a native gradient.
 
     Args:
         maps: list of L maps (B, H_l, W_l, C), float32, C a multiple of 16.
@@ -125,13 +125,13 @@ def convolve(maps, kernel, bias, strides, relu):
 
 
 def _with_shape(output, level, kernel, strides):
-    """What is known of a convolution's shape while tracing."""
+    """Set the parts of a convolution's shape that are known during tracing."""
     sides = [None if side is None else -(-side // strides) for side in level.shape[1:3]]
     return tf.ensure_shape(output, (level.shape[0], *sides, kernel.shape[-1]))
 
 
 def _spread_cells(upstream, level, strides):
-    """Upstream cells where the centres of their kernels stood in the map, zeros between them."""
+    """Place upstream cells at the kernel centres in the input map, with zeros between them."""
     if strides == 1:
         return upstream
     batch, height, width, filters = tf.unstack(tf.shape(upstream))

@@ -2,10 +2,10 @@
 //   KerasMaskrcnnConv3x3(maps: L * float, kernel: float (3, 3, C, K), bias: float (K,)) -> L * float (B, h, w, K)
 //   KerasMaskrcnnConv3x3Back(upstreams: L * float (B, H, W, K), kernel: as above) -> L * float (B, H, W, C)
 //   KerasMaskrcnnConv3x3KernelGrad(maps: L * float, upstreams: L * float (B, h, w, K)) -> float (3, 3, C, K)
-// Maps are (B, H, W, C), padded by a cell of zeros; C and K are multiples of 16. All maps of a call share one kernel
-// (the RPN runs one convolution over five levels). Attributes: stride; threads; relu (of the first), 0 or 1; way: 0 the
-// faster one, 1 Winograd's where the stride is 1, 2 the direct one. The second operator is the gradient of the maps for
-// stride 1: a convolution of the upstreams with the kernel turned around.
+// Maps are (B, H, W, C), with one cell of zero padding; C and K are multiples of 16. All maps of a call share one
+// kernel (the RPN runs one convolution over five levels). Attributes: stride; threads; relu (first operator only), 0 or
+// 1; way: 0 the faster one, 1 Winograd if the stride is 1, 2 direct. The second operator is the gradient of the maps
+// for stride 1: a convolution of the upstreams with the rotated kernel.
 
 #include "convolution.h"
 
@@ -49,7 +49,7 @@ void* MakeKernelGradientOptions(TF_OpKernelConstruction* construction) {
 
 void DeleteOptions(void* options) { delete static_cast<Options*>(options); }
 
-// Reads maps (B, H, W, channels) from input `first` on; says what is wrong with them, if anything.
+// Reads maps (B, H, W, channels) from input `first` on. Returns an error message, or "" if they are valid.
 std::string ReadMaps(const Inputs& inputs, int first, int count, std::vector<Map>* maps) {
   if (TF_GetCode(inputs.status()) != TF_OK) return TF_Message(inputs.status());
   for (int i = first; i < first + count; ++i) {
@@ -63,9 +63,9 @@ std::string ReadMaps(const Inputs& inputs, int first, int count, std::vector<Map
   return "";
 }
 
-// Winograd's way costs 36 products over channels a tile of 4x4 cells, the direct one 9 a cell. Turning the kernel into
-// factors costs as much as 80 tiles, and as 200 when the factors (9.4 MB at 256 times 256) outgrow the caches: measured
-// on two cores of an AMD EPYC with AVX2, where neither way is more than a fifth slower than the better one.
+// Winograd costs 36 products over channels per tile of 4x4 cells, the direct sum 9 per cell. Transforming the kernel
+// costs as much as 80 tiles, or 200 if the factors (9.4 MB at 256 times 256) exceed the caches. Measured on two cores
+// of an AMD EPYC with AVX2, where the chosen way is at most a fifth slower than the better one.
 bool TakesWinograd(const Convolution& convolution, int way) {
   if (convolution.stride != 1) return false;
   if (way != kFaster) return way == kWinograd;
@@ -77,9 +77,9 @@ bool TakesWinograd(const Convolution& convolution, int way) {
   return 36 * tiles < 9 * cells;
 }
 
-// Writes the kernel (3, 3, C, K) turned half around, as (3, 3, K, C).
+// Writes the kernel (3, 3, C, K) rotated by 180 degrees, as (3, 3, K, C).
 void Turn(const float* kernel, int64_t channels, int64_t filters, int threads, float* turned) {
-  constexpr int64_t kSide = 16;  // of the squares, whose rows and columns are whole cache lines
+  constexpr int64_t kSide = 16;  // side of the squares, whose rows and columns are whole cache lines
   const int64_t down = channels / kSide;
   Share(9 * down, threads, 4, [&] {
     return [&](int64_t unit) {
@@ -95,7 +95,7 @@ void Turn(const float* kernel, int64_t channels, int64_t filters, int threads, f
   });
 }
 
-// Convolves; with `back`, of a kernel for the other direction.
+// Convolves; with `back`, the kernel is for the opposite direction.
 void Compute(const Options& options, TF_OpKernelContext* context, bool back) {
   Inputs inputs(context, options.maps + (back ? 1 : 2), back ? "Conv3x3Back" : "Conv3x3");
   Convolution convolution;

@@ -7,44 +7,44 @@
 #include <memory>
 #include <vector>
 
-// A map (B, H, W, C) that is read.
+// An input map (B, H, W, C).
 struct Map {
   const float* data;
   int64_t images, rows, columns, channels;
   int64_t Cells() const { return images * rows * columns; }
 };
 
-// Maps (B, H_l, W_l, channels), kernel (3, 3, channels, filters), a cell of zeros around. An output is as large as its
-// map, or a stride-th of that, rounded up. Channels and filters are multiples of 16.
+// Maps (B, H_l, W_l, channels), kernel (3, 3, channels, filters), one cell of zero padding. An output has the size of
+// its map divided by the stride, rounded up. Channels and filters are multiples of 16.
 struct Convolution {
   std::vector<Map> maps;
   int64_t channels, filters;
   int stride, threads;
 
-  // What gradients and outputs of map l look like.
+  // The shape of gradients and outputs of map l.
   Map Output(size_t l) const {
     const Map& map = maps[l];
     return {nullptr, map.images, (map.rows + stride - 1) / stride, (map.columns + stride - 1) / stride, filters};
   }
 };
 
-// Outputs (B, h_l, w_l, filters) with bias (filters,), cut at zero if `relu`. Winograd's way is for stride 1.
+// Outputs (B, h_l, w_l, filters) with bias (filters,), and ReLU if `relu`. Winograd needs stride 1.
 void ConvolveByWinograd(const Convolution& convolution, const float* kernel, const float* bias, bool relu,
                         const std::vector<float*>& outputs);
 void ConvolveDirectly(const Convolution& convolution, const float* kernel, const float* bias, bool relu,
                       const std::vector<float*>& outputs);
 
-// The gradient (3, 3, channels, filters) of the kernel from those of the outputs.
+// The gradient (3, 3, channels, filters) of the kernel, from the gradients of the outputs.
 void KernelGradientByWinograd(const Convolution& convolution, const std::vector<const float*>& upstreams,
                               float* gradient);
 void KernelGradientDirectly(const Convolution& convolution, const std::vector<const float*>& upstreams,
                             float* gradient);
 
-// The routines for this processor's vectors; called once.
+// Selects the routines for this processor's vectors; called once.
 void ChooseWinogradWidth();
 void ChooseDirectWidth();
 
-// Some cells of one map that are worked on together, or tiles of cells.
+// Some cells, or tiles of cells, of one map that are processed together.
 struct Block {
   size_t map;
   int64_t first, count;
@@ -61,7 +61,7 @@ inline std::vector<Block> MakeBlocks(const std::vector<int64_t>& counts, int64_t
   return blocks;
 }
 
-// Memory that is not initialised, whose vectors do not straddle cache lines.
+// Uninitialised memory, aligned so that vectors do not straddle cache lines.
 class Buffer {
  public:
   explicit Buffer(int64_t count) : memory_(new float[count + 16]) {

@@ -1,6 +1,6 @@
-// 3x3 convolutions by their definition: those with strides, and of maps so small that turning the kernel into Winograd's
-// factors would take longer than the sums. The arithmetic is in direct.inc; here are the blocks and the threads. Each
-// sum is taken in the order of taps and channels (of cells in the gradient): the same bits for any number of threads.
+// Direct 3x3 convolutions: with strides, or of maps so small that transforming the kernel for Winograd would take
+// longer than the sums. The arithmetic is in direct.inc; this file has the blocks and threads. Each sum is taken in the
+// order of taps and channels (of cells in the gradient), so results are bit-identical for any number of threads.
 
 #include <algorithm>
 #include <cstring>
@@ -25,11 +25,11 @@ struct Routines {
 #define WIDTH_SOURCE "direct.inc"
 #include "widths.inc"
 
-constexpr int64_t kForwardCells = 48;    // outputs of a block, a multiple of every register tile's rows
-constexpr int64_t kGradientCells = 240;  // of a block: what it reads for a panel stays in the nearest cache
+constexpr int64_t kForwardCells = 48;    // outputs per block, a multiple of every register tile's rows
+constexpr int64_t kGradientCells = 240;  // cells per block: the input for a panel stays in the L1 cache
 
-// Addresses of the cells that each tap reads for `count` outputs from number `first` on; `outside` stands for cells
-// beyond the map. Those of one tap stand together, `pitch` apart from the next tap's.
+// Addresses of the cells that each tap reads for `count` outputs from number `first` on; `outside` replaces cells
+// outside the map. Addresses of one tap are contiguous, `pitch` apart from those of the next tap.
 void FindCells(const Convolution& convolution, size_t l, int64_t first, int64_t count, const float* outside,
                int64_t pitch, const float** cells) {
   const Map &map = convolution.maps[l], output = convolution.Output(l);
@@ -70,7 +70,7 @@ void ConvolveDirectly(const Convolution& convolution, const float* kernel, const
   const std::vector<float> zeros(channels, 0.0f);
   const std::vector<Block> blocks = MakeBlocks(OutputCells(convolution), kForwardCells);
   if (blocks.empty()) return;
-  // Few blocks are divided by panels as well, so that every thread has some.
+  // If there are few blocks, divide them by panels too, so that every thread has work.
   const int64_t wanted = (4 * threads + static_cast<int64_t>(blocks.size()) - 1) / static_cast<int64_t>(blocks.size());
   const int64_t groups = std::min(panels, wanted), group = (panels + groups - 1) / groups;
   Share(static_cast<int64_t>(blocks.size()) * groups, threads, 1, [&] {

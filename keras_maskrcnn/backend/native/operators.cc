@@ -1,4 +1,4 @@
-// TensorFlow's C API, found when the library is loaded, and what operators.h promises on top of it.
+// Looks up TensorFlow's C API when the library is loaded, and implements operators.h on top of it.
 
 #include "operators.h"
 
@@ -93,7 +93,7 @@ bool HasAvx2() {
 #endif
 }
 
-// TensorFlow is in the process already; only its addresses are missing.
+// TensorFlow is already loaded in the process; only the addresses are needed.
 static bool FindTensorFlow() {
   for (const char* name : {"libtensorflow_framework.so.2", "libtensorflow_cc.so.2", "libtensorflow_framework.2.dylib",
                            "libtensorflow_cc.2.dylib"}) {
@@ -112,7 +112,7 @@ static bool FindTensorFlow() {
 }
 
 __attribute__((constructor)) static void Register() {
-  if (!FindTensorFlow()) return;  // no operators then, which Python notices and says
+  if (!FindTensorFlow()) return;  // no operators are registered; Python detects this and warns
 #if defined(__x86_64__)
   __builtin_cpu_init();
 #endif

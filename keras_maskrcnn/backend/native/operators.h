@@ -1,5 +1,5 @@
-// What every operator needs of TensorFlow: its inputs and outputs in a call, its name and kernel in the registry, and
-// which vectors the processor has.
+// Shared by all operators: inputs and outputs of a call, registration of the operator and its kernel, and the vectors
+// of the processor.
 
 #ifndef KERAS_MASKRCNN_OPERATORS_H_
 #define KERAS_MASKRCNN_OPERATORS_H_
@@ -9,7 +9,7 @@
 
 #include "tensorflow_c_api.h"
 
-// Inputs and outputs of one call; the inputs are released with it. After a failure the call must return.
+// Inputs and outputs of one call. The destructor releases the inputs. After a failure the call must return.
 class Inputs {
  public:
   Inputs(TF_OpKernelContext* context, int count, const char* name);
@@ -42,11 +42,11 @@ struct Attribute {
   int32_t* value;
 };
 
-// Reads int attributes while a kernel is made.
+// Reads int attributes during kernel construction.
 void ReadAttributes(TF_OpKernelConstruction* construction, const std::vector<Attribute>& attributes);
 
-// Shapes of outputs stay unknown to TensorFlow; Python sets them (backend/native/__init__.py), because it knows the
-// attributes, which the C API does not show.
+// Output shapes stay unknown to TensorFlow. Python sets them (backend/native/__init__.py), because the C API does not
+// expose attributes to shape functions.
 void RegisterOperator(const char* name, const std::vector<const char*>& attributes,
                       const std::vector<const char*>& inputs, const char* output);
 

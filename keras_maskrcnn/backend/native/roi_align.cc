@@ -1,20 +1,19 @@
 // RoIAlign on all levels of a feature pyramid, forward and gradient (He et al. 2017, section 3, "RoIAlign").
 //
-// Bilinear sampling is separable: along each axis a bin is a weighted sum of a few cells, whatever the number of
-// sample points. So the points of a bin are merged into the cells they read before any channel is touched, and what
-// remains is sums of rows of channels. Maps are (B, H, W, C); a box is given in cells of its level, as
-// `generic.box_frames` computes it. The arithmetic of the sample points is that of `bilinear.py`, operation for
-// operation, so that points on an edge fall on the same side of it.
+// Bilinear sampling is separable: along each axis a bin is a weighted sum of a few cells, for any number of sample
+// points. So the points of a bin are first merged into the cells they read; then only sums of rows of channels remain.
+// Maps are (B, H, W, C); a box is in cells of its level, from `generic.box_frames`. The arithmetic of the sample points
+// is the same as in `bilinear.py`, operation by operation, so that points on an edge fall on the same side.
 //
-// The gradient gives each band of rows of a map to one thread, which visits the boxes in their order: the same bits
-// for any number of threads.
+// In the gradient, one thread handles each band of rows of a map and visits the boxes in their order, so results are
+// bit-identical for any number of threads.
 //
 // Operators, registered through TensorFlow's C API:
 //   KerasMaskrcnnRoiAlign(pyramid: L * T, frame: float (R, [y, x, height, width]), images: int32 (R,),
 //                         levels: int32 (R,)) -> T (R, bins_y, bins_x, C)
 //   KerasMaskrcnnRoiAlignGrad(upstream: T (R, bins_y, bins_x, C), pyramid: L * T (read for their shapes), frame,
 //                             images, levels) -> L * T
-// Attributes: bins_y, bins_x; ratio, points in a bin and axis, 0 for one a cell; threads.
+// Attributes: bins_y, bins_x; ratio, points per bin and axis, 0 for one per cell; threads.
 
 #include <algorithm>
 #include <cmath>
@@ -52,11 +51,11 @@ inline void Store(float value, Bfloat16* to) {
     to->bits = 0x7FC0;
     return;
   }
-  bits += 0x7FFF + ((bits >> 16) & 1);  // to nearest, ties to even
+  bits += 0x7FFF + ((bits >> 16) & 1);  // rounds to nearest, ties to even
   to->bits = static_cast<uint16_t>(bits >> 16);
 }
 
-// Sums of rows, for the processor at hand --------------------------------------------------------------------------
+// Sums of rows, for the current processor --------------------------------------------------------------------------
 
 #if defined(__x86_64__)
 #define COMBINE_NAMESPACE wide512
@@ -93,7 +92,7 @@ inline void Combine(const Bfloat16* const* rows, const float* weights, int count
 // Taps: what bins read along one axis ------------------------------------------------------------------------------
 
 // The cells that each bin reads, with weights that average its points: cells of bin b are entries first[b] ..
-// first[b + 1] of `cell` and `weight`, in rising order of cells.
+// first[b + 1] of `cell` and `weight`, in ascending order of cells.
 struct Taps {
   std::vector<int> first, cell;
   std::vector<float> weight;
@@ -123,7 +122,7 @@ struct Taps {
   int Highest() const { return *std::max_element(cell.begin(), cell.end()); }
 
  private:
-  // As bilinear.sample_points, and bilinear.adaptive_bin_weights for ratio 0.
+  // As bilinear.sample_points, or bilinear.adaptive_bin_weights for ratio 0.
   static float Point(float start, float length, int bins, int points, int bin, int k, int ratio) {
     if (ratio > 0) {
       const float fraction = (static_cast<float>(bin * points + k) + 0.5f) / static_cast<float>(bins * points);
@@ -137,7 +136,7 @@ struct Taps {
     return bin_start + along;
   }
 
-  // Points of a bin come in rising order, so a cell that was read before is one of the last two.
+  // Points of a bin are in ascending order, so a cell that was read before is one of the last two.
   void Add(int at, float share) {
     const int begin = first.back();
     for (int k = static_cast<int>(cell.size()) - 1; k >= begin && k >= static_cast<int>(cell.size()) - 2; --k) {
@@ -151,7 +150,7 @@ struct Taps {
   }
 };
 
-// The same table read the other way: the bins that read each cell from `origin` on, in rising order of bins.
+// The inverse table: the bins that read each cell from `origin` on, in ascending order of bins.
 struct Readers {
   int origin = 0, cells = 0;
   std::vector<int> first, bin;
@@ -195,7 +194,7 @@ struct Boxes {
   int64_t count;
 };
 
-// Reads maps and boxes, which begin at `first_map` and `first_box`; says what is wrong with them, if anything.
+// Reads maps and boxes, which start at `first_map` and `first_box`. Returns an error message, or "" if they are valid.
 std::string Read(const Inputs& inputs, int first_map, int first_box, const Options& options, std::vector<Map>* maps,
                  Boxes* boxes) {
   if (TF_GetCode(inputs.status()) != TF_OK) return TF_Message(inputs.status());
@@ -240,7 +239,7 @@ template <typename T>
 void Crop(const std::vector<const T*>& features, const std::vector<Map>& maps, const Boxes& boxes,
           const Options& options, T* crops) {
   const int64_t channels = maps[0].channels;
-  // Boxes that lie near each other read the same cells: they go one after the other while these are in the cache.
+  // Nearby boxes read the same cells, so process them one after the other while these cells are in the cache.
   std::vector<int64_t> order(boxes.count);
   std::iota(order.begin(), order.end(), 0);
   auto key = [&](int64_t r) { return boxes.frame[4 * r] + 0.5f * boxes.frame[4 * r + 2]; };
@@ -284,12 +283,12 @@ void Crop(const std::vector<const T*>& features, const std::vector<Map>& maps, c
 
 // Gradient --------------------------------------------------------------------------------------------------------
 
-constexpr int64_t kBand = 8;  // rows of a map that one thread owns at a time
+constexpr int64_t kBand = 8;  // rows of a map that one thread handles at a time
 
 struct Band {
   int level;
   int64_t image, begin, end;    // rows
-  std::vector<int64_t> boxes;   // that read them, in rising order
+  std::vector<int64_t> boxes;   // that read them, in ascending order
 };
 
 template <typename T>
@@ -363,7 +362,7 @@ void Spread(const T* upstream, const std::vector<Map>& maps, const Boxes& boxes,
         const int64_t begin = std::max<int64_t>(band.begin, by_row.origin);
         const int64_t end = std::min<int64_t>(band.end, by_row.origin + by_row.cells);
         for (int64_t y = begin; y < end; ++y) {
-          // What the bins send to this row of cells, one vector of channels for each column of bins.
+          // The contributions of the bins to this row of cells, one vector of channels for each column of bins.
           scratch.sources.clear();
           const int from = by_row.first[y - by_row.origin], to = by_row.first[y - by_row.origin + 1];
           if (from == to) continue;

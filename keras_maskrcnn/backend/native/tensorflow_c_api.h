@@ -1,7 +1,7 @@
 // The part of TensorFlow's C API that an operator needs, declared here and looked up when the library is loaded
 // (operators.cc).
 //
-// So the library builds without TensorFlow, is not linked to it, and one build serves all versions whose C API has
+// So the library builds without TensorFlow and is not linked to it. One build works with all versions whose C API has
 // these functions (tensorflow/c/{tf_status,tf_tensor,kernels,ops}.h; unchanged from 2.15 to 2.21).
 
 #ifndef KERAS_MASKRCNN_TENSORFLOW_C_API_H_

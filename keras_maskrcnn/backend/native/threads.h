@@ -1,4 +1,4 @@
-// Work on several threads, shared by the operators.
+// Multithreading, shared by the operators.
 
 #ifndef KERAS_MASKRCNN_THREADS_H_
 #define KERAS_MASKRCNN_THREADS_H_
@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-// Calls work(unit) for every unit in [0, count); each thread makes a worker of its own with make().
+// Calls work(unit) for every unit in [0, count); each thread creates its own worker with make().
 template <typename Make>
 void Share(int64_t count, int threads, int64_t grain, Make make) {
   std::atomic<int64_t> next(0);
@@ -26,7 +26,7 @@ void Share(int64_t count, int threads, int64_t grain, Make make) {
   std::vector<std::thread> others;
   try {
     for (int64_t i = 1; i < useful; ++i) others.emplace_back(run);
-  } catch (const std::system_error&) {  // no more threads to be had: those there are do the work
+  } catch (const std::system_error&) {  // no more threads available: the existing ones do the work
   }
   run();
   for (std::thread& other : others) other.join();

@@ -1,10 +1,10 @@
 // 3x3 convolutions by Winograd's minimal filtering (Lavin and Gray 2016, "Fast algorithms for convolutional neural
-// networks"): four times fewer multiplications than a direct sum. Two thirds of the arithmetic of a Mask R-CNN is 3x3
-// convolutions of 256 channels (pyramid, RPN, mask head), and TensorFlow's CPU kernels for them already run at the
-// processor's speed; only fewer multiplications are faster.
+// networks"): a quarter of the multiplications of a direct sum. Two thirds of the arithmetic of a Mask R-CNN are 3x3
+// convolutions of 256 channels (pyramid, RPN, mask head). TensorFlow's CPU kernels for them already run at the peak
+// speed of the processor, so only fewer multiplications can be faster.
 //
-// The arithmetic is in winograd.inc; here are the tiles and the threads. Blocks of tiles are fixed and each sum is taken
-// in their order: the same bits for any number of threads.
+// The arithmetic is in winograd.inc; this file has the tiles and threads. Blocks of tiles are fixed, and each sum is
+// taken in their order, so results are bit-identical for any number of threads.
 
 #include <algorithm>
 #include <cstring>
@@ -40,9 +40,9 @@ struct Routines {
 #include "widths.inc"
 
 constexpr int kPlanes = 36;
-constexpr int64_t kForwardTiles = 48;   // of a block: its planes (1.8 MB at 256 channels) stay in a core's caches
-constexpr int64_t kGradientTiles = 240; // a block is worth reading and writing the sums (9.4 MB) once
-constexpr int64_t kPad = 16;            // floats between planes: without, all 36 fall on one set of the cache
+constexpr int64_t kForwardTiles = 48;   // tiles per block: its planes (1.8 MB at 256 channels) stay in a core's caches
+constexpr int64_t kGradientTiles = 240; // tiles per block, enough to pay for reading and writing the sums (9.4 MB) once
+constexpr int64_t kPad = 16;            // floats between planes: without them all 36 map to one cache set
 
 int64_t TileRows(const Map& map) { return (map.rows + 3) / 4; }
 int64_t TileColumns(const Map& map) { return (map.columns + 3) / 4; }
@@ -53,8 +53,8 @@ std::vector<int64_t> Tiles(const std::vector<Map>& maps) {
   return counts;
 }
 
-// Addresses of a square of cells of tile `number`, `side` a side, from `before` cells up and left of its outputs;
-// `outside` stands for cells beyond the map.
+// Addresses of a square of cells of tile `number`, `side` per side, starting `before` cells up and left of its outputs;
+// `outside` replaces cells outside the map.
 template <typename T>
 void FindCells(const Map& map, T* data, int64_t channels, int64_t number, int side, int before, T* outside, T** cells) {
   const int64_t across = TileColumns(map), down = TileRows(map);
@@ -128,7 +128,7 @@ void KernelGradientByWinograd(const Convolution& convolution, const std::vector<
   const int64_t right_plane = RoundUp(filters, run.panel) * kGradientTiles + kPad;
   const int64_t sum_plane = channels * filters + kPad;
   Buffer left(kPlanes * left_plane), right(kPlanes * right_plane), sums(kPlanes * sum_plane);
-  // Padding of panels is multiplied, and never stored: it must only be no NaN that traps.
+  // Padding of panels is multiplied but never stored, so it only has to be no signalling NaN.
   std::memset(right.data(), 0, sizeof(float) * kPlanes * right_plane);
   std::memset(sums.data(), 0, sizeof(float) * kPlanes * sum_plane);
   const std::vector<float> zeros(std::max(channels, filters), 0.0f);

@@ -1,1 +1,1 @@
-"""From files of annotations to records: one format a file. `opener.py` recognises the format."""
+"""Readers: annotation files -> records. One format per module; `opener.py` detects the format."""

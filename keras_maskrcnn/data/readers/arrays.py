@@ -12,7 +12,7 @@ class ArrayDataset(Dataset):
 
     Args:
         images: list of arrays (H, W, C), or anything `read_image` takes.
-        masks: for each image a list of bool or 0/1 arrays (H, W), one an object; may be empty. Only
+        masks: for each image a list of bool or 0/1 arrays (H, W), one per object; may be empty. Only
             the part inside each object's box is kept.
         labels: for each image the labels 0..K-1 of its objects; None means all 0.
         crowds: for each image a list of bool; None means none.
@@ -20,7 +20,7 @@ class ArrayDataset(Dataset):
         attributes: for each image a list of dicts, one an object, for branches of the model; None means none.
 
     Raises:
-        ValueError: counts disagree, a mask has not its image's size or no pixel, a label is not in
+        ValueError: counts differ, a mask is empty or differs in size from its image, or a label is not in
             0..K-1.
     """
 
@@ -32,7 +32,7 @@ class ArrayDataset(Dataset):
         counts = {len(images), len(masks), len(labels), len(crowds), len(attributes)}
         if len(counts) > 1:
             raise ValueError(
-                "images, masks, labels, crowds and attributes must have one entry an image. "
+                "images, masks, labels, crowds and attributes must have one entry per image. "
                 f"Received {len(images)}, {len(masks)}, {len(labels)}, {len(crowds)} and {len(attributes)} entries. "
                 "Give [] for an image without objects."
             )
@@ -40,7 +40,7 @@ class ArrayDataset(Dataset):
             _record(number, *entry, len(names))
             for number, entry in enumerate(zip(images, masks, labels, crowds, attributes, strict=True), start=1)
         ]
-        super().__init__(records, names, range(1, len(names) + 1), "the arrays given")
+        super().__init__(records, names, range(1, len(names) + 1), "the given arrays")
 
 
 def _record(number, image, masks, labels, crowds, attributes, num_classes):
@@ -48,7 +48,7 @@ def _record(number, image, masks, labels, crowds, attributes, num_classes):
     if not len(masks) == len(labels) == len(crowds) == len(attributes):
         raise ValueError(
             f"Each mask needs a label. Received {len(masks)} masks, {len(labels)} labels, {len(crowds)} crowd flags "
-            f"and {len(attributes)} dicts of attributes for image {number}. Give one of each an object."
+            f"and {len(attributes)} dicts of attributes for image {number}. Give one of each per object."
         )
     instances = []
     for position, (mask, label, crowd, own) in enumerate(zip(masks, labels, crowds, attributes, strict=True)):
@@ -68,23 +68,23 @@ def crop_mask(mask, image_size, where):
 
     Args:
         mask: bool or number (H, W); non-zero is object.
-        image_size: (H, W) that it must have.
-        where: str, what to call it in errors.
+        image_size: the required (H, W).
+        where: str, name of the mask in error messages.
 
     Returns:
         (box float32 [x1, y1, x2, y2], MaskWindow), image pixels.
 
     Raises:
-        ValueError: another size, or no pixel.
+        ValueError: the size differs, or the mask is empty.
     """
     if mask.shape != tuple(image_size):
         raise ValueError(
-            f"{where}: a mask must have its image's size {tuple(image_size)} (height, width). "
-            f"Received {mask.shape}. Resize it with nearest neighbour, or pick the right image."
+            f"{where}: a mask must have the size of its image, {tuple(image_size)} (height, width). "
+            f"Received {mask.shape}. Resize it with nearest-neighbour interpolation, or choose the right image."
         )
     box = filled_box(mask)
     if box is None:
-        raise ValueError(f"{where}: a mask must have a pixel. Received an empty one. Remove it.")
+        raise ValueError(f"{where}: a mask must have at least one pixel. Received an empty mask. Remove it.")
     x1, y1, x2, y2 = box
     pixels = np.ascontiguousarray(mask[y1:y2, x1:x2] != 0).view(np.uint8)
     return np.array(box, np.float32), MaskWindow(pixels, x1, y1)

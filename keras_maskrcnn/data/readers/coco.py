@@ -1,8 +1,9 @@
 """Reader for COCO-format instance annotations: one JSON file and a folder of images.
 
-Reads polygons, run lengths (compressed and not), crowds, images without objects, and category ids
-with gaps, which become labels 0..K-1 here and are restored by `to_coco`. Boxes come from the
-segmentation, not from the `bbox` field. Everything but the pixels is checked when the file is read.
+Reads polygons, run lengths (compressed and uncompressed), crowds and images without objects.
+Category ids may have gaps; they become labels 0..K-1, and `to_coco` restores them. Boxes come from
+the segmentation, not from the `bbox` field. Everything except pixels is checked when the file is
+read.
 """
 
 import pathlib
@@ -25,14 +26,14 @@ class CocoDataset(Dataset):
     Args:
         annotation_file: path of the JSON file.
         image_dir: folder that the `file_name`s are relative to.
-        on_error: "raise" stops at faults and names them; "skip" leaves faulty images and
-            annotations out, warns with their number and lists them in `.faults`.
+        on_error: "raise" raises an error that lists the faults; "skip" drops faulty images and
+            annotations, warns how many there are and lists them in `.faults`.
         category_ids: the dataset's ids of labels 0..K-1, in order; None takes all `categories` by
-            rising id. Give the training set's where another file lists fewer categories.
-        class_names: names of those ids, for the ones that the file does not list.
+            ascending id. Pass the training set's ids if this file lists fewer categories.
+        class_names: names of these ids, used for ids that the file does not list.
 
     Raises:
-        ValueError: the file is missing, no COCO JSON, lists no image, or has faults while
+        ValueError: the file is missing, is not COCO JSON or lists no image; or it has faults and
             on_error="raise".
     """
 
@@ -42,7 +43,7 @@ class CocoDataset(Dataset):
         ids = sorted(names) if category_ids is None else list(category_ids)
         if class_names is not None and (category_ids is None or len(class_names) != len(ids)):
             raise ValueError(
-                f"{annotation_file}: class_names are the names of category_ids, one each. Received {len(class_names)} "
+                f"{annotation_file}: class_names must hold one name per category id. Received {len(class_names)} "
                 f"names and category_ids={category_ids}. Take both from the training set."
             )
         given = dict(zip(ids, class_names or ()))
@@ -65,7 +66,7 @@ class CocoDataset(Dataset):
 
 
 class _Reader:
-    """Turns the JSON content into records and collects faults on the way."""
+    """Turns the JSON content into records and collects faults."""
 
     def __init__(self, content, image_dir, labels, names):
         self.content = content
@@ -111,7 +112,7 @@ class _Reader:
         return images
 
     def _unique(self, entries, kind):
-        """The entries with an id of their own; one used twice is a fault of the second."""
+        """The entries with a unique id. A repeated id is a fault of the second entry."""
         seen = set()
         for number, entry in enumerate(entries):
             key = entry.get("id") if isinstance(entry, dict) else None
@@ -121,14 +122,14 @@ class _Reader:
                 self._fault(
                     f"{kind} {key} ({entry.get('file_name', 'entry ' + str(number))})",
                     f"the id {key} is used twice among the {kind}s.",
-                    "Renumber one; it often comes from joining two files.",
+                    "Renumber one of them. This often happens when two files are joined.",
                 )
             else:
                 seen.add(key)
                 yield entry
 
     def _instance(self, annotation, images):
-        """Annotation -> Instance, or None after noting what is wrong with it."""
+        """Annotation -> Instance, or None after recording a fault."""
         image_id = annotation.get("image_id")
         if image_id not in images:
             self._fault(
@@ -139,7 +140,7 @@ class _Reader:
             return None
         path, height, width = images[image_id]
         if path is None:
-            return None  # the image's own fault says why
+            return None  # the image already has a fault
         where = f"annotation {annotation['id']} of {path}"
         try:
             label = self._label(annotation)
@@ -178,8 +179,8 @@ def _read_content(path):
     missing = [key for key in _REQUIRED if not isinstance(content, dict) or key not in content]
     if missing:
         raise ValueError(
-            f"COCO annotations hold {list(_REQUIRED)}. Received {path} without {missing}. "
-            "Is it an instances file (not captions or results)?"
+            f"COCO annotations must contain {list(_REQUIRED)}. Received {path} without {missing}. "
+            "Use an instances file, not captions or results."
         )
     return content
 
@@ -190,7 +191,7 @@ def _geometry(segmentation, height, width):
         return _run_lengths(segmentation, height, width)
     if not isinstance(segmentation, list) or not segmentation:
         raise FaultyAnnotation(
-            "it has no segmentation; Mask R-CNN learns from masks, a box is not enough.",
+            "it has no segmentation. Mask R-CNN trains on masks; a box is not enough.",
             "Outline the object, or remove the annotation.",
         )
     return polygon_mask(segmentation, height, width)
@@ -201,7 +202,7 @@ def _run_lengths(segmentation, height, width):
     if size != [height, width]:
         swapped = "The sides are swapped: `size` is [height, width]. " if size == [width, height] else ""
         raise FaultyAnnotation(
-            f"its mask must have its image's size, {[height, width]}. Received {size}.",
+            f"its mask must have the size of its image, {[height, width]}. Received {size}.",
             f"{swapped}Encode the mask at the size of the image.",
         )
     try:
@@ -215,12 +216,12 @@ def _run_lengths(segmentation, height, width):
         )
     box = rle.extent(runs, height)
     if box is None:
-        raise FaultyAnnotation("its mask has no pixel.", "Remove the annotation.")
+        raise FaultyAnnotation("its mask is empty.", "Remove the annotation.")
     return RunLengths(runs.astype(np.int32)), box.astype(np.float32)
 
 
 def _stated_box(box, height, width):
-    """`bbox` as a tuple, after checking that it can belong to the image."""
+    """`bbox` as a tuple, after checking that it overlaps the image."""
     if box is None:
         return None
     try:
@@ -232,9 +233,9 @@ def _stated_box(box, height, width):
     outside = x >= width or y >= height or x + w <= 0 or y + h <= 0
     if outside or w <= 0 or h <= 0 or not np.isfinite([x, y, w, h]).all():
         raise FaultyAnnotation(
-            f"its `bbox` [x, y, width, height] must lie in its image of {height} x {width} "
+            f"its `bbox` [x, y, width, height] must overlap its image of {height} x {width} "
             f"(height x width). Received {list(box)}.",
-            "Check that it belongs to this image; boxes are not [x1, y1, x2, y2].",
+            "Check that it belongs to this image. The format is not [x1, y1, x2, y2].",
         )
     return (x, y, w, h)
 

@@ -1,6 +1,6 @@
-"""What the readers of named classes share: it gathers records, class names and faults as a reader goes along.
+"""Shared by the readers of formats with class names: collects records, class names and faults.
 
-A reader opens each image, adds its objects by class *name*, and hands everything to `Dataset.__init__` at the end.
+A reader adds the objects of each image by class *name*. `finish` turns the result into arguments of `Dataset.__init__`.
 """
 
 import dataclasses
@@ -11,15 +11,15 @@ from keras_maskrcnn.data.records import Fault, Instance, Record, size_message
 
 
 class Collector:
-    """Gathers what a reader finds.
+    """Collects what a reader finds.
 
     Args:
-        name: str, how messages call the dataset.
-        class_names: names by label that the user asks for; None takes those that are declared or found.
+        name: str, name of the dataset in messages.
+        class_names: names by label, chosen by the user; None takes those that are declared or found.
 
     Attributes:
         faults: list of Fault.
-        default: str, the class of objects without one: the only class given, else "object".
+        default: str, the class of objects without a class: the only given class, else "object".
     """
 
     def __init__(self, name, class_names=None):
@@ -32,11 +32,11 @@ class Collector:
         self._found = {}
 
     def declare(self, names):
-        """Classes that the annotation tool lists, in its order. What the user asked for goes before."""
+        """Add classes that the annotation tool lists, in its order. The user's `class_names` take precedence."""
         self._declared += [name for name in names if name not in self._declared]
 
     def fault(self, where, problem, remedy):
-        """Note something that cannot be trained on."""
+        """Record something that cannot be used for training."""
         self.faults.append(Fault(where, problem, remedy))
 
     def image_size(self, path, stated=None):
@@ -47,10 +47,10 @@ class Collector:
             stated: (height, width) that the annotations claim, or None.
 
         Returns:
-            The size, or None after noting a fault: no such file, damaged, or another size than stated.
+            The size, or None after recording a fault: the file is missing, damaged or of another size than stated.
         """
         if not path.is_file():
-            self.fault(f"image {path}", "the file does not exist.", "Check the images folder and the file's name.")
+            self.fault(f"image {path}", "the file does not exist.", "Check the image folder and the file name.")
             return None
         try:
             size = image_size(path)
@@ -63,12 +63,12 @@ class Collector:
         return size
 
     def instance(self, where, make, annotation_id=None):
-        """One object, or None after noting what is wrong with it.
+        """One object, or None after recording a fault.
 
         Args:
-            where: str, what to call it in messages.
+            where: str, name of the object in messages.
             make: function without arguments that returns (class name, (mask, box)); it may raise FaultyAnnotation or
-                ValueError. The name is None where annotations know no classes.
+                ValueError. The name is None in formats without classes.
             annotation_id: the dataset's id, for messages.
         """
         try:
@@ -83,25 +83,25 @@ class Collector:
         return None
 
     def record(self, source, size, instances, image_id=None):
-        """Add an image with its objects; None among them (faulty ones) are left out. Ids count from 1."""
+        """Add an image with its objects. Entries that are None (faulty objects) are dropped. Ids count from 1."""
         image_id = len(self._records) + 1 if image_id is None else image_id
         found = tuple(instance for instance in instances if instance is not None)
         self._records.append(Record(image_id, source, *size, found))
 
     def finish(self, category_ids=None):
-        """Arguments of `Dataset.__init__`. Classes found are sorted by name; declared ones keep their order.
+        """Arguments of `Dataset.__init__`. Classes found are sorted by name; declared classes keep their order.
 
         Args:
             category_ids: ids by label; None counts from 1.
 
         Raises:
-            ValueError: category_ids do not fit the classes.
+            ValueError: the number of category_ids differs from the number of classes.
         """
         names = self._given or self._declared or sorted(self._found) or [self.default]
         ids = tuple(range(1, len(names) + 1)) if category_ids is None else tuple(category_ids)
         if len(ids) != len(names):
             raise ValueError(
-                f"There must be one category id a class. Received {len(ids)} ids for the {len(names)} classes "
+                f"There must be one category id per class. Received {len(ids)} ids for the {len(names)} classes "
                 f"{names[:5]} of {self.name}. Leave category_ids out, or give class_names as well."
             )
         return {
@@ -113,7 +113,7 @@ class Collector:
         }
 
     def _label(self, name):
-        """The number under which a class goes until `finish`: its label, or its place among those found."""
+        """The number of a class until `finish`: its label, or its position among the classes found so far."""
         known = self._given or self._declared
         if known:
             if name not in known:
@@ -125,7 +125,7 @@ class Collector:
         return self._found.setdefault(name, len(self._found))
 
     def _labelled(self, names):
-        """The records with final labels: only classes that were found, not listed, have to be put in order."""
+        """The records with final labels. Only classes that were found, not declared, need reordering."""
         if self._given or self._declared or not self._found:
             return self._records
         final = {number: names.index(name) for name, number in self._found.items()}

@@ -1,7 +1,7 @@
-"""Reader for a table of polygons (.csv): a row a polygon, or a row a point.
+"""Reader for a table of polygons (.csv), with one row per polygon or one row per point.
 
-Which columns hold what is told by their names, see `COLUMNS`; cells are separated by commas, semicolons or tabs. VIA's
-own CSV: `via`.
+Columns are recognised by name (see `COLUMNS`). Cells are separated by commas, semicolons or tabs. For VIA's own CSV
+see `via`.
 """
 
 import csv
@@ -17,7 +17,7 @@ from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
 from keras_maskrcnn.data.readers.via import find_image
 from keras_maskrcnn.data.records import Dataset
 
-COLUMNS = {  # what it holds -> names it goes under, lower case
+COLUMNS = {  # content -> accepted column names, lower case
     "image": ("image", "filename", "file_name", "file", "image_path", "path", "image_name", "imageid", "image_id"),
     "polygon": ("polygon", "polygons", "points", "segmentation", "geometry", "wkt", "polygonwkt"),
     "x": ("x",),
@@ -32,21 +32,21 @@ _PLAIN = re.compile(rf"[\s,;]*(?:{_NUMBER}[\s,;]*)*")
 class CsvDataset(Dataset):
     """Images with the polygons of a table.
 
-    One row a polygon: columns `image` and `polygon`, optionally `label` (one class without) and `instance` (rows of an
-    image that share one are parts of one object). A polygon is a list of numbers `x1 y1 x2 y2 ...` with any
-    separators, a JSON list of them, of points or of polygons, or WKT (POLYGON with holes, MULTIPOLYGON). An empty
-    polygon says that the image has no objects; images that the table does not name are left out. One row a point:
-    columns `image`, `instance`, `x`, `y`, optionally `label`, points in the order of rows.
+    One row per polygon: columns `image` and `polygon`, optionally `label` (without it there is one class) and
+    `instance` (rows of an image with the same value are parts of one object). A polygon is a list of numbers
+    `x1 y1 x2 y2 ...` with any separators; a JSON list of numbers, points or polygons; or WKT (POLYGON with holes,
+    MULTIPOLYGON). An empty polygon marks an image without objects; images that the table does not name are left out.
+    One row per point: columns `image`, `instance`, `x`, `y`, optionally `label`; points in row order.
 
     Args:
         annotation_file: path of the table.
-        image_dir: folder of the images; None is `images/` beside the table, else the table's.
+        image_dir: folder of the images; None means `images/` beside the table if it exists, else the table's folder.
         on_error: "raise" or "skip", as for CocoDataset.
         class_names: names by label; None takes those found, sorted.
         category_ids: ids by label; None counts from 1.
 
     Raises:
-        ValueError: columns are missing; or faults while on_error="raise".
+        ValueError: columns are missing; or there are faults and on_error="raise".
     """
 
     def __init__(self, annotation_file, image_dir=None, on_error="raise", class_names=None, category_ids=None):
@@ -58,20 +58,20 @@ class CsvDataset(Dataset):
         for name, objects in _read(path).items():
             image = find_image(folder, name)
             if not image.is_file():
-                image = stems.get(pathlib.PurePosixPath(name).name, [image])[0]  # a name without ending
+                image = stems.get(pathlib.PurePosixPath(name).name, [image])[0]  # a name without extension
             _collect(collector, image, objects)
         super().__init__(**collector.finish(category_ids), on_error=on_error)
 
 
 def find_columns(header):
-    """{what it holds: the name of the column}, for the columns that are there."""
+    """{content: name of the column}, for the columns that exist."""
     lower = {str(name).strip().lower(): name for name in reversed(header)}
     found = {what: next((lower[name] for name in names if name in lower), None) for what, names in COLUMNS.items()}
     return {what: name for what, name in found.items() if name is not None}
 
 
 def read_rows(path):
-    """(header, [(line number, row as a dict)]) of a table, whatever of `,;tab` separates most cells of its header."""
+    """(header, [(line number, row as a dict)]) of a table. The delimiter is the commonest of `,;tab` in the header."""
     text = read_text(path)
     first = text.split("\n", 1)[0]
     reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=first.count))
@@ -85,7 +85,7 @@ def _read(path):
     by_point = {"x", "y", "instance"} <= set(columns) and "polygon" not in columns
     if "image" not in columns or not (by_point or "polygon" in columns):
         raise ValueError(
-            "A table of polygons has columns `image` and `polygon`, or `image`, `instance`, `x` and `y`. "
+            "A table of polygons needs columns `image` and `polygon`, or `image`, `instance`, `x` and `y`. "
             f"Received {path} with {header}. Rename columns; `image` may be called {', '.join(COLUMNS['image'][1:])}, "
             f"`polygon` {', '.join(COLUMNS['polygon'][1:])}."
         )
@@ -148,7 +148,8 @@ def _parts(text):
         content = None
     if not isinstance(content, list) or not content:
         raise FaultyAnnotation(
-            f"a polygon is numbers x1 y1 x2 y2 ..., a JSON list or WKT. Received {text[:60]!r}.", "Correct the cell."
+            f"a polygon must be numbers x1 y1 x2 y2 ..., a JSON list or WKT. Received {text[:60]!r}.",
+            "Correct the cell.",
         )
     depth = _depth(content)
     flat_parts = depth == 2 and all(len(part) > 2 for part in content if isinstance(part, list))
@@ -160,17 +161,17 @@ def _depth(content):
 
 
 def _wkt_mask(text, height, width):
-    """POLYGON ((outline), (hole), ...) or MULTIPOLYGON (((outline), ...), ...); a third coordinate is left out."""
+    """POLYGON ((outline), (hole), ...) or MULTIPOLYGON (((outline), ...), ...); a third coordinate is ignored."""
     masks = []
     for rings in re.findall(r"\(\s*(\([^()]*\)(?:\s*,\s*\([^()]*\))*)\s*\)", text):
         outline, *holes = [_ring(ring) for ring in re.findall(r"\(([^()]*)\)", rings)]
         masks.append(outlines.polygon_mask([outline], height, width, holes))
     if not masks:
-        raise FaultyAnnotation(f"WKT of a polygon has points. Received {text[:60]!r}.", "Correct the cell.")
+        raise FaultyAnnotation(f"a WKT polygon must have points. Received {text[:60]!r}.", "Correct the cell.")
     return masks[0] if len(masks) == 1 else outlines.union([mask for mask, _ in masks], height, width)
 
 
 def _ring(text):
     points = [re.findall(_NUMBER, point)[:2] for point in text.split(",")]
     points = [outlines.numbers(*point) for point in points]
-    return points[:-1] if len(points) > 3 and points[0] == points[-1] else points  # WKT repeats the first one
+    return points[:-1] if len(points) > 3 and points[0] == points[-1] else points  # WKT repeats the first point

@@ -1,7 +1,7 @@
 """Reader for the folders of the Data Science Bowl 2018: `<id>/images/*.png`, `<id>/masks/*.png`.
 
-One image an id and one black-and-white file an object. The mask files are read once, when the
-dataset is made, and kept as small windows; the images are read when needed.
+One image per id and one black-and-white file per object. The mask files are read once, when the
+dataset is created, and kept as small windows. Images are read when needed.
 """
 
 import pathlib
@@ -13,28 +13,27 @@ from keras_maskrcnn.data.records import Dataset, Fault, Instance, Record
 
 
 class DsbDataset(Dataset):
-    """A folder of `<id>/images/<any>.png` with one mask file an object in `<id>/masks/`.
+    """A folder of `<id>/images/<any>.png` with one mask file per object in `<id>/masks/`.
 
-    An id without a `masks` folder, or with an empty one, is an image without objects. Objects have
-    no class in this layout: there is one, and its category id is 1. Image ids number the folders
-    from 1, by name.
+    An id without a `masks` folder, or with an empty one, is an image without objects. The layout has
+    a single class, with category id 1. Image ids number the folders from 1, in order of name.
 
     Args:
         folder: path of the folder that holds the ids.
-        class_name: what the objects are called.
+        class_name: name of the class.
         on_error: "raise" or "skip", as for CocoDataset.
 
     Raises:
-        ValueError: the folder is missing or holds no image; or a fault while on_error="raise": an
-            id without exactly one image, an unreadable file, a mask that is empty or not of its
-            image's size.
+        ValueError: the folder is missing or holds no image; or there is a fault and on_error="raise": an
+            id without exactly one image, an unreadable file, or a mask that is empty or differs in
+            size from its image.
     """
 
     def __init__(self, folder, class_name="nucleus", on_error="raise"):
         folder = pathlib.Path(folder)
         if not folder.is_dir():
             raise ValueError(
-                f"A folder with one sub-folder an image is needed. Received {folder}. "
+                f"A folder with one subfolder per image is needed. Received {folder}. "
                 "Unpack stage1_train.zip of the Data Science Bowl 2018 there."
             )
         faults = []
@@ -45,13 +44,13 @@ class DsbDataset(Dataset):
 
 
 def _read_id(number, path, faults):
-    """The Record of one id, or None after noting a fault."""
+    """The Record of one id, or None after recording a fault."""
     images = image_files(path / "images")
     if len(images) != 1:
         faults.append(
             Fault(
                 f"{path / 'images'}",
-                f"one image is expected. Received {len(images)}.",
+                f"exactly one image is expected. Received {len(images)}.",
                 "Put the image there, or remove the folder.",
             )
         )

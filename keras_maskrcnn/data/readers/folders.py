@@ -1,7 +1,4 @@
-"""Finding and reading the files of a dataset: images in folders, JSON, and writing so that no half file is left.
-
-Called by the readers.
-"""
+"""Find and read the files of a dataset: images in folders, text and JSON. Called by the readers."""
 
 import json
 import os
@@ -11,7 +8,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".n
 
 
 def image_files(folder):
-    """The image files directly inside a folder, by name; none if it does not exist. List of Path."""
+    """The image files directly inside a folder, sorted by name; [] if the folder does not exist. List of Path."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         return []
@@ -19,7 +16,7 @@ def image_files(folder):
 
 
 def files_by_stem(files):
-    """{name without its ending: [files]}, in the order given."""
+    """{name without extension: [files]}, in the given order."""
     found = {}
     for file in files:
         found.setdefault(file.stem, []).append(file)
@@ -27,32 +24,32 @@ def files_by_stem(files):
 
 
 def common_folder(files):
-    """The deepest folder that holds all files, absolute; None without files."""
+    """The deepest folder that contains all files, absolute; None if there are no files."""
     folders = {str(pathlib.Path(file).absolute().parent) for file in files}
     return pathlib.Path(os.path.commonpath(folders)) if folders else None
 
 
 def need_folder(path, holding):
-    """The path, if it is a folder.
+    """The path, after checking that it is a folder.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is not a folder.
     """
     path = pathlib.Path(path)
     if not path.is_dir():
-        raise ValueError(f"A folder of {holding} must exist. Received {path}, which is none. Check the path.")
+        raise ValueError(f"A folder of {holding} must exist. Received {path}, which is not a folder. Check the path.")
     return path
 
 
 def read_text(path):
-    """A text file's content, in UTF-8 with or without a byte order mark.
+    """The content of a UTF-8 text file, with or without a byte order mark.
 
     Raises:
-        ValueError: the file does not exist, or is no UTF-8.
+        ValueError: the file does not exist or is not UTF-8.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ValueError(f"An annotation file must exist. Received {path}, which does not. Check the path.")
+        raise ValueError(f"An annotation file must exist. Received {path}, which does not exist. Check the path.")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -65,7 +62,7 @@ def read_json(path):
     """The content of a JSON file.
 
     Raises:
-        ValueError: the file does not exist, or is no JSON.
+        ValueError: the file does not exist or is not JSON.
     """
     text = read_text(path)
     try:
@@ -75,5 +72,5 @@ def read_json(path):
 
 
 def _is_shown(file):
-    """Whether it is a file, none of those that systems hide, such as macOS's `._a.png`, and no Cellpose project."""
+    """Whether the path is a file, but neither hidden (such as macOS's `._a.png`) nor a Cellpose project."""
     return not file.name.startswith(".") and not file.name.endswith("_seg.npy") and file.is_file()

@@ -1,7 +1,7 @@
-"""Reader for folders with one black-and-white picture an object.
+"""Reader for folders with one black-and-white mask file per object.
 
-The layouts: `images/a.jpg` with `masks/a/*.png`, or with `masks/a_1.png`, `masks/a_2.png`, or with the class between,
-`annotations/a_cat_1.png` (pycococreator). Folders of the Data Science Bowl: `dsb`.
+Layouts: `images/a.jpg` with `masks/a/*.png`; with `masks/a_1.png`, `masks/a_2.png`; or with the class in the name,
+`annotations/a_cat_1.png` (pycococreator). For the layout of the Data Science Bowl see `dsb`.
 """
 
 import pathlib
@@ -18,22 +18,22 @@ MASK_FOLDERS = ("masks", "annotations", "instances", "labels")
 
 
 class InstanceFilesDataset(Dataset):
-    """Images with one mask file an object, whatever is not black in it.
+    """Images with one mask file per object. All pixels that are not black belong to the object.
 
-    The mask files of `images/a.jpg` lie in `masks/a/` (or `annotations/`, `instances/`, `labels/`), in sub-folders of
-    it named by class if there are several, or are called `a_<number>` or `a_<class>_<number>`. An image without mask
-    files has no objects.
+    The mask files of `images/a.jpg` lie in `masks/a/` (or `annotations/`, `instances/`, `labels/`), with one subfolder
+    per class if there are several classes; or they are named `a_<number>` or `a_<class>_<number>`. An image without
+    mask files has no objects.
 
     Args:
         folder: path of the folder that holds `images/` and `masks/`.
-        image_dir: folder of the images, where it is another.
+        image_dir: folder of the images, if it is a different one.
         on_error: "raise" or "skip", as for CocoDataset.
-        class_names: names by label; None takes those found, sorted; without any there is one, "object".
+        class_names: names by label; None takes those found, sorted, or the single class "object".
         category_ids: ids by label; None counts from 1.
 
     Raises:
-        ValueError: no such folders; or faults while on_error="raise": a mask file without image, of another size, or
-            without a pixel.
+        ValueError: the folders do not exist; or there are faults and on_error="raise": a mask file without an image, of
+            another size, or empty.
     """
 
     def __init__(self, folder, image_dir=None, on_error="raise", class_names=None, category_ids=None):
@@ -43,7 +43,7 @@ class InstanceFilesDataset(Dataset):
         if images is None or masks is None:
             raise ValueError(
                 f"A folder with {' or '.join(name + '/' for name in IMAGE_FOLDERS)} and "
-                f"{' or '.join(name + '/' for name in MASK_FOLDERS)} is needed. Received {folder} without."
+                f"{' or '.join(name + '/' for name in MASK_FOLDERS)} is needed. Received {folder} without them."
             )
         collector = Collector(folder, class_names)
         files = image_files(images)
@@ -68,12 +68,12 @@ def _by_image(collector, masks, stems):
 
 def _assign(collector, found, owner, path, files):
     if owner is None and files:
-        collector.fault(f"mask {path}", "belongs to no image by its name.", "Add the image, or remove it.")
+        collector.fault(f"mask {path}", "its name matches no image.", "Add the image, or remove it.")
     found.setdefault(owner, []).extend(files)
 
 
 def _split_name(name, stems):
-    """`a_cat_1` -> ("a", "cat") and `a_1` -> ("a", None), where "a" is the longest that an image is called."""
+    """`a_cat_1` -> ("a", "cat") and `a_1` -> ("a", None), where "a" is the longest matching image name."""
     for end in sorted((place.start() for place in re.finditer("[_-]", name)), reverse=True):
         if name[:end] in stems:
             rest = re.sub(r"[_-]?\d+$", "", name[end + 1 :])

@@ -1,7 +1,8 @@
-"""Reader for label images: pictures in which every pixel holds the number of its object, 0 where there is none.
+"""Reader for label images: each pixel holds the number of its object, or 0 for background.
 
-As Cellpose, StarDist, QuPath, ilastik and scikit-image write them: 8- or 16-bit PNG or TIFF. Wider integers and floats
-that are whole numbers are read, too; in RGB files every colour is an object. One file an object: `instance_files`.
+Cellpose, StarDist, QuPath, ilastik and scikit-image write such files as 8- or 16-bit PNG or TIFF. Wider integers, and
+floats with whole values, are read too. In RGB files each colour is one object. For one file per object see
+`instance_files`.
 """
 
 import pathlib
@@ -20,27 +21,27 @@ from keras_maskrcnn.geometry import rle
 
 LABEL_FOLDERS = ("labels", "masks", "label_images", "instances")
 IMAGE_FOLDERS = ("images", "image", "imgs")
-LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances")  # after the image's name
+LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances")  # after the image name
 _LOSSY = (".jpg", ".jpeg")
 
 
 class LabelImageDataset(Dataset):
     """Images with one label image each.
 
-    Either `images/` and `labels/` (or `masks/`, `label_images/`, `instances/`) hold files of the same names, the label
-    image's optionally ending in `_masks`, `_labels` and the like; or one folder holds `a.tif` and `a_masks.tif`.
-    Objects have no class in label images: there is one. An image without objects has a label image of zeros.
+    Either `images/` and `labels/` (or `masks/`, `label_images/`, `instances/`) hold files with the same names, where
+    those of label images may end in `_masks`, `_labels` or similar; or one folder holds `a.tif` and `a_masks.tif`.
+    Label images have a single class. An image without objects needs a label image of zeros.
 
     Args:
         folder: path of the folder.
-        image_dir: folder of the images, where it is another.
+        image_dir: folder of the images, if it is a different one.
         on_error: "raise" or "skip", as for CocoDataset.
-        class_names: a list with the name of the one class; None is "object".
-        category_ids: a list with its id; None is 1.
+        class_names: a list with the name of the one class; None means "object".
+        category_ids: a list with its id; None means 1.
 
     Raises:
-        ValueError: no such folders; or faults while on_error="raise": a file without its counterpart, another size, a
-            black-and-white mask of several objects, a JPEG.
+        ValueError: the folders do not exist; or there are faults and on_error="raise": a file without its counterpart,
+            another size, a black-and-white mask of several objects, or a JPEG.
     """
 
     def __init__(self, folder, image_dir=None, on_error="raise", class_names=None, category_ids=None):
@@ -55,10 +56,10 @@ class LabelImageDataset(Dataset):
 
 
 def find_label_images(folder, image_dir=None):
-    """Images and their label images: two dicts {name of the image without ending: path}.
+    """Images and their label images: two dicts {image name without extension: path}.
 
     Raises:
-        ValueError: no layout that is known.
+        ValueError: the layout is unknown.
     """
     folder = pathlib.Path(folder)
     images = find_image_folder(folder, image_dir)
@@ -72,22 +73,22 @@ def find_label_images(folder, image_dir=None):
             labels[stem] = path
     if not labels:
         raise ValueError(
-            f"Label images are looked for in {', '.join(name + '/' for name in LABEL_FOLDERS)} beside images/, or "
-            f"beside the images under names that end in {', '.join(LABEL_ENDINGS)}. Received {folder} without any."
+            f"Label images must be in {', '.join(name + '/' for name in LABEL_FOLDERS)} beside images/, or "
+            f"beside the images, with names that end in {', '.join(LABEL_ENDINGS)}. Received {folder} without any."
         )
     used = set(labels.values())
     return {path.stem: path for path in image_files(images) if path not in used}, labels
 
 
 def find_image_folder(folder, image_dir=None):
-    """The folder of the images: the one given, else `images/` or its like inside `folder`, else None."""
+    """The folder of the images: the given one, else `images/` or similar inside `folder`, else None."""
     if image_dir is not None and pathlib.Path(image_dir) != folder:
         return need_folder(image_dir, "images")
     return next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
 
 
 def without_label_ending(stem):
-    """The name of the image that a label image of this name belongs to."""
+    """The name of the image that belongs to a label image with this name."""
     return next((stem[: -len(end)] for end in LABEL_ENDINGS if stem.endswith(end)), stem)
 
 
@@ -96,13 +97,13 @@ def read_labels(path, colors=None):
 
     Args:
         path: Path.
-        colors: {colour number: label} for RGB files; None and colours that it lacks leave `color_number` itself.
+        colors: {colour number: label} for RGB files. Colours that it lacks (all, if None) keep their `color_number`.
 
     Returns:
-        int64 (H, W); of a palette its indices.
+        int64 (H, W); for palette files the palette indices.
 
     Raises:
-        FaultyAnnotation: unreadable, a lossy format, or no whole numbers.
+        FaultyAnnotation: the file is unreadable, lossy, or does not hold whole numbers.
     """
     if path.suffix.lower() in _LOSSY:
         raise FaultyAnnotation("JPEG changes the numbers of a label image.", "Save it as PNG or TIFF.")
@@ -114,30 +115,30 @@ def read_labels(path, colors=None):
         labels = labels.reshape(shape)
     if labels.ndim != 2 or labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels % 1 == 0).all()):
         raise FaultyAnnotation(
-            f"a label image holds one whole number a pixel. Received shape {labels.shape}, {labels.dtype}.",
-            "Export the labels, not a picture of them.",
+            f"a label image must hold one whole number per pixel. Received shape {labels.shape}, {labels.dtype}.",
+            "Export the labels themselves, not a rendering of them.",
         )
     return labels.astype(np.int64)
 
 
 def color_number(red, green, blue):
-    """One number for a colour of three bytes: int64, or an array of them."""
+    """One number for each colour of three bytes: int64, scalar or array."""
     red, green, blue = (np.asarray(channel, np.int64) for channel in (red, green, blue))
     return red + green * 2**8 + blue * 2**16
 
 
 def label_masks(labels, void=()):
-    """The mask of each number in a label image, by rising number.
+    """The mask of each number in a label image, by ascending number.
 
     Args:
         labels: int (H, W).
-        void: numbers that are no object, besides 0.
+        void: numbers besides 0 that are not objects.
 
     Returns:
         List of (number, (RunLengths, box float32 [x1, y1, x2, y2])), image pixels.
     """
     values, numbered = np.unique(labels, return_inverse=True)
-    numbered = numbered.reshape(labels.shape) + 1  # regionprops leaves out 0, and wants no gaps
+    numbered = numbered.reshape(labels.shape) + 1  # regionprops ignores 0 and needs numbers without gaps
     masks = []
     for region in measure.regionprops(numbered):
         value = int(values[region.label - 1])
@@ -176,7 +177,9 @@ def _read_tiff(path):
 def _collect(collector, path, label_path):
     if label_path is None:
         collector.fault(
-            f"image {path}", "has no label image.", "Add one (of zeros if there is no object), or remove the image."
+            f"image {path}",
+            "has no label image.",
+            "Add one (all zeros if the image has no objects), or remove the image.",
         )
         return
     size = collector.image_size(path)
@@ -201,6 +204,6 @@ def _check(labels, path, size, name):
     black_and_white = set(np.unique(labels).tolist()) == {0, 255}
     if black_and_white and measure.label(labels, connectivity=2).max() > 1:
         raise FaultyAnnotation(
-            "it holds 0 and 255 only, in several regions: a black-and-white mask does not tell objects apart.",
+            "it holds only 0 and 255, in several regions. A black-and-white mask does not separate objects.",
             "Number the objects, for example with skimage.measure.label.",
         )

@@ -1,4 +1,4 @@
-"""Reader for labelme: one .json an image, with the image beside it or inside it (`imageData`, base64).
+"""Reader for labelme: one .json file per image, with the image beside it or inside it (`imageData`, base64).
 
 Shapes with the same label and the same `group_id` are parts of one object, as in labelme's own exporters.
 """
@@ -19,33 +19,33 @@ from keras_maskrcnn.data.readers.folders import image_files, read_json
 from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
 from keras_maskrcnn.data.records import Dataset, size_message
 
-_NO_OBJECT = ("__ignore__", "_background_")  # labels that labelme's exporters leave out
+_NO_OBJECT = ("__ignore__", "_background_")  # labels that labelme's exporters skip
 
 
 class LabelmeDataset(Dataset):
     """Images annotated with labelme.
 
-    Polygons, rectangles, circles (centre and a point on the rim), oriented rectangles and masks are read. Labels
-    `__ignore__` and `_background_` are left out. The image is the file named by `imagePath`, else one of the same name
-    in `image_dir` or beside the .json, else `imageData`. A file without shapes is an image without objects; images
-    without a .json are left out.
+    Reads polygons, rectangles, circles (centre and a point on the rim), oriented rectangles and masks. Skips the labels
+    `__ignore__` and `_background_`. The image is the file named by `imagePath`, else a file of the same name in
+    `image_dir` or beside the .json, else `imageData`. A file without shapes is an image without objects. Images
+    without a .json file are left out.
 
     Args:
-        source: folder of the .json files, or one of them.
-        image_dir: folder of the images, where `imagePath` does not lead to them; None is that of the .json files.
+        source: folder of the .json files, or one .json file.
+        image_dir: folder of the images, needed if `imagePath` is wrong; None means the folder of the .json files.
         on_error: "raise" or "skip", as for CocoDataset.
         class_names: names by label; None takes the labels found, sorted.
         category_ids: ids by label; None counts from 1.
 
     Raises:
-        ValueError: no .json there; or faults while on_error="raise".
+        ValueError: there is no .json file; or there are faults and on_error="raise".
     """
 
     def __init__(self, source, image_dir=None, on_error="raise", class_names=None, category_ids=None):
         source = pathlib.Path(source)
         files = sorted(source.glob("*.json")) if source.is_dir() else [source]
         if not files:
-            raise ValueError(f"A folder with labelme's .json files is needed. Received {source}, where there are none.")
+            raise ValueError(f"A folder with labelme .json files is needed. Received {source}, which has none.")
         collector = Collector(source, class_names)
         for file in files:
             _collect(collector, file, None if image_dir is None else pathlib.Path(image_dir))
@@ -60,7 +60,9 @@ def _collect(collector, file, image_dir):
         return
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         collector.fault(
-            f"file {file.name}", "a labelme file holds `shapes`, a list.", "Remove what is none of labelme's."
+            f"file {file.name}",
+            "a labelme file must contain a list `shapes`.",
+            "Remove .json files that labelme did not write.",
         )
         return
     source, size = _image(collector, file, content, image_dir)
@@ -86,15 +88,15 @@ def _where(parts, file):
 
 
 def _image(collector, file, content, image_dir):
-    """(source, size); the size is None after noting a fault."""
+    """(source, size); the size is None after recording a fault."""
     stated = (content.get("imageHeight"), content.get("imageWidth"))
     stated = None if None in stated else stated
     path = _image_path(file, content, image_dir)
     if path is not None:
         return path, collector.image_size(path, stated)
     if not content.get("imageData"):
-        problem = f"its image {content.get('imagePath')!r} does not exist, and no imageData holds it."
-        collector.fault(f"file {file}", problem, "Give the folder of the images.")
+        problem = f"its image {content.get('imagePath')!r} does not exist, and the file has no imageData."
+        collector.fault(f"file {file}", problem, "Pass the folder of the images.")
         return None, None
     try:
         size = image_size(_embedded(content))
@@ -108,7 +110,7 @@ def _image(collector, file, content, image_dir):
 
 
 def _image_path(file, content, image_dir):
-    """The image's file, or None."""
+    """The image file, or None."""
     named = str(content.get("imagePath") or "").replace("\\", "/")  # labelme on Windows writes backslashes
     folders = [file.parent] if image_dir is None else [image_dir, file.parent]
     candidates = [file.parent / named] if named else []
@@ -122,7 +124,7 @@ def _embedded(content):
 
 
 def _read_embedded(file):
-    """The encoded image inside a .json: read again when it is needed, for all together may not fit into memory."""
+    """The encoded image inside a .json file. Read again on each use, because all images may not fit in memory."""
     return _embedded(read_json(file))
 
 
@@ -137,7 +139,7 @@ def _class_and_mask(parts, height, width):
 
 
 def _mask(shape, height, width):
-    kind = shape.get("shape_type") or "polygon"  # files of labelme 3 do not say
+    kind = shape.get("shape_type") or "polygon"  # labelme 3 does not write shape_type
     points = shape.get("points")
     if kind == "mask":
         return _pixel_mask(shape, height, width)
@@ -159,13 +161,13 @@ def _two_points(points, kind):
     try:
         (ax, ay), (bx, by) = points
     except (TypeError, ValueError):
-        raise FaultyAnnotation(f"a {kind} has two points. Received {str(points)[:60]}.", "Draw it again.") from None
+        raise FaultyAnnotation(f"a {kind} needs two points. Received {str(points)[:60]}.", "Draw it again.") from None
     ax, ay, bx, by = outlines.numbers(ax, ay, bx, by)
     return (ax, ay), (bx, by)
 
 
 def _pixel_mask(shape, height, width):
-    """Labelme's mask: a black-and-white PNG in base64 whose first pixel is at the first point."""
+    """A labelme mask: a black-and-white PNG in base64. Its top-left pixel is at the first point."""
     (x, y), _ = _two_points(shape.get("points"), "mask")
     x, y = round(x), round(y)
     try:

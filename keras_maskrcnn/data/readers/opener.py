@@ -1,4 +1,4 @@
-"""Open a dataset whatever tool wrote it: recognises the format of a file or folder and calls its reader.
+"""Open a dataset of any supported format: detect the format of a file or folder and call its reader.
 
 Called by the command line and by users.
 """
@@ -24,19 +24,25 @@ from keras_maskrcnn.data.readers.via3 import Via3Dataset
 from keras_maskrcnn.data.readers.voc import VocDataset
 from keras_maskrcnn.data.readers.yolo import YoloDataset
 
-FORMATS = {  # name -> (what it is, reader)
+FORMATS = {  # name -> (description, reader)
     "coco": ("COCO instances: .json with images, annotations, categories", CocoDataset),
     "via": ("VGG Image Annotator 1 and 2: .json or .csv", ViaDataset),
     "via3": ("VGG Image Annotator 3: project .json", Via3Dataset),
     "labelme": ("labelme: a folder of .json files", LabelmeDataset),
     "voc": ("Pascal VOC: a folder with SegmentationObject", VocDataset),
-    "yolo": ("YOLO segmentation: data.yaml, or a folder with it", YoloDataset),
+    "yolo": ("YOLO segmentation: data.yaml, or its folder", YoloDataset),
     "csv": ("polygons: .csv with columns image and polygon, or image, instance, x, y", CsvDataset),
     "dsb": ("Data Science Bowl 2018: <id>/images and <id>/masks", DsbDataset),
-    "label-images": ("label images: images/ and labels/ of one name, or a.tif and a_masks.tif", LabelImageDataset),
-    "instance-files": ("a mask file an object: images/ and masks/<image>/ or masks/<image>_<n>", InstanceFilesDataset),
+    "label-images": (
+        "label images: images/ and labels/ with the same names, or a.tif and a_masks.tif",
+        LabelImageDataset,
+    ),
+    "instance-files": (
+        "one mask file per object: images/ and masks/<image>/ or masks/<image>_<n>",
+        InstanceFilesDataset,
+    ),
 }
-_SNIFFED = 5  # .json files of a folder that are looked into
+_SNIFFED = 5  # .json files per folder that are inspected
 
 
 def open_dataset(
@@ -49,24 +55,24 @@ def open_dataset(
     class_names=None,
     category_ids=None,
 ):
-    """Open a dataset of any format that has a reader.
+    """Open a dataset of any supported format.
 
     Args:
         source: annotation file or folder.
-        image_dir: folder of the images; None is where the format has them.
-        format: a key of `FORMATS`; None recognises it.
-        part: "train", "val" or "test", for YOLO and Pascal VOC, which keep them side by side. None is all of VOC and
-            the training part of YOLO.
-        attribute: VIA's region attribute that holds the class.
+        image_dir: folder of the images; None means the format's usual place.
+        format: a key of `FORMATS`; None detects it.
+        part: "train", "val" or "test", for YOLO and Pascal VOC datasets, which hold several parts. None means all of
+            VOC, or the training part of YOLO.
+        attribute: the VIA region attribute that holds the class.
         on_error: "raise" or "skip", as for CocoDataset.
-        class_names: names by label, such as the training set's; None takes the dataset's.
+        class_names: names by label, such as those of the training set; None takes the dataset's.
         category_ids: ids by label; None takes the dataset's.
 
     Returns:
         A Dataset.
 
     Raises:
-        ValueError: no format is recognised, or several; whatever the reader raises.
+        ValueError: no format fits, or several do; or the reader raises.
     """
     if format is None:
         format, source = recognise(source)
@@ -76,13 +82,13 @@ def open_dataset(
     accepted = inspect.signature(reader).parameters
     if attribute is not None and "attribute" not in accepted:
         raise ValueError(
-            f"`attribute` is for VIA's files. Received {attribute!r} with {format}, {source}. Leave it out."
+            f"`attribute` is only for VIA files. Received {attribute!r} with format {format}, {source}. Leave it out."
         )
     options = {
         "image_dir": image_dir or (_coco_images(pathlib.Path(source)) if format == "coco" else None),
         "part": part,
         "attribute": attribute,
-        "class_name": class_names[0] if class_names else None,  # of formats that have one class
+        "class_name": class_names[0] if class_names else None,  # formats with a single class
         "class_names": class_names,
         "category_ids": category_ids,
     }
@@ -97,10 +103,10 @@ def recognise(source):
         source: path.
 
     Returns:
-        (key of `FORMATS`, path of what its reader takes).
+        (key of `FORMATS`, path to pass to its reader).
 
     Raises:
-        ValueError: it does not exist, or no format fits, or several.
+        ValueError: the path does not exist, no format fits, or several do.
     """
     source = pathlib.Path(source)
     if source.is_dir():
@@ -108,7 +114,9 @@ def recognise(source):
     elif source.is_file():
         found = _recognise_file(source), source
     else:
-        raise ValueError(f"A dataset is a file or a folder. Received {source}, which does not exist. Check the path.")
+        raise ValueError(
+            f"A dataset must be a file or a folder. Received {source}, which does not exist. Check the path."
+        )
     if found is None or found[0] is None:
         raise ValueError(_nothing_found(source))
     return found
@@ -126,7 +134,7 @@ def _recognise_file(path):
 
 
 def _recognise_json(path):
-    """The tool that wrote a .json, by the keys it holds. Reading bytes is much faster than parsing large files."""
+    """The tool that wrote a .json file, by its keys. Searching the bytes is much faster than parsing large files."""
     data = path.read_bytes()
     for name, keys in (
         ("labelme", (b'"shapes"', b'"imagePath"')),
@@ -140,7 +148,7 @@ def _recognise_json(path):
 
 
 def _recognise_folder(folder):
-    """(format, path of what its reader takes), or None."""
+    """(format, path to pass to its reader), or None."""
     if (folder / "SegmentationObject").is_dir():
         return "voc", folder
     if any(folder.glob("*.yaml")) or any(folder.glob("*.yml")):
@@ -156,7 +164,7 @@ def _recognise_folder(folder):
 
 
 def _recognise_files(folder, files):
-    """A folder by its annotation files of one ending: many of labelme, or one of another tool."""
+    """The format of a folder by its annotation files: many labelme files, or one file of another tool."""
     known = [(name, file) for file in files[:_SNIFFED] if (name := _recognise_file(file)) is not None]
     if any(name == "labelme" for name, _ in known):
         return "labelme", folder
@@ -168,7 +176,7 @@ def _recognise_files(folder, files):
 
 
 def _recognise_masks(folder):
-    """Label images, or one file an object, or None."""
+    """Label images, one mask file per object, or None."""
     images = find_image_folder(folder)
     stems = {path.stem for path in image_files(images or folder)}
     if images is None:
@@ -185,7 +193,7 @@ def _recognise_masks(folder):
 
 
 def _coco_images(source):
-    """The images of a COCO file for which the user names no folder: `images/` beside it, or beside it."""
+    """The default image folder of a COCO file: `images/` beside it, else the file's own folder."""
     beside = source.parent / "images"
     return beside if beside.is_dir() else source.parent
 
@@ -198,6 +206,6 @@ def _nothing_found(source):
     else:
         holds = f"the file {source}"
     return (
-        f"A dataset has one of these formats:\n{looked_for}\nReceived {holds}, which looks like none of them. "
+        f"A dataset must have one of these formats:\n{looked_for}\nReceived {holds}, which matches none of them. "
         "Name the annotation file or the folder itself, or the format (format=..., --format on the command line)."
     )

@@ -1,8 +1,7 @@
-"""Outlines as annotation tools store them -> masks of the records, with what can be wrong about them.
+"""Convert outlines from annotation tools to masks of records, and check them.
 
-Rectangles, circles and ellipses become polygons whose corners stand at most a twentieth of a pixel off the curve, and
-all polygons are checked here. Coordinates are image pixels, x before y, pixel edges at whole numbers. Called by the
-readers.
+Rectangles, circles and ellipses become polygons that deviate from the curve by at most 0.05 pixels. Coordinates are
+image pixels, x before y, with pixel edges at whole numbers. Called by the readers.
 """
 
 import math
@@ -13,34 +12,34 @@ from keras_maskrcnn.data.records import Polygons, RunLengths
 from keras_maskrcnn.geometry import rle
 from keras_maskrcnn.geometry.extents import filled_box
 
-_MAX_SAGITTA = 0.05  # pixels between a curve and the polygon that stands for it
+_MAX_SAGITTA = 0.05  # pixels, largest deviation of a polygon from its curve
 
 
 class FaultyAnnotation(Exception):
-    """What is wrong with one annotation. args: problem, remedy (two sentences)."""
+    """One annotation is invalid. args: problem, remedy (two sentences)."""
 
 
 def polygon_mask(parts, height, width, holes=()):
-    """The mask that polygons enclose.
+    """The mask of the area inside polygons.
 
     Args:
         parts: list of coordinate lists, flat x1, y1, x2, y2, ... or (k, [x, y]); the mask is their union.
         height, width: int, image pixels.
-        holes: list of the same: what is cut out of it. With holes the mask is kept as run lengths, for COCO's
-            polygons cannot have any.
+        holes: list of the same, cut out of the mask. With holes the mask is stored as run lengths, because COCO
+            polygons cannot have holes.
 
     Returns:
         (Polygons or RunLengths, box float32 [x1, y1, x2, y2] clipped to the image).
 
     Raises:
-        FaultyAnnotation: coordinates that are no polygon, or nothing of it in the image.
+        FaultyAnnotation: the coordinates are not a polygon, or it covers no area of the image.
     """
     mask = Polygons(tuple(polygon(part) for part in parts))
     box = mask.box(height, width)
     if (box[2:] <= box[:2]).any():
         points = np.concatenate(mask.parts)
         raise FaultyAnnotation(
-            f"its polygon covers nothing of its image of {height} x {width} (height x width). "
+            f"its polygon covers no area of its image of {height} x {width} (height x width). "
             f"Received points from {points.min(0).tolist()} to {points.max(0).tolist()}.",
             "Check that it belongs to this image and that x comes before y.",
         )
@@ -55,7 +54,7 @@ def polygon(part):
         points = np.asarray(part, np.float64).reshape(-1, 2)
     except (TypeError, ValueError):
         raise FaultyAnnotation(
-            f"a polygon is a flat list x1, y1, x2, y2, ... Received {str(part)[:60]}.",
+            f"a polygon must be a flat list x1, y1, x2, y2, ... Received {str(part)[:60]}.",
             "Export the annotations again.",
         ) from None
     if len(points) < 3 or not np.isfinite(points).all():
@@ -67,23 +66,23 @@ def polygon(part):
 
 
 def rectangle(x1, y1, x2, y2):
-    """The four corners of the rectangle between two opposite ones. float64 (4, [x, y])."""
+    """The four corners of a rectangle, given two opposite corners. float64 (4, [x, y])."""
     return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float64)
 
 
 def ellipse(cx, cy, rx, ry, theta=0.0):
-    """An ellipse as a polygon, corners on the curve.
+    """An ellipse as a polygon with its corners on the curve.
 
     Args:
         cx, cy: centre.
         rx, ry: half axes; both must be positive.
-        theta: radians that the axes are turned by, from x towards y (clockwise as seen, for y points down).
+        theta: rotation in radians, from x towards y (clockwise on screen, because y points down).
 
     Returns:
         float64 (k, [x, y]).
 
     Raises:
-        FaultyAnnotation: an axis that is no positive number.
+        FaultyAnnotation: an axis is not a positive number.
     """
     if not (rx > 0 and ry > 0 and np.isfinite([cx, cy, rx, ry, theta]).all()):
         raise FaultyAnnotation(
@@ -103,7 +102,7 @@ def circle(cx, cy, radius):
 
 
 def numbers(*values):
-    """The values as floats. Raises FaultyAnnotation where one is missing or no number."""
+    """The values as floats. Raises FaultyAnnotation if one is missing or not a number."""
     try:
         return [float(value) for value in values]
     except (TypeError, ValueError):
@@ -113,7 +112,7 @@ def numbers(*values):
 
 
 def union(masks, height, width):
-    """One mask of several: polygons stay polygons, anything else becomes run lengths.
+    """Merge several masks into one. Polygons stay polygons; other masks become run lengths.
 
     Args:
         masks: list of Polygons, RunLengths or MaskWindow; not empty.
@@ -141,11 +140,11 @@ def pixels_mask(pixels):
         (RunLengths, box float32 [x1, y1, x2, y2]).
 
     Raises:
-        FaultyAnnotation: no pixel is set.
+        FaultyAnnotation: the mask is empty.
     """
     box = filled_box(pixels)
     if box is None:
-        raise FaultyAnnotation("its mask has no pixel.", "Remove the annotation.")
+        raise FaultyAnnotation("its mask is empty.", "Remove the annotation.")
     x1, y1, x2, y2 = box
     runs = rle.encode_window(pixels[y1:y2, x1:x2], x1, y1, *pixels.shape)
     return RunLengths(runs.astype(np.int32)), np.array(box, np.float32)
@@ -157,7 +156,7 @@ def _without_holes(mask, holes, height, width):
 
 
 def _pixels(mask, height, width):
-    """The whole image's pixels of a mask. Returns bool (height, width)."""
+    """A mask as an array of the size of the image. Returns bool (height, width)."""
     window = mask.window(height, width)
     pixels = np.zeros((height, width), bool)
     rows, columns = window.pixels.shape

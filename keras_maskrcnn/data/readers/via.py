@@ -1,8 +1,8 @@
 """Reader for VGG Image Annotator 1 and 2: annotation exports and projects (.json), annotation exports as .csv.
 
-VIA 1 writes an image's `regions` as {"0": region, ...}, VIA 2 as a list; a VIA 2 project keeps the same images under
-`_via_img_metadata` and lists the attributes with their options under `_via_attributes`. The class of a region is the
-value of one of its attributes. VIA 3 has another format: `via3`.
+VIA 1 writes the `regions` of an image as {"0": region, ...}, VIA 2 as a list. A VIA 2 project keeps the same images
+under `_via_img_metadata`, and the attributes with their options under `_via_attributes`. The class of a region is the
+value of one of its attributes. VIA 3 has another format, see `via3`.
 """
 
 import csv
@@ -17,27 +17,34 @@ from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
 from keras_maskrcnn.data.records import Dataset
 
 CSV_COLUMNS = ("filename", "region_id", "region_shape_attributes", "region_attributes")
-_USUAL_NAMES = ("class", "label", "category", "type", "name", "object")  # of the attribute that holds the class
+_USUAL_NAMES = (
+    "class",
+    "label",
+    "category",
+    "type",
+    "name",
+    "object",
+)  # usual names of the attribute that holds the class
 
 
 class ViaDataset(Dataset):
     """Images annotated with VIA 1 or 2.
 
-    Polygons and polylines are what their points enclose (the last is joined to the first); rectangles, circles and
-    ellipses (with their angle) become polygons. An image without regions has no objects.
+    A polygon or polyline covers the area inside its points; the last point is joined to the first. Rectangles, circles
+    and ellipses (with their angle) become polygons. An image without regions has no objects.
 
     Args:
         annotation_file: path of the .json (export or project) or .csv file.
-        image_dir: folder of the images; None is that of the file.
+        image_dir: folder of the images; None means the file's folder.
         attribute: name of the region attribute that holds the class: a dropdown, radio, checkbox (one ticked) or text.
-            None takes the only one, else the only one with a usual name such as "class"; a file without region
+            None takes the only attribute, or the only one with a usual name such as "class". A file without region
             attributes has one class.
         on_error: "raise" or "skip", as for CocoDataset.
         class_names: names by label; None takes the attribute's options, else the values found, sorted.
         category_ids: ids by label; None counts from 1.
 
     Raises:
-        ValueError: no VIA file; an attribute that it does not have, or several to choose from; or faults while
+        ValueError: the file is not a VIA file; `attribute` is unknown or ambiguous; or there are faults and
             on_error="raise".
     """
 
@@ -57,7 +64,7 @@ class ViaDataset(Dataset):
 
 
 def choose_attribute(names, asked, path):
-    """The attribute that holds the class, or None if there is none at all.
+    """The attribute that holds the class, or None if there are no attributes.
 
     Args:
         names: list of str, the attributes of regions.
@@ -65,7 +72,7 @@ def choose_attribute(names, asked, path):
         path: the annotation file, for messages.
 
     Raises:
-        ValueError: an unknown choice, or none where it takes one.
+        ValueError: the choice is unknown, or there is no choice and the attribute is ambiguous.
     """
     if asked is not None and asked not in names:
         raise ValueError(f"{path}: `attribute` must be one of the region attributes {names}. Received {asked!r}.")
@@ -81,7 +88,7 @@ def choose_attribute(names, asked, path):
 
 
 def find_image(folder, name):
-    """Where an image is: its name inside the folder, else what follows the last slash (of a URL or an old path)."""
+    """Path of an image: its name inside the folder, else the part after the last slash (of a URL or an old path)."""
     path = folder / name
     base = folder / name.replace("\\", "/").rsplit("/", 1)[-1]
     return base if base.is_file() and not path.is_file() else path
@@ -95,7 +102,7 @@ def _read(path):
     entries = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
     if not isinstance(entries, dict) or not all(isinstance(e, dict) and "filename" in e for e in entries.values()):
         raise ValueError(
-            f'VIA annotations hold {{"<name><size>": {{"filename", "regions", ...}}}}. Received {path}, another JSON. '
+            f'VIA annotations must hold {{"<name><size>": {{"filename", "regions", ...}}}}. Received {path}. '
             "In VIA choose Annotation > Export Annotations (as json), or save the project."
         )
     order = dict.fromkeys([*(content.get("_via_image_id_list") or ()), *entries])
@@ -105,11 +112,13 @@ def _read(path):
 
 
 def _read_csv(path):
-    """The same entries from a CSV export, which has a row a region and {} as the shape of images without."""
+    """The same entries from a CSV export: one row per region; {} is the shape of images without regions."""
     rows = csv.DictReader(io.StringIO(read_text(path).lstrip("#")))
     missing = [column for column in CSV_COLUMNS if column not in (rows.fieldnames or ())]
     if missing:
-        raise ValueError(f"VIA's CSV has columns {list(CSV_COLUMNS)}. Received {path} without {missing}. Export again.")
+        raise ValueError(
+            f"A VIA CSV file needs columns {list(CSV_COLUMNS)}. Received {path} without {missing}. Export it again."
+        )
     entries = {}
     for row in rows:
         entry = entries.setdefault(row["filename"], {"filename": row["filename"], "regions": {}})
@@ -121,7 +130,7 @@ def _read_csv(path):
 
 
 def _loads(text):
-    """A JSON cell; text that is none stays text, and becomes a fault of its region."""
+    """Parse a JSON cell. Text that is not JSON stays text and becomes a fault of its region."""
     try:
         return json.loads(text)
     except ValueError:
@@ -162,7 +171,7 @@ def _class_and_mask(region, attribute, height, width):
 
 
 def _class(attribute, value):
-    """The class that an attribute's value names."""
+    """The class named by an attribute's value."""
     if isinstance(value, dict):  # a checkbox: {"cat": true, "dog": false}
         ticked = [name for name, on in value.items() if on]
         if len(ticked) == 1:
@@ -189,7 +198,7 @@ def _points(shape):
     xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
     if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
         raise FaultyAnnotation(
-            f"`all_points_x` and `all_points_y` must be lists of one length. Received {xs!s:.40} and {ys!s:.40}.",
+            f"`all_points_x` and `all_points_y` must be lists of equal length. Received {xs!s:.40} and {ys!s:.40}.",
             "Draw it again.",
         )
     return list(zip(xs, ys, strict=True))
@@ -206,7 +215,7 @@ def _circle(shape):
 
 def _ellipse(shape):
     values = outlines.numbers(*(shape.get(key) for key in ("cx", "cy", "rx", "ry")), shape.get("theta", 0))
-    return outlines.ellipse(*values)  # VIA hands theta to the canvas as it is: radians, clockwise
+    return outlines.ellipse(*values)  # VIA passes theta unchanged to the canvas: radians, clockwise
 
 
 _OUTLINES = {

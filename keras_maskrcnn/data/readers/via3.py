@@ -2,7 +2,7 @@
 
 A project holds `file` {fid: name, location}, `view` {vid: files}, `attribute` {aid: name, options} and `metadata`
 {mid: {"vid", "z" times, "xy" [shape number, coordinates...], "av" {aid: value}}}. Views without metadata are images
-without objects. VIA 1 and 2: `via`.
+without objects. For VIA 1 and 2 see `via`.
 """
 
 import base64
@@ -20,7 +20,7 @@ from keras_maskrcnn.data.readers.via import choose_attribute, find_image
 from keras_maskrcnn.data.records import Dataset
 
 _REQUIRED = ("project", "attribute", "file", "metadata", "view")
-_IN_IMAGE = "FILE1_Z0_XY1"  # VIA's anchor of attributes that describe a region of an image
+_IN_IMAGE = "FILE1_Z0_XY1"  # VIA's anchor id for attributes of image regions
 _IMAGE, _INLINE = 2, 4  # VIA's file type and location
 
 
@@ -29,8 +29,8 @@ class Via3Dataset(Dataset):
 
     Args:
         annotation_file: path of the project (.json).
-        image_dir: folder of the images; None is that of the file. Images that the project itself holds (added as
-            base64) need none.
+        image_dir: folder of the images; None means the file's folder. Not used for images stored in the project itself
+            (added as base64).
         attribute: name of the region attribute that holds the class, as for ViaDataset.
         on_error: "raise" or "skip", as for CocoDataset.
         class_names: names by label; None takes the attribute's options, else the values found, sorted.
@@ -71,12 +71,12 @@ class _Reader:
         regions = {vid: [] for vid in self.content["view"]}
         for key, entry in self.content["metadata"].items():
             if not entry.get("xy"):
-                continue  # it describes the file, or a stretch of time
+                continue  # metadata of the file or of a time span
             if str(entry.get("vid")) in regions:
                 regions[str(entry["vid"])].append((key, entry))
             else:
                 self.collector.fault(
-                    f"region {key}", f"belongs to view {entry.get('vid')!r}, which is not there.", "Remove it."
+                    f"region {key}", f"belongs to view {entry.get('vid')!r}, which does not exist.", "Remove it."
                 )
         order = [str(vid) for vid in self.content["project"].get("vid_list") or regions]
         for vid in order:
@@ -88,7 +88,9 @@ class _Reader:
         entry = self.content["file"].get(str(files[0])) if len(files) == 1 else None
         if entry is None or entry.get("type", _IMAGE) != _IMAGE:
             self.collector.fault(
-                f"view {vid}", f"must show one image. Received {entry or files}.", "Remove videos and views of several."
+                f"view {vid}",
+                f"a view must show one image. Received {entry or files}.",
+                "Remove videos and views with several files.",
             )
             return
         source, size, name = self._image(entry)
@@ -98,7 +100,7 @@ class _Reader:
         self.collector.record(source, size, instances)
 
     def _image(self, entry):
-        """(source, size or None after noting a fault, what to call it)."""
+        """(source, size or None after recording a fault, name in messages)."""
         name = str(entry.get("fname"))
         if entry.get("loc") != _INLINE:
             path = find_image(self.folder, name)
@@ -107,7 +109,9 @@ class _Reader:
             data = base64.b64decode(str(entry.get("src")).split(",", 1)[-1], validate=True)
             return data, image_size(data), name
         except (binascii.Error, ImageError) as error:
-            self.collector.fault(f"image {name}", f"what the project holds of it is damaged: {error}.", "Add it again.")
+            self.collector.fault(
+                f"image {name}", f"the copy of it in the project is damaged: {error}.", "Add it again."
+            )
             return None, None, name
 
     def _instance(self, key, entry, name, size):
@@ -118,7 +122,7 @@ class _Reader:
         return self.collector.instance(f"region {key} of {name}", make, key)
 
     def _class(self, value):
-        """A radio's, dropdown's or checkbox's value is the number of an option; a text is itself."""
+        """The class. Radio, dropdown and checkbox values are option numbers; text values are the name itself."""
         text = "" if value is None else str(value).strip()
         label = self.options.get(text) if self.options else text
         if not label:
@@ -135,7 +139,7 @@ def _read(path):
     missing = [key for key in _REQUIRED if not isinstance(content, dict) or not isinstance(content.get(key), dict)]
     if missing:
         raise ValueError(
-            f"A VIA 3 project holds {list(_REQUIRED)}. Received {path} without {missing}. Save it in VIA again."
+            f"A VIA 3 project must contain {list(_REQUIRED)}. Received {path} without {missing}. Save it in VIA again."
         )
     return content
 
@@ -150,7 +154,7 @@ def _mask(xy, height, width):
             "Outline the object, or remove the region.",
         )
     if count is not None and len(values) != count:
-        raise FaultyAnnotation(f"a {name} has {count} numbers. Received {values[:10]}.", "Draw it again.")
+        raise FaultyAnnotation(f"a {name} needs {count} numbers. Received {values[:10]}.", "Draw it again.")
     return outlines.polygon_mask([outline(*values)], height, width)
 
 
@@ -163,7 +167,7 @@ def _flat(*values):
 
 
 def _extreme_rectangle(*values):
-    """The rectangle around four points that the user put on an object's outermost places."""
+    """The rectangle around four extreme points of an object."""
     points = np.reshape(values, (4, 2))
     return outlines.rectangle(*points.min(0), *points.max(0))
 
@@ -179,7 +183,7 @@ def _extreme_circle(x1, y1, x2, y2, x3, y3):
     return outlines.circle(cx, cy, np.hypot(cx - x1, cy - y1))
 
 
-# VIA's shape number -> (name, how many numbers, outline). 1 is a point and 5 a line.
+# VIA's shape number -> (name, count of numbers, outline). 1 is a point and 5 a line.
 _SHAPES = {
     2: ("rectangle", 4, _rectangle),
     3: ("circle", 3, outlines.circle),

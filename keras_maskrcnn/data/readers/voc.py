@@ -1,8 +1,8 @@
 """Reader for the instance masks of Pascal VOC: SegmentationObject and SegmentationClass, Annotations, ImageSets.
 
-A pixel of `SegmentationObject/a.png` holds the number of its object and one of `SegmentationClass/a.png` that of its
-class, as palette indices; 0 is background and 255 void (outlines and what nobody could tell). `Annotations/a.xml`
-lists the objects. Exports of labelme (`class_names.txt`) and of CVAT (`labelmap.txt`, RGB for palettes) are read, too.
+Palette indices in `SegmentationObject/a.png` number the objects, those in `SegmentationClass/a.png` the classes. 0 is
+background, 255 is void (outlines and unclear regions). `Annotations/a.xml` lists the objects. Exports of labelme
+(`class_names.txt`) and CVAT (`labelmap.txt`, RGB instead of palettes) are read too.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -26,21 +26,21 @@ _BACKGROUND = ("background", "_background_", "__ignore__")
 class VocDataset(Dataset):
     """Images with the instance masks of Pascal VOC.
 
-    The class of an object is the one most of its pixels have in SegmentationClass; without that folder it is the name
-    of the object of the same number in the XML file. Class numbers are named by `labelmap.txt` (CVAT),
-    `class_names.txt` (labelme) or else as in VOC 2012.
+    The class of an object is the class of most of its pixels in SegmentationClass. Without that folder it is the name
+    of the object with the same number in the XML file. Class names come from `labelmap.txt` (CVAT),
+    `class_names.txt` (labelme) or VOC 2012.
 
     Args:
-        folder: path of the folder that holds SegmentationObject (VOCdevkit/VOC2012).
-        image_dir: folder of the images; None is `JPEGImages` inside.
-        part: "train", "val", ...: the images of that list in ImageSets/Segmentation; None takes all that have masks.
-            Where the folder has lists but none of train, val and test, all are taken, too.
+        folder: path of the folder that contains SegmentationObject (VOCdevkit/VOC2012).
+        image_dir: folder of the images; None means `JPEGImages` inside `folder`.
+        part: "train", "val", ...: the images of that list in ImageSets/Segmentation. None takes all images with
+            masks. So does a folder that has none of the lists train, val and test.
         on_error: "raise" or "skip", as for CocoDataset.
-        class_names: names by label; None takes the named classes in their order, or those of the XML files, sorted.
+        class_names: names by label; None takes the listed classes in their order, or those of the XML files, sorted.
         category_ids: ids by label; None counts from 1.
 
     Raises:
-        ValueError: no SegmentationObject there, an unknown part; or faults while on_error="raise".
+        ValueError: there is no SegmentationObject, the part is unknown, or there are faults and on_error="raise".
     """
 
     def __init__(self, folder, image_dir=None, part=None, on_error="raise", class_names=None, category_ids=None):
@@ -59,7 +59,7 @@ class VocDataset(Dataset):
 
 
 class _Reader:
-    """One image's files."""
+    """The files of one image."""
 
     def __init__(self, collector, folder, stem, names, colors):
         self.collector = collector
@@ -96,7 +96,7 @@ class _Reader:
 
     def _read(self, file, size, colors):
         if not file.is_file():
-            raise FaultyAnnotation(f"{file} does not exist.", "Add it, or take the image off the list.")
+            raise FaultyAnnotation(f"{file} does not exist.", "Add it, or remove the image from the list.")
         labels = read_labels(file, colors)
         if labels.shape != size:
             raise FaultyAnnotation(size_message(file, self.collector.name, labels.shape, size), "")
@@ -106,18 +106,18 @@ class _Reader:
         if classes is None:
             if listed is None or number > len(listed):
                 raise FaultyAnnotation(
-                    f"no class is known for it. Received {len(listed or ())} objects in {self.xml_file}.",
+                    f"it needs a class. Received {len(listed or ())} objects in {self.xml_file}.",
                     "Add the XML file with this object, or SegmentationClass.",
                 )
             return listed[number - 1]
         inside = classes[objects == number]
         inside = inside[(inside != 0) & (inside != _VOID)]
         if not len(inside):
-            raise FaultyAnnotation(f"all its pixels are background or void in {self.class_file}.", "Give it a class.")
+            raise FaultyAnnotation(f"all its pixels are background or void in {self.class_file}.", "Assign it a class.")
         values, counts = np.unique(inside, return_counts=True)
         value = int(values[counts.argmax()])
         name = self.names.get(value, f"class {value}")
-        # Only VOC itself lists objects in the order of their numbers, so names are compared, not places.
+        # Only VOC itself lists objects in the order of their numbers, so compare names, not positions.
         if listed is not None and name in self.names.values() and name not in listed:
             raise FaultyAnnotation(
                 f"it is {name!r} in SegmentationClass. Received {sorted(set(listed))} in {self.xml_file}.",
@@ -127,7 +127,7 @@ class _Reader:
 
 
 def _stems(folder, part, masks):
-    """Names of the images to read, without ending."""
+    """Names of the images to read, without extension."""
     found = [path.stem for path in image_files(masks)]
     lists = {path.stem: path for path in sorted((folder / "ImageSets" / "Segmentation").glob("*.txt"))}
     if part is None or not set(lists) & {"train", "val", "test"}:
@@ -161,13 +161,13 @@ def _read_labelmap(path):
         try:
             red, green, blue = (int(value) for value in fields[1].split(","))
         except ValueError:
-            raise ValueError(f"{path}: a line is `name:r,g,b::`. Received {line!r}. Export it again.") from None
+            raise ValueError(f"{path}: a line must be `name:r,g,b::`. Received {line!r}. Export it again.") from None
         colors[int(color_number(red, green, blue))] = number
     return names, colors | {int(color_number(224, 224, 192)): _VOID}
 
 
 def _read_xml(path):
-    """((height, width) or None, names of the objects or None). Both None without a file."""
+    """((height, width) or None, names of the objects or None). Both are None if the file does not exist."""
     if not path.is_file():
         return None, None
     try:
@@ -175,7 +175,9 @@ def _read_xml(path):
         height, width = (int(root.findtext(f"size/{side}")) for side in ("height", "width"))
         return (height, width), [entry.findtext("name", "").strip() for entry in root.iter("object")]
     except (ElementTree.ParseError, TypeError, ValueError) as error:
-        raise FaultyAnnotation(f"it is no VOC annotation with its image's size: {error}.", "Write it again.") from None
+        raise FaultyAnnotation(
+            f"it is not a VOC annotation with the size of its image: {error}.", "Write it again."
+        ) from None
 
 
 def _voc_colors():

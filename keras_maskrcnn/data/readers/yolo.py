@@ -1,7 +1,7 @@
-"""Reader for YOLO segmentation: data.yaml, images, and a text file an image.
+"""Reader for YOLO segmentation: data.yaml, images, and one text file per image.
 
-A line of a text file is an object: `class x1 y1 x2 y2 ...`. Coordinates are fractions of the image's width and height.
-The labels of `.../images/a.jpg` are `.../labels/a.txt`; an image without such a file has no objects.
+Each line of a text file is one object: `class x1 y1 x2 y2 ...`. Coordinates are fractions of the image's width and
+height. The labels of `.../images/a.jpg` are in `.../labels/a.txt`. An image without such a file has no objects.
 """
 
 import pathlib
@@ -15,23 +15,23 @@ from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
 from keras_maskrcnn.data.records import Dataset
 
 PARTS = ("train", "val", "test")
-_BEYOND = 0.01  # of a side: what tools exceed the image by when they round
+_BEYOND = 0.01  # of a side: tools exceed the image by this much when they round
 
 
 class YoloDataset(Dataset):
     """Images with YOLO segmentation labels.
 
     Args:
-        source: path of data.yaml, or of a folder that holds one.
-        part: "train", "val" or "test": the entry of data.yaml to read. It is a folder of images (sub-folders included),
-            a text file that lists images, or a list of these, relative to `path`, which is relative to data.yaml.
+        source: path of data.yaml, or of its folder.
+        part: "train", "val" or "test": the entry of data.yaml to read. It is a folder of images (with subfolders), a
+            text file that lists images, or a list of these, relative to `path`, which is relative to data.yaml.
         on_error: "raise" or "skip", as for CocoDataset.
         class_names: names by label; None takes `names` of data.yaml, a list or {number: name}.
         category_ids: ids by label; None counts from 1.
 
     Raises:
-        ValueError: no data.yaml, or one without `names` or this part; or faults while on_error="raise": lines that are
-            boxes, coordinates that are no fractions, unknown classes, labels without image.
+        ValueError: data.yaml is missing or lacks `names` or this part; or there are faults and on_error="raise": lines
+            that are boxes, coordinates that are not fractions, unknown classes, labels without an image.
     """
 
     def __init__(self, source, part="train", on_error="raise", class_names=None, category_ids=None):
@@ -48,7 +48,7 @@ class YoloDataset(Dataset):
 
 
 def find_yaml(source):
-    """The data.yaml that a path means.
+    """The data.yaml at a path: the file itself, or the one in the folder.
 
     Raises:
         ValueError: there is none, or there are several.
@@ -69,7 +69,7 @@ def read_yaml(path):
     """The dictionary in a YAML file.
 
     Raises:
-        ValueError: missing, no YAML, or no dictionary.
+        ValueError: the file is missing, is not YAML or does not hold a dictionary.
     """
     import yaml
 
@@ -78,12 +78,12 @@ def read_yaml(path):
     except yaml.YAMLError as error:
         raise ValueError(f"data.yaml must be YAML. Received {path}: {error}. Correct it.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"data.yaml holds `names`, `train` and `val`. Received {path}, which does not. Add them.")
+        raise ValueError(f"data.yaml must contain `names`, `train` and `val`. Received {path} without them. Add them.")
     return content
 
 
 def _names(content, path):
-    """{number: name}, by rising number."""
+    """{number: name}, by ascending number."""
     names = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
@@ -101,7 +101,7 @@ def _images(content, path, part):
         entries = content.get("valid")
     if not entries:
         there = [name for name in PARTS if content.get(name)]
-        raise ValueError(f"{path}: `part` must be one that it has, {there}. Received {part!r}.")
+        raise ValueError(f"{path}: `part` must be one of its parts, {there}. Received {part!r}.")
     folders, images = [], []
     for entry in entries if isinstance(entries, list) else [entries]:
         place = _resolve(content, path, str(entry))
@@ -117,10 +117,10 @@ def _images(content, path, part):
 
 
 def _resolve(content, path, entry):
-    """Where an entry of data.yaml is: relative to `path`, which is relative to the file."""
+    """Path of an entry of data.yaml: relative to `path`, which is relative to the file."""
     root = path.parent / str(content.get("path") or "")
     found = root / entry
-    # Roboflow writes ../train/images and means train/images; and `path` may be of another machine.
+    # Roboflow writes ../train/images for train/images, and `path` may come from another machine.
     others = [root / entry.removeprefix("../"), path.parent / entry, path.parent / entry.removeprefix("../")]
     existing = next((place for place in (found, *others) if place.exists()), None)
     if existing is None and pathlib.PurePath(entry).suffix.lower() not in IMAGE_SUFFIXES:
@@ -131,7 +131,7 @@ def _resolve(content, path, entry):
 
 
 def label_file(image):
-    """The text file of an image: `labels` for the last folder called `images` in its path, else beside it."""
+    """The text file of an image: the last folder `images` in its path becomes `labels`; else it is beside the image."""
     parts = list(image.parts)
     for position in range(len(parts) - 2, -1, -1):
         if parts[position] == "images":
@@ -159,30 +159,32 @@ def _class_and_mask(text, names, height, width):
     try:
         number, values = float(first), np.array([float(value) for value in rest])
     except ValueError:
-        raise FaultyAnnotation(f"a line holds numbers. Received {text[:60]!r}.", "Export it again.") from None
+        raise FaultyAnnotation(f"a line must hold numbers. Received {text[:60]!r}.", "Export it again.") from None
     if number not in names:
-        raise FaultyAnnotation(f"its class must be one of {names}. Received {first}.", "Correct it, or `names`.")
+        raise FaultyAnnotation(
+            f"its class must be one of {names}. Received {first}.", "Correct the number, or `names`."
+        )
     if len(values) == 4:
         raise FaultyAnnotation(
-            f"it is a box (5 numbers); Mask R-CNN learns from masks. Received {text[:60]!r}.",
+            f"it is a box (5 numbers). Mask R-CNN trains on masks. Received {text[:60]!r}.",
             "Export segmentation labels, not detection labels.",
         )
     if len(values) < 6 or len(values) % 2:
         raise FaultyAnnotation(
-            f"a line is a class and at least three points x y. Received {len(values)} numbers after the class.",
+            f"a line must be a class and at least three points x y. Received {len(values)} numbers after the class.",
             "Export it again.",
         )
     if not ((values >= -_BEYOND) & (values <= 1 + _BEYOND)).all():
         raise FaultyAnnotation(
-            f"coordinates are fractions of width and height, 0 to 1. Received {values.min():g} to {values.max():g}.",
-            "Divide pixels by the image's width and height.",
+            f"coordinates must be fractions of width and height (0..1). Received {values.min():g} to {values.max():g}.",
+            "Divide pixel coordinates by the image's width and height.",
         )
     points = np.clip(values, 0, 1).reshape(-1, 2) * (width, height)
     return names[int(number)], outlines.polygon_mask([points], height, width)
 
 
 def _check_orphans(collector, folders, images):
-    """A fault for each label file of the folders whose image is missing."""
+    """Record a fault for each label file whose image is missing."""
     used = {label_file(image) for image in images}
     for folder in folders:
         place = label_file(folder / "a.jpg").parent

@@ -1,1 +1,1 @@
-"""Augmentation: geometry, appearance, copy-paste, and presets of them."""
+"""Augmentation: geometry, appearance, copy-paste, and presets."""

@@ -1,7 +1,7 @@
-"""Transforms of the pixels alone; objects stay where they are. They draw strengths, `data.effects` acts.
+"""Transforms that change only pixels; objects do not move. They draw strengths; `effects.py` applies them.
 
-They run on network pixels, in their order, after all geometry, wherever they stand in the list. None of
-them has a `bound`: sizes stay.
+They run on network pixels, in their order, after all geometric transforms, wherever they are in the list.
+None of them has a `bound`, because sizes do not change.
 """
 
 import dataclasses
@@ -12,24 +12,24 @@ import numpy as np
 from keras_maskrcnn.data.samples.sample import some_pixels
 from keras_maskrcnn.data.transforms.effects import Blur, Jpeg, Noise
 
-# A turn of colours about the gray axis is cos I + (1 - cos) / 3 J + sin / sqrt(3) of this.
+# A rotation of colours about the gray axis is cos I + (1 - cos) / 3 J + sin / sqrt(3) times this matrix.
 _TURN = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
-_RGB_STD = 57.6  # ImageNet's, the mean over red, green and blue, of 255
+_RGB_STD = 57.6  # of 255: ImageNet's, averaged over red, green and blue
 
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
-    """Change brightness, contrast, saturation and hue of the image at random, in one pass.
+    """Change brightness, contrast, saturation and hue at random, in one pass.
 
-    Gray images stay gray. With other channels, leave saturation and hue 0: they are about red, green and
-    blue. Then, and for wider dtypes than uint8, contrast is changed about each channel's own mean.
+    Gray images stay gray. For images of other channels leave saturation and hue at 0: they are only defined
+    for RGB. For those images, and for dtypes wider than uint8, contrast changes about each channel's mean.
 
     Args:
         brightness: factor drawn from 1 - brightness to 1 + brightness.
         contrast: likewise, about the image's mean.
         saturation: likewise, about each pixel's mean of red, green and blue.
-        hue: turn about the gray axis, drawn from -hue to hue; 1 is the whole circle, 0.5 the
-            opposite colour. Each pixel's mean stays.
+        hue: rotation about the gray axis, drawn from -hue to hue; 1 is a full circle, 0.5 gives the
+            opposite colour. Each pixel's mean stays the same.
     """
 
     brightness: float = 0.2
@@ -40,8 +40,8 @@ class ColorJitter:
     def __post_init__(self):
         if not (min(self.brightness, self.saturation, self.hue) >= 0 and 0 <= self.contrast < 1):
             raise ValueError(
-                "Reaches of brightness, contrast, saturation and hue are shares, 0 or more, contrast below 1. "
-                f"Received {self}. 0.2 is a moderate one."
+                "brightness, contrast, saturation and hue must be fractions of 0 or more, contrast below 1. "
+                f"Received {self}. 0.2 is a moderate value."
             )
 
     def __call__(self, sample, rng):
@@ -64,10 +64,10 @@ class ColorJitter:
 
 @dataclasses.dataclass(frozen=True)
 class RandomBlur:
-    """A Gaussian blur, as of a lens out of focus.
+    """Gaussian blur, as from a lens out of focus.
 
     Args:
-        low, high: limits of its standard deviation, network pixels.
+        low, high: range of the standard deviation, network pixels.
     """
 
     low: float = 0.3
@@ -80,11 +80,11 @@ class RandomBlur:
 
 @dataclasses.dataclass(frozen=True)
 class RandomNoise:
-    """Gaussian noise, as of a camera in poor light.
+    """Gaussian noise, as from a camera in poor light.
 
     Args:
-        low, high: limits of its standard deviation, of 255. In wider dtypes than uint8 it is as strong to the
-            model: each channel's noise in proportion to the channel's `pixel_std`, as in RGB to ImageNet's.
+        low, high: range of the standard deviation, of 255. For dtypes wider than uint8 the noise of each channel
+            is scaled with the channel's `pixel_std`, so that it is as strong after normalisation.
     """
 
     low: float = 2.0
@@ -100,10 +100,10 @@ class RandomNoise:
 
 @dataclasses.dataclass(frozen=True)
 class RandomJpeg:
-    """Artefacts of JPEG compression.
+    """JPEG compression artefacts.
 
     Args:
-        low, high: limits of libjpeg's quality, 1..95.
+        low, high: range of libjpeg's quality, 1..95.
     """
 
     low: int = 30
@@ -111,7 +111,7 @@ class RandomJpeg:
 
     def __post_init__(self):
         if not 1 <= self.low <= self.high <= 95:
-            raise ValueError(f"JPEG qualities are whole numbers, 1 <= low <= high <= 95. Received {self}.")
+            raise ValueError(f"JPEG qualities must be whole numbers, 1 <= low <= high <= 95. Received {self}.")
 
     def __call__(self, sample, rng):
         """Sample -> Sample."""

@@ -1,8 +1,8 @@
 """Copy-paste (Ghiasi et al. 2021, "Simple Copy-Paste is a Strong Data Augmentation Method").
 
-Objects of another image of the dataset are laid over this one. What they cover leaves the masks
-beneath; an object of which too little is left goes. Called as a transform; the loader gives samples
-their `draw`, from which the other image comes.
+Pastes objects of another image of the dataset into this one. The masks of covered objects lose the
+covered pixels; an object with too little of its mask left is removed. Called as a transform. The
+other image comes from the sample's `draw`, which the loader sets.
 """
 
 import dataclasses
@@ -18,18 +18,17 @@ from keras_maskrcnn.geometry.extents import filled_box
 
 @dataclasses.dataclass(frozen=True)
 class CopyPaste:
-    """Paste a random choice of the objects of a random other image, each at a random place.
+    """Paste a random subset of the objects of another random image, each at a random position.
 
-    The paper pastes at the place that jitter gives; here each object lands anywhere where it is whole,
-    so that images of different sizes mix. One that is larger than this image is not pasted, and crowd
-    regions are not.
+    The paper keeps the position after jittering. Here each object may go anywhere inside the image, so
+    images of different sizes mix. Objects larger than this image and crowd regions are not pasted.
 
     Args:
-        transforms: list of transforms of the other image, such as the resizing and jitter that this
-            one went through.
-        most: int, objects that the image may hold afterwards: the rows of ground truth.
-        min_visible: share of a mask; an object that is covered down to less of it is left out.
-        blend: network pixels, standard deviation of the pasted edges. The paper found that it needs none.
+        transforms: list of transforms for the other image, such as the resizing and jitter that this
+            image has had.
+        most: int, largest number of objects afterwards: the rows of ground truth.
+        min_visible: objects with a smaller visible share of their mask are removed.
+        blend: network pixels, standard deviation of the edge blur. The paper found that none is needed.
     """
 
     transforms: tuple = ()
@@ -38,15 +37,15 @@ class CopyPaste:
     blend: float = 0.0
 
     def __call__(self, sample, rng):
-        """Sample -> Sample, in network pixels from here on.
+        """Sample -> Sample, whose pixels are now fixed network pixels.
 
         Raises:
-            ValueError: the sample has no `draw`: it does not come from a loader.
+            ValueError: the sample has no `draw`, because it does not come from a loader.
         """
         if sample.draw is None:
             raise ValueError(
-                "CopyPaste needs samples that can draw another image. Received one that was made by hand. "
-                "Use it in a DataLoader, or set `draw=lambda rng: other_sample`."
+                "CopyPaste needs a sample with a function `draw`, which returns another sample. Received one without. "
+                "Use CopyPaste in a DataLoader, or set `draw=lambda rng: other_sample`."
             )
         other = sample.draw(rng)
         for transform in self.transforms:
@@ -63,7 +62,7 @@ class CopyPaste:
         return dataclasses.replace(sample, image=image, instances=instances)
 
     def _chosen(self, sample, other, rng):
-        """Some objects of `other`, as many as there is room for; Instances in its network pixels."""
+        """Some objects of `other`, as many as fit under the limit; Instances in its network pixels."""
         limits = sample.size[::-1]
         objects = [shown for shown in other.objects() if not shown.crowd]
         fit = [shown for shown in objects if (shown.box[2:] - shown.box[:2] <= limits).all()]
@@ -72,12 +71,12 @@ class CopyPaste:
             return []
         chosen = [fit[k].rendered() for k in rng.permutation(len(fit))[: rng.integers(1, room + 1)]]
         chosen = [_shrunk(instance, instance.mask.pixels) for instance in chosen]
-        # Whole pixels can be one more than a box between pixels is long.
+        # A box with fractional corners can touch one more pixel than its length.
         return [instance for instance in chosen if np.less_equal(instance.mask.pixels.shape, sample.size).all()]
 
 
 def _placed(instance, size, rng):
-    """The object at a random place of an image of `size`."""
+    """The object at a random position in an image of `size`."""
     mask = instance.mask
     height, width = mask.pixels.shape
     x, y = (int(rng.integers(side - length + 1)) for side, length in ((size[1], width), (size[0], height)))
@@ -87,7 +86,7 @@ def _placed(instance, size, rng):
 
 
 def _paste(image, other, old, new, blend):
-    """Copy what `other` shows under mask `old` to mask `new` of `image`, in place; no more is resampled."""
+    """Copy the pixels of `other` under mask `old` to mask `new` of `image`, in place, without resampling."""
     height, width = old.pixels.shape
     margin = int(np.ceil(3 * blend))
     left, top = min(margin, old.x, new.x), min(margin, old.y, new.y)
@@ -106,7 +105,7 @@ def _paste(image, other, old, new, blend):
 
 
 def _uncovered(instances, size, min_visible):
-    """What can be seen of objects that lie one upon the other, the last on top; boxes follow the masks."""
+    """The visible parts of overlapping objects, the last one on top. Boxes are computed from the masks."""
     covered = np.zeros(size, bool)
     left = []
     for instance in reversed(instances):
@@ -124,7 +123,7 @@ def _uncovered(instances, size, min_visible):
 
 
 def _shrunk(instance, pixels):
-    """The object with these pixels of its window, and their box."""
+    """The object with these mask pixels in its window, and with their box."""
     mask = instance.mask
     x1, y1, x2, y2 = filled_box(pixels)
     box = np.array([mask.x + x1, mask.y + y1, mask.x + x2, mask.y + y2], np.float32)

@@ -1,9 +1,8 @@
-"""What may happen to the pixels of an image, its objects staying where they are.
+"""Pixel effects: recolouring, blur, noise, JPEG. Objects do not move.
 
-Each is a callable `pixels -> pixels`: (h, w, C) in and out, uint8, uint16 or float32, of the dtype that
-came in. What has a meaning for any number of channels takes them all (blur, noise, gain and offset);
-what is about colours as seen (hue, saturation, JPEG) refuses others. `data.appearance` draws their
-strengths; `data.sample` runs them.
+Each is a callable `pixels -> pixels`: (h, w, C) in and out, uint8, uint16 or float32; the dtype stays. Blur,
+noise, gain and offset work for any number of channels; hue, saturation and JPEG raise for images that are
+neither RGB nor gray. `appearance.py` draws the strengths; `data/samples/` applies the effects.
 """
 
 import dataclasses
@@ -19,19 +18,19 @@ _QUANTILES = [statistics.NormalDist().inv_cdf((k + 0.5) / 256) for k in range(25
 
 
 class Recolor:
-    """New colours from old ones, each pixel for itself, clipped to the dtype's range (float32 is not).
+    """Apply a colour matrix to each pixel. Clips to the range of the dtype (float32 is not clipped).
 
     Args:
-        matrix: float (3, [r, g, b, 1]): new red, green and blue are `matrix @ [r, g, b, 1]`. A gray
-            image gets the mean of the three; other numbers of channels need the same gain and
-            offset for each channel, and no mixing. Or float (C, C + 1) for images of C channels.
+        matrix: float (3, [r, g, b, 1]): the new red, green and blue are `matrix @ [r, g, b, 1]`. A gray
+            image gets the mean of the three. For other numbers of channels the matrix must have the
+            same gain and offset for each channel and no mixing. Or float (C, C + 1) for C channels.
     """
 
     def __init__(self, matrix):
         self.matrix = np.asarray(matrix, np.float64)
 
     def then(self, matrix):
-        """One Recolor for this and `matrix` after it, without clipping in between."""
+        """One Recolor that applies this matrix, then `matrix`, without clipping in between."""
         unchanged = np.eye(1, self.matrix.shape[1], len(self.matrix))
         return Recolor(np.asarray(matrix, np.float64) @ np.concatenate([self.matrix, unchanged]))
 
@@ -49,20 +48,20 @@ class Recolor:
         return as_dtype_of(pixels.astype(np.float32) * np.float32(gain) + np.float32(offset), pixels)
 
     def _gain_and_offset(self, channels):
-        """Of a matrix for RGB, for an image of other channels."""
+        """Convert an RGB matrix for an image with another number of channels."""
         gain, offset = self.matrix[:, :3].sum() / 3, self.matrix[:, -1].mean()
         mixes = len(self.matrix) != 3 or np.abs(self.matrix - np.eye(3, 4) * gain - [0, 0, 0, offset]).max() > 1e-9
         if channels != 1 and mixes:
             raise ValueError(
-                "Hue and saturation are changed in RGB images (and leave gray ones as they are). "
-                f"Received an image of {channels} channels. Set hue and saturation to 0 for it."
+                "Hue and saturation can only change in RGB images (gray images stay as they are). "
+                f"Received an image of {channels} channels. Set hue and saturation to 0."
             )
         return gain, offset
 
 
 @dataclasses.dataclass(frozen=True)
 class Blur:
-    """A Gaussian blur (of uint8 Pillow's, by repeated box blurs).
+    """Gaussian blur (uint8 uses Pillow's, which repeats box blurs).
 
     Args:
         deviation: standard deviation, network pixels.
@@ -75,7 +74,7 @@ class Blur:
         _checked(pixels)
         if pixels.dtype == np.uint8:
             return by_planes(pixels, lambda image: image.filter(ImageFilter.GaussianBlur(self.deviation)))
-        from skimage.filters import gaussian  # slow to import, and Pillow blurs 8 bits only
+        from skimage.filters import gaussian  # slow to import; needed because Pillow only blurs 8 bits
 
         blurred = gaussian(pixels.astype(np.float32), self.deviation, channel_axis=2, preserve_range=True)
         return as_dtype_of(blurred, pixels)
@@ -83,11 +82,11 @@ class Blur:
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """Gaussian noise, each channel for itself; the same in all three where an RGB image is gray.
+    """Gaussian noise, independent for each channel, but the same for all three if an RGB image is gray.
 
     Args:
-        deviation: standard deviation, in units of the pixels; of wider dtypes than uint8 one a channel will do.
-        seed: int, of the noise.
+        deviation: standard deviation in pixel units; for dtypes wider than uint8 also one per channel.
+        seed: int, seed of the noise.
     """
 
     deviation: float | tuple
@@ -100,7 +99,7 @@ class Noise:
         if pixels.dtype != np.uint8:
             noise = rng.standard_normal(pixels.shape, np.float32) * np.asarray(self.deviation, np.float32)
             return as_dtype_of(pixels + noise, pixels)
-        # 256 quantiles of the normal distribution, chosen by random bytes: 5 times faster than drawing it.
+        # Random bytes index 256 quantiles of the normal distribution: 5 times faster than sampling it.
         table = np.clip(np.rint(np.array(_QUANTILES) * self.deviation), -127, 127) + 128
         table = table.astype(np.uint8).tolist()
 
@@ -115,7 +114,7 @@ class Noise:
 
 @dataclasses.dataclass(frozen=True)
 class Jpeg:
-    """What an image loses on the way through a JPEG file.
+    """Encode and decode as JPEG.
 
     Args:
         quality: int, 1..95, libjpeg's.
@@ -138,10 +137,10 @@ class Jpeg:
 
 
 def _checked(pixels):
-    """Number of channels of what must be (h, w, C) of a dtype that images have."""
+    """Check that the pixels are (h, w, C) of an image dtype; return C."""
     if pixels.dtype not in (np.uint8, np.uint16, np.float32) or pixels.ndim != 3:
         raise ValueError(
-            "Pixels to be changed must be uint8, uint16 or float32 (height, width, channels). "
+            "Pixels must be uint8, uint16 or float32 (height, width, channels). "
             f"Received {pixels.dtype} {pixels.shape}. Read them with keras_maskrcnn.data.read_image."
         )
     return pixels.shape[2]

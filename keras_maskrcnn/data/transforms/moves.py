@@ -1,11 +1,11 @@
-"""Transforms of image, boxes and masks together: each changes how a Sample is looked at.
+"""Geometric transforms of image, boxes and masks together.
 
-A transform is any callable `(sample, rng) -> sample`. Those here replace the sample's View, so
-nothing is resampled before the last one has run, and mask and image cannot part; those of
-`data.appearance` change pixels alone, `data.copy_paste` brings objects of another image. `bound(height,
-width)` tells the largest size that a transform may give, from which the loader derives its canvas;
-one without it keeps the size. Write your own with `sample.with_view(view)` for geometry and
-`sample.affected(pixels -> pixels)` for anything about the network pixels; draw all chance from `rng`.
+A transform is any callable `(sample, rng) -> sample`. Those here replace the sample's View, so nothing is
+resampled before the last one has run, and mask and image stay aligned. Those of `appearance.py` change only
+pixels; `copy_paste.py` adds objects of another image. `bound(height, width)` returns the largest output size of
+a transform; the loader derives its canvas from it. A transform without `bound` keeps the size. To write your
+own, use `sample.with_view(view)` for geometry and `sample.affected(pixels -> pixels)` for network pixels, and draw
+all random numbers from `rng`.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ import math
 
 from keras_maskrcnn.geometry.resizing import network_size
 
-MIN_VISIBLE = 0.1  # of an object's mask: what a cut leaves less of, nobody could name
+MIN_VISIBLE = 0.1  # visible share of a mask; objects cut to less are ignored, because they are hard to recognise
 
 
 def bound_after(transforms, height, width):
-    """Largest (height, width) that a list of transforms may give."""
+    """Largest (height, width) that a list of transforms can produce."""
     for transform in transforms:
         if hasattr(transform, "bound"):
             height, width = transform.bound(height, width)
@@ -26,7 +26,7 @@ def bound_after(transforms, height, width):
 
 @dataclasses.dataclass(frozen=True)
 class RandomApply:
-    """Another transform with a given probability, and else nothing.
+    """Apply another transform with a given probability.
 
     Args:
         transform: `(sample, rng) -> sample`.
@@ -39,7 +39,7 @@ class RandomApply:
     def __post_init__(self):
         if not 0 <= self.probability <= 1:
             raise ValueError(
-                f"A probability lies in 0..1. Received {self.probability} for {self.transform}. Is it in per cent?"
+                f"A probability must be in 0..1. Received {self.probability} for {self.transform}. Is it a percentage?"
             )
 
     def __call__(self, sample, rng):
@@ -47,14 +47,14 @@ class RandomApply:
         return self.transform(sample, rng) if rng.random() < self.probability else sample
 
     def bound(self, height, width):
-        """(height, width) that holds the image both ways."""
+        """(height, width) that fits the image with and without the transform."""
         changed = bound_after([self.transform], height, width)
         return max(height, changed[0]), max(width, changed[1])
 
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """Short side to `min_size` unless the long side would pass `max_size`, as Predictor does.
+    """Resize the short side to `min_size`, or the long side to `max_size` if it would exceed that, as Predictor does.
 
     Args:
         min_size, max_size: network pixels.
@@ -75,10 +75,10 @@ class Resize:
 
 @dataclasses.dataclass(frozen=True)
 class ResizeByScale:
-    """Both sides times `image_scale`, as the model does where its config sets `image_scale`.
+    """Scale both sides by `image_scale`, as the model does if its config sets `image_scale`.
 
     Args:
-        image_scale: network pixels an image pixel.
+        image_scale: network pixels per image pixel.
     """
 
     image_scale: float
@@ -94,10 +94,10 @@ class ResizeByScale:
 
 @dataclasses.dataclass(frozen=True)
 class RandomFlip:
-    """Exchange left and right, top and bottom, or both, each with probability one half.
+    """Flip horizontally, vertically, or both, each with probability one half.
 
     Args:
-        horizontal, vertical: which of the two may happen.
+        horizontal, vertical: which flips are enabled.
     """
 
     horizontal: bool = True
@@ -119,7 +119,7 @@ class RandomFlip:
 
 @dataclasses.dataclass(frozen=True)
 class RandomRotate90:
-    """Zero to three quarter turns, each as likely."""
+    """Rotate by 0, 90, 180 or 270 degrees, with equal probability."""
 
     def __call__(self, sample, rng):
         """Sample -> Sample."""
@@ -129,17 +129,17 @@ class RandomRotate90:
         return sample.with_view(view)
 
     def bound(self, height, width):
-        """(height, width) of the square that holds the image both ways."""
+        """(height, width) of the square that fits the image in both orientations."""
         return max(height, width), max(height, width)
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomRotation:
-    """A free turn about the middle. The frame stays: corners leave it, and beyond the image it is gray.
+    """Rotate about the centre by any angle. The frame keeps its size: corners are cut off, empty areas are gray.
 
     Args:
-        degrees: the turn is drawn from -degrees to degrees.
-        min_visible: share of an object; of which less stays in the frame is ignored.
+        degrees: the angle is drawn from -degrees to degrees.
+        min_visible: objects with a smaller visible share become regions to ignore.
     """
 
     degrees: float
@@ -156,11 +156,11 @@ class RandomRotation:
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-    """A window of fixed size at a random place; smaller images stay whole and are padded.
+    """Crop a window of fixed size at a random position. Smaller images stay whole and are padded.
 
     Args:
         size: network pixels, int or (height, width).
-        min_visible: share of an object; what is cut to less of it becomes a region to ignore.
+        min_visible: objects with a smaller visible share become regions to ignore.
     """
 
     size: int | tuple
@@ -175,20 +175,20 @@ class RandomCrop:
         return sample.with_view(sample.view.cropped(x, y, height, width), self.min_visible)
 
     def bound(self, height, width):
-        """(height, width) of the window, whatever the image."""
+        """(height, width) of the window, for any image."""
         return (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
 
 
 @dataclasses.dataclass(frozen=True)
 class LargeScaleJitter:
-    """A random factor, then a window at a random place (Ghiasi et al. 2021, LSJ).
+    """Scale by a random factor, then crop a window at a random position (Ghiasi et al. 2021, LSJ).
 
-    The paper's own is `[Resize(1024, 1024), LargeScaleJitter(window=1024)]`. What is smaller than the
-    window stays whole; the canvas of the batch is its padding.
+    The paper uses `[Resize(1024, 1024), LargeScaleJitter(window=1024)]`. Images smaller than the window
+    stay whole; the batch pads them.
 
     Args:
-        low, high: smallest and largest factor on the present size, drawn uniformly.
-        window: network pixels, int or (height, width); None is the size before.
+        low, high: smallest and largest factor of the current size, drawn uniformly.
+        window: network pixels, int or (height, width); None means the size before scaling.
         min_visible: as in RandomCrop.
     """
 
@@ -211,7 +211,7 @@ class LargeScaleJitter:
 
 @dataclasses.dataclass(frozen=True)
 class ScaleJitter:
-    """Enlarge or shrink by a random factor, log-uniform, so that doubling is as likely as halving.
+    """Scale by a random factor. The factor is log-uniform, so that doubling is as likely as halving.
 
     Args:
         low, high: smallest and largest factor.

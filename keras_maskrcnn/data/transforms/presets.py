@@ -1,6 +1,6 @@
-"""Ready-made augmentations by name, as lists of transforms that follow the resizing to network size.
+"""Augmentation presets by name: lists of transforms that run after resizing to network size.
 
-Called by `data.loader` and the command line. The lists are plain: print one, change it, pass it to
+Called by the data loader and the command line. A preset is a plain list: print it, change it, pass it to
 `DataLoader(augmentation=...)`.
 """
 
@@ -25,30 +25,30 @@ def preset(name, config, crop=None, any_way_up=False):
     """The transforms of a preset.
 
     * "none": only `crop`.
-    * "flip": left and right exchanged in half of the images; what the paper trains with.
-    * "light": and scales from 0.8 to 1.25, moderate changes of colour. For short fine-tuning.
-    * "strong": and scales from 0.1 to 2, copy-paste in half of the images (both Ghiasi et al. 2021),
-      colours with hue, now and then blur, noise and JPEG artefacts. For long runs, and for few images.
+    * "flip": horizontal flips of half of the images, as in the paper.
+    * "light": flips, scales from 0.8 to 1.25 and moderate colour changes. For short fine-tuning.
+    * "strong": flips, scales from 0.1 to 2, copy-paste in half of the images (both Ghiasi et al. 2021), colour
+      changes with hue, and occasional blur, noise and JPEG artefacts. For long runs, and for few images.
 
-    Scales keep the size of the canvas: what grows over it is cut, what shrinks is padded. Hue and saturation
-    and JPEG artefacts are left out for images that are not RGB or gray of 8 bits: they would have no meaning.
+    Scaling keeps the canvas size: larger images are cropped, smaller ones padded. Hue, saturation and JPEG
+    artefacts are left out for images that are not 8-bit RGB or gray.
 
     Args:
         name: one of `PRESETS`.
-        config: MaskRCNNConfig, for resizing pasted images, `max_instances` and what images hold.
-        crop: network pixels, int or (height, width), of a window at a random place; None: no window.
-        any_way_up: whether the images have no top, as under a microscope or from the air: quarter turns
-            and vertical flips too, and with "strong" free turns in half of the images.
+        config: MaskRCNNConfig, for the resizing of pasted images, `max_instances`, and the channels of images.
+        crop: network pixels, int or (height, width), of a window at a random position; None means no crop.
+        any_way_up: whether the images have no fixed orientation (microscopy, aerial images). Adds rotations by
+            90 degrees and vertical flips, and with "strong" free rotations of half of the images.
 
     Returns:
-        list of transforms, to follow `resize_as(config)`.
+        list of transforms, to run after `resize_as(config)`.
 
     Raises:
         ValueError: unknown name.
     """
     if name not in PRESETS:
         raise ValueError(
-            f"augmentation is one of {', '.join(PRESETS)}, or a list of transforms. "
+            f"augmentation must be one of {', '.join(PRESETS)}, or a list of transforms. "
             f"Received {name!r}. See keras_maskrcnn.data for the transforms."
         )
     moves = _scaling(name, crop)
@@ -63,7 +63,7 @@ def preset(name, config, crop=None, any_way_up=False):
 
 
 def resize_as(config):
-    """The transform that resizes as the model's config says, and as Predictor does."""
+    """The transform that resizes as the model's config specifies, and as Predictor does."""
     if config.image_scale is not None:
         return ResizeByScale(config.image_scale)
     return Resize(config.min_size, config.max_size)
@@ -76,12 +76,12 @@ def _scaling(name, crop):
 
 
 def _has_colors(config):
-    """Whether images are pictures as a screen shows them: RGB or gray, 8 bits."""
+    """Whether images are ordinary pictures: RGB or gray, 8 bits."""
     return config.image_dtype == "uint8" and config.num_channels in (1, 3)
 
 
 def _colors(config, reach, hue):
-    """Changes of colour; of brightness and contrast alone where there are no colours as seen."""
+    """Colour changes; only brightness and contrast if the images are not ordinary pictures."""
     return ColorJitter(reach, reach, reach, hue) if _has_colors(config) else ColorJitter(reach, reach)
 
 
