@@ -11,7 +11,7 @@ numpy, batch first; B images, N rows of ground truth; network pixels.
     gt_valid     bool (B, N): rows that hold an object; the others are padding (zeros)
     gt_crowd     bool (B, N): valid rows that are crowd regions: no targets, their inside is ignored
 
-Each branch of the config adds its own (`Branch.truth`); the mask branch, M mask cells a side:
+Each branch of the config adds its own (`Branch.truth`); the mask branch, M mask cells per side:
 
     gt_masks       uint8 0/1 (B, N, M, M) in the frame of the gt box: row 0 at y1, row M-1 ends at y2
     gt_mask_boxes  optional, float32 (B, N, [x1, y1, x2, y2]): the window of gt_masks, if it is not the gt box

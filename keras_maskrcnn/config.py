@@ -60,28 +60,28 @@ class MaskRCNNConfig:
             (torchvision's `AnchorGenerator`). They differ on P6 where a canvas is no multiple of 64.
         rpn_convs: number of 3x3 convolutions of the RPN head (paper 1, torchvision v2: 2).
         rpn_positive_iou, rpn_negative_iou: anchor matching thresholds (Faster section 3.1.2).
-        rpn_samples, rpn_positive_fraction: anchors an image in the RPN loss (Faster section 3.1.3).
+        rpn_samples, rpn_positive_fraction: anchors per image in the RPN loss (Faster section 3.1.3).
         rpn_box_weights: box coder weights of the RPN.
         train_pre_nms, train_post_nms, test_pre_nms, test_post_nms: proposals kept per level before NMS and over
             all levels after it (FPN section 4.1; torchvision).
         rpn_nms_threshold: IoU (Faster section 3.3).
         rpn_min_size: proposals with a shorter side are dropped, pixels (torchvision).
-        roi_samples, roi_positive_fraction: RoIs an image for the heads (paper section 3.1: N = 512, 1:3).
+        roi_samples, roi_positive_fraction: RoIs per image for the heads (paper section 3.1: N = 512, 1:3).
         roi_iou: RoIs with at least this IoU are positive, others negative (paper section 3.1).
-        mask_samples: positive RoIs an image in the mask loss; None means all that are sampled (paper).
+        mask_samples: positive RoIs per image in the mask loss; None means all that are sampled (paper).
         crowd_ioa: anchors and RoIs of which a larger share lies in a crowd region are neither positive nor negative.
         box_weights: box coder weights of the box head (torchvision).
         smooth_l1_beta: where smooth L1 turns from square to linear (torchvision: 1/9).
         roi_sampling_ratio, roi_aligned, roi_aggregation: RoIAlign (paper section 3; torchvision: 2, False, "average").
-        box_pool_size, mask_pool_size: RoIAlign bins a side (paper figure 4: 7 and 14).
+        box_pool_size, mask_pool_size: RoIAlign bins per side (paper figure 4: 7 and 14).
         box_convs, box_fcs, box_features: box head layers and width (paper: 0, 2, 1024; torchvision v2: 4, 1, 1024).
         mask_convs, mask_channels: mask head layers and width (paper figure 4: 4 and 256).
-        mask_size: mask logits a side; mask_pool_size times a power of two (paper: 28).
-        gt_mask_size: ground-truth masks travel as squares of this many cells a side in the frame of their box.
+        mask_size: mask logits per side; mask_pool_size times a power of two (paper: 28).
+        gt_mask_size: ground-truth masks are squares of this many cells per side in the frame of their box.
         score_threshold, nms_threshold, max_detections: final detections (torchvision: 0.05, 0.5, 100).
         class_agnostic_nms: True lets a detection suppress those of other classes too.
-        max_instances: ground-truth objects an image that the loader keeps.
-        detection_candidates: highest-scoring (RoI, class) pairs an image that enter the final NMS. Ours: a static
+        max_instances: ground-truth objects per image that the loader keeps.
+        detection_candidates: highest-scoring (RoI, class) pairs per image that enter the final NMS. Ours: a static
             bound for compiled backends, far above what passes the score threshold in practice.
         min_box_size: final boxes with a shorter side are dropped, pixels (torchvision: 1e-2).
         mask_pasting: "subpixel" samples masks at pixel centres in the exact box; "torchvision" rounds boxes to
@@ -195,12 +195,12 @@ class MaskRCNNConfig:
 
     @property
     def max_positive_rois(self):
-        """Most positive RoIs an image that the sampler draws."""
+        """Most positive RoIs per image that the sampler draws."""
         return max(1, int(self.roi_samples * self.roi_positive_fraction))
 
     @property
     def max_mask_rois(self):
-        """Positive RoIs an image that enter the mask loss."""
+        """Positive RoIs per image that enter the mask loss."""
         return min(self.max_positive_rois, self.mask_samples or self.max_positive_rois)
 
 

@@ -9,7 +9,7 @@
 
 With ground truth among the inputs, `learn` replaces the last two: it samples targets (learning/) and returns the heads'
 outputs with their targets, and `compute_loss` turns these into the named losses. The forward pass is written once and
-runs once a step.
+runs once per step.
 
 Shapes: B images, H x W canvas, N anchors, P proposals, S sampled RoIs, D detections, K classes. All boxes are float32
 [x1, y1, x2, y2] in network pixels. batch.py is the contract of the inputs. `training` is Keras' flag everywhere:
@@ -138,7 +138,7 @@ class MaskRCNN(keras.Model):
                 float (B,), `nms_threshold` float (B,), `max_detections` int (B,), at most the config's.
 
         Returns:
-            Without ground truth, a dict of boxes float (B, D, 4) network pixels, scores float (B, D) falling,
+            Without ground truth, a dict of boxes float (B, D, 4) network pixels, scores float (B, D) descending,
             labels int32 (B, D) in 0..K-1, valid bool (B, D), and each branch's arrays, such as masks float
             (B, D, 28, 28): probabilities in the frame of their box. Rows that are not valid hold zeros. With ground
             truth, what `learn` returns.

@@ -51,7 +51,7 @@ def non_max_suppression(boxes, scores, iou_threshold=0.5, max_outputs=None, clas
             all are valid.
 
     Returns:
-        indices: int32 (..., D), by falling score, equal scores by lower index; 0 where not kept.
+        indices: int32 (..., D), by descending score, equal scores by lower index; 0 where not kept.
         keep: bool (..., D), True for the leading entries that are kept boxes.
 
     Raises:

@@ -182,7 +182,7 @@ def test_the_saved_model_has_it_among_its_outputs(trained, tmp_path):
         (("keypoint",), "A branch is one of"),
         ("mask", r"branches=\('mask',\)"),
         ((Orientation,), "Pass an object"),
-        (("mask", "mask"), "a name of its own"),
+        (("mask", "mask"), "unique names"),
     ],
 )
 def test_a_wrong_branch_is_refused(branches, message):

@@ -282,7 +282,7 @@ def test_nuclei_on_the_bowls_own_layout(tmp_path, capsys):
     run = tmp_path / "run"
     arguments = ["--train", str(tmp_path / "data"), "--steps", "2", "--batch-size", "1", "--output", str(run)]
     load_sample("nuclei/train.py").main(arguments)
-    assert "AP and AR400 count up to 400 detections an image" in capsys.readouterr().out
+    assert "AP and AR400 count up to 400 detections per image" in capsys.readouterr().out
     config = check_run(run, overlays=1)  # one of four images is for validation
     assert config["class_names"] == ["nucleus"] and config["max_instances"] == 2 and config["image_scale"] == 2
 

@@ -17,7 +17,7 @@ def resolve(branches):
     """The branches that a config names.
 
     Args:
-        branches: sequence of a built-in's name, a Branch, or the dict that `describe` makes of one.
+        branches: sequence of a built-in's name, a Branch, or a dict from `describe`.
 
     Returns:
         tuple of Branch.
@@ -35,8 +35,8 @@ def resolve(branches):
     unusable = [name for name in names if not name.isidentifier() or name in _TAKEN]
     if repeated or unusable:
         raise ValueError(
-            "Every branch needs a name of its own, an identifier that is none of "
-            f"{_TAKEN}, and loss names of its own. Received the names {names} with the losses {losses}. Rename one."
+            f"Branches need unique names, which are identifiers other than {_TAKEN}, and unique loss names. "
+            f"Received the names {names} and the losses {losses}. Rename one."
         )
     return found
 

@@ -83,7 +83,7 @@ class Branch:
 
         Args:
             values: dict of key to array (..., D, *shape), numpy or tensors.
-            scale: (..., 1, [x, y]), image pixels a network pixel.
+            scale: (..., 1, [x, y]), image pixels per network pixel.
             offset: the same shape, image pixels: where the network's corner (0, 0) lies.
 
         Returns:
@@ -104,7 +104,7 @@ class Branch:
 
         Args:
             pen: PIL.ImageDraw.ImageDraw. found: FoundInstances. index: int, of the instance.
-            enlarge: int, picture pixels an image pixel. color: (red, green, blue).
+            enlarge: int, picture pixels per image pixel. color: (red, green, blue).
         """
 
     # Torchvision's weights -------------------------------------------------------------------------------------

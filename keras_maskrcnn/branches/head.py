@@ -10,7 +10,7 @@ class BranchHead(keras.layers.Layer):
     """What every head of a branch has. Subclasses define `call`, `learn`, `loss_values` and `detect`.
 
     Args:
-        pool_size: RoIAlign bins a side.
+        pool_size: RoIAlign bins per side.
         max_rois: positive RoIs of an image that the head trains on at most; None takes all.
         roi_align: dict of options of MultiLevelRoIAlign. `Branch.head_options` gives it and max_rois.
     """

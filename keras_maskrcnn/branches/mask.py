@@ -32,7 +32,7 @@ class MaskBranch(Branch):
 
     @staticmethod
     def fields(gt_mask_size):
-        """The arrays of `truth` for masks of so many cells a side."""
+        """The arrays of `truth` for masks of so many cells per side."""
         frame = "0 or 1, in the frame of the gt box: row 0 at y1, the last row ends at y2"
         return {
             "gt_masks": Field((gt_mask_size, gt_mask_size), "uint8", frame, ("M", "M"), free=True),

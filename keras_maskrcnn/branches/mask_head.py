@@ -164,7 +164,7 @@ def mask_targets(rois, matched, truth, mask_size, rule=None):
 
     Args:
         rois: float (B, Q, 4), network pixels. matched: int32 (B, Q), rows of the ground truth.
-        truth: dict of the batch's `gt_*` arrays. mask_size: M, cells a side.
+        truth: dict of the batch's `gt_*` arrays. mask_size: M, cells per side.
         rule: dict of options of `sample_masks`, a value of `mask.MASK_RULES`; None takes its defaults.
 
     Returns:

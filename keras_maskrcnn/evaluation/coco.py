@@ -21,7 +21,7 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0):
     Args:
         model: MaskRCNN (or anything that Predictor takes).
         dataset: any of `data`'s datasets, or a DataLoader, whose dataset is taken (untransformed).
-        max_detections: detections an image that count. None means 100 as COCO does, or the config's
+        max_detections: detections per image that count. None means 100 as COCO does, or the config's
             `max_detections` where it is larger.
         verbose: 1 shows a progress bar.
 

@@ -2,7 +2,7 @@
 
 Comes in: ground truth and detections in COCO's formats. Goes out: a flat dictionary of figures. Called by `coco.py`
 and by users who have detections of any model. faster-coco-eval does the matching. Its tables equal pycocotools' to
-2e-16, and it takes a sixtieth of the time at 1,000 detections an image (`benchmarks/compare_coco_eval.py`).
+2e-16, and it takes a sixtieth of the time at 1,000 detections per image (`benchmarks/compare_coco_eval.py`).
 """
 
 import numpy as np
@@ -70,7 +70,7 @@ def format_metrics(metrics):
     cap, iou_types = int(metrics["max_detections"]), iou_types_in(metrics)
     lines = [*_overall_table(metrics, iou_types, cap), "", *_class_table(metrics, iou_types)]
     rule = "COCO's own cap" if cap == 100 else "COCO's own cap is 100"
-    lines.append(f"AP and AR{cap} count up to {cap} detections an image ({rule}); - = no such ground truth")
+    lines.append(f"AP and AR{cap} count up to {cap} detections per image ({rule}); - = no such ground truth")
     if metrics.get("images_at_cap"):
         count = int(metrics["images_at_cap"])
         lines.append(f"images with all the detections the model can give: {count}; config.max_detections limits them")

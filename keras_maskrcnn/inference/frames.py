@@ -8,7 +8,7 @@ def boxes_in_image(boxes, scale, image_size):
 
     Args:
         boxes: float (n, [x1, y1, x2, y2]), network pixels.
-        scale: float (1, [x, y]), image pixels a network pixel. image_size: (height, width), image pixels.
+        scale: float (1, [x, y]), image pixels per network pixel. image_size: (height, width), image pixels.
 
     Returns:
         float32 (n, 4).
@@ -22,7 +22,7 @@ def moved_values(rows, config, scale=((1, 1),), offset=((0, 0),)):
 
     Args:
         rows: dict of keys of the branches' `found` to arrays (n, ...); other keys are left out. config: MaskRCNNConfig.
-        scale: (1, [x, y]), image pixels a network pixel. offset: (1, [x, y]), image pixels.
+        scale: (1, [x, y]), image pixels per network pixel. offset: (1, [x, y]), image pixels.
 
     Returns:
         dict of the branches' keys to arrays (n, ...).

@@ -60,7 +60,7 @@ class Predictor:
                 all but arrays.
 
         Returns:
-            FoundInstances, by falling score; TiledInstances of an image larger than `tile`.
+            FoundInstances, by descending score; TiledInstances of an image larger than `tile`.
         """
         image = read_image(image, self.config.num_channels, self.config.image_dtype)
         if self.tile is None or max(image.shape[:2]) <= self.tile:
@@ -95,7 +95,7 @@ class Predictor:
 
 
 class FoundInstances:
-    """The instances of one image, by falling score, in image pixels.
+    """The instances of one image, by descending score, in image pixels.
 
     What a branch finds is an attribute under the branch's key, and so are its views. The mask branch gives
 
@@ -173,12 +173,12 @@ class FoundInstances:
 
 
 class TiledInstances(FoundInstances):
-    """The instances of a large image, by falling score, in image pixels; masks are kept as run lengths.
+    """The instances of a large image, by descending score, in image pixels; masks are kept as run lengths.
 
     `mask_windows` and `to_coco` are the forms to use; `masks` would be n times the size of the image.
 
     Args:
-        pieces: list of `tiling.Piece`, by falling score.
+        pieces: list of `tiling.Piece`, by descending score.
         image_size: (height, width), image pixels.
         config: MaskRCNNConfig, as for FoundInstances.
     """

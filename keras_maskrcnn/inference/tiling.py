@@ -192,7 +192,7 @@ def _better_seen(piece, tiles, image_size):
 def _links(pieces, cut, tiles):
     """Pairs (i, j) of pieces that are one object.
 
-    A piece that is not cut belongs to at most one such piece of another tile: pairs are taken by falling overlap.
+    A piece that is not cut belongs to at most one such piece of another tile: pairs are taken by descending overlap.
     """
     candidates = []
     for i, j in _meeting(pieces):

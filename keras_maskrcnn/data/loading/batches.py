@@ -31,7 +31,7 @@ class BatchMaker:
     Args:
         dataset: a Dataset (CocoDataset, DsbDataset, ArrayDataset).
         config: MaskRCNNConfig, for classes, image size, channels, max_instances and the branches' arrays.
-        batch_size: images a batch.
+        batch_size: images per batch.
         transforms: list of `(sample, rng) -> sample`, in order; None resizes as the config says.
         options: LoaderOptions, or None.
         **fields: fields of LoaderOptions by name, which override `options`.
@@ -72,7 +72,7 @@ class BatchMaker:
             )
 
     def __len__(self):
-        """Batches an epoch."""
+        """Batches per epoch."""
         count = len(self.order)
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 

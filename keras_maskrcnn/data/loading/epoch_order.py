@@ -87,7 +87,7 @@ class EpochOrder:
         self.length = int(np.ceil(self.factors.sum() - 1e-9))
 
     def __len__(self):
-        """Images an epoch, repeats counted."""
+        """Images per epoch, repeats counted."""
         return self.length
 
     def images(self, epoch):

@@ -14,7 +14,7 @@ class LoaderOptions:
         seed: int, of order and transforms.
         workers: threads.
         canvas: (H, W) network pixels, multiples of 32; None is the smallest that fits every image.
-        max_instances: rows of ground truth an image; None takes the config's.
+        max_instances: rows of ground truth per image; None takes the config's.
         drop_last: leave out a last batch that is not full. None does so when shuffling, where every image still comes
             up in other epochs.
         cache_bytes: decoded images and masks kept in memory up to this many bytes, so that small datasets are decoded

@@ -48,7 +48,7 @@ def resample_mask(window, box, size):
     Args:
         window: MaskWindow, image pixels.
         box: float [x1, y1, x2, y2], image pixels, x1 < x2 and y1 < y2.
-        size: M, cells a side.
+        size: M, cells per side.
 
     Returns:
         uint8 0/1 (M, M). Never empty if the window has a pixel in the box: then at least the cell

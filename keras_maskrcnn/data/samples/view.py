@@ -56,7 +56,7 @@ class View:
 
     @property
     def scale(self):
-        """(x, y) of an axis-aligned view: view pixels an image pixel, negative where it is flipped."""
+        """(x, y) of an axis-aligned view: view pixels per image pixel, negative where it is flipped."""
         return tuple(row[int(self.transposed) ^ axis] for axis, row in enumerate(self.matrix))
 
     @property
@@ -66,7 +66,7 @@ class View:
 
     @property
     def zoom(self):
-        """View pixels an image pixel, the mean over both directions."""
+        """View pixels per image pixel, the mean over both directions."""
         (a, b, _), (d, e, _) = self.matrix
         return math.sqrt(abs(a * e - b * d))
 
