@@ -1,8 +1,7 @@
 """One image with its objects on the way into a batch: source pixels, records, and the View of them.
 
-Transforms replace the view; `network_image` and `network_instances` then make pixels, boxes and
-masks in network pixels, once. Called by `data.loader`; transforms (`data.transforms`,
-`data.appearance`, `data.copy_paste`) act on it.
+Transforms (`data/transforms`) replace the view. `network_image` and `network_objects` then make pixels, boxes and
+masks in network pixels, with one resampling. Called by `data/loading`.
 """
 
 import dataclasses
@@ -17,17 +16,17 @@ from keras_maskrcnn.data.transforms.effects import Recolor
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """An image, its objects, and how they are looked at.
+    """An image, its objects, and the view of them that a batch shows.
 
     Args:
         image: (H, W, C), image pixels, uint8, uint16 or float32; perhaps a memory map.
         instances: tuple of Instance, image pixels.
         view: View, from image pixels to network pixels.
-        effects: tuple of `pixels -> pixels`, (h, w, C), what happens to the network pixels.
-        min_visible: share of an object's mask; objects of which the view shows less are ignored.
+        effects: tuple of functions `pixels -> pixels`, (h, w, C), applied to the network pixels in order.
+        min_visible: share of an object's mask; an object is ignored if the view shows less of it.
         draw: `rng -> Sample`, another image of the same dataset; None outside of a loader.
-        fill: one value, or one a channel: what a free turn shows beyond the image.
-        std: one a channel, what the model divides by; None takes the image's own.
+        fill: one value, or one per channel: the pixels beyond the image that a free rotation shows.
+        std: one per channel, what the model divides by; None takes the image's standard deviation.
     """
 
     image: np.ndarray
