@@ -216,7 +216,7 @@ def test_a_damaged_image_stops_or_is_replaced_and_named(damaged):
         DataLoader(dataset, config_of(dataset), 2)[2]
     dataset = CocoDataset(damaged / "annotations.json", damaged / "images", on_error="skip")
     loader = DataLoader(dataset, config_of(dataset), 2)
-    with pytest.warns(UserWarning, match=r"1 so far.*image 5.*00005\.png.*next image"):
+    with pytest.warns(UserWarning, match=r"number 1 in .*image 5.*00005\.png.*next image"):
         batch = loader[2]
     np.testing.assert_array_equal(batch["images"][0], batch["images"][1])
     assert len(dataset.faults) == 1 and "00005.png" in str(dataset.faults[0])

@@ -99,7 +99,7 @@ def test_the_client_takes_text_and_bytes_and_names_a_code_of_another_image():
     text = expected_text(mask)
     assert coco_rle([text, text.decode(), b""], [6, 5]) == [{"size": [6, 5], "counts": text.decode()}] * 2
     np.testing.assert_array_equal(masks_from_rle([text], np.array([6, 5])), mask[None])
-    with pytest.raises(ValueError, match="30 pixels for 6 x 6.*same row"):
+    with pytest.raises(ValueError, match="30 pixels for an image of 6 x 6.*same row"):
         masks_from_rle([text], [6, 6])
     assert masks_from_rle([b"", b""], [6, 5]).shape == (0, 6, 5)
 
