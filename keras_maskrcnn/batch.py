@@ -3,8 +3,8 @@
 Loaders fill a batch, the model reads it, and `check_batch` checks batches that were built by hand. All arrays are
 numpy, batch first; B images, N rows of ground truth; network pixels.
 
-    images       uint8 | uint16 | float32 (B, H, W, C), zero padded at right and bottom; not normalised,
-                 that is the model's task. C channels, [r, g, b] 0..255 unless the config says otherwise
+    images       uint8 | uint16 | float32 (B, H, W, C), zero padded at right and bottom; not normalised:
+                 the model does that. C channels, [r, g, b] 0..255 unless the config says otherwise
     image_sizes  int32 (B, [height, width]): the part of the canvas that is image
     gt_boxes     float32 (B, N, [x1, y1, x2, y2])
     gt_labels    int32 (B, N), 0..K-1, no background
@@ -16,7 +16,7 @@ Each branch of the config adds its own (`Branch.truth`); the mask branch, M mask
     gt_masks       uint8 0/1 (B, N, M, M) in the frame of the gt box: row 0 at y1, row M-1 ends at y2
     gt_mask_boxes  optional, float32 (B, N, [x1, y1, x2, y2]): the window of gt_masks, if it is not the gt box
 
-`images` with `image_sizes` alone is a batch for inference.
+A batch for inference has only `images` and `image_sizes`.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from keras_maskrcnn.geometry.resizing import STRIDE
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """An array of a batch that is no ground truth: its rank, shape and dtype in words, and numpy kinds."""
+    """An array of a batch other than ground truth: its rank, shape and dtype in words, and numpy kinds."""
 
     rank: int
     shape: str
@@ -54,7 +54,7 @@ def batch_fields(config=None):
     """The ground-truth arrays of a model's batches.
 
     Args:
-        config: MaskRCNNConfig. None: with the mask branch alone, masks of any size.
+        config: MaskRCNNConfig. None: only the mask branch, with masks of any size.
 
     Returns:
         dict of "gt_..." to Field; the mandatory ones first.
@@ -132,7 +132,7 @@ def check_batch(batch, config=None):
 
     Raises:
         ValueError: a key is missing or unknown; a rank, size, dtype or count disagrees; a canvas
-            side is no multiple of 32; a valid box is degenerate, outside its image, or not finite;
+            side is not a multiple of 32; a valid box is degenerate, outside its image, or not finite;
             a label is not in 0..K-1; a mask value is not 0 or 1.
     """
     fields = batch_fields(config)

@@ -98,7 +98,7 @@ def test_files_of_any_size_in_one_batch_are_answered_as_alone_and_as_by_the_pred
             np.testing.assert_allclose(answer[name][row], alone[name][0], atol=tolerance, err_msg=name)
 
 
-def test_where_the_canvas_shows_in_the_answer_each_file_gets_its_own():
+def test_where_predictions_depend_on_the_canvas_each_file_gets_its_own():
     """Torchvision's padding: the signature's function, which nobody saved."""
     import tensorflow as tf
 

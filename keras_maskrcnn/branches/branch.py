@@ -1,7 +1,7 @@
 """What a branch is: a kind of prediction for each RoI, beside class and box (Mask R-CNN section 3: "adds a branch").
 
-A branch has two parts. `Branch`, here, declares what the rest of the package has to know: the losses, the arrays in a
-batch and in a detection, how values move between frames, how they are drawn and evaluated. It needs numpy alone, so
+A branch has two parts. `Branch`, here, declares what the rest of the package needs: the losses, the arrays in a
+batch and in a detection, how values move between frames, how they are drawn and evaluated. It needs only numpy, so
 that loaders and data commands import no framework. `BranchHead` (head.py) is the Keras layer that trains and predicts.
 `MaskRCNNConfig.branches` names the branches of a model; nothing else does. `samples/new_branch` adds one in user code.
 """
@@ -15,10 +15,10 @@ class Branch:
 
     Attributes:
         name: str, an identifier. The model keeps the head as `<name>_head`.
-        losses: names of the head's losses, each shown while training; they end in "_loss".
+        losses: names of the head's losses, each shown in training; they end in "_loss".
         coco_iou_type: pycocotools' type of evaluation ("segm", "keypoints"), or None: COCO has no figure for it.
-        survives_tiling: whether found values still hold for an instance that is merged from several tiles; those of
-            its surest part are kept then.
+        survives_tiling: whether found values are still valid for an instance merged from several tiles; it then keeps
+            those of its highest-scoring part.
         class_layers: attributes of the head whose layers have one output for each class; fine-tuning on other classes
             leaves them random.
     """
@@ -39,7 +39,7 @@ class Branch:
         """Those arrays for one object, in network pixels.
 
         Args:
-            seen: VisibleObject: `seen.instance.attributes` holds what the annotation says beyond COCO's fields,
+            seen: VisibleObject: `seen.instance.attributes` holds the annotation's other fields beside COCO's,
                 `seen.points` and `seen.vectors` carry its coordinates through flips, crops, scales and turns,
                 `seen.box` is the visible box, `seen.cells(M)` the mask in it.
             config: MaskRCNNConfig.

@@ -18,7 +18,7 @@ MASK_RULES = {
 
 
 class MaskBranch(Branch):
-    """A binary mask for each detection, in the frame of its box, pasted into the image when asked for."""
+    """A binary mask for each detection, in the frame of its box, pasted into the image on request."""
 
     name = "mask"
     losses = ("mask_loss",)

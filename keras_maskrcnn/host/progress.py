@@ -1,4 +1,4 @@
-"""Progress bars, drawn by rich, where somebody watches: on a terminal and in a notebook."""
+"""Progress bars, drawn by rich, shown on a terminal and in a notebook."""
 
 import sys
 import time

@@ -1,8 +1,8 @@
 """From one image to its instances, in the pixels of that image.
 
-Comes in: a path, PIL image or array. Goes out: `FoundInstances` with boxes, scores, labels and masks in image
-pixels. Called by users, by `evaluation/` and by the command line. Masks stay 28x28 in the frame of their
-box until somebody asks for full ones.
+In: a path, PIL image or array. Out: `FoundInstances` with boxes, scores, labels and masks in image pixels. Called by
+users, by `evaluation/` and by the command line. Masks stay 28x28 in the frame of their box until full ones are
+requested.
 """
 
 import keras
@@ -25,12 +25,12 @@ class Predictor:
 
     Args:
         model: MaskRCNN, or anything with `.config` and `.predict_on_batch(batch)`.
-        score_threshold: float in 0..1, detections below it are dropped. None means the config's. It can't lie
-            below the config's: those detections never leave the model.
-        tile: int, image pixels: larger images are cut into overlapping squares of this side, which are
-            resized as images of their size are and merged by their masks (`tiling.py`). None takes every image
-            whole. With `image_scale` in the config all scales stay; else `tile=config.min_size` keeps them.
-        overlap: share of a tile's side in common with the next one. Best not smaller than the objects.
+        score_threshold: float in 0..1, detections below it are dropped. None means the config's. It cannot be lower
+            than the config's, because the model does not return those detections.
+        tile: int, image pixels: larger images are cut into overlapping squares of this side. Each is resized like
+            an image of its size; detections are merged by their masks (`tiling.py`). None never cuts. With
+            `image_scale` in the config all scales stay; else `tile=config.min_size` keeps them.
+        overlap: share of a tile's side in common with the next tile. Should not be smaller than the objects.
     """
 
     def __init__(self, model, score_threshold=None, tile=None, overlap=0.2):
@@ -44,7 +44,7 @@ class Predictor:
                 "dataclasses.replace(config, score_threshold=...)."
             )
         if tile is not None:
-            tile_grid(tile, tile, tile, overlap)  # raises where they cannot be
+            tile_grid(tile, tile, tile, overlap)  # raises if they are invalid
         self.model = model
         self.config = model.config
         self.score_threshold = score_threshold
@@ -56,8 +56,7 @@ class Predictor:
 
         Args:
             image: path, PIL image, encoded bytes, or an array (H, W, C) of the model's channels and dtype, uint8
-                RGB unless its config says otherwise (`data.images` has the rules). EXIF rotation is applied to
-                all but arrays.
+                RGB by default (docs/images.md has the rules). EXIF rotation is applied, except to arrays.
 
         Returns:
             FoundInstances, by descending score; TiledInstances of an image larger than `tile`.
@@ -69,11 +68,11 @@ class Predictor:
         return TiledInstances(pieces, image.shape[:2], self.config)
 
     def _find(self, image):
-        """Detect in the whole of an image (H, W, C) of the model's channels and dtype."""
+        """Detect in one piece, an image (H, W, C) of the model's channels and dtype."""
         height, width = image.shape[:2]
         size = network_size(height, width, self.config)
-        # TensorFlow takes any size through one graph; JAX compiles once per canvas. A coarse grid of canvases keeps
-        # that bearable, where the canvas does not show in the answer.
+        # TensorFlow handles any size with one graph; JAX compiles once per canvas. A coarse grid of canvases limits
+        # that, if predictions do not depend on the canvas.
         coarse = keras.backend.backend() == "jax" and self.config.mask_padding
         canvas = (bucket_size if coarse else canvas_size)(*size)
         batch = {
@@ -97,12 +96,13 @@ class Predictor:
 class FoundInstances:
     """The instances of one image, by descending score, in image pixels.
 
-    What a branch finds is an attribute under the branch's key, and so are its views. The mask branch gives
+    Each array that a branch finds is an attribute under its key, and so is each view of the branch. The mask branch
+    gives
 
         box_masks     float32 (n, M, M), probabilities in the frame of the box
-        mask_windows  list of n (bool (h, w), x0, y0): each mask in the smallest window that holds it; the form for many
-                      instances or large images
-        masks         bool (n, H, W), pasted at the first access
+        mask_windows  list of n (bool (h, w), x0, y0): each mask in the smallest window that contains it; use this for
+                      many instances or large images
+        masks         bool (n, H, W), pasted on first access
 
     Args:
         boxes: float32 (n, [x1, y1, x2, y2]), image pixels, inside the image.
@@ -130,7 +130,7 @@ class FoundInstances:
         return f"FoundInstances({len(self)} in {self.image_size[1]}x{self.image_size[0]} pixels)"
 
     def __getattr__(self, name):
-        # Only called for names that are no attribute yet: a view of a branch, computed once, or a branch's values.
+        # Only called for names that are not attributes yet: a view of a branch, computed once, or a branch's values.
         if name.startswith("_") or "values" not in self.__dict__:
             raise AttributeError(name)
         views = {key: view for branch in self.config.branches for key, view in branch.views().items()}
@@ -175,7 +175,7 @@ class FoundInstances:
 class TiledInstances(FoundInstances):
     """The instances of a large image, by descending score, in image pixels; masks are kept as run lengths.
 
-    `mask_windows` and `to_coco` are the forms to use; `masks` would be n times the size of the image.
+    `mask_windows` and `to_coco` are the forms to use; `masks` needs n times the size of the image.
 
     Args:
         pieces: list of `tiling.Piece`, by descending score.

@@ -7,8 +7,6 @@ window of a mask is computed, never the whole image. Called by `signatures.py`.
 import tensorflow as tf
 
 _DIGITS = 7  # of 5 bits: a run is shorter than 2**31, plus a sign bit
-
-
 MASKS = "masks"  # the mask branch's array, which serve_rle replaces by "mask_rle"
 
 
@@ -17,23 +15,23 @@ def has_masks(config):
     return any(MASKS in branch.found(config) for branch in config.branches)
 
 
-def in_run_lengths(answer, config):
-    """Detections with each mask in the pixels of its image as COCO's run-length code.
+def in_run_lengths(outputs, config):
+    """Detections with each mask as COCO's run-length code, in image pixels.
 
     Args:
-        answer: dict of tensors as `serve_bytes` returns them. config: MaskRCNNConfig.
+        outputs: dict of tensors as `serve_bytes` returns them. config: MaskRCNNConfig.
 
     Returns:
-        The same dict with `mask_rle`, string (B, D), in the place of `masks`.
+        The same dict with `mask_rle`, string (B, D), instead of `masks`.
     """
 
     def encode(row):
         return encode_masks(*row, config.mask_pasting)
 
-    rows = (answer[MASKS], answer["boxes"], answer["valid"], answer["image_sizes"])
+    rows = (outputs[MASKS], outputs["boxes"], outputs["valid"], outputs["image_sizes"])
     spec = tf.TensorSpec((config.max_detections,), tf.string)
     codes = tf.map_fn(encode, rows, fn_output_signature=spec, parallel_iterations=1)
-    return {name: array for name, array in answer.items() if name != MASKS} | {"mask_rle": codes}
+    return {name: array for name, array in outputs.items() if name != MASKS} | {"mask_rle": codes}
 
 
 def encode_masks(masks, boxes, valid, image_size, pasting):

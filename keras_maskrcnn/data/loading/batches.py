@@ -1,4 +1,4 @@
-"""Batches from a dataset, by position: read, transform, pad. Numpy alone; `loader.py` gives them to Keras.
+"""Batches from a dataset, by position: read, transform, pad. Only numpy; `loader.py` gives them to Keras.
 
 Comes in: a Dataset and the model's config. Goes out: dicts as `batch.py` describes them.
 """
@@ -23,8 +23,8 @@ from keras_maskrcnn.geometry.resizing import canvas_size
 class BatchMaker:
     """Reads, transforms and pads images with their objects; the same seed gives the same batches.
 
-    What an image becomes depends on (seed, epoch, position of the image, how often it was shown before
-    in the epoch) alone, in whatever order batches are made. Every batch has the same canvas, so that
+    The result for an image depends only on (seed, epoch, position of the image, how often it was shown before in
+    the epoch), not on the order in which batches are made. Every batch has the same canvas, so that
     compiled steps are compiled once. Objects with less than a visible pixel are dropped; objects
     beyond `max_instances` are dropped at random with a warning.
 
@@ -40,8 +40,8 @@ class BatchMaker:
         ready_at: dict, when the batch at an index was last finished (`time.monotonic`).
 
     Raises:
-        ValueError: classes of dataset and config disagree; the canvas is no multiple of 32; not one
-            batch; a share of negatives that the dataset cannot give.
+        ValueError: classes of dataset and config disagree; the canvas is not a multiple of 32; there are too
+            few images for one batch; the dataset cannot provide the share of negatives.
     """
 
     def __init__(self, dataset, config, batch_size, transforms=None, options=None, **fields):
