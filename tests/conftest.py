@@ -32,7 +32,17 @@ HOST_ONLY = (
     "test_evaluation",
     "test_progress",
     "test_run_page",
+    "test_image_kinds",
+    "test_host",
+    "test_import",
+    "test_train_options",
+    "test_extending",
 )
+
+# Files that compare values of models which run once or twice. TensorFlow traces a model's step in 13 seconds and runs
+# it in 0.1, so these run eagerly; tests marked `compiled` do not. Graphs of the whole model are traced by the twins,
+# the exports, the samples and the tests of `fit`.
+EAGER = ("test_model", "test_optimize", "test_cli")
 
 # Files of minutes go first: two workers that share whole files (--dist loadfile) then end at about the same time.
 LONG = (
@@ -81,6 +91,23 @@ def fixed_seed():
     import keras
 
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def eager_steps(request):
+    """Run the files of EAGER without tracing, on TensorFlow."""
+    if (
+        backend() != "tensorflow"
+        or not request.path.name.startswith(EAGER)
+        or request.node.get_closest_marker("compiled")
+    ):
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

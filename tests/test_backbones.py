@@ -16,6 +16,7 @@ from tiny import images_only, random_batch, scatter_weights, tiny_config
 import keras_maskrcnn as km
 from keras_maskrcnn import cli
 from keras_maskrcnn.cli import train
+from keras_maskrcnn.cli.settling import settle
 from keras_maskrcnn.config import IMAGENET_MEAN, IMAGENET_STD
 from keras_maskrcnn.network import backbones
 from keras_maskrcnn.network.backbones import keras_models
@@ -48,7 +49,8 @@ def found(model, batch):
 
 def features(model, batch):
     """The pyramid as arrays, in a small part of the time that compiling the whole model takes."""
-    return [ops.convert_to_numpy(level) for level in model.extract_features(batch["images"], batch["image_sizes"])]
+    pyramid = model.extract_features(batch["images"], batch["image_sizes"])["pyramid"]
+    return [ops.convert_to_numpy(level) for level in pyramid]
 
 
 # Facts ---------------------------------------------------------------------------------------------------------
@@ -377,7 +379,8 @@ np.savez(folder + "/answers.npz", **{name: keras.ops.convert_to_numpy(array) for
 
 
 def train_args(*given):
-    return cli.build_parser().parse_args(["train", "--images", "x", "--val-images", "y", *given])
+    arguments = ["train", "--images", "x", "--val-images", "y", "--epochs", "1", *given]
+    return settle(cli.build_parser().parse_args(arguments))
 
 
 def test_train_starts_from_the_imagenet_weights_of_an_application(monkeypatch):

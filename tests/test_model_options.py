@@ -34,7 +34,9 @@ def test_mixed_precision_keeps_boxes_and_losses_in_float32():
     assert mixed.fpn.laterals[0].conv.compute_dtype == "bfloat16"
 
 
-@pytest.mark.tensorflow  # on JAX the losses and gradients of test_torchvision.py say as much in less time
+@pytest.mark.slow  # test_overfit.py learns more images, to a stated AP
+@pytest.mark.compiled
+@pytest.mark.tensorflow
 def test_training_learns_one_image_by_heart():
     config = tiny_config(norm="batch", rpn_samples=128, roi_samples=64, score_threshold=0.3, mask_channels=32)
     model = km.MaskRCNN(config)
@@ -124,6 +126,8 @@ def test_a_keras_model_serves_as_backbone():
     np.testing.assert_allclose(found(copy, batch)["boxes"], found(model, batch)["boxes"], atol=1e-5)
 
 
+@pytest.mark.slow  # test_new_branch.py and test_compatibility.py load files in new processes, to 1e-5
+@pytest.mark.compiled
 def test_saved_and_loaded_in_a_fresh_process_bit_for_bit(tmp_path):
     model = scatter_weights(km.MaskRCNN(tiny_config(class_names=("a", "b", "c"), category_ids=(3, 7, 9))))
     batch = images_only(random_batch([SMALL], (96, 128)))

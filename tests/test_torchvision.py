@@ -104,21 +104,44 @@ def test_proposals(twin):
         assert near.mean() >= 0.995 and len(set(partner[near])) == near.sum()
 
 
+SCORE_TOLERANCE = 2e-5
+
+
+def golden_detections(twin, i):
+    return {name: twin.golden[f"det{i}_{name}"] for name in ("boxes", "scores", "labels")}
+
+
+def partners(found, golden):
+    """The row of each golden detection: its own, but that scores closer than the tolerance may stand in any order.
+
+    XLA adds in another order than torch, and two of v2's scores differ by less than float32's noise.
+    """
+    rows = []
+    for row, (box, score, label) in enumerate(zip(golden["boxes"], golden["scores"], golden["labels"], strict=True)):
+        tied = (np.abs(golden["scores"] - score) < SCORE_TOLERANCE) & (found.labels + 1 == label)
+        distance = np.where(tied, np.abs(found.boxes - box).max(axis=1), np.inf)
+        rows.append(row if found.labels[row] + 1 == label and tied.sum() == 1 else int(distance.argmin()))
+    assert sorted(rows) == list(range(len(rows)))  # one to one
+    return np.array(rows)
+
+
 def test_detections(twin):
     for i in range(2):
-        found, golden = twin.found(i), {k: twin.golden[f"det{i}_{k}"] for k in ("boxes", "scores", "labels")}
+        found, golden = twin.found(i), golden_detections(twin, i)
         assert len(found) == len(golden["boxes"]) > 50
-        np.testing.assert_array_equal(found.labels + 1, golden["labels"])
-        np.testing.assert_allclose(found.boxes, golden["boxes"], atol=2e-3)
-        np.testing.assert_allclose(found.scores, golden["scores"], atol=2e-5)
+        rows = partners(found, golden)
+        np.testing.assert_array_equal(found.labels[rows] + 1, golden["labels"])
+        np.testing.assert_allclose(found.boxes[rows], golden["boxes"], atol=2e-3)
+        np.testing.assert_allclose(found.scores[rows], golden["scores"], atol=SCORE_TOLERANCE)
 
 
 def test_masks(twin):
     for i in range(2):
         found = twin.found(i)
         golden = unpack(twin.golden[f"det{i}_masks_packed"], found.image_size[1]).astype(bool)
-        assert (found.masks == golden).mean(axis=(1, 2)).min() >= 0.999
-        assert (found.masks & golden).sum() / (found.masks | golden).sum() >= 0.999
+        masks = found.masks[partners(found, golden_detections(twin, i))]
+        assert (masks == golden).mean(axis=(1, 2)).min() >= 0.999
+        assert (masks & golden).sum() / (masks | golden).sum() >= 0.999
 
 
 def test_losses_and_gradients(twin):

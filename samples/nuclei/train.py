@@ -21,6 +21,7 @@ with quiet_tensorflow():
 
     import keras_maskrcnn as km
     from keras_maskrcnn.cli.settling import read_options
+    from keras_maskrcnn.data.transforms.presets import PRESETS
 
 # One pixel has about the same size in all images, so use one factor for all: half of the nuclei are below 19 pixels.
 SCALE = 2.0
@@ -109,7 +110,7 @@ def main(arguments=None):
     parser.add_argument("--crop", type=int, default=320, help="side of the training crops, network pixels")
     parser.add_argument(
         "--augment",
-        choices=("nuclei", *km.data.augmentation.PRESETS),
+        choices=("nuclei", *PRESETS),
         default="nuclei",
         help="the sample's own augmentation, or one of `keras-maskrcnn train --augment` (none: only random crops)",
     )

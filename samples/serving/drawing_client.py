@@ -9,7 +9,6 @@ import io
 import pathlib
 import sys
 import time
-import types
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -19,7 +18,7 @@ from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn_launcher import quiet_tensorflow
 
 with quiet_tensorflow():
-    from keras_maskrcnn import draw_instances
+    from keras_maskrcnn import MaskRCNNConfig, draw_instances
     from keras_maskrcnn.data import read_image
     from keras_maskrcnn.serving import coco_rle, found_instances
 
@@ -140,7 +139,8 @@ def found_in(outputs, row):
     one = {name: values[row] for name, values in outputs.items()}
     valid = one["valid"]
     names = dict(zip(one["labels"][valid].tolist(), map(text, one["class_names"][valid]), strict=True))
-    config = types.SimpleNamespace(class_names=names, category_ids=None, mask_pasting="subpixel")
+    class_names = [names.get(label, f"class {label}") for label in range(max(names, default=0) + 1)]
+    config = MaskRCNNConfig(num_classes=len(class_names), class_names=class_names)
     if "mask_rle" not in one:
         return found_instances(one, config)
     found = found_instances(one | {"masks": np.zeros((len(one["valid"]), 0, 0))}, config)

@@ -70,5 +70,5 @@ def test_an_image_that_the_server_saw_in_another_size_is_refused(samples, server
     photo = tmp_path / "photo.png"
     photo.write_bytes(encode(noise(1, (60, 40)), "PNG"))
     assert rest_client.main([str(photo), "--url", server[0], "--output", str(tmp_path / "found")]) == 2
-    assert "must read the same image. Received an answer for (height, width) (40, 60)" in capsys.readouterr().err
+    assert "must read the same image. Received a response for (height, width) (40, 60)" in capsys.readouterr().err
     assert not list((tmp_path / "found").glob("*"))
