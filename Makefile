@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -q
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # On JAX what is compared with torchvision's numbers runs with XLA's defaults, as users compile it. The rest compiles for
 # longer than it runs: half of the time goes without LLVM's optimiser.
-TWINS := $(addprefix tests/test_,torchvision.py ops_boxes.py ops_masks.py ops_nms.py ops_roi_align.py training.py)
+TWINS := $(addprefix tests/test_,torchvision_v1.py torchvision_v2.py ops_boxes.py ops_masks.py ops_nms.py ops_roi_align.py training.py)
 QUICK_XLA := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 # Two stamps: the demo needs no test tools and no JAX.
 BASE := .venv/.base-installed

@@ -10,6 +10,8 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+pytest.register_assert_rewrite("twin_tests")
+
 SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
 
 # Files that touch the backend little or not: they run once, with TensorFlow's run.

@@ -76,7 +76,7 @@ OPTIONS = {
         "anchor_ratios": (1.0,),
     },
 }
-# On JAX the whole of v1 and v2, with ResNet-50, runs in test_torchvision.py; compiling takes the time.
+# On JAX the whole of v1 and v2, with ResNet-50, runs in test_torchvision_v1.py and v2; compiling takes the time.
 ONCE = pytest.mark.tensorflow
 
 

@@ -1,13 +1,13 @@
-"""Torchvision's twin: with its weights, its numbers, from the features to the gradients (v1 and v2)."""
+"""Torchvision's twin: with its weights, its numbers, from the features to the gradients.
 
-import os
+test_torchvision_v1.py and test_torchvision_v2.py import the tests, each with its `twin`: two files, so that two workers
+share them.
+"""
 
 import numpy as np
-import pytest
 from backend_tools import compiled, losses_and_gradients, to_numpy
 from torchvision_golden import (
     LEVELS,
-    VERSIONS,
     both_images,
     golden_model,
     golden_numbers,
@@ -59,19 +59,8 @@ class Twin:
         )
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def twin(request):
-    return Twin(request.param)
-
-
 def relative(ours, golden):
     return np.abs(ours - golden).max() / np.abs(golden).max()
-
-
-def test_jax_compiles_as_it_does_for_users():
-    """The other files may run with a quick compiler (Makefile); torchvision's digits are those of XLA's defaults."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    assert "optimization_level" not in flags and "expensive_passes" not in flags
 
 
 def test_features_and_rpn_outputs(twin):
