@@ -32,6 +32,7 @@ HOST_ONLY = (
     "test_evaluation",
     "test_progress",
     "test_run_page",
+    "test_extending",
 )
 
 # Files of minutes go first: two workers that share whole files (--dist loadfile) then end at about the same time.
