@@ -4,11 +4,13 @@ Each rule is one case; its message lists the files that break it.
 """
 
 import ast
+import itertools
 
 import pytest
 from import_graph import PACKAGE, circles, imported_names, module_graph, room_arrows, room_of
 
 # Room (a folder, or a file of the root) -> the rooms that it may import. A room stands below the ones that it imports.
+# CONTRIBUTING.md shows the same table.
 ROOMS = {
     "_version": "",
     "geometry": "",
@@ -23,16 +25,15 @@ ROOMS = {
     "model": "backend config geometry inputs learning network",
     "backbones": "network",
     "ops": "backend geometry network",
-    "data": "batch config geometry host",
-    "inference": "batch config data geometry host",
-    "evaluation": "config data geometry host inference",
-    "pages": "config data evaluation geometry host inference",
-    "checkup": "config data geometry host network pages",
-    "runs": "_version backend batch config data evaluation geometry host inference model network pages",
-    "weights": "_version backend branches config geometry host model network runs",
-    "serving": "_version backend batch config data geometry host inference model network",
-    "cli": "_version backend batch checkup config data evaluation geometry host inference model network pages runs "
-    "serving weights",
+    "data": "batch geometry host",
+    "inference": "data geometry host",
+    "evaluation": "host inference",
+    "pages": "config data evaluation host inference",
+    "checkup": "config data geometry pages",
+    "runs": "backend config data evaluation host inference network pages",
+    "weights": "_version backend branches config host model network runs",
+    "serving": "_version backend config data geometry host inference model network",
+    "cli": "backend checkup config data evaluation host inference model network runs serving weights",
 }
 STEPS_OF_NETWORK = {"layers", "padding"}  # what several stages are built of; every other file of network/ is a stage
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
@@ -102,6 +103,26 @@ def test_rooms_import_what_the_table_allows():
         if room not in (below, PACKAGE.name) and below not in ROOMS[room].split()
     ]
     assert not broken
+
+
+def test_the_table_allows_no_arrow_that_nobody_uses():
+    used = set(room_arrows(GRAPH))
+    assert not [
+        f"{room}: {below}" for room, allowed in ROOMS.items() for below in allowed.split() if (room, below) not in used
+    ]
+
+
+def described_rooms():
+    """CONTRIBUTING.md's table of rooms, in the form of `ROOMS`."""
+    lines = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
+    start = lines.index("| room | contents | may import |") + 2
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in itertools.takewhile(bool, lines[start:])]
+    rooms = {room.strip("`").removesuffix("/").removesuffix(".py"): allowed for room, _, allowed in rows}
+    return {room: "" if allowed == "-" else allowed.replace(", ", " ") for room, allowed in rooms.items()}
+
+
+def test_the_table_of_rooms_in_contributing_is_this_one():
+    assert described_rooms() == ROOMS
 
 
 def test_stages_of_the_network_do_not_import_each_other():

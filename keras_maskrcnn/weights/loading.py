@@ -8,7 +8,13 @@ from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.keras_files import load_keras_file
 from keras_maskrcnn.weights.pth import read_pth, tensor_to_numpy
-from keras_maskrcnn.weights.torchvision import load_state
+from keras_maskrcnn.weights.torchvision import current_names, load_state, unwrapped
+
+# Name -> (function that recognises a state dict, function that converts it to torchvision's names and layouts). The
+# first that recognises it converts it. Torchvision's is last: what no other family recognises is checked against it.
+FAMILIES = {
+    "torchvision": (lambda state: True, current_names),
+}
 
 
 def load_weights(model, source, heads=True, skip_mismatch=False):
@@ -32,7 +38,7 @@ def load_weights(model, source, heads=True, skip_mismatch=False):
         FileNotFoundError: the file does not exist.
     """
     if isinstance(source, collections.abc.Mapping):
-        state = {name: tensor_to_numpy(value) for name, value in source.items()}
+        state = with_torchvision_names({name: tensor_to_numpy(value) for name, value in source.items()})
         receipt = load_state(model, state, "state dict", heads, skip_mismatch)
     else:
         receipt = _load_file(model, pathlib.Path(source), heads, skip_mismatch)
@@ -54,13 +60,13 @@ def _load_file(model, path, heads, skip_mismatch):
 
 
 def read_state(path):
-    """Read a torchvision state dict from a file.
+    """Read a state dict of any of the `FAMILIES` from a file.
 
     Args:
         path: path of a `.pth`, `.pt` or `.safetensors` file.
 
     Returns:
-        dict of names to numpy arrays.
+        dict of torchvision's names to numpy arrays.
 
     Raises:
         ValueError: the file has another format, or holds more than tensors.
@@ -68,13 +74,27 @@ def read_state(path):
     """
     path = pathlib.Path(path)
     if path.suffix in (".pth", ".pt"):
-        return read_pth(path)
+        return with_torchvision_names(read_pth(path))
     if path.suffix == ".safetensors":
-        return _safetensors().load_file(path)
+        return with_torchvision_names(_safetensors().load_file(path))
     raise ValueError(
         "Weights are read from .weights.h5, .keras, .pth, .pt and .safetensors files. "
         f"Received: {path.name}. Rename the file if it is one of these under another name."
     )
+
+
+def with_torchvision_names(state):
+    """Convert a state dict of any of the `FAMILIES` to torchvision's names and layouts.
+
+    Args:
+        state: dict of names to arrays, or a checkpoint that contains one.
+
+    Returns:
+        dict of torchvision's names to arrays. Names of no family stay as they are.
+    """
+    state = unwrapped(state)
+    convert = next(convert for recognises, convert in FAMILIES.values() if recognises(state))
+    return convert(state)
 
 
 def write_state(state, path):

@@ -293,11 +293,17 @@ def torchvision_state_dict(model):
     }
 
 
-def current_names(state):
-    """A state dict with current names: without wrapping, DataParallel's `module.` prefix or names of old versions."""
-    for wrapping in ("model", "state_dict"):  # checkpoints of torchvision's reference scripts and of Lightning
+def unwrapped(state):
+    """The state dict inside a checkpoint of torchvision's reference scripts, Lightning or OpenMMLab."""
+    for wrapping in ("model", "state_dict"):
         if isinstance(state.get(wrapping), dict):
             state = state[wrapping]
+    return state
+
+
+def current_names(state):
+    """A state dict with current names: without wrapping, DataParallel's `module.` prefix or names of old versions."""
+    state = unwrapped(state)
     renames = [pair for kind in BUILT_IN.values() for pair in kind.torchvision_renames]
     renamed = {}
     for name, array in state.items():
