@@ -23,6 +23,8 @@ from keras_maskrcnn.network.backbones import keras_models
 from keras_maskrcnn.network.backbones.graph import stage_layers
 
 SIZE = (64, 64)
+# On TensorFlow tracing a large model takes longer than a few eager steps; JAX compiles every eager operation alone.
+EAGER = keras.backend.backend() == "tensorflow"
 
 
 def application(name, **options):
@@ -43,7 +45,9 @@ def four_maps(strides=(4, 2, 2, 2), preprocess=False):
 
 
 def found(model, batch):
-    """Detections, run eagerly: tracing a large model takes longer than running it once."""
+    """Detections as arrays."""
+    if not EAGER:
+        return model.predict_on_batch(images_only(batch))
     return {name: ops.convert_to_numpy(array) for name, array in model(images_only(batch), training=False).items()}
 
 
@@ -313,8 +317,8 @@ def hub_backbone():
 
 
 def train_two_steps(model, batch):
-    """Losses of two steps; run eagerly, because tracing a large model takes longer than its steps."""
-    model.compile(keras.optimizers.SGD(1e-3), run_eagerly=True)
+    """Losses of two steps."""
+    model.compile(keras.optimizers.SGD(1e-3), run_eagerly=EAGER)
     return [model.train_on_batch(batch, return_dict=True)["loss"] for _ in range(2)]
 
 
