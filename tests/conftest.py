@@ -39,6 +39,8 @@ HOST_ONLY = (
     "test_import",
     "test_train_options",
     "test_extending",
+    "test_compatibility",
+    "test_tensorboard",
 )
 
 # Files that compare values of models which run once or twice. TensorFlow traces a model's step in 13 seconds and runs

@@ -334,11 +334,12 @@ def export_and_call(model, folder, images, monkeypatch):
     return {name: value.numpy() for name, value in exported.signatures["serving_default"](tf.constant(images)).items()}
 
 
+@pytest.mark.tensorflow  # eager steps on JAX take minutes
 @pytest.mark.parametrize(
     "name",
     [
-        "MobileNetV3Large",
         "KerasHub",
+        pytest.param("MobileNetV3Large", marks=pytest.mark.slow),
         pytest.param("ConvNeXtTiny", marks=pytest.mark.slow),
         pytest.param("EfficientNetV2B0", marks=pytest.mark.slow),
         pytest.param("ResNet50V2", marks=pytest.mark.slow),
