@@ -40,6 +40,7 @@ HOST_ONLY = (
     "test_train_options",
     "test_extending",
     "test_compatibility",
+    "test_experiment",
     "test_tensorboard",
 )
 

@@ -86,6 +86,7 @@ ENDS = {
 }
 
 
+@pytest.mark.tensorflow  # the graph of layers is the same on every backend
 @pytest.mark.parametrize("name", ENDS)
 def test_stage_ends_and_pixels_of_applications(name):
     backbone = km.backbones.from_keras(application(name))

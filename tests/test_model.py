@@ -71,6 +71,7 @@ def test_detections_do_not_depend_on_the_canvas_or_the_neighbour(model, canvas):
         )
 
 
+@pytest.mark.tensorflow  # RoIAlign at the border runs on JAX in test_ops_roi_align.py
 def test_a_box_thinner_than_a_cell_at_the_border_does_not_see_where_the_canvas_ends(model):
     """RoIAlign widens it to a cell (aligned=False), past the end of a canvas that ends with the image."""
     box = np.array([[[62.5, 0, 64, 40], [0, 63.2, 30, 64]]], "float32")

@@ -18,6 +18,7 @@ def found(model, batch):
     return model.predict_on_batch(images_only(batch))
 
 
+@pytest.mark.tensorflow  # compiling takes the time on JAX; the code is the same
 def test_mixed_precision_keeps_boxes_and_losses_in_float32():
     batch = random_batch([(960, 64)], (960, 64), num_objects=1)
     exact = scatter_weights(km.MaskRCNN(sample_everything()))
@@ -99,6 +100,7 @@ def test_options_train_and_detect(options):
     assert (answers["boxes"] >= 0).all() and (answers["boxes"] <= limit).all()
 
 
+@ONCE
 def test_class_agnostic_nms_leaves_no_overlap_between_classes():
     kept = {}
     for agnostic in (False, True):
@@ -110,6 +112,7 @@ def test_class_agnostic_nms_leaves_no_overlap_between_classes():
     assert kept[True] <= 0.5 < kept[False]
 
 
+@ONCE  # on JAX test_backbones.py
 def test_a_keras_model_serves_as_backbone():
     inputs = keras.Input((None, None, 3))
     maps, features = [], inputs
