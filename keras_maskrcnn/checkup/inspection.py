@@ -69,6 +69,7 @@ def inspect_dataset(dataset, workers=None, progress=None):
         Finding(ERROR, "rejected by the reader", fault.where, f"{fault.problem} {fault.remedy}".strip())
         for fault in dataset.faults
     ]
+    findings += [Finding(WARNING, "decided by the reader", dataset.name, note) for note in dataset.notes]
     digests, hashes, areas, pixels = [], [], [], []
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         results = pool.map(lambda position: _examine(dataset, position), range(len(dataset)))

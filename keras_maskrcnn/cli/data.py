@@ -7,7 +7,7 @@ import pathlib
 import shlex
 
 from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, add_options
-from keras_maskrcnn.cli.sources import CLASS_ATTRIBUTE, FORMAT, READING, inspect_source, open_source
+from keras_maskrcnn.cli.sources import CLASS_ATTRIBUTE, FORMAT, READING, inspect_source, open_source, unused_in_both
 
 FEW_IMAGES = 5000  # with fewer, the proposed command starts from COCO's weights
 
@@ -118,16 +118,11 @@ def check(args):
     import time
 
     from keras_maskrcnn import checkup
-    from keras_maskrcnn.checkup.inspection import leaks
     from keras_maskrcnn.host.files import write_json
 
     started = time.monotonic()
     train = inspect_source(args, args.source, args.images, "train")
-    extra = []
-    if args.val:
-        classes = {"class_names": train.dataset.class_names, "category_ids": train.dataset.category_ids}
-        val = inspect_source(args, args.val, args.val_images, "val", **classes)
-        extra = [*(_of_val(finding) for finding in val.findings), *leaks(train, val)]
+    extra = _val_findings(args, train) if args.val else []
     report = checkup.make_report(train, checkup.propose(train), extra, time.monotonic() - started)
     output = pathlib.Path(args.output)
     write_json(output / "report.json", report)
@@ -139,6 +134,24 @@ def check(args):
     print(f"wrote {output / 'index.html'} and {output / 'report.json'}; train with: {command}")
     faulty = any(finding["severity"] == "error" for finding in report["findings"])
     return CHECK_FAILED if faulty else SUCCESS
+
+
+def _val_findings(args, train):
+    """Findings about the validation data, with the training data's classes, joined by name."""
+    from keras_maskrcnn.checkup.findings import ERROR, NOTE, Finding
+    from keras_maskrcnn.checkup.inspection import leaks
+    from keras_maskrcnn.data.classes import ClassesDiffer, is_named
+
+    names = train.dataset.class_names
+    classes = {"class_names": names if is_named(names) else None, "category_ids": train.dataset.category_ids}
+    try:
+        val = inspect_source(args, args.val, args.val_images, "val", **classes)
+    except ClassesDiffer as error:
+        return [Finding(ERROR, "other classes in validation", f"validation: {args.val}", str(error))]
+    unused = unused_in_both(train.dataset, val.dataset)
+    message = f"{unused}: no object has them and the validation data lack them, so `train` leaves them out."
+    left_out = [Finding(NOTE, "class in neither part", train.dataset.name, message)] if unused else []
+    return [*(_of_val(finding) for finding in val.findings), *left_out, *leaks(train, val)]
 
 
 def _training_command(args, report):
