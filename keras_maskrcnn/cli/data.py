@@ -5,6 +5,7 @@ import collections
 import dataclasses
 import pathlib
 import shlex
+import sys
 
 from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, add_options
 from keras_maskrcnn.cli.sources import CLASS_ATTRIBUTE, FORMAT, READING, inspect_source, open_source, unused_in_both
@@ -32,8 +33,9 @@ def convert_arguments(command):
 
 
 def convert(args):
-    """Write a dataset of any format as COCO JSON."""
+    """Write a dataset of any format as COCO JSON. The status says if it has no object to learn from."""
     from keras_maskrcnn.data.coco_output import coco_image_dir
+    from keras_maskrcnn.data.learnable import nothing_to_learn
 
     output = pathlib.Path(args.output)
     if output.suffix.lower() != ".json":
@@ -42,7 +44,10 @@ def convert(args):
     content = dataset.to_coco(output)
     print(f"{len(dataset)} images, {len(content['annotations'])} objects of {len(dataset.class_names)} classes")
     print(f"wrote {output}; use it with: --images {coco_image_dir(dataset, output)} --annotations {output}")
-    return SUCCESS
+    problem = nothing_to_learn(dataset)
+    if problem:
+        print(problem, file=sys.stderr)
+    return CHECK_FAILED if problem else SUCCESS
 
 
 # split -----------------------------------------------------------------------------------------------------

@@ -69,11 +69,15 @@ def open_parts(args, config=None):
     """Open the training and the validation data of `train`, with the same labels for the same class names.
 
     Args:
-        args: arguments of `train`. config: MaskRCNNConfig of a model that is trained further, or None: a new model takes
-            the training data's classes, without those that have no object and that the validation data lack.
+        args: arguments of `train`.
+        config: MaskRCNNConfig of a model that is trained further, or None: a new model takes the training data's
+            classes, without those that have no object and that the validation data lack.
 
     Returns:
         (Dataset, Dataset).
+
+    Raises:
+        ValueError: one has no object to learn from or to measure, and there is no `--allow-empty`.
     """
     train = open_dataset(args, args.images, args.annotations, "train")
     val = open_dataset(args, args.val_images, args.val_annotations, "val", train if config is None else config)
@@ -84,7 +88,17 @@ def open_parts(args, config=None):
         print(f"left out the classes {unused}: no object has them, and the validation data lack them")
         names = [name for name in train.class_names if name not in unused]
         train, val = with_classes(train, names)[0], with_classes(val, names)[0]
+    for dataset in () if args.allow_empty else (train, val):
+        _check_learnable(dataset)
     return train, val
+
+
+def _check_learnable(dataset):
+    from keras_maskrcnn.data.learnable import nothing_to_learn
+
+    problem = nothing_to_learn(dataset)
+    if problem:
+        raise ValueError(f"{problem} To train all the same, add --allow-empty.")
 
 
 def unused_in_both(train, val):

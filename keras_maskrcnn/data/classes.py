@@ -163,6 +163,33 @@ def ids_by_label(known, count, proposed=None, taken=()):
     return tuple(ids)
 
 
+def ids_of_labels(config, names, ids, used, source):
+    """A dataset's category ids of a model's labels, joined by name; in order where one side has no real names.
+
+    Args:
+        config: MaskRCNNConfig. names, ids: the dataset's class names and category ids. used: the names that its objects
+            have. source: str, the dataset in messages.
+
+    Returns:
+        (tuple of ids, by the model's label; labels that the dataset lacks get ids that it lacks, notes: list of str).
+
+    Raises:
+        ClassesDiffer: as `join_classes`.
+        ValueError: without real names, fewer ids than labels.
+    """
+    names, ids = tuple(names), tuple(ids)
+    if is_named(config.class_names) and is_named(names):
+        joined = join_classes(names, config.class_names, used, source)
+        known = {joined.labels[name]: key for name, key in zip(names, ids, strict=True) if name in joined.labels}
+        return ids_by_label(known, config.num_classes, taken=ids), joined.notes(source)
+    if len(ids) < config.num_classes:
+        raise ValueError(
+            f"Without class names the model's {config.num_classes} labels take the categories of {source} in order. "
+            f"Received {len(ids)} categories: {shown(names)}. Open it with category_ids=config.category_ids."
+        )
+    return ids, []
+
+
 def is_named(class_names):
     """Whether class names say something: not "class 0", "class 1", ..., which stand for names that nobody gave."""
     return tuple(class_names) != tuple(f"class {k}" for k in range(len(class_names)))

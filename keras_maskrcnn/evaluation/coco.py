@@ -9,7 +9,8 @@ import warnings
 
 import keras
 
-from keras_maskrcnn.data.classes import ids_by_label, is_named, join_classes, shown
+from keras_maskrcnn.data.classes import ids_of_labels
+from keras_maskrcnn.data.learnable import lacking
 from keras_maskrcnn.evaluation.figures import coco_metrics, overall_figures
 from keras_maskrcnn.host.progress import progress_bar
 from keras_maskrcnn.inference.predictor import Predictor
@@ -42,6 +43,7 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0):
         max_detections = max(100, model.config.max_detections)
     predictor, pixels = Predictor(model), (model.config.num_channels, model.config.image_dtype)
     truth = dataset.to_coco()
+    _warn_if_empty(dataset, truth)
     category_ids = _category_ids(model.config, dataset, truth)
     detections, at_cap = [], 0
     progress = progress_bar(len(dataset), unit_name="image", verbose=verbose)
@@ -57,25 +59,23 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0):
     return metrics | {"seconds_per_image": seconds, "images_at_cap": float(at_cap)}
 
 
+def _warn_if_empty(dataset, truth):
+    """Warn if there is nothing to measure, which gives -1 for every figure."""
+    crowds = [annotation.get("iscrowd", 0) for annotation in truth["annotations"]]
+    if all(crowds):
+        name, notes = getattr(dataset, "name", "the dataset"), getattr(dataset, "notes", ())
+        warnings.warn(lacking(name, len(dataset), len(crowds), notes), stacklevel=3)
+
+
 def _category_ids(config, dataset, truth):
-    """The dataset's category ids of the model's labels; labels that it does not have get ids that it does not have."""
-    own, ids = tuple(dataset.class_names), tuple(dataset.category_ids)
-    if tuple(config.class_names) == own:
-        return ids
-    if not (is_named(config.class_names) and is_named(own)):
-        if len(ids) < config.num_classes:
-            raise ValueError(
-                f"Without class names the model's {config.num_classes} labels take the dataset's categories in order. "
-                f"Received a dataset with {len(ids)}: {shown(own)}. Open it with category_ids=config.category_ids."
-            )
-        return ids
-    name_of = dict(zip(ids, own, strict=True))
-    used = {name_of[annotation["category_id"]] for annotation in truth["annotations"]}
-    joined = join_classes(own, config.class_names, used, getattr(dataset, "name", "the dataset"))
-    for note in joined.notes(getattr(dataset, "name", "the dataset")):
+    """The dataset's category ids of the model's labels."""
+    names = dict(zip(dataset.category_ids, dataset.class_names, strict=True))
+    used = {names[annotation["category_id"]] for annotation in truth["annotations"]}
+    source = getattr(dataset, "name", "the dataset")
+    ids, notes = ids_of_labels(config, dataset.class_names, dataset.category_ids, used, source)
+    for note in notes:
         warnings.warn(note, stacklevel=3)
-    known = {joined.labels[name]: key for key, name in name_of.items() if name in joined.labels}
-    return ids_by_label(known, config.num_classes, taken=ids)
+    return ids
 
 
 def iou_types_of(config):

@@ -12,6 +12,7 @@ import numpy as np
 from keras_maskrcnn.batch import empty_batch, fill_row
 from keras_maskrcnn.data.classes import for_config
 from keras_maskrcnn.data.images.reading import ImageError
+from keras_maskrcnn.data.learnable import nothing_to_learn
 from keras_maskrcnn.data.loading.cache import SampleCache
 from keras_maskrcnn.data.loading.epoch_order import EpochOrder
 from keras_maskrcnn.data.loading.options import LoaderOptions
@@ -52,6 +53,9 @@ class BatchMaker:
         dataset = for_config(dataset, config)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1. Received {batch_size}.")
+        problem = nothing_to_learn(dataset)
+        if problem:
+            warnings.warn(problem, stacklevel=2)
         augmentation = options.augmentation
         self.dataset = dataset
         self.config = config
