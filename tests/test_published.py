@@ -157,3 +157,14 @@ def test_imagenet_backbone(cache, server, monkeypatch):
     assert len(model.weights_receipt.used) == 20 * 5 and model.config.trainable_layers == 3
     km.maskrcnn_resnet18_fpn(2, weights="imagenet")
     assert len(requests) == 1 and len(list(cache.glob("*.backbone.weights.h5"))) == 1
+
+
+def test_a_home_that_cannot_be_written_to_is_named_with_the_variable_that_moves_it(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")  # a folder inside a file cannot be made, whoever asks
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"file/keras_maskrcnn: it cannot be created. Set .* KERAS_HOME"):
+        published.fetch(published.IMAGENET_FILES["resnet18"])
+    monkeypatch.delenv("KERAS_HOME")
+    monkeypatch.setattr(published.os.path, "expanduser", lambda path: path)
+    with pytest.raises(OSError, match="no home folder. Set .* KERAS_HOME"):
+        published.cache_folder()

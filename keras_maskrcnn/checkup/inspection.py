@@ -17,6 +17,7 @@ from keras_maskrcnn.checkup.pixels import measure, pixel_findings
 from keras_maskrcnn.data.duplicates import NEAR_BITS, near_pairs, perceptual_hash
 from keras_maskrcnn.data.images.reading import ImageError, stored_image
 from keras_maskrcnn.data.images.showing import picture_of
+from keras_maskrcnn.data.learnable import nothing_to_learn
 from keras_maskrcnn.data.readers.folders import image_files
 from keras_maskrcnn.data.records import size_message
 
@@ -69,6 +70,7 @@ def inspect_dataset(dataset, workers=None, progress=None):
         Finding(ERROR, "rejected by the reader", fault.where, f"{fault.problem} {fault.remedy}".strip())
         for fault in dataset.faults
     ]
+    findings += [Finding(WARNING, "decided by the reader", dataset.name, note) for note in dataset.notes]
     digests, hashes, areas, pixels = [], [], [], []
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         results = pool.map(lambda position: _examine(dataset, position), range(len(dataset)))
@@ -95,7 +97,7 @@ def inspect_dataset(dataset, workers=None, progress=None):
         pixels,
     )
     findings += pixel_findings(pixels, [name_of(record) for record in dataset.records])
-    findings += _copies(inspection) + _class_findings(inspection) + _unlisted(dataset)
+    findings += _copies(inspection) + _class_findings(inspection) + _unlisted(dataset) + _nothing_to_learn(inspection)
     return inspection
 
 
@@ -198,6 +200,20 @@ def _class_findings(inspection):
         return []
     message = f"{len(names)} of {len(counts)} classes have no object: {_some(names)}. Remove them, or annotate some."
     return [Finding(NOTE, "class without object", inspection.dataset.name, message)]
+
+
+def _nothing_to_learn(inspection):
+    """Finding that there is no object that training uses, or about classes with crowd regions alone."""
+    dataset = inspection.dataset
+    problem = nothing_to_learn(dataset)
+    if problem:
+        return [Finding(ERROR, "nothing to learn", dataset.name, problem)]
+    single = set(inspection.labels[~inspection.crowd].tolist())
+    names = [dataset.class_names[label] for label in sorted(set(inspection.labels.tolist()) - single)]
+    message = (
+        "every object is a crowd region (iscrowd = 1), which training ignores. Set iscrowd to 0 for single objects."
+    )
+    return [Finding(WARNING, "class with crowd regions alone", f"class {name!r}", message) for name in names]
 
 
 def _unlisted(dataset):

@@ -11,6 +11,7 @@ Each rule uses a measured property of the dataset:
   detections.
 * Pixels: 8-bit RGB keeps ImageNet's normalisation, which pre-trained weights expect. Other images get the mean and
   standard deviation of each channel, and the dtype that can hold their values.
+* Batch: 4 images, or 2 above 800 network pixels; never more than there are.
 * Schedule: 20 000 images seen, in 12 to 100 epochs. The learning rate depends on the initial weights, not on the data;
   `train` chooses it.
 """
@@ -58,7 +59,8 @@ def propose(inspection):
     most = inspection.dataset.max_instances
     options["max_instances"] = max(20, _tens(most))
     options["max_detections"] = max(100, _tens(1.25 * most))
-    options["batch_size"] = 4 if min(longest, options.get("crop", longest)) <= 800 else 2
+    batch_size = 4 if min(longest, options.get("crop", longest)) <= 800 else 2
+    options["batch_size"] = min(batch_size, len(sizes))  # a larger batch than the dataset would never be full
     options["epochs"] = int(np.clip(math.ceil(_IMAGES_SEEN / len(sizes)), *_EPOCHS))
     return options | _normalisation(main_kind(by_kind(inspection.pixels)))
 

@@ -5,9 +5,10 @@ import collections
 import dataclasses
 import pathlib
 import shlex
+import sys
 
 from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, add_options
-from keras_maskrcnn.cli.sources import CLASS_ATTRIBUTE, FORMAT, READING, inspect_source, open_source
+from keras_maskrcnn.cli.sources import CLASS_ATTRIBUTE, FORMAT, READING, inspect_source, open_source, unused_in_both
 
 FEW_IMAGES = 5000  # with fewer, the proposed command starts from COCO's weights
 
@@ -32,8 +33,9 @@ def convert_arguments(command):
 
 
 def convert(args):
-    """Write a dataset of any format as COCO JSON."""
+    """Write a dataset of any format as COCO JSON. The status says if it has no object to learn from."""
     from keras_maskrcnn.data.coco_output import coco_image_dir
+    from keras_maskrcnn.data.learnable import nothing_to_learn
 
     output = pathlib.Path(args.output)
     if output.suffix.lower() != ".json":
@@ -42,7 +44,10 @@ def convert(args):
     content = dataset.to_coco(output)
     print(f"{len(dataset)} images, {len(content['annotations'])} objects of {len(dataset.class_names)} classes")
     print(f"wrote {output}; use it with: --images {coco_image_dir(dataset, output)} --annotations {output}")
-    return SUCCESS
+    problem = nothing_to_learn(dataset)
+    if problem:
+        print(problem, file=sys.stderr)
+    return CHECK_FAILED if problem else SUCCESS
 
 
 # split -----------------------------------------------------------------------------------------------------
@@ -118,16 +123,11 @@ def check(args):
     import time
 
     from keras_maskrcnn import checkup
-    from keras_maskrcnn.checkup.inspection import leaks
     from keras_maskrcnn.host.files import write_json
 
     started = time.monotonic()
     train = inspect_source(args, args.source, args.images, "train")
-    extra = []
-    if args.val:
-        classes = {"class_names": train.dataset.class_names, "category_ids": train.dataset.category_ids}
-        val = inspect_source(args, args.val, args.val_images, "val", **classes)
-        extra = [*(_of_val(finding) for finding in val.findings), *leaks(train, val)]
+    extra = _val_findings(args, train) if args.val else []
     report = checkup.make_report(train, checkup.propose(train), extra, time.monotonic() - started)
     output = pathlib.Path(args.output)
     write_json(output / "report.json", report)
@@ -139,6 +139,24 @@ def check(args):
     print(f"wrote {output / 'index.html'} and {output / 'report.json'}; train with: {command}")
     faulty = any(finding["severity"] == "error" for finding in report["findings"])
     return CHECK_FAILED if faulty else SUCCESS
+
+
+def _val_findings(args, train):
+    """Findings about the validation data, with the training data's classes, joined by name."""
+    from keras_maskrcnn.checkup.findings import ERROR, NOTE, Finding
+    from keras_maskrcnn.checkup.inspection import leaks
+    from keras_maskrcnn.data.classes import ClassesDiffer, is_named
+
+    names = train.dataset.class_names
+    classes = {"class_names": names if is_named(names) else None, "category_ids": train.dataset.category_ids}
+    try:
+        val = inspect_source(args, args.val, args.val_images, "val", **classes)
+    except ClassesDiffer as error:
+        return [Finding(ERROR, "other classes in validation", f"validation: {args.val}", str(error))]
+    unused = unused_in_both(train.dataset, val.dataset)
+    message = f"{unused}: no object has them and the validation data lack them, so `train` leaves them out."
+    left_out = [Finding(NOTE, "class in neither part", train.dataset.name, message)] if unused else []
+    return [*(_of_val(finding) for finding in val.findings), *left_out, *leaks(train, val)]
 
 
 def _training_command(args, report):

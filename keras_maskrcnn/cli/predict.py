@@ -1,8 +1,9 @@
 """keras-maskrcnn evaluate | predict: the accuracy of a trained model, and what it finds in images."""
 
-import pathlib
+import sys
 
-from keras_maskrcnn.cli.options import SUCCESS, add_options, positive
+from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, add_options, positive
+from keras_maskrcnn.cli.results import ResultFiles, image_paths, read_known_images
 from keras_maskrcnn.cli.sources import DATASET, load_model, open_dataset
 
 # evaluate --------------------------------------------------------------------------------------------------
@@ -46,7 +47,13 @@ def predict_arguments(command):
         metavar="DIR",
         help="use this exported SavedModel instead of a model: the folder of one version, or of all versions",
     )
-    command.add_argument("--output", default="predictions", help="folder for pictures and detections.json")
+    command.add_argument("--output", default="predictions", help="folder for pictures, detections.json and images.json")
+    command.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="take image ids and category ids from this dataset, so that pycocotools compares detections.json with it "
+        "(default: images are numbered from 1, and images.json lists them)",
+    )
     command.add_argument("--score", type=float, default=0.5, help="leave out detections with a lower score")
     command.add_argument(
         "--tile", type=positive(int), help="cut larger images into overlapping squares of this side, image pixels"
@@ -73,34 +80,45 @@ def check_predict(args):
         )
     if args.saved_model and args.model:  # argparse took the first image for the model
         args.images, args.model = [args.model, *args.images], None
-    args.images = _image_paths(args.images)
+    args.images = image_paths(args.images)
+    args.known = None if args.annotations is None else read_known_images(args.annotations, args.images)
     return args
 
 
 def predict(args):
-    """Find instances; write pictures and COCO results."""
-    from PIL import Image
-
-    from keras_maskrcnn.data import read_image
-    from keras_maskrcnn.host.files import write_json
+    """Find instances; write pictures and COCO results. The status says if an image could not be read."""
     from keras_maskrcnn.host.progress import progress_bar
-    from keras_maskrcnn.inference.visualize import draw_instances
 
-    paths, predictor = args.images, _predictor(args)
-    output = pathlib.Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
-    results = []
-    progress = progress_bar(len(paths), unit_name="image")
-    for i, path in enumerate(paths):
-        image = read_image(path, predictor.config.num_channels, predictor.config.image_dtype)
-        found = predictor(image)
-        # Numbered: two folders may hold files of the same name.
-        Image.fromarray(draw_instances(image, found)).save(output / f"{i:04d}-{path.stem}.png")
-        results += [result | {"file": str(path)} for result in found.to_coco(image_id=i)]
-        progress.update(i + 1)
-    write_json(output / "detections.json", results)
-    print(f"{len(results)} instances in {len(paths)} images; pictures and detections.json in {output}")
-    return SUCCESS
+    predictor = _predictor(args)
+    pixels = (predictor.config.num_channels, predictor.config.image_dtype)
+    progress = progress_bar(len(args.images), unit_name="image")
+    failures = []
+    with ResultFiles(args.output, predictor.config, args.known) as files:
+        for i, path in enumerate(args.images):
+            try:
+                image = _read(path, pixels)
+                found = predictor(image)
+            except (ValueError, MemoryError) as error:
+                failures.append(f"{path}: {str(error) or type(error).__name__}")
+            else:
+                files.add(i, path, image, found)
+            progress.update(i + 1)
+    print(files.summary())
+    if failures:
+        print(f"{len(failures)} of {len(args.images)} images failed:", *failures, sep="\n  ", file=sys.stderr)
+    return CHECK_FAILED if failures else SUCCESS
+
+
+def _read(path, pixels):
+    """Read an image. Whatever an image library raises for a bad file becomes an ImageError."""
+    from keras_maskrcnn.data import ImageError, read_image
+
+    try:
+        return read_image(path, *pixels)
+    except ImageError:
+        raise
+    except Exception as error:  # libraries raise many kinds, and the other images must go on
+        raise ImageError(f"it cannot be read: {type(error).__name__}: {error}. Export or download it again.") from error
 
 
 def _predictor(args):
@@ -110,19 +128,3 @@ def _predictor(args):
     if args.saved_model:
         return SavedModelPredictor(args.saved_model, args.score)
     return Predictor(load_model(args.model), args.score, args.tile, args.overlap)
-
-
-def _image_paths(names):
-    """The files that are named, and the image files directly inside the folders that are named."""
-    from PIL import Image
-
-    endings = {*Image.registered_extensions(), ".npy"}
-    paths = []
-    for path in map(pathlib.Path, names):
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in endings) if path.is_dir() else [path]
-        paths += inside
-    if not paths:
-        raise ValueError(
-            f"predict needs at least one image. Received {names}, without an image file. Name image files or folders."
-        )
-    return paths

@@ -25,7 +25,7 @@ def open_source(args, source, image_dir=None, part=None, **classes):
     Args:
         args: parsed arguments with the options of `READING`.
         source: annotation file or folder. image_dir: folder of the images, or None. part: as in `open_dataset`.
-        **classes: class_names and category_ids of another dataset, or None.
+        **classes: class_names and category_ids of another dataset, or None. Classes are joined by name.
 
     Returns:
         A Dataset.
@@ -43,15 +43,69 @@ def open_source(args, source, image_dir=None, part=None, **classes):
     )
 
 
-def open_dataset(args, images, annotations, part, config=None):
-    """Open the dataset of `--images` and `--annotations`, with the classes of a model's config if there is one."""
+def open_dataset(args, images, annotations, part, like=None):
+    """Open the dataset of `--images` and `--annotations`.
+
+    Args:
+        args: parsed arguments with the options of `READING`.
+        images, annotations: paths, or None. part: as in `open_dataset`.
+        like: None, or a model's config or a Dataset, whose classes it gets: by name, or by id if those have no names.
+
+    Returns:
+        A Dataset.
+    """
+    from keras_maskrcnn.data.classes import is_named
+
     classes = {}
-    if config is not None:
-        named = config.class_names != tuple(f"class {k}" for k in range(config.num_classes))
-        classes = {"class_names": config.class_names if named else None, "category_ids": config.category_ids}
+    if like is not None:
+        names = like.class_names if is_named(like.class_names) else None
+        classes = {"class_names": names, "category_ids": like.category_ids}
     if annotations is None:
         return open_source(args, images, None, part, **classes)
     return open_source(args, annotations, images, part, **classes)
+
+
+def open_parts(args, config=None):
+    """Open the training and the validation data of `train`, with the same labels for the same class names.
+
+    Args:
+        args: arguments of `train`.
+        config: MaskRCNNConfig of a model that is trained further, or None: a new model takes the training data's
+            classes, without those that have no object and that the validation data lack.
+
+    Returns:
+        (Dataset, Dataset).
+
+    Raises:
+        ValueError: one has no object to learn from or to measure, and there is no `--allow-empty`.
+    """
+    train = open_dataset(args, args.images, args.annotations, "train")
+    val = open_dataset(args, args.val_images, args.val_annotations, "val", train if config is None else config)
+    unused = unused_in_both(train, val) if config is None else []
+    if unused:
+        from keras_maskrcnn.data.classes import with_classes
+
+        print(f"left out the classes {unused}: no object has them, and the validation data lack them")
+        names = [name for name in train.class_names if name not in unused]
+        train, val = with_classes(train, names)[0], with_classes(val, names)[0]
+    for dataset in () if args.allow_empty else (train, val):
+        _check_learnable(dataset)
+    return train, val
+
+
+def _check_learnable(dataset):
+    from keras_maskrcnn.data.learnable import nothing_to_learn
+
+    problem = nothing_to_learn(dataset)
+    if problem:
+        raise ValueError(f"{problem} To train all the same, add --allow-empty.")
+
+
+def unused_in_both(train, val):
+    """Classes of the training data without an object that the validation data do not list: a list of names."""
+    used = {instance.label for record in train.records for instance in record.instances}
+    unused = [name for k, name in enumerate(train.class_names) if k not in used and name in val.absent_classes]
+    return unused if len(unused) < len(train.class_names) else []
 
 
 def inspect_source(args, source, images, part, **classes):

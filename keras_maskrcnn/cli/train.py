@@ -6,7 +6,7 @@ import pathlib
 from keras_maskrcnn.cli.options import SUCCESS, add_options
 from keras_maskrcnn.cli.recipe import prepare_model, recipe_of
 from keras_maskrcnn.cli.resume import announce, check_same_run, load_last
-from keras_maskrcnn.cli.sources import load_model, open_dataset
+from keras_maskrcnn.cli.sources import load_model, open_parts
 from keras_maskrcnn.cli.train_options import GROUPS, LENGTH, pixel_fields
 
 
@@ -30,9 +30,9 @@ def train(args):
     if args.resume:
         announce(args.run_dir)
     keras.utils.set_random_seed(args.seed)
-    train = open_dataset(args, args.images, args.annotations, "train")
-    model = prepare_model(args, load_last(args.run_dir) if args.resume else _model_to_train(args, train))
-    val = open_dataset(args, args.val_images, args.val_annotations, "val", model.config)
+    model = _given_model(args)
+    train, val = open_parts(args, None if model is None else model.config)
+    model = prepare_model(args, model or _new_model(args, train))
     augmentation = preset(args.augment, model.config, args.crop, args.any_way_up)
     loader = DataLoader(
         train,
@@ -73,13 +73,18 @@ def train(args):
     return SUCCESS
 
 
-def _model_to_train(args, dataset):
-    """A new model for the dataset's classes, or the one to fine-tune."""
+def _given_model(args):
+    """The model of the run to resume or the one to fine-tune; None for a new one."""
+    if args.resume:
+        return load_last(args.run_dir)
+    return load_model(args.start_from) if args.start_from else None
+
+
+def _new_model(args, dataset):
+    """A new model for the dataset's classes."""
     from keras_maskrcnn.config import MaskRCNNConfig
     from keras_maskrcnn.model import MaskRCNN
 
-    if args.start_from:
-        return load_model(args.start_from)
     fields = _config_fields(args, dataset)
     if args.weights is None:
         return MaskRCNN(MaskRCNNConfig(**{"norm": "batch", **fields}), seed=args.seed)

@@ -27,6 +27,12 @@ DATA = (
         type=float,
         metavar="SHARE",
     ),
+    Option(
+        "--allow-empty",
+        "train even if the training or validation data have no object that counts (crowd regions do not)",
+        False,
+        bool,
+    ),
     Option("--workers", "threads that read and augment images", 2, positive(int)),
 )
 

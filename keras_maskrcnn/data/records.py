@@ -165,6 +165,8 @@ class Dataset:
         faults: list of Fault found by the reader.
         image_dir: folder that image names in `to_coco` are relative to; None means the deepest
             folder that contains all images.
+        notes: list of str, what the reader decided and the user should know; each is a warning.
+        absent_classes: those of `class_names` that the annotations do not list.
 
     Attributes:
         faults: list of Fault; grows when an image turns out to be unreadable.
@@ -174,7 +176,18 @@ class Dataset:
         ValueError: there is a fault and on_error="raise"; or no image is left.
     """
 
-    def __init__(self, records, class_names, category_ids, name, on_error="raise", faults=(), image_dir=None):
+    def __init__(
+        self,
+        records,
+        class_names,
+        category_ids,
+        name,
+        on_error="raise",
+        faults=(),
+        image_dir=None,
+        notes=(),
+        absent_classes=(),
+    ):
         if on_error not in ("raise", "skip"):
             raise ValueError(f'on_error must be "raise" or "skip". Received: {on_error!r}.')
         self.records = list(records)
@@ -183,8 +196,12 @@ class Dataset:
         self.name = str(name)
         self.on_error = on_error
         self.faults = list(faults)
+        self.notes = list(notes)
+        self.absent_classes = tuple(absent_classes)
         self._image_dir = image_dir
         self._report_faults()
+        for note in self.notes:
+            warnings.warn(note, stacklevel=3)
         if not self.records:
             raise ValueError(
                 f"A dataset needs at least one usable image. Received {self.name} without any. "

@@ -5,9 +5,12 @@ users, by the `CocoEvaluator` callback during `fit`, and by the command line.
 """
 
 import time
+import warnings
 
 import keras
 
+from keras_maskrcnn.data.classes import ids_of_labels
+from keras_maskrcnn.data.learnable import lacking
 from keras_maskrcnn.evaluation.figures import coco_metrics, overall_figures
 from keras_maskrcnn.host.progress import progress_bar
 from keras_maskrcnn.inference.predictor import Predictor
@@ -16,7 +19,9 @@ from keras_maskrcnn.inference.predictor import Predictor
 def evaluate_coco(model, dataset, max_detections=None, verbose=0):
     """Run the model over a dataset and measure its COCO average precision.
 
-    Images go through one at a time at the size the config gives them, as `Predictor` does it.
+    Images go through one at a time at the size the config gives them, as `Predictor` does it. The model's classes are
+    joined with the dataset's by name, whatever their order; the figures are those of the dataset's own ids. A model
+    without real names ("class 0", ...) has its labels in the dataset's order.
 
     Args:
         model: MaskRCNN (or anything that Predictor takes).
@@ -29,22 +34,48 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0):
         Dictionary of floats as in `coco_metrics`, of boxes and of what the model's branches predict, plus
         `seconds_per_image` and `images_at_cap`: how many images have as many detections as the model can give, so
         that objects may have been cut off there.
+
+    Raises:
+        ClassesDiffer: a ValueError: objects of the dataset have classes that the model does not know.
     """
     dataset = getattr(dataset, "dataset", dataset)
     if max_detections is None:
         max_detections = max(100, model.config.max_detections)
     predictor, pixels = Predictor(model), (model.config.num_channels, model.config.image_dtype)
+    truth = dataset.to_coco()
+    _warn_if_empty(dataset, truth)
+    category_ids = _category_ids(model.config, dataset, truth)
     detections, at_cap = [], 0
     progress = progress_bar(len(dataset), unit_name="image", verbose=verbose)
     started = time.perf_counter()
     for i, image_id in enumerate(dataset.image_ids):
         found = predictor(dataset.load_image(i, *pixels))
         at_cap += len(found) == model.config.max_detections
-        detections += found.to_coco(image_id, dataset.category_ids)
+        results = found.to_coco(image_id, category_ids)
+        detections += [result for result in results if result["category_id"] in dataset.category_ids]
         progress.update(i + 1)
     seconds = (time.perf_counter() - started) / max(len(dataset), 1)
-    metrics = coco_metrics(dataset.to_coco(), detections, max_detections, iou_types_of(model.config))
+    metrics = coco_metrics(truth, detections, max_detections, iou_types_of(model.config))
     return metrics | {"seconds_per_image": seconds, "images_at_cap": float(at_cap)}
+
+
+def _warn_if_empty(dataset, truth):
+    """Warn if there is nothing to measure, which gives -1 for every figure."""
+    crowds = [annotation.get("iscrowd", 0) for annotation in truth["annotations"]]
+    if all(crowds):
+        name, notes = getattr(dataset, "name", "the dataset"), getattr(dataset, "notes", ())
+        warnings.warn(lacking(name, len(dataset), len(crowds), notes), stacklevel=3)
+
+
+def _category_ids(config, dataset, truth):
+    """The dataset's category ids of the model's labels."""
+    names = dict(zip(dataset.category_ids, dataset.class_names, strict=True))
+    used = {names[annotation["category_id"]] for annotation in truth["annotations"]}
+    source = getattr(dataset, "name", "the dataset")
+    ids, notes = ids_of_labels(config, dataset.class_names, dataset.category_ids, used, source)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return ids
 
 
 def iou_types_of(config):

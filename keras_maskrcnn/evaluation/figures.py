@@ -26,8 +26,9 @@ def coco_metrics(ground_truth, detections, max_detections=100, iou_types=("bbox"
 
     Returns:
         Dictionary of floats, for each T of `iou_types`: T_AP (IoU 0.50:0.95), T_AP50, T_AP75, T_APs, T_APm, T_APl,
-        T_AR1, T_AR10, T_AR<max_detections>, T_ARs, T_ARm, T_ARl, T_AP/<class name>. -1, as in pycocotools, where
-        there is no ground truth of that kind; keypoints have no T_APs and T_ARs. `max_detections` repeats the cap.
+        T_AR1, T_AR10, T_AR<max_detections>, T_ARs, T_ARm, T_ARl, T_AP/<class name>, with " (id N)" where a
+        name occurs twice. -1, as in pycocotools, where there is no ground truth of that kind; keypoints have no T_APs
+        and T_ARs. `max_detections` repeats the cap.
 
     Raises:
         ValueError: for another `iou_type`, a cap below 1, and detections of images that are not in the ground truth
@@ -135,9 +136,15 @@ def _figures(evaluation, iou_type, cap):
     for m, cut in enumerate(params.maxDets):
         figures[f"AR{cut}"] = recall[:, :, 0, m]
     figures |= {f"AR{area}": recall[:, :, a, at_cap] for a, area in enumerate(areas) if area}
-    for k, category in enumerate(params.catIds):
-        figures[f"AP/{evaluation.cocoGt.cats[category]['name']}"] = precision[:, :, k, 0, at_cap]
+    for k, name in enumerate(_distinct_names(evaluation.cocoGt.cats, params.catIds)):
+        figures[f"AP/{name}"] = precision[:, :, k, 0, at_cap]
     return {f"{iou_type}_{name}": _mean_present(values) for name, values in figures.items()}
+
+
+def _distinct_names(categories, ids):
+    """Names of the categories in the order of the ids. A name that occurs twice has its id with it."""
+    names = [str(categories[key]["name"]) for key in ids]
+    return [f"{name} (id {key})" if names.count(name) > 1 else name for key, name in zip(ids, names, strict=True)]
 
 
 def _mean_present(values):

@@ -4,6 +4,7 @@ The cache is `$KERAS_HOME/keras_maskrcnn`, by default `~/.keras/keras_maskrcnn`.
 the converted `.weights.h5` files, and beside each of these a `.json` file with its checksums.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -95,6 +96,7 @@ def convert(file, target, reference):
         file: published name. target: path of the `.weights.h5`. reference: MaskRCNN that the file belongs to.
     """
     source = fetch(file)
+    _need_writable(target.parent)
     receipt = load_state(reference, read_pth(source), file)
     sidecar = target.with_suffix(".json")
     account = {
@@ -135,13 +137,15 @@ def fetch(file):
         pathlib.Path.
 
     Raises:
-        OSError: the download failed; the message gives the URL and the place for a manual download.
+        OSError: the cache cannot be written to; or the download failed, and the message gives the URL and the place for
+            a manual download.
         ValueError: the checksum is wrong. A download is then deleted.
     """
     path = cache_folder() / file
     if path.is_file():
         _verify(path, file, f"Delete {path}; it will be downloaded again.")
         return path
+    _need_writable(path.parent)
     url = os.environ.get(MIRROR, URL).rstrip("/") + "/" + file
 
     def fill(partial):
@@ -159,11 +163,30 @@ def fetch(file):
 
 
 def cache_folder():
-    """The folder of downloaded and converted weights; created if missing."""
-    home = os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras"
-    folder = pathlib.Path(home) / "keras_maskrcnn"
-    folder.mkdir(parents=True, exist_ok=True)
+    """The folder of downloaded and converted weights; created if it is missing and its place can be written to."""
+    home = os.environ.get("KERAS_HOME")
+    user = os.path.expanduser("~")
+    if not home and user == "~":
+        raise OSError(_not_writable("~/.keras", "this user has no home folder"))
+    folder = pathlib.Path(home or pathlib.Path(user) / ".keras") / "keras_maskrcnn"
+    with contextlib.suppress(OSError):  # nothing needs to be written where the weights are; `_need_writable` tells
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _need_writable(folder):
+    """Raise an OSError if files cannot be written into the cache."""
+    if not folder.is_dir():
+        raise OSError(_not_writable(folder, "it cannot be created"))
+    if not os.access(folder, os.W_OK):
+        raise OSError(_not_writable(folder, "it is read-only for this user"))
+
+
+def _not_writable(folder, problem):
+    return (
+        f"Downloaded weights need a folder that can be written to. Received {folder}: {problem}. Set the environment "
+        "variable KERAS_HOME to a folder that can be written to."
+    )
 
 
 def sha256(path):

@@ -10,7 +10,9 @@ import warnings
 import numpy as np
 
 from keras_maskrcnn.batch import empty_batch, fill_row
+from keras_maskrcnn.data.classes import for_config
 from keras_maskrcnn.data.images.reading import ImageError
+from keras_maskrcnn.data.learnable import nothing_to_learn
 from keras_maskrcnn.data.loading.cache import SampleCache
 from keras_maskrcnn.data.loading.epoch_order import EpochOrder
 from keras_maskrcnn.data.loading.options import LoaderOptions
@@ -29,7 +31,8 @@ class BatchMaker:
     beyond `max_instances` are dropped at random with a warning.
 
     Args:
-        dataset: a Dataset (CocoDataset, DsbDataset, ArrayDataset).
+        dataset: a Dataset (CocoDataset, DsbDataset, ArrayDataset). Its classes are joined with the config's by name
+            (`classes.for_config`).
         config: MaskRCNNConfig, for classes, image size, channels, max_instances and the branches' arrays.
         batch_size: images per batch.
         transforms: list of `(sample, rng) -> sample`, in order; None resizes as the config says.
@@ -40,15 +43,19 @@ class BatchMaker:
         ready_at: dict, when the batch at an index was last finished (`time.monotonic`).
 
     Raises:
-        ValueError: classes of dataset and config disagree; the canvas is not a multiple of 32; there are too
-            few images for one batch; the dataset cannot provide the share of negatives.
+        ClassesDiffer: a ValueError: objects have classes that the config does not name.
+        ValueError: without names, classes of dataset and config disagree; the canvas is no multiple of 32; not one
+            batch; a share of negatives that the dataset cannot give.
     """
 
     def __init__(self, dataset, config, batch_size, transforms=None, options=None, **fields):
         options = LoaderOptions.of(options, **fields)
-        _check_classes(dataset, config)
+        dataset = for_config(dataset, config)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1. Received {batch_size}.")
+        problem = nothing_to_learn(dataset)
+        if problem:
+            warnings.warn(problem, stacklevel=2)
         augmentation = options.augmentation
         self.dataset = dataset
         self.config = config
@@ -68,7 +75,8 @@ class BatchMaker:
         if len(self) == 0:
             raise ValueError(
                 f"A loader needs at least one batch. Received {len(self.order)} images for batch_size="
-                f"{batch_size}, drop_last={self.drop_last}. Lower batch_size or set drop_last."
+                f"{batch_size}, drop_last={self.drop_last}. Set batch_size={len(self.order)} (on the command line "
+                f"--batch-size {len(self.order)}), or drop_last=False."
             )
 
     def __len__(self):
@@ -160,35 +168,6 @@ def ground_truth(shown, config):
             for row, values in zip(rows[name], made):
                 row[...] = values[name]
     return rows
-
-
-def _check_classes(dataset, config):
-    count = len(dataset.class_names)
-    if config.num_classes != count:
-        raise ValueError(
-            f"num_classes must be the dataset's number of classes without background: {count}. "
-            f"Received num_classes={config.num_classes} for {dataset.name} with "
-            f"{_short(dataset.class_names)}. Set num_classes={count} in the config, or read the "
-            "data with the category_ids of the training set."
-        )
-    default = tuple(f"class {k}" for k in range(count))
-    if config.class_names != default and tuple(config.class_names) != dataset.class_names:
-        raise ValueError(
-            "class_names of config and dataset must agree in order. "
-            f"Received {_short(config.class_names)} and {_short(dataset.class_names)} "
-            f"of {dataset.name}. "
-            "Take the config's from the dataset: class_names=dataset.class_names."
-        )
-    if tuple(config.category_ids) not in (tuple(range(1, count + 1)), dataset.category_ids):
-        raise ValueError(
-            "category_ids of config and dataset must agree in order. "
-            f"Received {_short(config.category_ids)} and {_short(dataset.category_ids)} "
-            f"of {dataset.name}. Read the data with category_ids=config.category_ids."
-        )
-
-
-def _short(names):
-    return f"{tuple(names[:5])}{'...' if len(names) > 5 else ''}"
 
 
 def _checked_canvas(canvas):

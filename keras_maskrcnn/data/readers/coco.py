@@ -1,15 +1,16 @@
 """Reader for COCO-format instance annotations: one JSON file and a folder of images.
 
 Reads polygons, run lengths (compressed and uncompressed), crowds and images without objects.
-Category ids may have gaps; they become labels 0..K-1, and `to_coco` restores them. Boxes come from
-the segmentation, not from the `bbox` field. Everything except pixels is checked when the file is
-read.
+Category ids may have gaps; they become labels 0..K-1 (`coco_categories.py`), and `to_coco` restores
+them. Boxes come from the segmentation, not from the `bbox` field. Everything except pixels is checked
+when the file is read.
 """
 
 import pathlib
 
 import numpy as np
 
+from keras_maskrcnn.data.readers.coco_categories import read_categories
 from keras_maskrcnn.data.readers.folders import read_json
 from keras_maskrcnn.data.readers.outlines import FaultyAnnotation, polygon_mask
 from keras_maskrcnn.data.records import Dataset, Fault, Instance, Record, RunLengths
@@ -28,51 +29,41 @@ class CocoDataset(Dataset):
         image_dir: folder that the `file_name`s are relative to.
         on_error: "raise" raises an error that lists the faults; "skip" drops faulty images and
             annotations, warns how many there are and lists them in `.faults`.
-        category_ids: the dataset's ids of labels 0..K-1, in order; None takes all `categories` by
-            ascending id. Pass the training set's ids if this file lists fewer categories.
-        class_names: names of these ids, used for ids that the file does not list.
+        category_ids: ids of labels 0..K-1, in order; None takes all `categories` by ascending id. With
+            `class_names` they only serve classes that the file does not list.
+        class_names: names of labels 0..K-1, such as those of the training set. The file's categories are
+            joined with them by name, whatever their ids and order; `category_ids` keeps the file's own ids.
 
     Raises:
-        ValueError: the file is missing, is not COCO JSON or lists no image; or it has faults and
-            on_error="raise".
+        ClassesDiffer: a ValueError: objects have classes that are not among `class_names`.
+        ValueError: the file is missing, is not COCO JSON, lists no image or a class name twice; or it has
+            faults and on_error="raise".
     """
 
     def __init__(self, annotation_file, image_dir, on_error="raise", category_ids=None, class_names=None):
         content = _read_content(annotation_file)
-        names = {c["id"]: c.get("name", f"category {c['id']}") for c in content["categories"]}
-        ids = sorted(names) if category_ids is None else list(category_ids)
-        if class_names is not None and (category_ids is None or len(class_names) != len(ids)):
-            raise ValueError(
-                f"{annotation_file}: class_names must hold one name per category id. Received {len(class_names)} "
-                f"names and category_ids={category_ids}. Take both from the training set."
-            )
-        given = dict(zip(ids, class_names or ()))
-        unknown = [key for key in ids if key not in names]
-        if unknown and category_ids is None or not ids:
-            raise ValueError(
-                f"{annotation_file}: at least one category is needed. Received an empty list. "
-                'Add entries such as {"id": 1, "name": "cell"}.'
-            )
-        reader = _Reader(content, pathlib.Path(image_dir), {key: k for k, key in enumerate(ids)}, names)
+        categories = read_categories(content, str(annotation_file), category_ids, class_names)
+        reader = _Reader(content, pathlib.Path(image_dir), categories.labels)
         super().__init__(
             reader.records(),
-            [names.get(key, given.get(key, f"category {key}")) for key in ids],
-            ids,
+            categories.names,
+            categories.ids,
             annotation_file,
             on_error,
             reader.faults,
             image_dir,
+            categories.notes,
+            categories.absent,
         )
 
 
 class _Reader:
     """Turns the JSON content into records and collects faults."""
 
-    def __init__(self, content, image_dir, labels, names):
+    def __init__(self, content, image_dir, labels):
         self.content = content
         self.image_dir = image_dir
         self.labels = labels
-        self.names = names
         self.faults = []
 
     def records(self):

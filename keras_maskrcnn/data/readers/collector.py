@@ -5,6 +5,7 @@ A reader adds the objects of each image by class *name*. `finish` turns the resu
 
 import dataclasses
 
+from keras_maskrcnn.data.classes import ClassesDiffer, check_unique, differing, join_classes
 from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
 from keras_maskrcnn.data.records import Fault, Instance, Record, size_message
@@ -19,20 +20,29 @@ class Collector:
 
     Attributes:
         faults: list of Fault.
+        notes: list of str, as of Dataset.
         default: str, the class of objects without a class: the only given class, else "object".
     """
 
     def __init__(self, name, class_names=None):
         self.name = str(name)
         self.faults = []
+        self.notes = []
         self._records = []
         self._given = None if class_names is None else list(class_names)
         self.default = class_names[0] if class_names is not None and len(class_names) == 1 else "object"
         self._declared = []
         self._found = {}
+        self._strange = {}  # classes of objects that are not among the given names, as an ordered set
 
     def declare(self, names):
-        """Add classes that the annotation tool lists, in its order. The user's `class_names` take precedence."""
+        """Add classes that the annotation tool lists, in its order. The user's `class_names` take precedence.
+
+        Raises:
+            ValueError: a name is listed twice.
+        """
+        names = list(names)
+        check_unique(names, self.name)
         self._declared += [name for name in names if name not in self._declared]
 
     def fault(self, where, problem, remedy):
@@ -95,8 +105,10 @@ class Collector:
             category_ids: ids by label; None counts from 1.
 
         Raises:
+            ClassesDiffer: objects have other classes than the given ones; or none that is declared was given.
             ValueError: the number of category_ids differs from the number of classes.
         """
+        absent = self._check_given()
         names = self._given or self._declared or sorted(self._found) or [self.default]
         ids = tuple(range(1, len(names) + 1)) if category_ids is None else tuple(category_ids)
         if len(ids) != len(names):
@@ -110,12 +122,28 @@ class Collector:
             "category_ids": ids,
             "name": self.name,
             "faults": self.faults,
+            "notes": self.notes,
+            "absent_classes": absent,
         }
+
+    def _check_given(self):
+        """Compare the given class names with those of the annotations. Returns the given ones that have no object."""
+        if self._given is None:
+            return ()
+        check_unique(self._given, "class_names")
+        listed = list(dict.fromkeys((*self._declared, *self._found, *self._strange)))
+        if self._strange:
+            raise ClassesDiffer(differing(self.name, listed, self._given, list(self._strange)))
+        joined = join_classes(listed, self._given, self._found, self.name)
+        self.notes += joined.notes(self.name) if self._declared else []
+        return joined.absent
 
     def _label(self, name):
         """The number of a class until `finish`: its label, or its position among the classes found so far."""
         known = self._given or self._declared
         if known:
+            if self._given:
+                (self._found if name in known else self._strange).setdefault(name, len(self._found))
             if name not in known:
                 shown = known if len(known) <= 10 else f"{known[:10]}... ({len(known)})"
                 raise FaultyAnnotation(

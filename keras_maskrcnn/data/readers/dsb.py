@@ -6,6 +6,7 @@ dataset is created, and kept as small windows. Images are read when needed.
 
 import pathlib
 
+from keras_maskrcnn.data.classes import join_classes
 from keras_maskrcnn.data.images.reading import ImageError, image_size, read_image
 from keras_maskrcnn.data.readers.arrays import crop_mask
 from keras_maskrcnn.data.readers.folders import image_files
@@ -22,28 +23,36 @@ class DsbDataset(Dataset):
         folder: path of the folder that holds the ids.
         class_name: name of the class.
         on_error: "raise" or "skip", as for CocoDataset.
+        class_names: names by label, such as those of a training set; the objects are those of `class_name`, or of the
+            one name if there is one. None: `class_name` alone.
+        category_ids: ids by label; None counts from 1.
 
     Raises:
+        ClassesDiffer: a ValueError: several class_names, and none is `class_name`.
         ValueError: the folder is missing or holds no image; or there is a fault and on_error="raise": an
             id without exactly one image, an unreadable file, or a mask that is empty or differs in
             size from its image.
     """
 
-    def __init__(self, folder, class_name="nucleus", on_error="raise"):
+    def __init__(self, folder, class_name="nucleus", on_error="raise", class_names=None, category_ids=None):
         folder = pathlib.Path(folder)
         if not folder.is_dir():
             raise ValueError(
                 f"A folder with one subfolder per image is needed. Received {folder}. "
                 "Unpack stage1_train.zip of the Data Science Bowl 2018 there."
             )
+        names = (class_name,) if class_names is None else tuple(class_names)
+        own = names[0] if len(names) == 1 else class_name  # the layout names no class
+        joined = join_classes([own], names, {own}, str(folder))
         faults = []
         paths = sorted(path for path in folder.iterdir() if path.is_dir())
-        found = [_read_id(number, path, faults) for number, path in enumerate(paths, start=1)]
+        found = [_read_id(number, path, joined.labels[own], faults) for number, path in enumerate(paths, start=1)]
         records = [record for record in found if record is not None]
-        super().__init__(records, (class_name,), (1,), folder, on_error, faults)
+        ids = tuple(range(1, len(names) + 1)) if category_ids is None else tuple(category_ids)
+        super().__init__(records, names, ids, folder, on_error, faults, absent_classes=joined.absent)
 
 
-def _read_id(number, path, faults):
+def _read_id(number, path, label, faults):
     """The Record of one id, or None after recording a fault."""
     images = image_files(path / "images")
     if len(images) != 1:
@@ -67,5 +76,5 @@ def _read_id(number, path, faults):
         except ValueError as error:
             faults.append(Fault(f"mask {position} of image {path.name}", str(error), "Or remove it."))
             continue
-        instances.append(Instance(0, box, window, annotation_id=position))
+        instances.append(Instance(label, box, window, annotation_id=position))
     return Record(number, images[0], *size, tuple(instances))

@@ -65,13 +65,15 @@ def open_dataset(
             VOC, or the training part of YOLO.
         attribute: the VIA region attribute that holds the class.
         on_error: "raise" or "skip", as for CocoDataset.
-        class_names: names by label, such as those of the training set; None takes the dataset's.
-        category_ids: ids by label; None takes the dataset's.
+        class_names: names by label, such as those of the training set; None takes the dataset's. The dataset's classes
+            are joined with them by name, whatever their ids and order.
+        category_ids: ids by label; None takes the dataset's. With `class_names` a COCO file keeps its own ids.
 
     Returns:
         A Dataset.
 
     Raises:
+        ClassesDiffer: a ValueError: objects have classes that are not among `class_names`; it has both lists.
         ValueError: no format fits, or several do; or the reader raises.
     """
     if format is None:
@@ -88,7 +90,6 @@ def open_dataset(
         "image_dir": image_dir or (_coco_images(pathlib.Path(source)) if format == "coco" else None),
         "part": part,
         "attribute": attribute,
-        "class_name": class_names[0] if class_names else None,  # formats with a single class
         "class_names": class_names,
         "category_ids": category_ids,
     }

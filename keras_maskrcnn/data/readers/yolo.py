@@ -1,7 +1,8 @@
 """Reader for YOLO segmentation: data.yaml, images, and one text file per image.
 
 Each line of a text file is one object: `class x1 y1 x2 y2 ...`. Coordinates are fractions of the image's width and
-height. The labels of `.../images/a.jpg` are in `.../labels/a.txt`. An image without such a file has no objects.
+height. The labels of `.../images/a.jpg` are in `.../labels/a.txt`; if none are there, `yolo_labels.py` looks
+elsewhere. An image without such a file has no objects.
 """
 
 import pathlib
@@ -12,6 +13,7 @@ from keras_maskrcnn.data.readers import outlines
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.folders import IMAGE_SUFFIXES, read_text
 from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
+from keras_maskrcnn.data.readers.yolo_labels import find_labels, label_file
 from keras_maskrcnn.data.records import Dataset
 
 PARTS = ("train", "val", "test")
@@ -41,9 +43,11 @@ class YoloDataset(Dataset):
         collector = Collector(f"{path} ({part})", class_names)
         collector.declare(names.values())
         folders, images = _images(content, path, part)
+        labels, notes = find_labels(images, collector.name)
+        collector.notes += notes
         for image in images:
-            _collect(collector, image, names)
-        _check_orphans(collector, folders, images)
+            _collect(collector, image, labels[image], names)
+        _check_orphans(collector, folders, labels)
         super().__init__(**collector.finish(category_ids), on_error=on_error)
 
 
@@ -130,21 +134,10 @@ def _resolve(content, path, entry):
     return (existing or found).resolve()
 
 
-def label_file(image):
-    """The text file of an image: the last folder `images` in its path becomes `labels`; else it is beside the image."""
-    parts = list(image.parts)
-    for position in range(len(parts) - 2, -1, -1):
-        if parts[position] == "images":
-            parts[position] = "labels"
-            break
-    return pathlib.Path(*parts).with_suffix(".txt")
-
-
-def _collect(collector, image, names):
+def _collect(collector, image, file, names):
     size = collector.image_size(image)
     if size is None:
         return
-    file = label_file(image)
     lines = read_text(file).splitlines() if file.is_file() else []
     instances = [
         collector.instance(f"line {number} of {file}", lambda t=text: _class_and_mask(t, names, *size), number)
@@ -183,9 +176,9 @@ def _class_and_mask(text, names, height, width):
     return names[int(number)], outlines.polygon_mask([points], height, width)
 
 
-def _check_orphans(collector, folders, images):
+def _check_orphans(collector, folders, labels):
     """Record a fault for each label file whose image is missing."""
-    used = {label_file(image) for image in images}
+    used = set(labels.values())
     for folder in folders:
         place = label_file(folder / "a.jpg").parent
         for file in sorted(place.rglob("*.txt")) if place != folder else []:

@@ -1,0 +1,144 @@
+"""`keras-maskrcnn predict`: bad files, ids that pycocotools takes, and results that are there when it is stopped."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from known_answers import KnownModel, small_config
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from reader_tools import HEIGHT, WIDTH, picture
+
+from keras_maskrcnn import cli
+from keras_maskrcnn.cli import predict
+from keras_maskrcnn.cli import results as result_files
+from keras_maskrcnn.inference.predictor import Predictor
+
+BOXES = [(2, 2, 22, 22), (30, 5, 50, 35), (10, 10, 40, 30)]  # the object of the first, second and third image
+NAMES = ("circle", "square", "triangle")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three images; with them a damaged one, an AppleDouble file and a PDF."""
+    (tmp_path / "photos").mkdir()
+    for k, name in enumerate("abc"):
+        Image.fromarray(picture(k)).save(tmp_path / "photos" / f"{name}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """Finds in each image the box of its number, as class 0, 1, 2."""
+    answers = [([box], [0.9], [k]) for k, box in enumerate(BOXES)]
+    known = KnownModel(small_config(3, class_names=NAMES, category_ids=(1, 2, 3)), answers)
+    monkeypatch.setattr(predict, "_predictor", lambda args: Predictor(known))
+    return known
+
+
+def run(folder, output, *more):
+    status = cli.main(["predict", "model.keras", str(folder), "--output", str(output), *more])
+    return status, json.loads((output / "detections.json").read_text())
+
+
+def test_a_bad_file_is_listed_and_the_others_are_kept(folder, model, tmp_path, capsys):
+    whole = (folder / "b.png").read_bytes()
+    (folder / "b.png").rename(folder / "d.png")
+    (folder / "b.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "._a.png").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(64))
+    (folder / "notes.pdf").write_bytes(b"%PDF-1.4\n%%EOF\n")
+    status, results = run(folder, tmp_path / "found")
+    told = capsys.readouterr()
+    assert status == cli.CHECK_FAILED
+    assert [result["file"].rsplit("/")[-1] for result in results] == ["a.png", "c.png", "d.png"]
+    assert "1 of 4 images failed" in told.err and "b.png" in told.err and "passed over 2 files" in told.out
+    pictures = sorted(path.name for path in (tmp_path / "found").glob("*.png"))
+    assert pictures == ["0000-a.png", "0002-c.png", "0003-d.png"]
+
+
+def test_other_errors_of_image_libraries_do_not_stop_it_either(folder, model, tmp_path, capsys, monkeypatch):
+    def read(path, *pixels):
+        if path.name == "b.png":
+            raise RuntimeError("decoder")
+        return picture(0)
+
+    monkeypatch.setattr("keras_maskrcnn.data.read_image", read)
+    status, results = run(folder, tmp_path / "found")
+    assert status == cli.CHECK_FAILED and len(results) == 2
+    assert "b.png: it cannot be read: RuntimeError: decoder" in capsys.readouterr().err
+
+
+def test_results_are_there_while_it_goes_on(folder, model, tmp_path, monkeypatch):
+    output, seen = tmp_path / "found", []
+    monkeypatch.setattr(result_files, "_SHARE", 0)  # write after each image, however long it takes
+
+    def watch(batch, answer=model.predict_on_batch):
+        if (output / "detections.json").is_file():
+            seen.append(len(json.loads((output / "detections.json").read_text())))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return answer(batch)
+
+    monkeypatch.setattr(model, "predict_on_batch", watch)
+    assert cli.main(["predict", "model.keras", str(folder), "--output", str(output)]) == 130
+    assert seen == [1, 2]
+    assert [one["image_id"] for one in json.loads((output / "detections.json").read_text())] == [1, 2]
+    assert len(json.loads((output / "images.json").read_text())["images"]) == 2
+
+
+def test_without_annotations_pycocotools_takes_the_results_with_the_images_table(folder, model, tmp_path):
+    status, results = run(folder, tmp_path / "found")
+    assert status == cli.SUCCESS and [result["image_id"] for result in results] == [1, 2, 3]
+    with contextlib.redirect_stdout(io.StringIO()):
+        table = COCO(str(tmp_path / "found" / "images.json"))
+        loaded = table.loadRes(str(tmp_path / "found" / "detections.json"))
+    assert [table.imgs[key]["file_name"].rsplit("/")[-1] for key in (1, 2, 3)] == ["a.png", "b.png", "c.png"]
+    assert table.imgs[1]["height"] == HEIGHT and table.cats[2]["name"] == "square" and len(loaded.anns) == 3
+
+
+def truth(path, names=NAMES, order=("c", "a", "b")):
+    """A COCO file with other image ids and category ids than the model's."""
+    images = [
+        {"id": 70 + k, "file_name": f"photos/{name}.png", "height": HEIGHT, "width": WIDTH}
+        for k, name in enumerate(order)
+    ]
+    annotations = []
+    for k, name in enumerate(order):
+        label = "abc".index(name)
+        x1, y1, x2, y2 = BOXES[label]
+        fields = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
+        outline = [[x1, y1, x2, y1, x2, y2, x1, y2]]
+        annotations.append(
+            {"id": k + 1, "image_id": 70 + k, "category_id": 9 - label, "segmentation": outline} | fields
+        )
+    categories = [{"id": 9 - k, "name": name} for k, name in enumerate(names)]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+def test_with_annotations_the_results_have_their_ids(folder, model, tmp_path):
+    path = truth(tmp_path / "val.json")
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "images.json").write_text("{}")
+    status, results = run(folder, tmp_path / "found", "--annotations", str(path))
+    assert status == cli.SUCCESS and not (tmp_path / "found" / "images.json").exists()
+    assert [(one["image_id"], one["category_id"]) for one in results] == [(71, 9), (72, 8), (70, 7)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(path))
+        figures = COCOeval(coco, coco.loadRes(str(tmp_path / "found" / "detections.json")), "bbox")
+        figures.evaluate(), figures.accumulate(), figures.summarize()
+    np.testing.assert_allclose(figures.stats[0], 1)
+
+
+def test_annotations_that_do_not_fit_are_refused_before_the_work(folder, model, tmp_path, capsys):
+    path = truth(tmp_path / "val.json", order=("a", "b"))
+    arguments = ["predict", "model.keras", str(folder), "--output", str(tmp_path / "found"), "--annotations"]
+    assert cli.main([*arguments, str(path)]) == cli.MISTAKE
+    assert "c.png: 0 entries" in capsys.readouterr().err
+    assert cli.main([*arguments, str(truth(path, names=("disc", "square", "triangle")))]) == cli.MISTAKE
+    told = capsys.readouterr().err
+    assert "['disc', 'square', 'triangle']" in told and "['circle', 'square', 'triangle']" in told
+    assert not (tmp_path / "found").exists() and model.batches == []
