@@ -32,7 +32,7 @@ def train(args):
     keras.utils.set_random_seed(args.seed)
     model = _given_model(args)
     train, val = open_parts(args, None if model is None else model.config)
-    model = prepare_model(args, model or _new_model(args, train))
+    model = prepare_model(args, model or _model_to_train(args, train))
     augmentation = preset(args.augment, model.config, args.crop, args.any_way_up)
     loader = DataLoader(
         train,
@@ -80,7 +80,7 @@ def _given_model(args):
     return load_model(args.start_from) if args.start_from else None
 
 
-def _new_model(args, dataset):
+def _model_to_train(args, dataset):
     """A new model for the dataset's classes."""
     from keras_maskrcnn.config import MaskRCNNConfig
     from keras_maskrcnn.model import MaskRCNN
