@@ -62,6 +62,12 @@ LONG = (
     "test_litert",
     "test_experiment",
     "test_native",
+    "test_samples",
+    "test_new_branch",
+    "test_channels.py",
+    "test_optimize",
+    "test_backbones",
+    "test_compatibility",
 )
 
 
