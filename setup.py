@@ -53,7 +53,7 @@ setup(
         "h5py>=3.8",  # Keras writes .weights.h5 with it
         "numpy>=1.26",
         "pycocotools>=2.0.8",
-        "faster-coco-eval>=1.8",  # COCO AP: pycocotools' figures, in a sixtieth of its time at 1,000 detections
+        "faster-coco-eval>=1.8",  # COCO AP: pycocotools' figures in less time
         "scikit-image>=0.22",
         "tifffile>=2022.8.12",  # scikit-image's own; images of any channels are read with it
         "pillow>=10.1",  # the first with a scalable built-in font, which draw_instances uses

@@ -194,6 +194,15 @@ class MaskRCNNConfig:
         return len(self.pixel_mean)
 
     @property
+    def roi_align(self):
+        """RoIAlign's options, the same for every head: keyword arguments of `MultiLevelRoIAlign`."""
+        return {
+            "sampling_ratio": self.roi_sampling_ratio,
+            "aligned": self.roi_aligned,
+            "aggregation": self.roi_aggregation,
+        }
+
+    @property
     def max_positive_rois(self):
         """Most positive RoIs per image that the sampler draws."""
         return max(1, int(self.roi_samples * self.roi_positive_fraction))

@@ -75,14 +75,7 @@ class MaskRCNN(keras.Model):
         self.rpn = RPNHead(
             channels, num_anchors=len(config.anchor_ratios), num_convs=config.rpn_convs, name="rpn", dtype=policy
         )
-        self.box_align = MultiLevelRoIAlign(
-            config.box_pool_size,
-            sampling_ratio=config.roi_sampling_ratio,
-            aligned=config.roi_aligned,
-            aggregation=config.roi_aggregation,
-            name="box_align",
-            dtype=policy,
-        )
+        self.box_align = MultiLevelRoIAlign(config.box_pool_size, name="box_align", dtype=policy, **config.roi_align)
         self.box_head = BoxHead(
             num_classes=config.num_classes,
             channels=channels,

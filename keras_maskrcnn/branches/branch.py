@@ -64,13 +64,8 @@ class Branch:
 
     def head_options(self, config, dtype):
         """Keyword arguments of every BranchHead from the config: name, dtype, positive RoIs, RoIAlign's options."""
-        roi_align = {
-            "sampling_ratio": config.roi_sampling_ratio,
-            "aligned": config.roi_aligned,
-            "aggregation": config.roi_aggregation,
-        }
         name = f"{self.name}_head"
-        return {"name": name, "dtype": dtype, "max_rois": config.max_positive_rois, "roi_align": roi_align}
+        return {"name": name, "dtype": dtype, "max_rois": config.max_positive_rois, "roi_align": config.roi_align}
 
     # Detections ------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,10 @@
 
 import re
 
-import numpy as np
-
 from keras_maskrcnn.branches.branch import Branch
 from keras_maskrcnn.branches.field import Field, first_true
 from keras_maskrcnn.geometry import rle
-from keras_maskrcnn.geometry.pasting import paste_mask_windows
+from keras_maskrcnn.geometry.pasting import paste_mask_windows, stack_windows
 
 # Of mask_pasting and mask_targets. For targets: torchvision's `project_masks_on_boxes` is RoIAlign in its first,
 # unaligned form with about one point a pixel.
@@ -135,10 +133,7 @@ def _windows(found):
 
 def _pasted(found):
     """Bool (n, H, W): every mask pasted into the image."""
-    stack = np.zeros((len(found), *found.image_size), bool)
-    for plane, (window, x0, y0) in zip(stack, found.mask_windows, strict=True):
-        plane[y0 : y0 + window.shape[0], x0 : x0 + window.shape[1]] = window
-    return stack
+    return stack_windows(found.mask_windows, found.image_size)
 
 
 def _run_lengths(window, x0, y0, image_size):

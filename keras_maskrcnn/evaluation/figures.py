@@ -2,7 +2,7 @@
 
 Comes in: ground truth and detections in COCO's formats. Goes out: a flat dictionary of figures. Called by `coco.py`
 and by users who have detections of any model. faster-coco-eval does the matching. Its tables equal pycocotools' to
-2e-16, and it takes a sixtieth of the time at 1,000 detections per image (`benchmarks/compare_coco_eval.py`).
+2e-16, in less time (`benchmarks/compare_coco_eval.py` measures both).
 """
 
 import numpy as np

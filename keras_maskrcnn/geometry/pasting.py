@@ -19,7 +19,7 @@ def paste_masks(masks, boxes, image_size, threshold=0.5):
     Returns:
         bool (n, height, width). For many objects on a large image use `paste_mask_windows`.
     """
-    return _stack(masks, boxes, image_size, threshold, "torchvision")
+    return stack_windows(paste_mask_windows(masks, boxes, image_size, threshold, "torchvision"), image_size)
 
 
 def paste_masks_subpixel(masks, boxes, image_size, threshold=0.5):
@@ -28,7 +28,7 @@ def paste_masks_subpixel(masks, boxes, image_size, threshold=0.5):
     Args, returns: as `paste_masks`. A pixel whose centre is outside the box is False; near the
     border of the box the mask fades towards 0, as in detectron2.
     """
-    return _stack(masks, boxes, image_size, threshold, "subpixel")
+    return stack_windows(paste_mask_windows(masks, boxes, image_size, threshold, "subpixel"), image_size)
 
 
 def paste_mask_windows(masks, boxes, image_size, threshold=0.5, pasting="subpixel"):
@@ -69,8 +69,15 @@ def paste_mask_windows(masks, boxes, image_size, threshold=0.5, pasting="subpixe
     return windows
 
 
-def _stack(masks, boxes, image_size, threshold, pasting):
-    windows = paste_mask_windows(masks, boxes, image_size, threshold, pasting)
+def stack_windows(windows, image_size):
+    """Put each window of `paste_mask_windows` into a whole image.
+
+    Args:
+        windows: list of n (bool (h, w), x0, y0). image_size: (height, width), image pixels.
+
+    Returns:
+        bool (n, height, width).
+    """
     stack = np.zeros((len(windows), int(image_size[0]), int(image_size[1])), bool)
     for canvas, (window, x0, y0) in zip(stack, windows, strict=True):
         canvas[y0 : y0 + window.shape[0], x0 : x0 + window.shape[1]] = window

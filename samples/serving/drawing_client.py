@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as rle
 
+from keras_maskrcnn.geometry.extents import filled_box
 from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn_launcher import quiet_tensorflow
 
@@ -152,11 +153,11 @@ def found_in(outputs, row):
 
 def window(mask, box):
     """A mask (H, W) cropped to its box, or to its own extent if that is larger: (bool (h, w), x0, y0)."""
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     x0, y0, x1, y1 = np.maximum(np.ceil(box - 0.5), 0).astype(int)
-    if len(rows):
-        x0, y0 = min(x0, columns[0]), min(y0, rows[0])
-        x1, y1 = max(x1, columns[-1] + 1), max(y1, rows[-1] + 1)
+    filled = filled_box(mask)
+    if filled is not None:
+        x0, y0 = min(x0, filled[0]), min(y0, filled[1])
+        x1, y1 = max(x1, filled[2]), max(y1, filled[3])
     return mask[y0:y1, x0:x1].astype(bool), int(x0), int(y0)
 
 
