@@ -5,7 +5,10 @@ Keras is imported late: the process that hands tests out to workers (pytest -n) 
 
 import os
 import pathlib
+import random
+import sys
 
+import numpy
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -98,10 +101,14 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    """Every test starts from the same seed, so that order and selection do not matter."""
-    import keras
+    """Every test starts from the same seed, so that order and selection do not matter.
 
-    keras.utils.set_random_seed(0)
+    Tests of data alone import no framework, which would take longer than most of them run.
+    """
+    random.seed(0)
+    numpy.random.seed(0)
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
 
 
 @pytest.fixture(autouse=True)
