@@ -8,7 +8,7 @@ check the arguments.
 import numpy as np
 from keras import ops
 
-from keras_maskrcnn.backend.tiled_nms import non_max_suppression
+from keras_maskrcnn.backend.tiled_nms import non_max_suppression, non_max_suppression_by_level
 from keras_maskrcnn.geometry import bilinear
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "map_sizes",
     "multilevel_roi_align",
     "non_max_suppression",
+    "non_max_suppression_by_level",
     "pool_by_gathers",
     "trainable_multilevel_roi_align",
 ]

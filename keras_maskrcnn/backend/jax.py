@@ -36,6 +36,7 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
 
 trainable_multilevel_roi_align = multilevel_roi_align
 non_max_suppression = generic.non_max_suppression
+non_max_suppression_by_level = generic.non_max_suppression_by_level
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
