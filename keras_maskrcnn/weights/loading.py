@@ -7,6 +7,7 @@ import pathlib
 from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.keras_files import load_keras_file
+from keras_maskrcnn.weights.limits import MOST_HEADER_BYTES, naming, reading
 from keras_maskrcnn.weights.pth import read_pth, tensor_to_numpy
 from keras_maskrcnn.weights.torchvision import current_names, load_state, unwrapped
 
@@ -33,8 +34,8 @@ def load_weights(model, source, heads=True, skip_mismatch=False):
         Receipt, also stored as `model.weights_receipt`.
 
     Raises:
-        ValueError: tensors are missing, have another shape or are unknown; or the file has another format or holds
-            more than tensors. The model is then unchanged.
+        ValueError: tensors are missing, have another shape, are unknown or not finite; or the file is damaged, has
+            another format or holds more than tensors. The model is then unchanged.
         FileNotFoundError: the file does not exist.
     """
     if isinstance(source, collections.abc.Mapping):
@@ -69,18 +70,36 @@ def read_state(path):
         dict of torchvision's names to numpy arrays.
 
     Raises:
-        ValueError: the file has another format, or holds more than tensors.
+        ValueError: the file has another format, holds more than tensors, or is damaged.
         ImportError: a `.safetensors` file needs the package safetensors, which is not installed.
     """
     path = pathlib.Path(path)
     if path.suffix in (".pth", ".pt"):
-        return with_torchvision_names(read_pth(path))
-    if path.suffix == ".safetensors":
-        return with_torchvision_names(_safetensors().load_file(path))
-    raise ValueError(
+        state = read_pth(path)
+    elif path.suffix == ".safetensors":
+        state = _read_safetensors(path)
+    else:
+        raise _unknown(path)
+    with naming(path):
+        return with_torchvision_names(state)
+
+
+def _unknown(path):
+    return ValueError(
         "Weights are read from .weights.h5, .keras, .pth, .pt and .safetensors files. "
         f"Received: {path.name}. Rename the file if it is one of these under another name."
     )
+
+
+def _read_safetensors(path):
+    """The package checks the header and that tensors neither overlap nor leave the file; here, that it is not huge."""
+    library = _safetensors()
+    with reading(path, "a .safetensors file, whole", "Copy or download it again."):
+        with open(path, "rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > MOST_HEADER_BYTES:
+            raise ValueError(f"a header of {header:,} bytes; at most {MOST_HEADER_BYTES:,}")
+        return library.load_file(path)
 
 
 def with_torchvision_names(state):
