@@ -7,8 +7,9 @@ import pathlib
 from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.keras_files import load_keras_file
-from keras_maskrcnn.weights.limits import MOST_HEADER_BYTES, naming, reading
+from keras_maskrcnn.weights.limits import naming
 from keras_maskrcnn.weights.pth import read_pth, tensor_to_numpy
+from keras_maskrcnn.weights.safetensors_files import library, read_safetensors
 from keras_maskrcnn.weights.torchvision import current_names, load_state, unwrapped
 
 # Name -> (function that recognises a state dict, function that converts it to torchvision's names and layouts). The
@@ -77,7 +78,7 @@ def read_state(path):
     if path.suffix in (".pth", ".pt"):
         state = read_pth(path)
     elif path.suffix == ".safetensors":
-        state = _read_safetensors(path)
+        state = read_safetensors(path)
     else:
         raise _unknown(path)
     with naming(path):
@@ -89,17 +90,6 @@ def _unknown(path):
         "Weights are read from .weights.h5, .keras, .pth, .pt and .safetensors files. "
         f"Received: {path.name}. Rename the file if it is one of these under another name."
     )
-
-
-def _read_safetensors(path):
-    """The package checks the header and that tensors neither overlap nor leave the file; here, that it is not huge."""
-    library = _safetensors()
-    with reading(path, "a .safetensors file, whole", "Copy or download it again."):
-        with open(path, "rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if header > MOST_HEADER_BYTES:
-            raise ValueError(f"a header of {header:,} bytes; at most {MOST_HEADER_BYTES:,}")
-        return library.load_file(path)
 
 
 def with_torchvision_names(state):
@@ -123,18 +113,8 @@ def write_state(state, path):
         state: dict of names to numpy arrays, from `torchvision_state_dict`.
         path: ends in `.safetensors`; torch reads it with `safetensors.torch.load_file`.
     """
-    save_file = _safetensors().save_file
+    save_file = library().save_file
     write_atomically(path, lambda partial: save_file(state, partial))
-
-
-def _safetensors():
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            "A .safetensors file needs the package safetensors: pip install keras-maskrcnn[safetensors]"
-        ) from error
-    return safetensors.numpy
 
 
 def _what(path):

@@ -5,8 +5,8 @@ strings, tuples, lists and dictionaries, and these three, which cannot do more t
 
 - GLOBAL and STACK_GLOBAL make a `Name`, an immutable pair of strings. Nothing is imported.
 - REDUCE looks the name up in the caller's table of calls and passes the arguments to that function, which checks them.
-- BUILD, which would set attributes, is passed over after a dictionary (torch adds `_metadata` to one), and refused after
-  anything else.
+- BUILD, which would set attributes, is passed over after a dictionary (torch adds `_metadata` to one), and refused
+  after anything else.
 
 Called by `pth.py`.
 """

@@ -222,7 +222,7 @@ class _Maker:
 
 
 class _Converter:
-    """Copies dictionaries and lists with arrays instead of tensors. What a pickle shares is copied, so it is counted."""
+    """Copies dictionaries and lists, with arrays for tensors. What a pickle shares is copied, so it is counted."""
 
     def __init__(self, storages, most_bytes):
         self.storages, self.most_bytes = storages, most_bytes
