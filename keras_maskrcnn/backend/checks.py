@@ -52,8 +52,7 @@ def check_convolution(maps, kernel, bias, strides):
     shape = tuple(kernel.shape)
     if len(shape) != 4 or shape[0] != shape[1] or shape[0] % 2 == 0 or 0 in shape[2:]:
         raise ValueError(
-            "A kernel must be (k, k, C, K), k odd, with at least one channel and one filter. "
-            f"Received shape {shape}."
+            f"A kernel must be (k, k, C, K), k odd, with at least one channel and one filter. Received shape {shape}."
         )
     wrong = [level.shape[-1] for level in maps if level.shape[-1] not in (None, shape[2])]
     if wrong or (bias is not None and tuple(bias.shape) != shape[3:]):
