@@ -291,6 +291,7 @@ def test_archives_that_grow_or_overlap(tmp_path, monkeypatch):
         for k in range(20):  # twenty names for the bytes of one
             copy = zipfile.ZipInfo(f"a/data/{k}")
             copy.file_size, copy.compress_size, copy.CRC = first.file_size, first.compress_size, first.CRC
+            copy.header_offset = first.header_offset
             file.filelist.append(copy)
     overlapping = tmp_path / "overlapping.pth"
     overlapping.write_bytes(data.getvalue())
@@ -401,7 +402,7 @@ def with_config(source, path, change):
         (lambda text: text[: len(text) // 2], "was not read"),
         (lambda text: "[" * 10**5, "was not read"),
         (lambda text: "[]", "was not read"),
-        (lambda text: text.replace('"class_name": "MaskRCNN"', '"class_name": "Nothing"', 1), "was not read"),
+        (lambda text: text.replace("keras_maskrcnn>MaskRCNN\"", "keras_maskrcnn>Nothing\""), "was not read"),
     ],
 )
 def test_forged_configs(tmp_path, saved, change, found):
@@ -412,8 +413,8 @@ def test_forged_configs(tmp_path, saved, change, found):
 
 
 def test_a_model_with_a_lambda_layer_is_refused_and_nothing_runs(tmp_path):
-    marker = tmp_path / "executed"
-    layer = keras.layers.Lambda(lambda x: (marker.touch(), x)[1])
+    marker, place = tmp_path / "executed", str(tmp_path / "executed")
+    layer = keras.layers.Lambda(lambda x: (open(place, "w").close(), x)[1])  # noqa: SIM115
     model = keras.Sequential([keras.Input((2,)), layer])
     model.save(tmp_path / "lambda.keras")
     marker.unlink(missing_ok=True)

@@ -54,10 +54,10 @@ class Call:
 
 def stand_in(module, name):
     """A class that pickles by this global name."""
-    made = type(name, (), {"__module__": module})
-    sys.modules.setdefault(module, types.ModuleType(module))
-    setattr(sys.modules[module], name, made)
-    return made
+    holder = sys.modules.setdefault(module, types.ModuleType(module))
+    if not hasattr(holder, name):
+        setattr(holder, name, type(name, (), {"__module__": module}))
+    return getattr(holder, name)
 
 
 class TensorPickler(pickle.Pickler):

@@ -70,25 +70,27 @@ def _check(file):
         nonlocal count
         count += 1
         if count > MOST_ENTRIES or key.count("/") > 4 * MOST_NESTING:
-            raise ValueError(f"more than {MOST_ENTRIES:,} objects, or groups nested too deeply")
+            return f"more than {MOST_ENTRIES:,} objects, or groups nested too deeply"
         if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{key[:80]}, a {type(link).__name__}; weights are in the file itself")
+            return f"{key[:80]}, a {type(link).__name__}; weights are in the file itself"
         node = file[key]
         if isinstance(node, h5py.Dataset):
-            datasets.append(_checked_dataset(key, node))
-        elif not isinstance(node, h5py.Group):
-            raise ValueError(f"{key[:80]}, a {type(node).__name__}")
+            datasets.append(node)
+            return _fault(key, node)
+        return None if isinstance(node, h5py.Group) else f"{key[:80]}, a {type(node).__name__}"
 
-    file.visititems_links(visit)
+    fault = file.visititems_links(visit)  # stops at the first result; an exception would not pass HDF5 unchanged
+    if fault is not None:
+        raise ValueError(fault)
     return datasets
 
 
-def _checked_dataset(key, dataset):
+def _fault(key, dataset):
     if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{key[:80]}, whose numbers are in other files")
+        return f"{key[:80]}, whose numbers are in other files"
     if dataset.shape is None or dataset.dtype.kind not in "fiub":
-        raise ValueError(f"{key[:80]}, which holds {dataset.dtype} and no array of numbers")
-    return dataset
+        return f"{key[:80]}, which holds {dataset.dtype} and no array of numbers"
+    return None
 
 
 def _num_bytes(dataset):
