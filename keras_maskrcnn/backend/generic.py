@@ -194,6 +194,8 @@ def pool_by_gathers(pyramid, frame, box_batch, levels, output_size, ratio):
         float32 (R, h, w, C).
     """
     y, x, height, width = frame
+    if y.shape[0] == 0:  # an empty batch has no cells, from which JAX gathers nothing, not even for no box
+        return ops.zeros((0, *output_size, pyramid[0].shape[-1]), "float32")
     cells = flatten_pyramid(pyramid)
     heights, widths, offsets = map_sizes(pyramid)
     own_height, own_width = ops.take(heights, levels), ops.take(widths, levels)
