@@ -8,15 +8,13 @@ import math
 
 import numpy as np
 
+from keras_maskrcnn.data.readers import fields
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.records import Polygons, RunLengths
 from keras_maskrcnn.geometry import rle
 from keras_maskrcnn.geometry.extents import filled_box
 
 _MAX_SAGITTA = 0.05  # pixels, largest deviation of a polygon from its curve
-
-
-class FaultyAnnotation(Exception):
-    """One annotation is invalid. args: problem, remedy (two sentences)."""
 
 
 def polygon_mask(parts, height, width, holes=()):
@@ -102,12 +100,13 @@ def circle(cx, cy, radius):
 
 
 def numbers(*values):
-    """The values as floats. Raises FaultyAnnotation if one is missing or not a number."""
+    """The values as floats. Raises FaultyAnnotation if one is missing or no finite number."""
     try:
-        return [float(value) for value in values]
-    except (TypeError, ValueError):
+        return [fields.number(value, "a coordinate") for value in values]
+    except FaultyAnnotation:
         raise FaultyAnnotation(
-            f"coordinates must be numbers. Received {list(values)!r}.", "Draw the shape again, or remove it."
+            f"coordinates must be numbers that are finite. Received {list(values)!r:.200}.",
+            "Draw the shape again, or remove it.",
         ) from None
 
 
