@@ -10,6 +10,8 @@ XML_DEPTH = 100
 CSV_CELL = 2**26  # characters: a polygon of some million points
 OUTLINE_POINTS = 1_000_000  # of one outline
 LABEL_PIXELS = 2**27  # of a label image or a mask file
+LABEL_COUNT = 100_000  # objects in a label image; a photo taken for one has as many colours
+LABEL_SPREAD = 64  # areas of the image that the boxes around a label image's objects may have together
 SEARCH_DEPTH = 4  # levels of sub-folders in which images are searched
 SEARCH_FILES = 1_000_000  # files and folders in a folder that is searched
 

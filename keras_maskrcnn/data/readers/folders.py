@@ -35,11 +35,23 @@ def named_folders(folder, names):
     return [path for path in found if path.is_dir()]
 
 
-def files_by_stem(files):
-    """{name without extension: [files]}, in the given order."""
+def by_unique_stem(collector, files, owner=str):
+    """{name without extension: file}; a second file of the same name is a fault.
+
+    Args:
+        collector: Collector.
+        files: list of Path.
+        owner: function from a file's name without extension to the name that counts.
+    """
     found = {}
     for file in files:
-        found.setdefault(file.stem, []).append(file)
+        first = found.setdefault(owner(file.stem), file)
+        if first != file:
+            collector.fault(
+                f"file {file}",
+                f"its name without extension must be its own. Received {first.name}, too.",
+                "Remove or rename one of them.",
+            )
     return found
 
 

@@ -27,8 +27,8 @@ import unicodedata
 import urllib.parse
 
 from keras_maskrcnn.data.limits import SEARCH_DEPTH, SEARCH_FILES
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import IMAGE_FOLDERS, IMAGE_SUFFIXES, named_folders, need_folder
-from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
 from keras_maskrcnn.host.messages import argument
 
 _UPLOAD = re.compile("[0-9a-f]{8}-(?=.)")  # Label Studio's prefix of uploaded files
@@ -92,26 +92,30 @@ class ImageFinder:
             return None
 
     def find(self, name):
+        """The file that a name means: as `look_up`, but a FaultyAnnotation where there is none."""
+        path = self.look_up(name)
+        if path is None:
+            raise FaultyAnnotation(*self._not_found(name_forms(name)))
+        return path
+
+    def look_up(self, name):
         """The file that a name means.
 
         Args:
             name: str from an annotation file.
 
         Returns:
-            Path of a file that exists.
+            Path of a file that exists, or None.
 
         Raises:
-            FaultyAnnotation: it is no name, no file fits, or several do.
+            FaultyAnnotation: it is no name, or several files fit.
         """
         if not isinstance(name, str) or not name.strip("/\\ .") or "\0" in name:
             raise FaultyAnnotation(
                 f"an image needs the name of its file. Received {shown_name(name)}.", "Add the name, or remove it."
             )
         forms = name_forms(name)
-        path = self._absolute(name) or self._exact(name, forms) or self._similar(name, forms)
-        if path is None:
-            raise FaultyAnnotation(*self._not_found(forms))
-        return path
+        return self._absolute(name) or self._exact(name, forms) or self._similar(name, forms)
 
     def _absolute(self, name):
         if not os.path.isabs(name):
@@ -144,7 +148,8 @@ class ImageFinder:
                 if best:
                     path = _only(name, best)
                     self._check_free(name, path)
-                    self._note(f"found {how}", name, path)
+                    if key is not _same_stem:  # usual in tables and lists
+                        self._note(f"found {how}", name, path)
                     return path
         return None
 

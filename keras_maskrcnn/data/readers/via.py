@@ -202,13 +202,14 @@ def _class_and_mask(region, attribute, height, width):
 def _class(attribute, value):
     """The class named by an attribute's value."""
     if isinstance(value, dict):  # a checkbox: {"cat": true, "dog": false}
+        value = {name: bool(on) for name, on in value.items()}
         ticked = [name for name, on in value.items() if on]
         if len(ticked) == 1:
             return ticked[0]
     elif isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
         return str(value).strip()
     raise FaultyAnnotation(
-        f"its attribute {attribute!r} must name one class. Received {fields.shown(value)}.",
+        f"its attribute {attribute!r} must name one class. Received {str(value)[:100]}.",
         "Choose a class for it in VIA.",
     )
 
