@@ -18,6 +18,15 @@ def image_files(folder):
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and _is_shown(file))
 
 
+def files_with(folder, *suffixes):
+    """The files directly inside a folder with one of these lower-case endings, in any case; sorted, without hidden ones."""
+    return sorted(
+        file
+        for file in pathlib.Path(folder).iterdir()
+        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+    )
+
+
 def named_folders(folder, names):
     """The folders directly inside a folder that have one of these names, in upper or lower case.
 

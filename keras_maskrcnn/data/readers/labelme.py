@@ -17,7 +17,7 @@ from keras_maskrcnn.data.limits import LABEL_PIXELS, OUTLINE_POINTS, check_count
 from keras_maskrcnn.data.readers import fields, outlines
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
-from keras_maskrcnn.data.readers.folders import read_json
+from keras_maskrcnn.data.readers.folders import files_with, read_json
 from keras_maskrcnn.data.readers.image_finder import ImageFinder
 from keras_maskrcnn.data.records import Dataset, size_message
 
@@ -45,7 +45,7 @@ class LabelmeDataset(Dataset):
 
     def __init__(self, source, image_dir=None, on_error="raise", class_names=None, category_ids=None):
         source = pathlib.Path(source)
-        files = sorted(source.glob("*.json")) if source.is_dir() else [source]
+        files = files_with(source, ".json") if source.is_dir() else [source]
         if not files:
             raise ValueError(f"A folder with labelme .json files is needed. Received {source}, which has none.")
         collector = Collector(source, class_names)

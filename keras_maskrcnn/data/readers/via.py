@@ -209,7 +209,7 @@ def _class(attribute, value):
     elif isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
         return str(value).strip()
     raise FaultyAnnotation(
-        f"its attribute {attribute!r} must name one class. Received {str(value)[:100]}.",
+        f"its attribute {attribute!r} must name one class. Received {repr(value)[:100]}.",
         "Choose a class for it in VIA.",
     )
 

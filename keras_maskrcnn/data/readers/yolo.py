@@ -13,7 +13,7 @@ from keras_maskrcnn.data.limits import OUTLINE_POINTS, check_count
 from keras_maskrcnn.data.readers import fields, outlines
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
-from keras_maskrcnn.data.readers.folders import IMAGE_SUFFIXES, read_text
+from keras_maskrcnn.data.readers.folders import IMAGE_SUFFIXES, files_with, need_folder, read_text
 from keras_maskrcnn.data.readers.image_finder import ImageFinder, name_forms
 from keras_maskrcnn.data.readers.yaml_files import read_yaml
 from keras_maskrcnn.data.readers.yolo_labels import find_labels, label_file
@@ -64,7 +64,7 @@ def find_yaml(source):
     source = pathlib.Path(source)
     if source.is_file():
         return source
-    files = [file for pattern in ("*.yaml", "*.yml") for file in sorted(source.glob(pattern))]
+    files = files_with(need_folder(source, "data.yaml and images"), ".yaml", ".yml")
     named = [file for file in files if file.stem in ("data", "dataset")] or files
     if len(named) != 1:
         raise ValueError(
