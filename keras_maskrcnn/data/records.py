@@ -15,6 +15,7 @@ from keras_maskrcnn.data.coco_output import coco_content, is_file, write_coco
 from keras_maskrcnn.data.images.reading import ImageError, read_image
 from keras_maskrcnn.data.readers.folders import common_folder
 from keras_maskrcnn.geometry import rle
+from keras_maskrcnn.host.messages import argument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,7 +280,7 @@ class Dataset:
         if self.on_error == "raise":
             raise ValueError(
                 f"{self.name} must have no faults. Received {len(self.faults)}:\n{shown}{more}\n"
-                'Fix them, or pass on_error="skip" to leave them out (see `.faults`).'
+                f"Fix them, or leave them out: {argument('on_error', 'skip')}."
             )
         warnings.warn(
             f"Left out {len(self.faults)} faulty entries of {self.name}:\n{shown}{more}",

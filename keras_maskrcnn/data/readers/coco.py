@@ -6,12 +6,11 @@ them. Boxes come from the segmentation, not from the `bbox` field. Everything ex
 when the file is read.
 """
 
-import pathlib
-
 import numpy as np
 
 from keras_maskrcnn.data.readers.coco_categories import read_categories
 from keras_maskrcnn.data.readers.folders import read_json
+from keras_maskrcnn.data.readers.image_finder import ImageFinder, shown_name
 from keras_maskrcnn.data.readers.outlines import FaultyAnnotation, polygon_mask
 from keras_maskrcnn.data.records import Dataset, Fault, Instance, Record, RunLengths
 from keras_maskrcnn.geometry import rle
@@ -26,7 +25,8 @@ class CocoDataset(Dataset):
 
     Args:
         annotation_file: path of the JSON file.
-        image_dir: folder that the `file_name`s are relative to.
+        image_dir: folder that the `file_name`s are relative to; None searches near the file. `image_finder` says how
+            names are matched.
         on_error: "raise" raises an error that lists the faults; "skip" drops faulty images and
             annotations, warns how many there are and lists them in `.faults`.
         category_ids: ids of labels 0..K-1, in order; None takes all `categories` by ascending id. With
@@ -40,19 +40,20 @@ class CocoDataset(Dataset):
             faults and on_error="raise".
     """
 
-    def __init__(self, annotation_file, image_dir, on_error="raise", category_ids=None, class_names=None):
+    def __init__(self, annotation_file, image_dir=None, on_error="raise", category_ids=None, class_names=None):
         content = _read_content(annotation_file)
         categories = read_categories(content, str(annotation_file), category_ids, class_names)
-        reader = _Reader(content, pathlib.Path(image_dir), categories.labels)
+        reader = _Reader(content, ImageFinder(annotation_file, image_dir), categories.labels)
+        records = reader.records()
         super().__init__(
-            reader.records(),
+            records,
             categories.names,
             categories.ids,
             annotation_file,
             on_error,
             reader.faults,
             image_dir,
-            categories.notes,
+            [*categories.notes, *reader.finder.notes],
             categories.absent,
         )
 
@@ -60,9 +61,9 @@ class CocoDataset(Dataset):
 class _Reader:
     """Turns the JSON content into records and collects faults."""
 
-    def __init__(self, content, image_dir, labels):
+    def __init__(self, content, finder, labels):
         self.content = content
-        self.image_dir = image_dir
+        self.finder = finder
         self.labels = labels
         self.faults = []
 
@@ -83,24 +84,27 @@ class _Reader:
         """Image id -> (path, or None if it cannot be used, height, width)."""
         images = {}
         for entry in self._unique(self.content["images"], "image"):
-            path = self.image_dir / str(entry.get("file_name"))
+            name = entry.get("file_name") or entry.get("coco_url")  # LVIS has the URL alone
+            where = f"image {entry['id']} ({shown_name(name)})"
+            path = self._find(name, where)
             height, width = entry.get("height"), entry.get("width")
             if not _positive_integers(height, width):
                 self._fault(
-                    f"image {entry['id']} ({path})",
+                    where,
                     f"needs `height` and `width` as positive integers. Received {height!r} and {width!r}.",
                     "Write the file's own size into the annotations.",
                 )
                 path = None
-            elif not path.is_file():
-                self._fault(
-                    f"image {entry['id']} ({path})",
-                    "the file does not exist.",
-                    "Check image_dir and `file_name`.",
-                )
-                path = None
             images[entry["id"]] = (path, height, width)
         return images
+
+    def _find(self, name, where):
+        """The file of an image, or None after recording a fault."""
+        try:
+            return self.finder.find(name)
+        except FaultyAnnotation as fault:
+            self._fault(where, *fault.args)
+            return None
 
     def _unique(self, entries, kind):
         """The entries with a unique id. A repeated id is a fault of the second entry."""
