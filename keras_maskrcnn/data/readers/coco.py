@@ -164,7 +164,7 @@ class _Reader:
         if found is None:
             self._fault(
                 f"annotation {key}",
-                f"belongs to image {fields.shown(stated)}, which `images` does not list.",
+                f"its image must be one that `images` lists. Received image {fields.shown(stated)}.",
                 "Remove the annotation or add the image.",
             )
         elif type(found) is not type(stated):
