@@ -33,6 +33,7 @@ from keras_maskrcnn.host.messages import argument
 
 _UPLOAD = re.compile("[0-9a-f]{8}-(?=.)")  # Label Studio's prefix of uploaded files
 _DRIVE = re.compile("[A-Za-z]:(?=[/\\\\])")
+_WRITTEN_ELSEWHERE = re.compile(r"[\\:%?#]")  # what a name of this system seldom has
 _SHOWN = 5  # candidates or places in a message
 
 
@@ -128,7 +129,7 @@ class ImageFinder:
         for tier in self._tiers:
             for form in forms:
                 folder, base = os.path.split(form)
-                found = [place for place in tier if base in self._names(os.path.join(place, folder))]
+                found = [place for place in tier if base in self._names(f"{place}/{folder}")]
                 if found:
                     path = _only(name, [place / form for place in found])
                     self._note_outside(name, path, form)
@@ -136,7 +137,7 @@ class ImageFinder:
         return None
 
     def _note_outside(self, name, path, form):
-        if ".." in pathlib.PurePath(form).parts and not _inside(path, self._home):
+        if ".." in form and ".." in pathlib.PurePath(form).parts and not _inside(path, self._home):
             self._note(f"found outside {self._home}, where their names lead", name, path)
 
     def _similar(self, name, forms):
@@ -147,9 +148,10 @@ class ImageFinder:
                 best = _most_alike(found, form)
                 if best:
                     path = _only(name, best)
-                    self._check_free(name, path)
-                    if key is not _same_stem:  # usual in tables and lists
-                        self._note(f"found {how}", name, path)
+                    if not path.as_posix().endswith(f"/{form}"):
+                        self._check_free(name, path)
+                        if key is not _same_stem:  # usual in tables and lists
+                            self._note(f"found {how}", name, path)
                     return path
         return None
 
@@ -201,6 +203,8 @@ class ImageFinder:
 def name_forms(name):
     """The forms of a name in which it is looked for, in order: list of relative paths with forward slashes, first the
     name as it is written."""
+    if not _WRITTEN_ELSEWHERE.search(name):
+        return [name.lstrip("/")]
     forms = [name]
     slashed = name.replace("\\", "/")
     local = _DRIVE.sub("", slashed, count=1) if _DRIVE.match(slashed) else slashed
