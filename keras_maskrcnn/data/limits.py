@@ -9,6 +9,7 @@ XML_BYTES = 2**22  # one image's objects
 XML_DEPTH = 100
 CSV_CELL = 2**26  # characters: a polygon of some million points
 OUTLINE_POINTS = 1_000_000  # of one outline
+UNCHECKED_PIXELS = 2**26  # of an image; larger stated sizes are compared with the file when the dataset is opened
 LABEL_PIXELS = 2**27  # of a label image or a mask file
 LABEL_COUNT = 100_000  # objects in a label image; a photo taken for one has as many colours
 LABEL_SPREAD = 64  # areas of the image that the boxes around a label image's objects may have together

@@ -9,12 +9,13 @@ import dataclasses
 import warnings
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from keras_maskrcnn.data.classes import check_unique
 from keras_maskrcnn.data.coco_output import coco_content, is_file, write_coco
 from keras_maskrcnn.data.images.reading import ImageError, read_image
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation, class_name
 from keras_maskrcnn.data.readers.folders import common_folder
-from keras_maskrcnn.geometry import rle
+from keras_maskrcnn.geometry import polygons, rle
 from keras_maskrcnn.host.messages import argument
 
 
@@ -60,10 +61,7 @@ class Polygons:
 
     def window(self, height, width):
         """Rasterise, through run lengths of the whole image. Returns MaskWindow; very thin polygons may be empty."""
-        parts = self.segmentation(height, width)
-        codes = coco_mask.frPyObjects(parts, height, width)
-        code = codes[0] if len(codes) == 1 else coco_mask.merge(codes)
-        return RunLengths(rle.parse_counts(code["counts"])).window(height, width)
+        return RunLengths(polygons.union_runs(self.parts, height, width)).window(height, width)
 
     def segmentation(self, height, width):
         """COCO's list of flat coordinate lists."""
@@ -192,7 +190,7 @@ class Dataset:
         if on_error not in ("raise", "skip"):
             raise ValueError(f'on_error must be "raise" or "skip". Received: {on_error!r}.')
         self.records = list(records)
-        self.class_names = tuple(class_names)
+        self.class_names = _checked_names(class_names)
         self.category_ids = tuple(category_ids)
         self.name = str(name)
         self.on_error = on_error
@@ -286,6 +284,18 @@ class Dataset:
             f"Left out {len(self.faults)} faulty entries of {self.name}:\n{shown}{more}",
             stacklevel=3,
         )
+
+
+def _checked_names(names):
+    """Class names as a tuple, after checking that each is one line of text and there once."""
+    names = tuple(names)
+    check_unique(names, "class_names")
+    for name in names:
+        try:
+            class_name(name, "each of class_names")
+        except FaultyAnnotation as fault:
+            raise ValueError(" ".join(fault.args)) from None
+    return names
 
 
 def size_message(source, name, stated, found):

@@ -1,12 +1,12 @@
 """Rasterise polygons by COCO's rule, in bounded time and memory however far outside the image they reach.
 
-pycocotools follows the whole outline in steps of a fifth of a pixel, inside the image or not: one corner at x = 1e8 takes
-8 GB, and beyond 4e8 its integers overflow. Outlines of up to `MOST_STEPS` go to pycocotools. For longer ones the same
-rule is computed here for the columns of the image alone. The result is the same, pixel by pixel.
+pycocotools follows the whole outline in steps of a fifth of a pixel, inside the image or not: one corner at x = 1e8
+takes 8 GB, and beyond 4e8 its integers overflow. Outlines of up to `MOST_STEPS` go to pycocotools. For longer ones the
+same rule is computed here for the columns of the image alone. The result is the same, pixel by pixel.
 
 COCO's rule: corners are rounded to fifths of pixels. A side is drawn as points (u, v) of whole numbers, one step at a
-time in its longer direction. It crosses column c of the image between the points with u = 5c + 2 and u = 5c + 3; from the
-row of the upper one on, inside and outside are swapped. Called by `data/records.py` and the readers.
+time in its longer direction. It crosses column c of the image between the points with u = 5c + 2 and u = 5c + 3; from
+the row of the upper one on, inside and outside are swapped. Called by `data/records.py` and the readers.
 """
 
 import numpy as np
@@ -68,8 +68,8 @@ def column_runs(points, height, width):
     ends = np.cumsum(sides[-1])
     if len(ends) and ends[-1] > MOST_CROSSINGS:
         raise ValueError(
-            f"An outline may cross the columns of its image {MOST_CROSSINGS} times. Received one of {len(points)} points "
-            f"that does so {ends[-1]} times. It is damaged: outline the object again."
+            f"An outline may cross the columns of its image {MOST_CROSSINGS} times. Received one of {len(points)} "
+            f"points that does so {ends[-1]} times. It is damaged: outline the object again."
         )
     cuts = np.searchsorted(ends, np.arange(0, ends[-1] if len(ends) else 0, _AT_ONCE)[1:])
     blocks = zip(*(np.split(values, np.unique(cuts)) for values in sides), strict=True)
@@ -79,7 +79,7 @@ def column_runs(points, height, width):
 
 
 def _code(part, height, width):
-    """pycocotools' run-length code of one polygon."""
+    """One polygon as pycocotools' run-length code."""
     if not is_long(part):
         return coco_mask.frPyObjects([part.ravel().tolist()], height, width)[0]
     runs = column_runs(part, height, width)
