@@ -7,9 +7,11 @@ are in `train.py`, `preview.py`, `predict.py`, `export.py` and `data.py`. Import
 
 import argparse
 import collections.abc
+import contextlib
 import pathlib
 import sys
 import typing
+import warnings
 
 from keras_maskrcnn.cli import data, export, predict, preview, train
 from keras_maskrcnn.cli.options import CHECK_FAILED, MISTAKE, SUCCESS, positive
@@ -58,7 +60,7 @@ def main(argv=None, prepare_models=None):
     command = next(command for command in _COMMANDS if command.name == args.command)
     _accept_all_names()
     try:
-        with in_words(WORDS):
+        with in_words(WORDS), _plain_warnings():
             if command.settle is not None:
                 args = command.settle(args)
             if command.uses_models and prepare_models is not None:
@@ -73,6 +75,22 @@ def main(argv=None, prepare_models=None):
     except KeyboardInterrupt:
         print("\nstopped; all files written so far are complete", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _plain_warnings():
+    """Show warnings to users as sentences, without the line of code that they come from."""
+    before = warnings.formatwarning
+
+    def format_one(message, category, *place):
+        own = issubclass(category, UserWarning)
+        return f"warning: {message}\n" if own else before(message, category, *place)
+
+    warnings.formatwarning = format_one
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _accept_all_names():

@@ -33,6 +33,7 @@ from keras_maskrcnn.host.messages import argument
 
 _UPLOAD = re.compile("[0-9a-f]{8}-(?=.)")  # Label Studio's prefix of uploaded files
 _DRIVE = re.compile("[A-Za-z]:(?=[/\\\\])")
+_WRITTEN_ELSEWHERE = re.compile(r"[\\:%?#]")  # what a name of this system seldom has
 _SHOWN = 5  # candidates or places in a message
 
 
@@ -79,7 +80,7 @@ class ImageFinder:
     def notes(self):
         """One sentence for each way in which files were found that were not exactly where their names say."""
         return [
-            f"{count} image{'s were' if count > 1 else ' was'} {how}, such as {self._examples[how]}."
+            f"An image was {how}: {self._examples[how]}{f', and {count - 1} more' if count > 1 else ''}."
             for how, count in self._found_by.items()
         ]
 
@@ -95,7 +96,7 @@ class ImageFinder:
         """The file that a name means: as `look_up`, but a FaultyAnnotation where there is none."""
         path = self.look_up(name)
         if path is None:
-            raise FaultyAnnotation(*self._not_found(name_forms(name)))
+            raise FaultyAnnotation(*self.not_found(name))
         return path
 
     def look_up(self, name):
@@ -128,7 +129,7 @@ class ImageFinder:
         for tier in self._tiers:
             for form in forms:
                 folder, base = os.path.split(form)
-                found = [place for place in tier if base in self._names(os.path.join(place, folder))]
+                found = [place for place in tier if base in self._names(f"{place}/{folder}")]
                 if found:
                     path = _only(name, [place / form for place in found])
                     self._note_outside(name, path, form)
@@ -136,8 +137,8 @@ class ImageFinder:
         return None
 
     def _note_outside(self, name, path, form):
-        if ".." in pathlib.PurePath(form).parts and not _inside(path, self._home):
-            self._note(f"found outside {self._home}, where their names lead", name, path)
+        if ".." in form and ".." in pathlib.PurePath(form).parts and not _inside(path, self._home):
+            self._note(f"found outside {self._home}, where its name leads", name, path)
 
     def _similar(self, name, forms):
         """The file whose name is most like one of the forms."""
@@ -147,9 +148,10 @@ class ImageFinder:
                 best = _most_alike(found, form)
                 if best:
                     path = _only(name, best)
-                    self._check_free(name, path)
-                    if key is not _same_stem:  # usual in tables and lists
-                        self._note(f"found {how}", name, path)
+                    if "/" not in form or not path.as_posix().endswith(f"/{form}"):
+                        self._check_free(name, path)
+                        if key is not _same_stem:  # usual in tables and lists
+                            self._note(f"found {how}", name, path)
                     return path
         return None
 
@@ -188,7 +190,9 @@ class ImageFinder:
             found |= dict.fromkeys(files or ())
         return list(found)
 
-    def _not_found(self, forms):
+    def not_found(self, name):
+        """(problem, remedy) of a name for which there is no file."""
+        forms = name_forms(name)
         places = [str(place) for tier in self._tiers for place in tier]
         names = ", ".join(shown_name(form) for form in forms[:_SHOWN])
         but = f", but not of {', '.join(self._too_large)}: more than {SEARCH_FILES} files" if self._too_large else ""
@@ -201,6 +205,8 @@ class ImageFinder:
 def name_forms(name):
     """The forms of a name in which it is looked for, in order: list of relative paths with forward slashes, first the
     name as it is written."""
+    if not _WRITTEN_ELSEWHERE.search(name):
+        return [name.lstrip("/")]
     forms = [name]
     slashed = name.replace("\\", "/")
     local = _DRIVE.sub("", slashed, count=1) if _DRIVE.match(slashed) else slashed
@@ -260,11 +266,11 @@ def _same_without_upload_prefix(name, on_disk=False):
 
 
 _KEYS = {
-    "by the last parts of their names": _same_name,
-    "by their names with other upper and lower case of the extension": _same_but_extension_case,
-    "by their names with other upper and lower case": _same_but_case,
-    "by their names without extension": _same_stem,
-    "by their names without Label Studio's prefix": _same_without_upload_prefix,
+    "by the last part of its name": _same_name,
+    "by its name with other upper and lower case of the extension": _same_but_extension_case,
+    "by its name with other upper and lower case": _same_but_case,
+    "by its name without extension": _same_stem,
+    "by its name without Label Studio's prefix": _same_without_upload_prefix,
 }
 
 

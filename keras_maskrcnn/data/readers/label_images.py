@@ -239,9 +239,9 @@ def _read_picture(path):
         with Image.open(path) as image:
             return np.asarray(image)
     except UnidentifiedImageError:
-        from skimage import io as skimage_io  # slow to import, and only 64-bit and multi-channel TIFFs need it
+        import tifffile  # only 64-bit and multi-channel TIFFs need it
 
-        return np.asarray(skimage_io.imread(path))
+        return tifffile.imread(path)
 
 
 def _collect(collector, path, label_path):

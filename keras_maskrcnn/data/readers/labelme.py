@@ -18,7 +18,7 @@ from keras_maskrcnn.data.readers import fields, outlines
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import files_with, read_json
-from keras_maskrcnn.data.readers.image_finder import ImageFinder
+from keras_maskrcnn.data.readers.image_finder import ImageFinder, shown_name
 from keras_maskrcnn.data.records import Dataset, size_message
 
 _NO_OBJECT = ("__ignore__", "_background_")  # labels that labelme's exporters skip
@@ -103,7 +103,7 @@ def _image(collector, file, content, finders):
         if path is not None:
             return path, collector.image_size(path, stated)
         if not content.get("imageData"):
-            finders[0].find(content.get("imagePath") or file.stem)  # raises: what was looked for
+            raise FaultyAnnotation(*_no_image(file, content, finders[0]))
         size = _embedded_size(content, file, stated)
     except FaultyAnnotation as fault:
         collector.fault(f"file {file}", *fault.args)
@@ -123,6 +123,13 @@ def _image_path(file, content, finders):
     """The image file, or None."""
     name = content.get("imagePath") or file.stem
     return next((path for path in (finder.look_up(name) for finder in finders) if path is not None), None)
+
+
+def _no_image(file, content, finder):
+    """(problem, remedy) of a file whose image is missing."""
+    name = content.get("imagePath") or file.stem
+    problem, remedy = finder.not_found(name)
+    return f"its image {shown_name(name)}: {problem}", remedy
 
 
 def _embedded_size(content, file, stated):
