@@ -113,7 +113,7 @@ class Instance:
     box: np.ndarray
     mask: object
     crowd: bool = False
-    annotation_id: int | None = None
+    annotation_id: int | str | None = None
     area: float | None = None
     stated_box: tuple | None = None
     attributes: dict | None = None
