@@ -139,10 +139,10 @@ def test_xml_is_bounded(tmp_path, content, words):
 
 def test_tables_are_bounded(tmp_path):
     long = " ".join(["1 2"] * 100_000)
-    header, rows = read_table(write(tmp_path / "t.csv", f'image,polygon\na.png,"{long}"\nb.png\n,,,\n'))
-    assert header == ["image", "polygon"] and len(rows[0][1]["polygon"]) == len(long)
-    assert rows[1:] == [(3, {"image": "b.png", "polygon": ""}), (4, {"image": "", "polygon": ""})]
-    assert read_table(write(tmp_path / "t.csv", "")) == ([], [])
+    columns, rows = read_table(write(tmp_path / "t.csv", f'image,polygon\na.png,"{long}"\nb.png\n,,,\n'))
+    assert columns == {"image": 0, "polygon": 1} and rows[0] == (2, ["a.png", long])
+    assert rows[1:] == [(3, ["b.png", ""]), (4, ["", "", "", ""])]
+    assert read_table(write(tmp_path / "t.csv", "")) == ({}, [])
 
 
 @pytest.mark.parametrize(
@@ -363,6 +363,10 @@ def via3(**changes):
         ({"metadata": {"n": {"vid": "1", "xy": [[2], 1, 1, 9, 9], "av": {"1": "0"}}}}, ["region n", "numbers"]),
         ({"metadata": {"n": {"vid": "1", "xy": [2, 1, 1, 1e999, 9], "av": {"1": "0"}}}}, ["region n", "numbers"]),
         ({"metadata": {"n": {"vid": "1", "xy": [2, 1, 1, 9, 9], "av": [1]}}}, ["region n", "one class"]),
+        (
+            {"metadata": {"n": {"vid": "1", "xy": [9, 1, 1, 1e300, 9, 5, 1e300], "av": {"1": "0"}}}},
+            ["region n", "positive radii"],
+        ),
         ({"metadata": {"n": {"vid": ["1"], "xy": [2, 1, 1, 9, 9], "av": {}}}}, ["region n", "does not exist"]),
         ({"view": {"2": 7}}, ["view 2", "one image"]),
         ({"view": {"2": {"fid_list": [["1"]]}}}, ["view 2", "one image"]),

@@ -194,15 +194,18 @@ def _extreme_rectangle(*values):
     return outlines.rectangle(*points.min(0), *points.max(0))
 
 
-def _extreme_circle(x1, y1, x2, y2, x3, y3):
+def _extreme_circle(*values):
     """The circle through three points."""
-    equations = 2 * np.array([[x2 - x1, y2 - y1], [x3 - x1, y3 - y1]])
-    right = np.array([x2**2 - x1**2 + y2**2 - y1**2, x3**2 - x1**2 + y3**2 - y1**2])
-    try:
-        cx, cy = np.linalg.solve(equations, right)
-    except np.linalg.LinAlgError:
-        raise FaultyAnnotation("its three points lie on a line, not on a circle.", "Draw it again.") from None
-    return outlines.circle(cx, cy, np.hypot(cx - x1, cy - y1))
+    first, *others = np.reshape(values, (3, 2))
+    with np.errstate(over="ignore", invalid="ignore"):  # `circle` refuses what is not finite
+        equations = 2 * (np.array(others) - first)
+        right = (np.array(others) ** 2 - first**2).sum(axis=1)
+        try:
+            centre = np.linalg.solve(equations, right)
+        except np.linalg.LinAlgError:
+            raise FaultyAnnotation("its three points lie on a line, not on a circle.", "Draw it again.") from None
+        radius = np.hypot(*(centre - first))
+    return outlines.circle(*centre.tolist(), radius.item())
 
 
 # VIA's shape number -> (name, count of numbers, outline). 1 is a point and 5 a line.
