@@ -1,5 +1,7 @@
-"""Damaged and hostile annotation files of every format but COCO: a fault that names the file, in bounded time and memory,
-and with on_error="skip" everything else."""
+"""Damaged and hostile annotation files of every format but COCO.
+
+Each is a fault that names the file, found in bounded time and memory; on_error="skip" keeps everything else.
+"""
 
 import base64
 import io
@@ -112,6 +114,7 @@ def test_yaml_values_are_text(tmp_path):
 
 XML = "<annotation><size><width>60</width><height>40</height></size>{}</annotation>"
 OBJECTS = "<object><name>cat</name></object><object><name>dog</name></object>"
+TWO_OBJECTS = XML.format(OBJECTS)
 LAUGHS = (
     '<!DOCTYPE a [<!ENTITY l0 "lol">'
     + "".join(f'<!ENTITY l{n + 1} "{f"&l{n};" * 10}">' for n in range(9))
@@ -316,7 +319,19 @@ def test_outlines_of_too_many_points_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value", [["cat"], {"cat": True, "dog": True}, {}, None, True, "", "  ", "a\nb", "\ud800", json.loads("[" * 300 + "]" * 300)]
+    "value",
+    [
+        ["cat"],
+        {"cat": True, "dog": True},
+        {},
+        None,
+        True,
+        "",
+        "  ",
+        "a\nb",
+        "\ud800",
+        json.loads("[" * 300 + "]" * 300),
+    ],
 )
 def test_via_classes_are_checked(tmp_path, value):
     told = faults_of(via(tmp_path, {"name": "rect", "x": 1, "y": 1, "width": 9, "height": 9}, {"class": value}))
@@ -439,7 +454,7 @@ def test_labelme_fields_are_checked(tmp_path, changes, words):
 # VOC, label images and mask files --------------------------------------------------------------------------
 
 
-def voc(folder, stem, labels, xml=XML.format(OBJECTS)):
+def voc(folder, stem, labels, xml=TWO_OBJECTS):
     save_image(folder / "JPEGImages" / f"{stem}.jpg")
     path = folder / "SegmentationObject" / f"{stem}.png"
     path.parent.mkdir(exist_ok=True)
@@ -503,8 +518,8 @@ def bad_labels(ending):
 
 
 BAD_LABELS = (
-    "absurd.npy", "short.npy", "deep.npy", "object.npy", "negative.npy", "text.npy", "torn.png", "empty.png", "none.tif",
-    "small.png", "bomb.png", "float.tif",
+    "absurd.npy", "short.npy", "deep.npy", "object.npy", "negative.npy", "text.npy", "torn.png", "empty.png",
+    "none.tif", "small.png", "bomb.png", "float.tif",
 )  # fmt: skip
 
 

@@ -73,8 +73,8 @@ def _read(path):
     if "image" not in columns or not (by_point or "polygon" in columns):
         raise ValueError(
             "A table of polygons needs columns `image` and `polygon`, or `image`, `instance`, `x` and `y`. "
-            f"Received {path} with {list(table)[:30]}. Rename columns; `image` may be called {', '.join(COLUMNS['image'][1:])}, "
-            f"`polygon` {', '.join(COLUMNS['polygon'][1:])}."
+            f"Received {path} with {list(table)[:30]}. Rename columns; `image` may be called "
+            f"{', '.join(COLUMNS['image'][1:])}, `polygon` {', '.join(COLUMNS['polygon'][1:])}."
         )
     images = {}
     for line, row in rows:

@@ -19,7 +19,7 @@ def image_files(folder):
 
 
 def files_with(folder, *suffixes):
-    """The files directly inside a folder with one of these lower-case endings, in any case; sorted, without hidden ones."""
+    """The files directly inside a folder with one of these endings (lower case), in any case; sorted, none hidden."""
     return sorted(
         file
         for file in pathlib.Path(folder).iterdir()

@@ -187,7 +187,9 @@ def _two_points(points, kind):
     try:
         (ax, ay), (bx, by) = points
     except (TypeError, ValueError):
-        raise FaultyAnnotation(f"a {kind} needs two points. Received {fields.shown(points)}.", "Draw it again.") from None
+        raise FaultyAnnotation(
+            f"a {kind} needs two points. Received {fields.shown(points)}.", "Draw it again."
+        ) from None
     ax, ay, bx, by = outlines.numbers(ax, ay, bx, by)
     return (ax, ay), (bx, by)
 
@@ -205,7 +207,7 @@ def _pixel_mask(shape, height, width):
 
 
 def _decoded_mask(text):
-    """bool (h, w)."""
+    """Bool (h, w)."""
     try:
         with Image.open(io.BytesIO(base64.b64decode(text or "", validate=True))) as image:
             check_count(image.width * image.height, LABEL_PIXELS, "pixels of a mask")

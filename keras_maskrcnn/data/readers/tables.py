@@ -24,8 +24,8 @@ def read_table(path, delimiter=None):
         delimiter: str; None takes the commonest of comma, semicolon and tab in the first line.
 
     Returns:
-        (columns: dict from name to position, rows: list of (line number, list of text)). Rows are as long as the header:
-        cells that are missing are "". Of several columns with one name the last one counts.
+        (columns: dict from name to position, rows: list of (line number, list of text)). Rows are as long as the
+        header: cells that are missing are "". Of several columns with one name the last one counts.
 
     Raises:
         ValueError: the file is missing, no UTF-8 or no table.

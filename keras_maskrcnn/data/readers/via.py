@@ -89,8 +89,7 @@ def choose_attribute(names, asked, path):
     if len(names) == 1 or len(usual) == 1:
         return (usual or names)[0]
     raise ValueError(
-        f"{path}: one region attribute must hold the class. Received {names}. "
-        f"Name it: {argument('attribute')}."
+        f"{path}: one region attribute must hold the class. Received {names}. Name it: {argument('attribute')}."
     )
 
 
