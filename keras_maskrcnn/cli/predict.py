@@ -87,6 +87,7 @@ def check_predict(args):
 
 def predict(args):
     """Find instances; write pictures and COCO results. The status says if an image could not be read."""
+    from keras_maskrcnn.data import read_image
     from keras_maskrcnn.host.progress import progress_bar
 
     predictor = _predictor(args)
@@ -96,7 +97,7 @@ def predict(args):
     with ResultFiles(args.output, predictor.config, args.known) as files:
         for i, path in enumerate(args.images):
             try:
-                image = _read(path, pixels)
+                image = read_image(path, *pixels)
                 found = predictor(image)
             except (ValueError, MemoryError) as error:
                 failures.append(f"{path}: {str(error) or type(error).__name__}")
@@ -107,18 +108,6 @@ def predict(args):
     if failures:
         print(f"{len(failures)} of {len(args.images)} images failed:", *failures, sep="\n  ", file=sys.stderr)
     return CHECK_FAILED if failures else SUCCESS
-
-
-def _read(path, pixels):
-    """Read an image. Whatever an image library raises for a bad file becomes an ImageError."""
-    from keras_maskrcnn.data import ImageError, read_image
-
-    try:
-        return read_image(path, *pixels)
-    except ImageError:
-        raise
-    except Exception as error:  # libraries raise many kinds, and the other images must go on
-        raise ImageError(f"it cannot be read: {type(error).__name__}: {error}. Export or download it again.") from error
 
 
 def _predictor(args):

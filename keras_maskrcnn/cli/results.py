@@ -104,24 +104,18 @@ class ResultFiles:
 def image_paths(names):
     """The files that are named, and the image files directly inside the folders that are named.
 
-    Prints how many other files of a folder are passed over: hidden ones, and those of other types.
+    Prints how many other files of a folder are passed over, and of which types.
 
     Raises:
         ValueError: there is no image.
     """
-    from PIL import Image
+    from keras_maskrcnn.data.readers.folders import image_files_and_others
 
-    Image.init()
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN} | {".npy"}
     paths = []
     for path in map(pathlib.Path, names):
-        if not path.is_dir():
-            paths.append(path)
-            continue
-        files = sorted(file for file in path.iterdir() if file.is_file())
-        inside = [file for file in files if file.suffix.lower() in endings and file.name[0] != "."]
-        if len(inside) < len(files):
-            print(f"passed over {len(files) - len(inside)} files in {path}: hidden, or of no image type")
+        inside, note = image_files_and_others(path) if path.is_dir() else ([path], None)
+        if note:
+            print(note)
         paths += inside
     if not paths:
         raise ValueError(

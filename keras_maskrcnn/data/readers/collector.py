@@ -7,6 +7,7 @@ import dataclasses
 
 from keras_maskrcnn.data.classes import ClassesDiffer, check_unique, differing, join_classes
 from keras_maskrcnn.data.images.reading import ImageError, image_size
+from keras_maskrcnn.data.readers.folders import image_files_and_others
 from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
 from keras_maskrcnn.data.records import Fault, Instance, Record, size_message
 
@@ -44,6 +45,12 @@ class Collector:
         names = list(names)
         check_unique(names, self.name)
         self._declared += [name for name in names if name not in self._declared]
+
+    def note_others(self, folders, known=()):
+        """Note how many files in folders of images are passed over, each folder once. `known`: endings without note."""
+        for folder in sorted(set(folders)):
+            _, note = image_files_and_others(folder, known=known)
+            self.notes += [note] if note else []
 
     def fault(self, where, problem, remedy):
         """Record something that cannot be used for training."""

@@ -1,18 +1,18 @@
 """Reader for label images: each pixel holds the number of its object, or 0 for background.
 
 Cellpose, StarDist, QuPath, ilastik and scikit-image write such files as 8- or 16-bit PNG or TIFF. Wider integers, and
-floats with whole values, are read too. In RGB files each colour is one object. For one file per object see
+floats with whole values, are read too. In RGB files each colour is one object. Files are read as images are
+(`data/images`, docs/images.md), but for palettes, whose indices are the numbers. For one file per object see
 `instance_files`.
 """
 
 import pathlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from skimage import measure
 
-from keras_maskrcnn.data.images.npy_files import read_npy
-from keras_maskrcnn.data.images.reading import ImageError
+from keras_maskrcnn.data.images.limits import MAX_LABELS
+from keras_maskrcnn.data.images.reading import ImageError, stored_numbers
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.folders import image_files, need_folder
 from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
@@ -22,7 +22,8 @@ from keras_maskrcnn.geometry import rle
 LABEL_FOLDERS = ("labels", "masks", "label_images", "instances")
 IMAGE_FOLDERS = ("images", "image", "imgs")
 LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances")  # after the image name
-_LOSSY = (".jpg", ".jpeg")
+_JPEG = b"\xff\xd8\xff"  # how such a file starts, whatever its name
+_LARGEST = 2**53  # floats hold all whole numbers up to here
 
 
 class LabelImageDataset(Dataset):
@@ -48,6 +49,7 @@ class LabelImageDataset(Dataset):
         folder = need_folder(folder, "images and label images")
         images, labels = find_label_images(folder, image_dir)
         collector = Collector(folder, class_names)
+        collector.note_others(path.parent for path in (*images.values(), *labels.values()))
         for path in images.values():
             _collect(collector, path, labels.pop(path.stem, None))
         for path in labels.values():
@@ -100,31 +102,31 @@ def read_labels(path, colors=None):
         colors: {colour number: label} for RGB files. Colours that it lacks (all, if None) keep their `color_number`.
 
     Returns:
-        int64 (H, W); for palette files the palette indices.
+        int64 (H, W); for palette files the palette indices. Alpha is dropped.
 
     Raises:
         FaultyAnnotation: the file is unreadable, lossy, or does not hold whole numbers.
     """
-    if path.suffix.lower() in _LOSSY:
-        raise FaultyAnnotation("JPEG changes the numbers of a label image.", "Save it as PNG or TIFF.")
-    labels = _read_array(path)
-    shape = labels.shape[:2]
-    if labels.ndim == 3 and labels.shape[2] in (3, 4):
-        values, inverse = np.unique(color_number(*np.moveaxis(labels, 2, 0)[:3]), return_inverse=True)
-        labels = np.array([(colors or {}).get(int(value), int(value)) for value in values])[inverse]
-        labels = labels.reshape(shape)
-    if labels.ndim != 2 or labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels % 1 == 0).all()):
+    stored = _stored(path)
+    labels = stored.pixels[..., :-1] if stored.alpha else stored.pixels
+    if labels.shape[2] == 1 and _are_whole(labels):
+        return labels[..., 0].astype(np.int64)
+    if labels.shape[2] not in (3, 4) or not stored.rgb_first or labels.dtype not in (np.uint8, np.uint16):
         raise FaultyAnnotation(
-            f"a label image must hold one whole number per pixel. Received shape {labels.shape}, {labels.dtype}.",
+            f"a label image must hold one whole number per pixel, or colours. Received {path} of shape {labels.shape} "
+            f"(height, width, channels or pages), {labels.dtype}.",
             "Export the labels themselves, not a rendering of them.",
         )
-    return labels.astype(np.int64)
+    values, inverse = np.unique(color_number(*np.moveaxis(labels, 2, 0)[:3]), return_inverse=True)
+    numbers = np.array([(colors or {}).get(int(value), int(value)) for value in values], np.int64)
+    return numbers[inverse].reshape(labels.shape[:2])
 
 
 def color_number(red, green, blue):
-    """One number for each colour of three bytes: int64, scalar or array."""
+    """One number for each colour of three bytes: int64, scalar or array. Of three larger values another one each."""
     red, green, blue = (np.asarray(channel, np.int64) for channel in (red, green, blue))
-    return red + green * 2**8 + blue * 2**16
+    beyond = (red >> 8) * 2**24 + (green >> 8) * 2**32 + (blue >> 8) * 2**40
+    return (red & 255) + (green & 255) * 2**8 + (blue & 255) * 2**16 + beyond
 
 
 def label_masks(labels, void=()):
@@ -150,28 +152,25 @@ def label_masks(labels, void=()):
     return masks
 
 
-def _read_array(path):
-    if path.suffix.lower() == ".npy":
-        try:
-            return read_npy(path, str(path))
-        except ImageError as error:
-            raise FaultyAnnotation(str(error), "") from None
+def _stored(path):
     try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except UnidentifiedImageError:
-        return _read_tiff(path)
-    except (OSError, SyntaxError) as error:
-        raise FaultyAnnotation(f"the file is damaged: {error}.", "Export it again.") from None
-
-
-def _read_tiff(path):
-    from skimage import io as skimage_io  # slow to import, and only 64-bit and multi-channel TIFFs need it
-
+        with open(path, "rb") as file:
+            start = file.read(len(_JPEG))
+    except OSError as error:
+        raise FaultyAnnotation(f"{path} cannot be read: {error}.", "Check its name and its permissions.") from None
+    if start == _JPEG:
+        raise FaultyAnnotation("JPEG changes the numbers of a label image.", "Save it as PNG or TIFF.")
     try:
-        return np.asarray(skimage_io.imread(path))
-    except (OSError, ValueError) as error:
-        raise FaultyAnnotation(f"the file is damaged: {error}.", "Export it again.") from None
+        return stored_numbers(path)
+    except ImageError as error:
+        raise FaultyAnnotation(str(error), "") from None
+
+
+def _are_whole(labels):
+    """Whether all are whole numbers that int64 holds."""
+    if labels.dtype.kind == "f":
+        return bool((np.abs(labels) <= _LARGEST).all() and (labels % 1 == 0).all())  # NaN and infinity are neither
+    return labels.dtype != np.uint64 or labels.max() < 2**63
 
 
 def _collect(collector, path, label_path):
@@ -201,7 +200,13 @@ def _collect(collector, path, label_path):
 def _check(labels, path, size, name):
     if labels.shape != size:
         raise FaultyAnnotation(size_message(path, name, labels.shape, size), "")
-    black_and_white = set(np.unique(labels).tolist()) == {0, 255}
+    numbers = np.unique(labels)
+    if len(numbers) > MAX_LABELS:
+        raise FaultyAnnotation(
+            f"a label image may hold at most {MAX_LABELS} objects. Received {path} with {len(numbers)} numbers.",
+            "It may be a photo: export the labels themselves.",
+        )
+    black_and_white = numbers.tolist() == [0, 255]
     if black_and_white and measure.label(labels, connectivity=2).max() > 1:
         raise FaultyAnnotation(
             "it holds only 0 and 255, in several regions. A black-and-white mask does not separate objects.",

@@ -15,7 +15,7 @@ from PIL import Image
 from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.data.readers import outlines
 from keras_maskrcnn.data.readers.collector import Collector
-from keras_maskrcnn.data.readers.folders import image_files, read_json
+from keras_maskrcnn.data.readers.folders import files_in, image_files, read_json
 from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
 from keras_maskrcnn.data.records import Dataset, size_message
 
@@ -43,7 +43,7 @@ class LabelmeDataset(Dataset):
 
     def __init__(self, source, image_dir=None, on_error="raise", class_names=None, category_ids=None):
         source = pathlib.Path(source)
-        files = sorted(source.glob("*.json")) if source.is_dir() else [source]
+        files = files_in(source, (".json",)) if source.is_dir() else [source]
         if not files:
             raise ValueError(f"A folder with labelme .json files is needed. Received {source}, which has none.")
         collector = Collector(source, class_names)

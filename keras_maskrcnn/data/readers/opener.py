@@ -10,7 +10,7 @@ from keras_maskrcnn.data.readers import csv_polygons, via
 from keras_maskrcnn.data.readers.coco import CocoDataset
 from keras_maskrcnn.data.readers.csv_polygons import CsvDataset
 from keras_maskrcnn.data.readers.dsb import DsbDataset
-from keras_maskrcnn.data.readers.folders import image_files
+from keras_maskrcnn.data.readers.folders import files_in, folders_in, image_files
 from keras_maskrcnn.data.readers.instance_files import MASK_FOLDERS, InstanceFilesDataset
 from keras_maskrcnn.data.readers.label_images import (
     LABEL_FOLDERS,
@@ -152,13 +152,13 @@ def _recognise_folder(folder):
     """(format, path to pass to its reader), or None."""
     if (folder / "SegmentationObject").is_dir():
         return "voc", folder
-    if any(folder.glob("*.yaml")) or any(folder.glob("*.yml")):
+    if files_in(folder, (".yaml", ".yml")):
         return "yolo", folder
-    for pattern in ("*.json", "*.csv"):
-        found = _recognise_files(folder, sorted(folder.glob(pattern)))
+    for ending in (".json", ".csv"):
+        found = _recognise_files(folder, files_in(folder, (ending,)))
         if found is not None:
             return found
-    if any((path / "images").is_dir() and (path / "masks").is_dir() for path in folder.iterdir()):
+    if any((path / "images").is_dir() and (path / "masks").is_dir() for path in folders_in(folder)):
         return "dsb", folder
     name = _recognise_masks(folder)
     return None if name is None else (name, folder)
@@ -188,7 +188,7 @@ def _recognise_masks(folder):
         files = image_files(masks)
         if any(without_label_ending(path.stem) in stems or path.stem in stems for path in files):
             return "label-images"
-        if files or masks.is_dir() and any(path.is_dir() for path in masks.iterdir()):
+        if files or folders_in(masks):
             return "instance-files"
     return None
 

@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 
 from keras_maskrcnn.data.readers.collector import Collector
-from keras_maskrcnn.data.readers.folders import files_by_stem, image_files, need_folder, read_text
+from keras_maskrcnn.data.readers.folders import files_by_stem, files_in, image_files, need_folder, read_text
 from keras_maskrcnn.data.readers.label_images import color_number, label_masks, read_labels
 from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
 from keras_maskrcnn.data.records import Dataset, size_message
@@ -129,7 +129,7 @@ class _Reader:
 def _stems(folder, part, masks):
     """Names of the images to read, without extension."""
     found = [path.stem for path in image_files(masks)]
-    lists = {path.stem: path for path in sorted((folder / "ImageSets" / "Segmentation").glob("*.txt"))}
+    lists = {path.stem: path for path in files_in(folder / "ImageSets" / "Segmentation", (".txt",))}
     if part is None or not set(lists) & {"train", "val", "test"}:
         return found
     if part not in lists:

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_maskrcnn.data.readers import outlines
 from keras_maskrcnn.data.readers.collector import Collector
-from keras_maskrcnn.data.readers.folders import IMAGE_SUFFIXES, read_text
+from keras_maskrcnn.data.readers.folders import IMAGE_SUFFIXES, files_in, image_files, read_text
 from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
 from keras_maskrcnn.data.readers.yolo_labels import find_labels, label_file
 from keras_maskrcnn.data.records import Dataset
@@ -60,7 +60,7 @@ def find_yaml(source):
     source = pathlib.Path(source)
     if source.is_file():
         return source
-    files = [file for pattern in ("*.yaml", "*.yml") for file in sorted(source.glob(pattern))]
+    files = files_in(source, (".yaml", ".yml"))
     named = [file for file in files if file.stem in ("data", "dataset")] or files
     if len(named) != 1:
         raise ValueError(
@@ -111,7 +111,7 @@ def _images(content, path, part):
         place = _resolve(content, path, str(entry))
         if place.is_dir():
             folders.append(place)
-            images += sorted(f for f in place.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.name[0] != ".")
+            images += image_files(place, deep=True)
         else:
             lines = [line.strip() for line in read_text(place).splitlines()]
             images += [
@@ -181,6 +181,6 @@ def _check_orphans(collector, folders, labels):
     used = set(labels.values())
     for folder in folders:
         place = label_file(folder / "a.jpg").parent
-        for file in sorted(place.rglob("*.txt")) if place != folder else []:
+        for file in files_in(place, (".txt",), deep=True) if place != folder else []:
             if file not in used and file.name != "classes.txt":
                 collector.fault(f"file {file}", "its image does not exist.", "Add the image, or remove the file.")
