@@ -23,11 +23,15 @@ def evaluate_arguments(command):
 
 def evaluate(args):
     """Measure COCO AP."""
+    from keras_maskrcnn.data.learnable import nothing_to_learn
     from keras_maskrcnn.evaluation import evaluate_coco, format_metrics
     from keras_maskrcnn.host.files import write_json
 
     model = load_model(args.model)
     dataset = open_dataset(args, args.images, args.annotations, "val", model.config)
+    problem = nothing_to_learn(dataset)
+    if problem:
+        raise ValueError(f"Without objects to find, average precision is undefined. {problem}")
     metrics = evaluate_coco(model, dataset, args.max_detections, verbose=1)
     print(format_metrics(metrics))
     if args.json:

@@ -9,6 +9,7 @@ Every file is replaced as a whole, detections.json after each image, or less oft
 """
 
 import dataclasses
+import os
 import pathlib
 import time
 import warnings
@@ -16,6 +17,7 @@ import warnings
 RESULTS, IMAGES = "detections.json", "images.json"
 _SHARE = 20  # writing the results takes at most one part in so many of the time
 _LISTED = 5  # names in a message
+_STEM_BYTES = 150  # of an image's name, in the name of its picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,9 @@ class ResultFiles:
 
         picture = Image.fromarray(draw_instances(image, found))
         # Numbered: two folders may hold files of the same name.
-        write_atomically(self.output / f"{number:04d}-{path.stem}.png", lambda place: picture.save(place, "PNG"))
+        write_atomically(
+            self.output / f"{number:04d}-{_short(path.stem)}.png", lambda place: picture.save(place, "PNG")
+        )
         image_id = number + 1 if self.known is None else self.known.ids[path]
         height, width = image.shape[:2]
         self.images.append({"id": image_id, "file_name": str(path), "height": height, "width": width})
@@ -99,6 +103,11 @@ class ResultFiles:
     def _categories(self):
         pairs = zip(self.category_ids, self.config.class_names, strict=True)
         return [{"id": int(key), "name": name} for key, name in pairs]
+
+
+def _short(stem):
+    """A name that leaves room for a number and an ending: file systems allow 255 bytes."""
+    return os.fsencode(stem)[:_STEM_BYTES].decode(errors="ignore")
 
 
 def image_paths(names):

@@ -93,9 +93,16 @@ def _text(start):
             if what == "an XML file" and b"<svg" in lowered:
                 return "an SVG drawing", "Save it as PNG."
             return what, remedy
-    if all(byte >= 32 or byte in b"\t\n\r" for byte in start):
-        return "a text file", _NO_IMAGE
-    return None
+    is_text = all(byte >= 32 or byte in b"\t\n\r" for byte in start) and _is_utf8(start)
+    return ("a text file", _NO_IMAGE) if is_text else None
+
+
+def _is_utf8(start):
+    try:
+        start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start > _START - 4  # the last letter is cut off
+    return True
 
 
 def _all_zero(file):

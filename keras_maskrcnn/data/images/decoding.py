@@ -77,7 +77,7 @@ def _named_faults(opened):
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(too_large(f"{opened.name}: {error}")) from error
+        raise ImageError(too_large(f"{opened.name}: {str(error).rstrip('.')}")) from error
     except Exception as error:  # every kind: libraries raise what their formats and the damage lead to
         raise ImageError(_unreadable(opened, error)) from error
 

@@ -14,6 +14,8 @@ from keras_maskrcnn.data.images.forms import ImageError
 SWITCH = "KERAS_MASKRCNN_MAX_PIXELS"  # environment variable: another limit than MAX_PIXELS
 MAX_PIXELS = 200_000_000  # reading RGB of as many takes 1.4 GB at its peak
 PIXEL_BYTES = 4  # a pixel of more bytes counts as several
+MAX_TEXTS = 50  # compressed texts in a PNG, which libpng unpacks to up to 8 MB each
+MAX_SCANS = 100  # of a JPEG, each of which goes over all of its pixels; progressive files have about ten
 MAX_PAGES = 10_000  # pages of a TIFF; tifffile looks at each
 MAX_LABELS = 100_000  # objects in a label image; a photo taken for one has as many colours
 

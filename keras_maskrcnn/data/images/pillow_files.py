@@ -12,8 +12,8 @@ import threading
 import numpy as np
 from PIL import Image
 
-from keras_maskrcnn.data.images.forms import Stored, three_axes
-from keras_maskrcnn.data.images.limits import check_pixels, max_pixels
+from keras_maskrcnn.data.images.forms import ImageError, Stored, three_axes
+from keras_maskrcnn.data.images.limits import MAX_SCANS, check_pixels, max_pixels
 
 _OPENING = threading.Lock()  # while Pillow's limit is replaced by ours
 _BAND = 2**24  # pixels converted at once: a copy of a whole large image would take gigabytes
@@ -41,6 +41,7 @@ def read_picture(opened, indices=False):
     with _picture(opened) as image:
         if image.format == "PNG" and image.tile and image.tile[0][3] in _WIDE_PNG:
             return _wide_png(opened, image)
+        _check_scans(opened, image)
         image.load()
         return stored_picture(image, opened.name, indices)
 
@@ -108,6 +109,21 @@ def turned(array, orientation):
     if orientation >= 5:
         array = array.swapaxes(0, 1)
     return array[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
+
+
+def _check_scans(opened, image):
+    """Refuse a JPEG of very many scans: a few bytes each, and each takes as long as the whole image."""
+    if not image.info.get("progressive"):
+        return
+    at = opened.content.tell()
+    opened.content.seek(0)
+    scans = opened.content.read().count(b"\xff\xda")
+    opened.content.seek(at)
+    if scans > MAX_SCANS:
+        raise ImageError(
+            f"A progressive JPEG may have at most {MAX_SCANS} scans. Received {opened.name} with {scans}. "
+            "Save it again, as a baseline JPEG."
+        )
 
 
 def _array(image, mode):

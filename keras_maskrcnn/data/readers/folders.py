@@ -48,8 +48,10 @@ def image_files_and_others(folder, deep=False, known=()):
     others = [file for file in others if file.suffix.lower() not in known]
     if not others and not hidden:
         return images, None
-    kinds = collections.Counter(file.suffix.lower() or "no ending" for file in others)
-    parts = [f"{count} of type {kind}" for kind, count in kinds.most_common(_SHOWN)]
+    kinds = collections.Counter(file.suffix.lower() for file in others)
+    parts = [
+        f"{count} of type {kind}" if kind else f"{count} without an ending" for kind, count in kinds.most_common(_SHOWN)
+    ]
     parts += ["others"] if len(kinds) > _SHOWN else []
     parts = [f"{hidden} hidden"] * bool(hidden) + parts
     return images, f"Passed over {len(others) + hidden} files in {folder} that are no images: {', '.join(parts)}."
