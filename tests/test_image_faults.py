@@ -1,4 +1,4 @@
-"""Files that are no images, broken, or unpack to gigabytes: each is named with what it seems to be, in little memory."""
+"""Files that are no images, broken, or unpack to gigabytes: each is named with what it seems to be."""
 
 import io
 import os
@@ -82,9 +82,9 @@ NO_IMAGES = {
     "half a BMP": (encoded("BMP")[:900], "a BMP that is cut off or damaged"),
     "half a TIFF": (encoded("TIFF")[:900], "its 900 bytes cannot hold the pixels"),
     "TIFF without pages": (b"II*\0" + bytes(60), "a TIFF that is cut off or damaged"),
-    "half a .npy": (b"\x93NUMPY\1\0v\0{'descr': '<u2', 'fortran_order': False, 'shape': (9, 9), }", ".npy that is cut off"),
+    "half a .npy": (b"\x93NUMPY\1\0v\0{'descr': '<u2', 'fortran_order': False, 'shape': (9,", ".npy that is cut off"),
     "PNG with a wrong checksum": (PNG[:50] + b"\xff\xfe" + PNG[52:], "a PNG that is cut off or damaged"),
-    "deflate of a TIFF that is none": (tiff(8, b"no zlib at all"), "a TIFF that is cut off|cut off|incorrect header"),
+    "deflate of a TIFF that is none": (tiff(8, b"no zlib at all"), "cannot hold the pixels|incorrect header"),
 }  # fmt: skip
 
 
@@ -93,17 +93,18 @@ def test_what_cannot_be_read_is_named_with_what_it_seems_to_be(tmp_path, name):
     data, message = NO_IMAGES[name]
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)
-    with pytest.raises(ImageError, match=rf"(?s)^An image file must be.*Received .*photo\.jpg: {message}|{message}") as e:
+    with pytest.raises(ImageError, match=message) as raised:
         read_image(path)
-    assert str(path) in str(e.value) and "object at 0x" not in str(e.value)
+    told = str(raised.value)
+    assert told.startswith("An image file must be") and f"Received {path}: " in told and "object at 0x" not in told
     with pytest.raises(ImageError, match=rf"Received <{len(data)} bytes>: "):
         read_image(data)
 
 
 @pytest.mark.parametrize(
     "error",
-    [RecursionError("deep"), OverflowError("large"), MemoryError(), SyntaxError("broken PNG"), KeyError("x"), EOFError(),
-     struct.error("unpack"), zlib.error("Error -3"), Warning("odd")],
+    [RecursionError("deep"), OverflowError("large"), MemoryError(), SyntaxError("broken PNG"), KeyError("x"),
+     EOFError(), struct.error("unpack"), zlib.error("Error -3"), Warning("odd")],
 )  # fmt: skip
 def test_every_kind_of_exception_of_a_library_becomes_an_image_error(tmp_path, monkeypatch, error):
     (tmp_path / "photo.png").write_bytes(PNG)
@@ -181,8 +182,9 @@ def test_larger_than_pillow_allows_is_read(monkeypatch):
     monkeypatch.setattr("keras_maskrcnn.data.images.pillow_files._BAND", 130)  # two rows at once
     assert image_size(data) == (40, 60)
     np.testing.assert_array_equal(read_image(data), picture())
-    palette = Image.fromarray(picture()).quantize(9)
-    np.testing.assert_array_equal(read_image(encoded("PNG", np.asarray(palette.convert("RGB")))), palette.convert("RGB"))
+    palette, file = Image.fromarray(picture()).quantize(9), io.BytesIO()
+    palette.save(file, "PNG")
+    np.testing.assert_array_equal(read_image(file.getvalue()), palette.convert("RGB"))
     assert Image.MAX_IMAGE_PIXELS == 200
 
 
@@ -203,13 +205,17 @@ def many_frames(count):
 
 def bombs():
     text = zlib.compress(bytes(5 * 10**7))
+    huge_frame = many_frames(1).replace(struct.pack("<HH", 400, 400), b"\xff" * 4)
     npy = io.BytesIO()
     np.lib.format.write_array_header_1_0(npy, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**5)})
     return {
         "png": (png(60000, 60000, chunk(b"IDAT", deflated_zeros(2**24))), "60000 x 60000|3600000000 pixels"),
         "jpeg": (JPEG.replace(struct.pack(">HH", 40, 60), struct.pack(">HH", 65000, 65000)), "4225000000 pixels"),
         "webp": (b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\xff\0\xff\xff\0", "pixels"),
-        "gif of a large frame": (many_frames(1).replace(struct.pack("<HH", 400, 400), b"\xff" * 4), "4294836225 pixels"),
+        "gif of a large frame": (
+            huge_frame,
+            "4294836225 pixels",
+        ),
         "tiff that claims much": (tiff(8, deflated_zeros(2**24), (60000, 60000)), "cannot hold|60000 x 60000"),
         "tiff that unpacks to more": (tiff(8, deflated_zeros(2**32)), "unpacks to more than 800000000 bytes"),
         "tiff of a compression unknown": (tiff(34925, b"x" * 99, (60000, 60000)), "60000 x 60000"),

@@ -355,7 +355,10 @@ def test_each_step_is_imported_by_the_step_above_alone():
         tree = ast.parse(file.read_text(encoding="utf-8"))
         names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         prefix = "keras_maskrcnn.data.images."
-        imports[file.stem] = {name.removeprefix(prefix) for name in names if name.startswith(prefix)} - {"forms", "limits"}
+        imports[file.stem] = {name.removeprefix(prefix) for name in names if name.startswith(prefix)} - {
+            "forms",
+            "limits",
+        }
         assert all(name.startswith(prefix) for name in names if name.startswith("keras_maskrcnn")), file
         at_the_top = [name.name for node in tree.body if isinstance(node, ast.Import) for name in node.names]
         assert not {"tifffile", "skimage"} & set(at_the_top), file  # slow to import

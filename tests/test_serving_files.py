@@ -176,7 +176,11 @@ def bad_files():
         "gif that claims to be gigabytes": b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + encode(PALETTE, "GIF")[10:],
         "gif without a frame": encode(PALETTE, "GIF")[:13] + b";",
         "gif whose frame claims to be gigabytes": gif.replace(struct.pack("<HH", 60, 40), b"\xff" * 4),
-        "gif of parts without end": gif[:start_of_frame] + b"\x21\xfe" + b"\1a" * 200_000 + b"\0" + gif[start_of_frame:],
+        "gif of parts without end": gif[:start_of_frame]
+        + b"\x21\xfe"
+        + b"\1a" * 200_000
+        + b"\0"
+        + gif[start_of_frame:],
         "jpeg of a million scans": jpeg[:-2] + jpeg[jpeg.index(b"\xff\xda") : -2] * 200 + jpeg[-2:],
         "png of many texts": plain[:33] + text * 60 + plain[33:],
         "bmp of 4 bits": b"BM" + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 9, 9, 1, 4, 0, 0, 0, 0, 0, 0) + bytes(99),

@@ -9,7 +9,8 @@ _FRAMES = "Save its frames as JPEG or PNG."
 # Images that Pillow or tifffile read: where a file starts like one, it is damaged.
 _READABLE = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF",
-    b"II+\0": "BigTIFF", b"MM\0+": "BigTIFF", b"\x93NUMPY": ".npy", b"8BPS": "Photoshop", b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"II+\0": "BigTIFF", b"MM\0+": "BigTIFF", b"\x93NUMPY": ".npy", b"8BPS": "Photoshop",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
     b"\0\0\0\x0cjP  ": "JPEG 2000", b"P5": "PGM", b"P6": "PPM",
 }  # fmt: skip
 # Others, by their start: (what they are, the remedy).
@@ -48,7 +49,7 @@ _BRANDS = {
     (b"crx ",): ("a raw photo", _SAVE_AS),
 }
 _TEXTS = (  # after white space, in lower case
-    ((b"<!doctype html", b"<html", b"<head", b"<body"), "an HTML page", "Download the image itself: a log-in may be needed."),
+    ((b"<!doctype html", b"<html", b"<head", b"<body"), "an HTML page", "Download the image itself (log in?)."),
     ((b"<svg",), "an SVG drawing", "Save it as PNG."),
     ((b"<?xml", b"<"), "an XML file", _NO_IMAGE),
     ((b"{", b"["), "a JSON file", _NO_IMAGE),

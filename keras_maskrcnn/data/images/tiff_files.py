@@ -145,7 +145,7 @@ def _check_claimed_size(tiff, name):
 def _check_unpacked(opened, series):
     """Refuse strips and tiles in deflate that unpack to more than the limit, whatever size the header claims.
 
-    tifffile without imagecodecs unpacks each whole. Few are large enough to be looked at: those that could hold so much.
+    tifffile without imagecodecs unpacks each whole. Only those are looked at that could hold so much.
     """
     most = max_pixels() * PIXEL_BYTES
     for page in series.pages if series.keyframe.compression in _DEFLATE else ():
@@ -245,7 +245,9 @@ def _decoded_by_pillow(opened, series, reason):
         ImageError: Pillow cannot decode it either, or not to the values that are stored.
     """
     page = series.keyframe
-    hint = {"remedy": "Install imagecodecs (pip install 'keras-maskrcnn[tiff]')."} if "imagecodecs" in str(reason) else {}
+    hint = (
+        {"remedy": "Install imagecodecs (pip install 'keras-maskrcnn[tiff]')."} if "imagecodecs" in str(reason) else {}
+    )
     try:
         frames = read_frames(opened, [page.index for page in series.pages])
         frames = np.stack(frames) if len(frames) > 1 else frames[0][None]
