@@ -18,8 +18,13 @@ from keras_maskrcnn.data.images.contents import seems_to_be
 from keras_maskrcnn.data.images.forms import ImageError, Kind, damaged, stored_array
 from keras_maskrcnn.data.images.limits import too_large
 from keras_maskrcnn.data.images.npy_files import read_npy_image
-from keras_maskrcnn.data.images.pillow_files import picture_size, read_picture, stored_picture
-from keras_maskrcnn.data.images.tiff_files import read_tiff, tiff_size
+from keras_maskrcnn.data.images.pillow_files import (
+    picture_orientation,
+    picture_size,
+    read_picture,
+    stored_picture,
+)
+from keras_maskrcnn.data.images.tiff_files import read_tiff, tiff_orientation, tiff_size
 
 MAPPED_BYTES = 64 * 2**20  # smaller files are read whole: a mapped one keeps a file open
 _REASON_LENGTH = 200  # of a library's message; some quote the file
@@ -67,6 +72,21 @@ def decoded_size(opened):
         if opened.kind == Kind.OTHER_FILE:
             return picture_size(opened)
     return decode(opened).pixels.shape[:2]
+
+
+def orientation_of(opened):
+    """Orientation of an image as EXIF counts, 1 to 8, of a file from its header; `decode` applies it.
+
+    Args:
+        opened: Opened.
+
+    Raises:
+        ImageError: as for `decode`.
+    """
+    with _named_faults(opened):
+        if opened.kind == Kind.TIFF:
+            return tiff_orientation(opened)
+        return picture_orientation(opened) if opened.kind == Kind.OTHER_FILE else 1
 
 
 @contextlib.contextmanager

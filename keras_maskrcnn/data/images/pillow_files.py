@@ -50,11 +50,13 @@ def picture_size(opened):
     """(height, width) after EXIF rotation of an `Opened` file, from its header. Raises as `read_picture` does."""
     with _picture(opened) as image:
         width, height = image.size
-        if image.format == "PNG" and not _text_follows_pixels(opened.content):
-            exif = Image.Image.getexif(image)  # PNG's own getexif decodes the pixels first, in case some follows them
-        else:
-            exif = image.getexif()
-        return (width, height) if exif.get(_ORIENTATION, 1) >= 5 else (height, width)
+        return (width, height) if _header_orientation(opened, image) >= 5 else (height, width)
+
+
+def picture_orientation(opened):
+    """Orientation in the EXIF of an `Opened` file, 1 to 8, from its header. Raises as `read_picture` does."""
+    with _picture(opened) as image:
+        return _header_orientation(opened, image)
 
 
 def stored_picture(image, name, indices=False):
@@ -68,7 +70,7 @@ def stored_picture(image, name, indices=False):
     """
     full = _full_scale_of_white_is_zero(image)
     image.load()  # before its EXIF is read: that of a TIFF is applied and removed
-    orientation = image.getexif().get(_ORIENTATION, 1)
+    orientation = _valid_orientation(image.getexif())
     mode = image.mode
     if mode not in _STORED_MODES and not mode.startswith(("I", "F")) and not (indices and mode in ("P", "PA")):
         mode = _CONVERTED_MODES.get(mode, "RGBA" if "transparency" in image.info else "RGB")
@@ -156,13 +158,27 @@ def _wide_png(opened, image):
             image.tile = [(*tile[:3], raw_mode) for tile in image.tile]
             image.load()
             decoded = _array(image, image.mode)
-            orientation = image.getexif().get(_ORIENTATION, 1)
+            orientation = _valid_orientation(image.getexif())
         if len(raw_modes) == 1:
             halves[...] = decoded.reshape(halves.shape)
         else:
             halves[..., k] = decoded
     pixels = halves.view(">u2")[..., 0].astype(np.uint16)
     return Stored(turned(pixels, orientation), opened.name, channels != 3, channels != 2)
+
+
+def _header_orientation(opened, image):
+    if image.format == "PNG" and not _text_follows_pixels(opened.content):
+        exif = Image.Image.getexif(image)  # PNG's own getexif decodes the pixels first, in case some follows them
+    else:
+        exif = image.getexif()
+    return _valid_orientation(exif)
+
+
+def _valid_orientation(exif):
+    """1 to 8; 1 where EXIF has none, or another value."""
+    found = exif.get(_ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
 
 
 def _text_follows_pixels(file):

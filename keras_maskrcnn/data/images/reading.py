@@ -24,13 +24,14 @@ Called by the readers and by Predictor.
 import numpy as np
 
 from keras_maskrcnn.data.images.channels import as_channels
-from keras_maskrcnn.data.images.decoding import decode, decoded_size
+from keras_maskrcnn.data.images.decoding import decode, decoded_size, orientation_of
 from keras_maskrcnn.data.images.dtypes import as_dtype, check_finite
 from keras_maskrcnn.data.images.forms import ImageError, is_mapped
 from keras_maskrcnn.data.images.opening import open_source
 
 __all__ = [
-    "RGB", "ImageError", "check_finite", "image_size", "is_mapped", "read_image", "stored_image", "stored_numbers",
+    "RGB", "ImageError", "check_finite", "image_orientation", "image_size", "is_mapped", "read_image", "stored_image",
+    "stored_numbers",
 ]  # fmt: skip
 
 RGB = (3, "uint8")
@@ -93,6 +94,15 @@ def image_size(source):
     """
     with open_source(source) as opened:
         return decoded_size(opened)
+
+
+def image_orientation(source):
+    """The EXIF or TIFF orientation of a file, 1 to 8, from its header: how far `read_image` turns it. 1 of arrays.
+
+    Args, raises: as for `image_size`.
+    """
+    with open_source(source) as opened:
+        return orientation_of(opened)
 
 
 def _owned(pixels):

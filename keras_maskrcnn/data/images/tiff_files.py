@@ -62,6 +62,12 @@ def tiff_size(opened):
         return (width, height) if _orientation(series.keyframe) >= 5 else (height, width)
 
 
+def tiff_orientation(opened):
+    """Orientation of an `Opened` TIFF, 1 to 8, from its tags. Raises as `read_tiff` does."""
+    with _first_series(opened) as series:
+        return _orientation(series.keyframe)
+
+
 def named_channels_last(array, axes, name):
     """(H, W, C) of an array with tifffile's names of its axes.
 
