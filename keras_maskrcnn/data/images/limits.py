@@ -4,7 +4,7 @@ A file of a few kilobytes can claim gigabytes of pixels, or unpack to them. So t
 before anything is decoded. Files that store their pixels plainly (`.npy`, TIFF without compression) have no limit: they
 cannot hold more than their own size. Arrays and PIL images that a user made are not checked either.
 
-Called by `pillow_files` and `tiff_files`, by the reader of label images, and by `serving/`.
+`data/limits.py` has those of annotations. Called by `pillow_files` and `tiff_files`, and by `serving/`.
 """
 
 import os
@@ -17,7 +17,6 @@ PIXEL_BYTES = 4  # a pixel of more bytes counts as several
 MAX_TEXTS = 50  # compressed texts in a PNG, which libpng unpacks to up to 8 MB each
 MAX_SCANS = 100  # of a JPEG, each of which goes over all of its pixels; progressive files have about ten
 MAX_PAGES = 10_000  # pages of a TIFF; tifffile looks at each
-MAX_LABELS = 100_000  # objects in a label image; a photo taken for one has as many colours
 
 
 def max_pixels():

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from keras_maskrcnn.data.images.forms import ImageError, Kind, Opened
+from keras_maskrcnn.host.messages import argument
 
 _STARTS = {
     b"\x93NUM": Kind.NPY,
@@ -66,7 +67,7 @@ def _open_file(path):
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise ImageError(
             f"An image file must exist. Received {path}, which does not. "
-            "Check image_dir and the file names in the annotations."
+            f"Check the folder of the images ({argument('image_dir')}) and the file names in the annotations."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise ImageError(

@@ -9,9 +9,9 @@ import pathlib
 from keras_maskrcnn.data.classes import join_classes
 from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.data.readers.arrays import crop_mask
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import folders_in, image_files
 from keras_maskrcnn.data.readers.label_images import read_labels
-from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
 from keras_maskrcnn.data.records import Dataset, Fault, Instance, Record
 
 
@@ -74,7 +74,7 @@ def _read_id(number, path, label, faults):
     instances = []
     for position, file in enumerate(image_files(path / "masks")):
         try:
-            box, window = crop_mask(read_labels(file), size, str(file))
+            box, window = crop_mask(read_labels(file, size, str(path.parent)), size, str(file))
         except FaultyAnnotation as fault:
             faults.append(Fault(f"mask {position} of image {path.name}", *fault.args))
             continue
