@@ -10,12 +10,11 @@ import pathlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
 
 from keras_maskrcnn.checkup.findings import ERROR, NOTE, WARNING, Finding, examine_objects, name_of
 from keras_maskrcnn.checkup.pixels import measure, pixel_findings
 from keras_maskrcnn.data.duplicates import NEAR_BITS, near_pairs, perceptual_hash
-from keras_maskrcnn.data.images.reading import ImageError, stored_image
+from keras_maskrcnn.data.images.reading import ImageError, image_orientation, stored_image
 from keras_maskrcnn.data.images.showing import picture_of
 from keras_maskrcnn.data.learnable import nothing_to_learn
 from keras_maskrcnn.data.readers.folders import image_files
@@ -23,7 +22,6 @@ from keras_maskrcnn.data.records import size_message
 
 _LISTED = 5  # largest number of file names in a message
 _BLOCK = 2**22  # bytes read at once
-_ORIENTATION = 0x0112  # EXIF tag; 1 means upright
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +165,7 @@ def _read(record):
 def _turn(record):
     if not isinstance(record.source, (str, pathlib.Path)):
         return 1
-    try:
-        with Image.open(record.source) as image:
-            return image.getexif().get(_ORIENTATION, 1)
-    except (OSError, SyntaxError):
-        return 1  # a TIFF that only scikit-image reads; these are not photos
+    return image_orientation(record.source)
 
 
 def _copy_pairs(digests, hashes):
