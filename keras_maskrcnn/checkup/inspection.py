@@ -16,7 +16,7 @@ from keras_maskrcnn.checkup.findings import ERROR, NOTE, WARNING, Finding, box_a
 from keras_maskrcnn.checkup.pixels import measure, pixel_findings
 from keras_maskrcnn.data.coco_output import is_file
 from keras_maskrcnn.data.duplicates import NEAR_BITS, near_pairs, perceptual_hash
-from keras_maskrcnn.data.images.reading import ImageError, image_orientation, stored_image
+from keras_maskrcnn.data.images.reading import ImageError, stored_image
 from keras_maskrcnn.data.images.showing import picture_of
 from keras_maskrcnn.data.learnable import nothing_to_learn
 from keras_maskrcnn.data.records import size_message
@@ -174,15 +174,6 @@ def _read(record):
     return digest.hexdigest(), image, perceptual_hash(picture_of(image))
 
 
-<<<<<<< HEAD
-def _turn(record):
-    if not isinstance(record.source, (str, pathlib.Path)):
-        return 1
-    return image_orientation(record.source)
-
-
-=======
->>>>>>> h-fields
 def _copy_pairs(digests, hashes):
     """(i, j, how) of images that are identical or look the same, i < j. Exact copies appear in one pair each."""
     known = [k for k, bits in enumerate(hashes) if bits is not None]
