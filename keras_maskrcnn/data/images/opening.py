@@ -5,7 +5,9 @@ Called by `reading`.
 
 import contextlib
 import io
+import os
 import pathlib
+import stat
 
 import numpy as np
 from PIL import Image
@@ -47,12 +49,20 @@ def open_source(source):
     else:
         raise ImageError(
             "An image is a path, bytes, a PIL image, or a numpy array. "
-            f"Received {type(source).__name__}. Convert it to one of these."
+            f"Received {type(source).__name__}. {_remedy(source)}"
         )
+
+
+def _remedy(source):
+    if isinstance(source, (list, tuple, set, dict)):
+        return "Give one image at a time: [read(image) for image in images]."
+    return "Convert it to one of these."
 
 
 def _open_file(path):
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # opening one would wait for a writer
+            raise OSError("it is a pipe, not a file")
         return open(path, "rb")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise ImageError(

@@ -9,6 +9,7 @@ from keras_maskrcnn.data.classes import ClassesDiffer, check_unique, differing, 
 from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.data.limits import UNCHECKED_PIXELS
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation, Notes, class_name
+from keras_maskrcnn.data.readers.folders import image_files_and_others
 from keras_maskrcnn.data.records import Fault, Instance, Record, size_message
 
 
@@ -67,6 +68,12 @@ class Collector:
         names = [name for name in names if self._is_name(name)]
         check_unique(names, self.name)
         self._declared += [name for name in names if name not in self._declared]
+
+    def note_others(self, folders, known=()):
+        """Note how many files in folders of images are passed over, each folder once. `known`: endings without note."""
+        for folder in sorted(set(folders)):
+            _, note = image_files_and_others(folder, known=known)
+            self.notes += [note] if note else []
 
     def note(self, what, where):
         """Count a decision that the user should know of, as `fields.Notes.add` does."""

@@ -1,30 +1,89 @@
 """Find and read the files of a dataset: images in folders, text and JSON. Called by the readers."""
 
+import collections
 import json
 import os
 import pathlib
 
 from keras_maskrcnn.data.limits import check_count
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
+IMAGE_SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif",
+    ".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".npy",
+)  # fmt: skip
+_SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")  # of Windows, archives from macOS, Synology
+_SHOWN = 4  # kinds of files in a note
 IMAGE_FOLDERS = ("images", "image", "imgs")
 
 
-def image_files(folder):
-    """The image files directly inside a folder, sorted by name; [] if the folder does not exist. List of Path."""
+def files_with(folder, *endings, deep=False):
+    """The files of some types in a folder; the one way to list them.
+
+    Hidden files are left out: names that start with a dot (macOS's `._a.png`), system files, and all in such folders.
+
+    Args:
+        folder: path. It need not exist.
+        endings: str, such as ".json", lower case.
+        deep: whether to look into its subfolders.
+
+    Returns:
+        List of Path, sorted.
+    """
+    return _listed(folder, endings, deep)[0]
+
+
+def image_files(folder, deep=False):
+    """The image files in a folder, by the ends of their names. Args, returns: as for `files_with`."""
+    return files_with(folder, *IMAGE_SUFFIXES, deep=deep)
+
+
+def image_files_and_others(folder, deep=False, known=()):
+    """The image files in a folder, and a note on its other files.
+
+    Args:
+        folder, deep: as for `files_with`.
+        known: tuple of endings of files that belong there, such as labels.
+
+    Returns:
+        (list of Path, sorted; str, or None if there are no other files).
+    """
+    images, others, hidden = _listed(folder, IMAGE_SUFFIXES, deep)
+    others = [file for file in others if file.suffix.lower() not in known]
+    if not others and not hidden:
+        return images, None
+    kinds = collections.Counter(file.suffix.lower() for file in others)
+    parts = [
+        f"{count} of type {kind}" if kind else f"{count} without an ending" for kind, count in kinds.most_common(_SHOWN)
+    ]
+    parts += ["others"] if len(kinds) > _SHOWN else []
+    parts = [f"{hidden} hidden"] * bool(hidden) + parts
+    return images, f"Passed over {len(others) + hidden} files in {folder} that are no images: {', '.join(parts)}."
+
+
+def folders_in(folder):
+    """The folders directly inside a folder that are not hidden, sorted. It need not exist. List of Path."""
     folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        return []
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and _is_shown(file))
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in inside if path.is_dir() and not _is_hidden(path.name)]
 
 
-def files_with(folder, *suffixes):
-    """The files directly inside a folder with one of these lower-case endings, in any case; sorted, without hidden ones."""
-    return sorted(
-        file
-        for file in pathlib.Path(folder).iterdir()
-        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
-    )
+def _listed(folder, endings, deep):
+    """(files of these endings, other files, number of hidden files), both lists sorted."""
+    chosen, others, hidden = [], [], 0
+    for place, folders, names in os.walk(folder):
+        shown = [name for name in names if not _is_hidden(name)]
+        hidden += len(names) - len(shown)
+        for name in shown:
+            # Cellpose keeps its project beside an image, as .npy.
+            fits = name.lower().endswith(endings) and not name.endswith("_seg.npy")
+            (chosen if fits else others).append(pathlib.Path(place, name))
+        folders[:] = [name for name in folders if deep and not _is_hidden(name)]
+    return sorted(chosen), sorted(others), hidden
+
+
+def _is_hidden(name):
+    """Whether a file or folder is hidden or the system's."""
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def named_folders(folder, names):
@@ -137,8 +196,3 @@ def read_json(path):
         ) from error
     except (ValueError, OverflowError, MemoryError) as error:  # ValueError: a number of 5000 digits, too
         raise ValueError(f"An annotation file must be JSON. Received {path}: {error}. Export it again.") from error
-
-
-def _is_shown(file):
-    """Whether the path is a file, but neither hidden (such as macOS's `._a.png`) nor a Cellpose project."""
-    return not file.name.startswith(".") and not file.name.endswith("_seg.npy") and file.is_file()

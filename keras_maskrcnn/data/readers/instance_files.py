@@ -9,7 +9,14 @@ import string
 from keras_maskrcnn.data.readers import outlines
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import class_name
-from keras_maskrcnn.data.readers.folders import IMAGE_FOLDERS, by_unique_stem, image_files, named_folders, need_folder
+from keras_maskrcnn.data.readers.folders import (
+    IMAGE_FOLDERS,
+    by_unique_stem,
+    folders_in,
+    image_files,
+    named_folders,
+    need_folder,
+)
 from keras_maskrcnn.data.readers.label_images import find_image_folder, read_labels
 from keras_maskrcnn.data.records import Dataset
 
@@ -45,6 +52,7 @@ class InstanceFilesDataset(Dataset):
                 f"{' or '.join(name + '/' for name in MASK_FOLDERS)} is needed. Received {folder} without them."
             )
         collector = Collector(folder, class_names)
+        collector.note_others([images, masks])
         files = by_unique_stem(collector, image_files(images))
         found = _by_image(collector, masks, set(files))
         for stem, path in files.items():
@@ -58,9 +66,9 @@ def _by_image(collector, masks, stems):
     for path in image_files(masks):
         owner, name = _split_name(path.stem, stems)
         _assign(collector, found, owner, path, [(name, path)])
-    for folder in sorted(path for path in masks.iterdir() if path.is_dir()):
+    for folder in folders_in(masks):
         files = [(None, file) for file in image_files(folder)]
-        files += [(sub.name, file) for sub in sorted(folder.iterdir()) if sub.is_dir() for file in image_files(sub)]
+        files += [(sub.name, file) for sub in folders_in(folder) for file in image_files(sub)]
         _assign(collector, found, folder.name if folder.name in stems else None, folder, files)
     return found
 

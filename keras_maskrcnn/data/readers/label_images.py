@@ -1,19 +1,17 @@
 """Reader for label images: each pixel holds the number of its object, or 0 for background.
 
 Cellpose, StarDist, QuPath, ilastik and scikit-image write such files as 8- or 16-bit PNG or TIFF. Wider integers, and
-floats with whole values, are read too. In RGB files each colour is one object. For one file per object see
+floats with whole values, are read too. In RGB files each colour is one object. Files are read as images are
+(`data/images`, docs/images.md), but for palettes, whose indices are the numbers. For one file per object see
 `instance_files`.
 """
 
 import pathlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from skimage import measure
 
-from keras_maskrcnn.data.images.forms import DECODER_FAULTS
-from keras_maskrcnn.data.images.npy_files import read_npy
-from keras_maskrcnn.data.images.reading import ImageError, image_size
+from keras_maskrcnn.data.images.reading import ImageError, image_size, stored_numbers
 from keras_maskrcnn.data.limits import LABEL_COUNT, LABEL_PIXELS, LABEL_SPREAD
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
@@ -23,7 +21,7 @@ from keras_maskrcnn.geometry import rle
 
 LABEL_FOLDERS = ("labels", "masks", "label_images", "instances")
 LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances")  # after the image name
-_LOSSY = (".jpg", ".jpeg")
+_JPEG = b"\xff\xd8\xff"  # how such a file starts, whatever its name
 _BLOCK = 2**22  # pixels that are counted at once
 
 
@@ -50,6 +48,7 @@ class LabelImageDataset(Dataset):
         folder = need_folder(folder, "images and label images")
         collector = Collector(folder, class_names)
         images, labels = find_label_images(collector, folder, image_dir)
+        collector.note_others(path.parent for path in (*images.values(), *labels.values()))
         for path in images.values():
             _collect(collector, path, labels.pop(path.stem, None))
         for path in labels.values():
@@ -103,32 +102,34 @@ def read_labels(path, size, name, colors=None):
         colors: {colour number: label} for RGB files. Colours that it lacks (all, if None) keep their `color_number`.
 
     Returns:
-        int (H, W) of any width; for palette files the palette indices.
+        int (H, W) of any width; for palette files the palette indices. Alpha is dropped.
 
     Raises:
         FaultyAnnotation: the file is unreadable, lossy, of another size, too large, or does not hold whole numbers.
     """
-    if path.suffix.lower() in _LOSSY:
-        raise FaultyAnnotation("JPEG changes the numbers of a label image.", "Save it as PNG or TIFF.")
+    _check_lossless(path)
     _check_header(path, size, name)
-    labels = _read_array(path)
-    if labels.ndim == 3 and labels.shape[2] in (3, 4):
-        values, positions = numbered(color_number(*np.moveaxis(labels, 2, 0)[:3]))
-        labels = np.array([(colors or {}).get(int(value), int(value)) for value in values])[positions]
-    if labels.ndim != 2 or labels.dtype.kind not in "buif" or not _is_whole(labels):
+    stored = _stored(path)
+    labels = stored.pixels[..., :-1] if stored.alpha else stored.pixels
+    if labels.shape[2] == 1 and _is_whole(labels):
+        labels = labels[..., 0]
+        return labels.astype({"b": np.uint8, "f": np.int64}.get(labels.dtype.kind, labels.dtype), copy=False)
+    if labels.shape[2] not in (3, 4) or not stored.rgb_first or labels.dtype not in (np.uint8, np.uint16):
         raise FaultyAnnotation(
-            f"a label image must hold one whole number per pixel. Received shape {labels.shape}, {labels.dtype}.",
+            f"a label image must hold one whole number per pixel, or colours. Received {path} of shape {labels.shape} "
+            f"(height, width, channels or pages), {labels.dtype}.",
             "Export the labels themselves, not a rendering of them.",
         )
-    if labels.shape != tuple(size):
-        raise FaultyAnnotation(size_message(path, name, labels.shape, size), "")
-    return labels.astype({"b": np.uint8, "f": np.int64}.get(labels.dtype.kind, labels.dtype), copy=False)
+    values, positions = numbered(color_number(*np.moveaxis(labels, 2, 0)[:3]))
+    return np.array([(colors or {}).get(int(value), int(value)) for value in values])[positions]
 
 
 def color_number(red, green, blue):
-    """One number for each colour of three bytes: int32, scalar or array."""
-    red, green, blue = (np.asarray(channel).astype(np.int32) for channel in (red, green, blue))
-    return red + green * 2**8 + blue * 2**16
+    """One number for each colour of three bytes: int32, scalar or array. Of 16-bit colours another one each: int64."""
+    wide = any(np.max(channel) > 255 for channel in (red, green, blue))
+    red, green, blue = (np.asarray(channel).astype(np.int64 if wide else np.int32) for channel in (red, green, blue))
+    number = (red & 255) + (green & 255) * 2**8 + (blue & 255) * 2**16
+    return number + (red >> 8) * 2**24 + (green >> 8) * 2**32 + (blue >> 8) * 2**40 if wide else number
 
 
 def numbered(labels):
@@ -216,32 +217,30 @@ def _check_header(path, size, name):
 
 def _is_whole(labels):
     """Whether all numbers are whole, and within 64 bits."""
-    if labels.dtype.kind != "f":
-        return True
-    return bool((np.abs(labels) < 2.0**63).all() and (labels % 1 == 0).all())
+    if labels.dtype.kind == "f":  # NaN and infinity are neither
+        return bool((np.abs(labels) < 2.0**63).all() and (labels % 1 == 0).all())
+    return labels.dtype != np.uint64 or labels.max() < 2**63
 
 
 def _has_ending(path):
     return without_label_ending(path.stem) != path.stem
 
 
-def _read_array(path):
+def _stored(path):
     try:
-        if path.suffix.lower() == ".npy":
-            return read_npy(path, str(path))
-        return _read_picture(path)
-    except (*DECODER_FAULTS, Image.DecompressionBombError) as error:
-        raise FaultyAnnotation(f"{path} is damaged: {error}.", "Export it again.") from None
+        return stored_numbers(path)
+    except ImageError as error:
+        raise FaultyAnnotation(str(error), "") from None
 
 
-def _read_picture(path):
+def _check_lossless(path):
     try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except UnidentifiedImageError:
-        import tifffile  # only 64-bit and multi-channel TIFFs need it
-
-        return tifffile.imread(path)
+        with open(path, "rb") as file:
+            start = file.read(len(_JPEG))
+    except OSError as error:
+        raise FaultyAnnotation(f"{path} cannot be read: {error}.", "Check its name and its permissions.") from None
+    if start == _JPEG:
+        raise FaultyAnnotation("JPEG changes the numbers of a label image.", "Save it as PNG or TIFF.")
 
 
 def _collect(collector, path, label_path):

@@ -5,14 +5,12 @@ Shapes with the same label and the same `group_id` are parts of one object, as i
 
 import base64
 import functools
-import io
+import math
 import pathlib
 
 import numpy as np
-from PIL import Image
 
-from keras_maskrcnn.data.images.forms import DECODER_FAULTS
-from keras_maskrcnn.data.images.reading import image_size
+from keras_maskrcnn.data.images.reading import image_size, stored_image
 from keras_maskrcnn.data.limits import LABEL_PIXELS, OUTLINE_POINTS, check_count
 from keras_maskrcnn.data.readers import fields, outlines
 from keras_maskrcnn.data.readers.collector import Collector
@@ -187,7 +185,9 @@ def _two_points(points, kind):
     try:
         (ax, ay), (bx, by) = points
     except (TypeError, ValueError):
-        raise FaultyAnnotation(f"a {kind} needs two points. Received {fields.shown(points)}.", "Draw it again.") from None
+        raise FaultyAnnotation(
+            f"a {kind} needs two points. Received {fields.shown(points)}.", "Draw it again."
+        ) from None
     ax, ay, bx, by = outlines.numbers(ax, ay, bx, by)
     return (ax, ay), (bx, by)
 
@@ -205,10 +205,11 @@ def _pixel_mask(shape, height, width):
 
 
 def _decoded_mask(text):
-    """bool (h, w)."""
+    """Bool (h, w)."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text or "", validate=True))) as image:
-            check_count(image.width * image.height, LABEL_PIXELS, "pixels of a mask")
-            return np.asarray(image.convert("L")) > 0
-    except (*DECODER_FAULTS, Image.DecompressionBombError) as error:
-        raise FaultyAnnotation(f"its mask cannot be read: {error}.", "Draw it again.") from None
+        data = base64.b64decode(text or "", validate=True)
+        check_count(math.prod(image_size(data)), LABEL_PIXELS, "pixels of a mask")
+        stored = stored_image(data)
+    except (ValueError, TypeError) as error:  # ImageError, too
+        raise FaultyAnnotation(f"its mask cannot be read: {error}", "Draw it again.") from None
+    return (stored.pixels[..., :-1] if stored.alpha else stored.pixels).any(axis=2)

@@ -10,7 +10,13 @@ from keras_maskrcnn.data.readers import via
 from keras_maskrcnn.data.readers.coco import CocoDataset
 from keras_maskrcnn.data.readers.csv_polygons import CsvDataset
 from keras_maskrcnn.data.readers.dsb import DsbDataset
-from keras_maskrcnn.data.readers.folders import files_with, image_files, named_folders, read_bytes
+from keras_maskrcnn.data.readers.folders import (
+    files_with,
+    folders_in,
+    image_files,
+    named_folders,
+    read_bytes,
+)
 from keras_maskrcnn.data.readers.instance_files import MASK_FOLDERS, InstanceFilesDataset
 from keras_maskrcnn.data.readers.label_images import (
     LABEL_FOLDERS,
@@ -162,7 +168,7 @@ def _recognise_folder(folder):
             found = _recognise_files(place, files_with(place, suffix))
             if found is not None:
                 return found
-    if any((path / "images").is_dir() and (path / "masks").is_dir() for path in folder.iterdir()):
+    if any((path / "images").is_dir() and (path / "masks").is_dir() for path in folders_in(folder)):
         return "dsb", folder
     name = _recognise_masks(folder)
     return None if name is None else (name, folder)
@@ -191,7 +197,7 @@ def _recognise_masks(folder):
         files = image_files(masks)
         if any(without_label_ending(path.stem) in stems or path.stem in stems for path in files):
             return "label-images"
-        if files or any(path.is_dir() for path in masks.iterdir()):
+        if files or folders_in(masks):
             return "instance-files"
     return None
 

@@ -10,7 +10,14 @@ import numpy as np
 from keras_maskrcnn.data.readers import fields
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
-from keras_maskrcnn.data.readers.folders import IMAGE_FOLDERS, image_files, named_folders, need_folder, read_text
+from keras_maskrcnn.data.readers.folders import (
+    IMAGE_FOLDERS,
+    files_with,
+    image_files,
+    named_folders,
+    need_folder,
+    read_text,
+)
 from keras_maskrcnn.data.readers.image_finder import ImageFinder
 from keras_maskrcnn.data.readers.label_images import color_number, label_masks, read_labels
 from keras_maskrcnn.data.readers.xml_files import read_xml
@@ -132,7 +139,7 @@ class _Reader:
 def _stems(folder, part, masks):
     """Names of the images to read, without extension."""
     found = [path.stem for path in image_files(masks)]
-    lists = {path.stem: path for path in sorted((folder / "ImageSets" / "Segmentation").glob("*.txt"))}
+    lists = {path.stem: path for path in files_with(folder / "ImageSets" / "Segmentation", ".txt")}
     if part is None or not set(lists) & {"train", "val", "test"}:
         return found
     if part not in lists:

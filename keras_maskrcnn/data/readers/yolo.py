@@ -13,7 +13,7 @@ from keras_maskrcnn.data.limits import OUTLINE_POINTS, check_count
 from keras_maskrcnn.data.readers import fields, outlines
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
-from keras_maskrcnn.data.readers.folders import IMAGE_SUFFIXES, files_with, need_folder, read_text
+from keras_maskrcnn.data.readers.folders import files_with, image_files, need_folder, read_text
 from keras_maskrcnn.data.readers.image_finder import ImageFinder, name_forms
 from keras_maskrcnn.data.readers.yaml_files import read_yaml
 from keras_maskrcnn.data.readers.yolo_labels import find_labels, label_file
@@ -107,7 +107,7 @@ def _images(collector, content, path, part):
         place = _resolve(content, path, entry)
         if place.is_dir():
             folders.append(place)
-            images += sorted(f for f in place.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.name[0] != ".")
+            images += image_files(place, deep=True)
         else:
             images += _listed(collector, content, path, place)
     return folders, list(dict.fromkeys(images))
@@ -216,6 +216,6 @@ def _check_orphans(collector, folders, labels):
     used = set(labels.values())
     for folder in folders:
         place = label_file(folder / "a.jpg").parent
-        for file in sorted(place.rglob("*.txt")) if place != folder else []:
+        for file in files_with(place, ".txt", deep=True) if place != folder else []:
             if file not in used and file.name != "classes.txt":
                 collector.fault(f"file {file}", "its image does not exist.", "Add the image, or remove the file.")
