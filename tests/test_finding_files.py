@@ -213,7 +213,9 @@ def table(name):
     return f'image,polygon\n{name},"5 5 25 5 25 20"\n'
 
 
-@pytest.mark.parametrize("format, content", [("coco", coco), ("via", via), ("via3", via3), ("labelme", labelme), ("csv", table)])
+@pytest.mark.parametrize(
+    "format, content", [("coco", coco), ("via", via), ("via3", via3), ("labelme", labelme), ("csv", table)]
+)
 @pytest.mark.parametrize("name", ["a b.PNG", "images\\a%20b.png", "D:\\old\\a b.png", "../../up/a b.png?x=1"])
 def test_every_reader_finds_its_images_in_the_same_way(tmp_path, format, content, name):
     save_image(tmp_path / "images" / "a b.png")

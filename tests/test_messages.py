@@ -26,9 +26,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_maskrcnn"
 def coco(folder, name="a.png", segmentation=(5, 5, 25, 5, 25, 20), images=1):
     content = {
         "images": [{"id": n, "file_name": name, "height": 40, "width": 60} for n in range(1, images + 1)],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [list(segmentation)], "iscrowd": 0}
-        ],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [list(segmentation)], "iscrowd": 0}],
         "categories": [{"id": 1, "name": "leaf"}],
     }
     save_image(folder / "images" / "a.png")
@@ -87,7 +85,10 @@ def test_a_fault_is_told_in_the_words_of_its_door(tmp_path, capsys, make, python
     with pytest.raises(ValueError) as caught:
         open_dataset(source)
     assert python in str(caught.value) and "--" not in str(caught.value).replace(str(tmp_path), "")
-    for command in (["convert-data", str(source), str(tmp_path / "out.json")], ["split", str(source), str(tmp_path / "o")]):
+    for command in (
+        ["convert-data", str(source), str(tmp_path / "out.json")],
+        ["split", str(source), str(tmp_path / "o")],
+    ):
         assert main(command) == 2
         told = capsys.readouterr().err
         assert option in told and python not in told and "image_dir" not in told and "on_error" not in told

@@ -1,6 +1,7 @@
 """What a file of annotations may ask for at most, so that no file takes unbounded time or memory.
 
-Each limit is far above what annotation tools write. Called by the readers.
+Each limit is far above what annotation tools write. Those of one outline's length are in `geometry/polygons.py`. Called
+by the readers.
 """
 
 YAML_BYTES = 2**20  # data.yaml; LVIS's 1203 names take 30 KB

@@ -113,7 +113,7 @@ class Instance:
     box: np.ndarray
     mask: object
     crowd: bool = False
-    annotation_id: int | None = None
+    annotation_id: int | str | None = None
     area: float | None = None
     stated_box: tuple | None = None
     attributes: dict | None = None
@@ -204,7 +204,11 @@ class Dataset:
         if not self.records:
             raise ValueError(
                 f"A dataset needs at least one usable image. Received {self.name} without any. "
-                + (f"The first of its faults: {self.faults[0]}" if self.faults else "Check the path and the listed images.")
+                + (
+                    f"The first of its faults: {self.faults[0]}"
+                    if self.faults
+                    else "Check the path and the listed images."
+                )
             )
         self.max_instances = max(len(record.instances) for record in self.records)
 

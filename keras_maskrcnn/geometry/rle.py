@@ -25,7 +25,7 @@ def parse_counts(counts):
         ValueError: it is no run-length code, or a run is negative or longer than any image.
     """
     if isinstance(counts, (str, bytes)):
-        runs = _decompress(counts.encode("utf-8", "replace") if isinstance(counts, str) else counts)
+        runs = _decompress(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
     else:
         runs = _whole_numbers(counts)
     least, most = runs.min(initial=0), runs.max(initial=0)

@@ -53,9 +53,9 @@ def with_negatives(factors, negative, share):
         )
     if negative.all() or (share and not negative.any()):
         raise ValueError(
-            "A share of negatives needs images with objects and images without. Received "
-            f"{argument('negatives', share)} for {len(negative)} images, {int(negative.sum())} of them without objects. "
-            "Leave it out."
+            "A share of negatives needs images with objects and images without. "
+            f"Received {argument('negatives', share)} for {len(negative)} images, "
+            f"{int(negative.sum())} of them without objects. Leave it out."
         )
     factors = np.array(factors, float)
     wanted = share / (1 - share) * factors[~negative].sum()

@@ -101,7 +101,7 @@ class _Reader:
     def _image(self, key, entry):
         """(path, height, width) of an image, or None after recording a fault."""
         name = entry.get("file_name") or entry.get("coco_url")  # LVIS has the URL alone
-        where = f"image {key} ({shown_name(name)})"
+        where = f"image {key} ({_plain(name)})"
         try:
             size = self._size(entry, where)
             path = self.finder.find(name)
@@ -164,7 +164,7 @@ class _Reader:
         if found is None:
             self._fault(
                 f"annotation {key}",
-                f"belongs to image {fields.shown(stated)}, which `images` does not list.",
+                f"its image must be one that `images` lists. Received image {fields.shown(stated)}.",
                 "Remove the annotation or add the image.",
             )
         elif type(found) is not type(stated):
@@ -212,7 +212,12 @@ def _where(kind, number, entry):
     key = entry.get("id")
     if not isinstance(key, (int, str)) or isinstance(key, bool):
         return f"{kind} number {number}"
-    return f"{kind} {key} ({shown_name(entry['file_name']) if 'file_name' in entry else f'entry {number}'})"
+    return f"{kind} {key} ({_plain(entry['file_name']) if 'file_name' in entry else f'entry {number}'})"
+
+
+def _plain(name):
+    """A file name in the place of a fault: as it is written, if it is a name."""
+    return name if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100 else shown_name(name)
 
 
 def _crowd(value, note):

@@ -55,7 +55,11 @@ class CsvDataset(Dataset):
 
 
 def find_columns(header):
-    """{content: name of the column}, for the columns that exist."""
+    """{content: name of the column}, for the columns that exist.
+
+    Args:
+        header: list of str.
+    """
     lower = {str(name).strip().lower(): name for name in reversed(header)}
     found = {what: next((lower[name] for name in names if name in lower), None) for what, names in COLUMNS.items()}
     return {what: name for what, name in found.items() if name is not None}
@@ -63,18 +67,18 @@ def find_columns(header):
 
 def _read(path):
     """{image: {object: [(line, label or None, outline)]}}; an outline is a cell's text or a list of points."""
-    header, rows = read_table(path)
-    columns = find_columns(header)
+    table, rows = read_table(path)
+    columns = {what: table[name] for what, name in find_columns(list(table)).items()}
     by_point = {"x", "y", "instance"} <= set(columns) and "polygon" not in columns
     if "image" not in columns or not (by_point or "polygon" in columns):
         raise ValueError(
             "A table of polygons needs columns `image` and `polygon`, or `image`, `instance`, `x` and `y`. "
-            f"Received {path} with {header}. Rename columns; `image` may be called {', '.join(COLUMNS['image'][1:])}, "
-            f"`polygon` {', '.join(COLUMNS['polygon'][1:])}."
+            f"Received {path} with {list(table)[:30]}. Rename columns; `image` may be called "
+            f"{', '.join(COLUMNS['image'][1:])}, `polygon` {', '.join(COLUMNS['polygon'][1:])}."
         )
     images = {}
     for line, row in rows:
-        cell = {what: row[name].strip() for what, name in columns.items()}
+        cell = {what: row[position].strip() for what, position in columns.items()}
         objects = images.setdefault(cell["image"], {})
         if by_point:
             _add_point(objects, line, cell)

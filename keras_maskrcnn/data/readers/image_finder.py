@@ -203,8 +203,7 @@ class ImageFinder:
 
 
 def name_forms(name):
-    """The forms of a name in which it is looked for, in order: list of relative paths with forward slashes, first the
-    name as it is written."""
+    """The forms of a name in which it is looked for, in order: as it is written, then relative paths with `/`."""
     if not _WRITTEN_ELSEWHERE.search(name):
         return [name.lstrip("/")]
     forms = [name]
@@ -318,7 +317,7 @@ def _inside(path, folder):
 
 
 def _above(folder):
-    """The folder above, also of a relative path such as `.`"""
+    """The folder above, also of a relative path such as `.`."""
     return folder / ".." if folder.name in ("", "..") else folder.parent
 
 

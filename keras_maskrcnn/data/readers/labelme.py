@@ -185,7 +185,9 @@ def _two_points(points, kind):
     try:
         (ax, ay), (bx, by) = points
     except (TypeError, ValueError):
-        raise FaultyAnnotation(f"a {kind} needs two points. Received {fields.shown(points)}.", "Draw it again.") from None
+        raise FaultyAnnotation(
+            f"a {kind} needs two points. Received {fields.shown(points)}.", "Draw it again."
+        ) from None
     ax, ay, bx, by = outlines.numbers(ax, ay, bx, by)
     return (ax, ay), (bx, by)
 
@@ -203,7 +205,7 @@ def _pixel_mask(shape, height, width):
 
 
 def _decoded_mask(text):
-    """bool (h, w)."""
+    """Bool (h, w)."""
     try:
         data = base64.b64decode(text or "", validate=True)
         check_count(math.prod(image_size(data)), LABEL_PIXELS, "pixels of a mask")

@@ -4,6 +4,7 @@ Text is split and converted, in time linear in its length.
 """
 
 import json
+import math
 
 from keras_maskrcnn.data.limits import OUTLINE_POINTS, check_count
 from keras_maskrcnn.data.readers import outlines
@@ -34,9 +35,16 @@ def outline_mask(outline, height, width):
 
 
 def _numbers(values):
+    """Words as floats. Raises FaultyAnnotation if one is no finite number, ValueError if there are too many."""
     values = list(values)
     check_count(len(values), 2 * OUTLINE_POINTS, "numbers in an outline")
-    return outlines.numbers(*values)
+    together = "".join(values)
+    try:
+        found = list(map(float, values))
+    except ValueError:
+        return outlines.numbers(*values)  # names the word
+    plain = together.isascii() and "_" not in together and all(map(math.isfinite, found))
+    return found if plain else outlines.numbers(*values)
 
 
 def _parts(text):

@@ -1,4 +1,4 @@
-"""Read a table of text (.csv): rows as dictionaries, with their line numbers. Called by the readers of CSV files."""
+"""Read a table of text (.csv): its columns and rows, with their line numbers. Called by the readers of CSV files."""
 
 import csv
 import io
@@ -24,16 +24,16 @@ def read_table(path, delimiter=None):
         delimiter: str; None takes the commonest of comma, semicolon and tab in the first line.
 
     Returns:
-        (header: list of str, rows: list of (line number, dict from column to text)). Cells that are missing are "";
-        those beyond the header are left out. Of several columns with one name the last one counts.
+        (columns: dict from name to position, rows: list of (line number, list of text)). Rows are as long as the
+        header: cells that are missing are "". Of several columns with one name the last one counts.
 
     Raises:
         ValueError: the file is missing, no UTF-8 or no table.
     """
     rows = _read_rows(path, delimiter)
     names = [name.strip() for name in rows[0][1]] if rows else []
-    blank = dict.fromkeys(names, "")
-    return names, [(line, blank | dict(zip(names, row, strict=False))) for line, row in rows[1:] if row]
+    cells = [(line, row + [""] * (len(names) - len(row))) for line, row in rows[1:] if row]
+    return {name: position for position, name in enumerate(names)}, cells
 
 
 def _read_rows(path, delimiter, most=None):

@@ -89,8 +89,7 @@ def choose_attribute(names, asked, path):
     if len(names) == 1 or len(usual) == 1:
         return (usual or names)[0]
     raise ValueError(
-        f"{path}: one region attribute must hold the class. Received {names}. "
-        f"Name it: {argument('attribute')}."
+        f"{path}: one region attribute must hold the class. Received {names}. Name it: {argument('attribute')}."
     )
 
 
@@ -134,20 +133,20 @@ def _options(content, path):
 
 def _read_csv(path):
     """The same entries from a CSV export: one row per region; {} is the shape of images without regions."""
-    header, rows = read_table(path, ",")
-    missing = [column for column in CSV_COLUMNS if column not in header]
+    columns, rows = read_table(path, ",")
+    missing = [column for column in CSV_COLUMNS if column not in columns]
     if missing:
         raise ValueError(
             f"A VIA CSV file needs columns {list(CSV_COLUMNS)}. Received {path} without {missing}. Export it again."
         )
     entries = {}
     for line, row in rows:
-        name = row["filename"]
+        name, number, shape, attributes = (row[columns[column]] for column in CSV_COLUMNS)
         entry = entries.setdefault(name, {"filename": name, "regions": {}})
-        shape = _loads(row["region_shape_attributes"])
+        shape = _loads(shape)
         if shape != {}:
-            region = {"shape_attributes": shape, "region_attributes": _loads(row["region_attributes"])}
-            entry["regions"][f"{row['region_id']} in line {line}"] = region
+            region = {"shape_attributes": shape, "region_attributes": _loads(attributes)}
+            entry["regions"][f"{number} in line {line}"] = region
     return list(entries.values())
 
 

@@ -30,8 +30,8 @@ class Via3Dataset(Dataset):
 
     Args:
         annotation_file: path of the project (.json).
-        image_dir: folder of the images; None searches near the file, see `image_finder`. Not used for images stored in the
-            project itself (added as base64).
+        image_dir: folder of the images; None searches near the file, see `image_finder`. Not used for images stored in
+            the project itself (added as base64).
         attribute: name of the region attribute that holds the class, as for ViaDataset.
         on_error: "raise" or "skip", as for CocoDataset.
         class_names: names by label; None takes the attribute's options, else the values found, sorted.
@@ -124,7 +124,9 @@ class _Reader:
     def _instance(self, key, entry, name, size):
         def make():
             values = entry.get("av")
-            label = None if self.key is None else self._class(values.get(self.key) if isinstance(values, dict) else None)
+            label = (
+                None if self.key is None else self._class(values.get(self.key) if isinstance(values, dict) else None)
+            )
             return label, _mask(entry["xy"], *size)
 
         return self.collector.instance(f"region {key} of {name}", make, key)
@@ -134,9 +136,9 @@ class _Reader:
         text = str(value).strip() if isinstance(value, (str, int, float)) else ""
         label = self.options.get(text) if self.options else text
         if not label:
+            known = f" of {dict(list(self.options.items())[:10])}" if self.options else ""
             raise FaultyAnnotation(
-                f"its attribute {self.attribute!r} must name one class "
-                f"{'of ' + str(dict(list(self.options.items())[:10])) if self.options else ''}. Received {fields.shown(value)}.",
+                f"its attribute {self.attribute!r} must name one class{known}. Received {fields.shown(value)}.",
                 "Choose a class for it in VIA.",
             )
         return label
@@ -194,15 +196,18 @@ def _extreme_rectangle(*values):
     return outlines.rectangle(*points.min(0), *points.max(0))
 
 
-def _extreme_circle(x1, y1, x2, y2, x3, y3):
+def _extreme_circle(*values):
     """The circle through three points."""
-    equations = 2 * np.array([[x2 - x1, y2 - y1], [x3 - x1, y3 - y1]])
-    right = np.array([x2**2 - x1**2 + y2**2 - y1**2, x3**2 - x1**2 + y3**2 - y1**2])
-    try:
-        cx, cy = np.linalg.solve(equations, right)
-    except np.linalg.LinAlgError:
-        raise FaultyAnnotation("its three points lie on a line, not on a circle.", "Draw it again.") from None
-    return outlines.circle(cx, cy, np.hypot(cx - x1, cy - y1))
+    first, *others = np.reshape(values, (3, 2))
+    with np.errstate(over="ignore", invalid="ignore"):  # `circle` refuses what is not finite
+        equations = 2 * (np.array(others) - first)
+        right = (np.array(others) ** 2 - first**2).sum(axis=1)
+        try:
+            centre = np.linalg.solve(equations, right)
+        except np.linalg.LinAlgError:
+            raise FaultyAnnotation("its three points lie on a line, not on a circle.", "Draw it again.") from None
+        radius = np.hypot(*(centre - first))
+    return outlines.circle(*centre.tolist(), radius.item())
 
 
 # VIA's shape number -> (name, count of numbers, outline). 1 is a point and 5 a line.

@@ -27,7 +27,9 @@ def read_xml(path):
     try:
         return _parse(read_bytes(path, XML_BYTES))
     except (expat.ExpatError, ValueError, LookupError, AssertionError) as error:  # LookupError: unknown encodings
-        raise FaultyAnnotation(f"it is not a VOC annotation, or no XML that can be read: {error}.", "Write it again.") from None
+        raise FaultyAnnotation(
+            f"it is not a VOC annotation, or no XML that can be read: {error}.", "Write it again."
+        ) from None
 
 
 def _parse(data):
