@@ -215,7 +215,7 @@ def _for_any_count(function, inputs, options):
         inputs: tensor (B, ...), images or files. options: dict of tensors (B,).
 
     Returns:
-        dict of tensors (B, ...). Raises InvalidArgumentError for images without pixels.
+        dict of tensors (B, ...). Raises InvalidArgumentError for images without pixels, as resizing does.
     """
     count = tf.shape(inputs)[0]
     empty = tf.equal(count, 0)
@@ -225,14 +225,8 @@ def _for_any_count(function, inputs, options):
         sides = tf.concat([[1], tf.maximum(tf.shape(array)[1:], 1)], axis=0)
         return tf.cond(empty, lambda: tf.zeros(sides, array.dtype), lambda: array)
 
-    pixels = tf.reduce_prod(tf.shape(inputs)[1:])
-    some = tf.debugging.Assert(
-        empty | (pixels > 0), ["An image must have at least one row and one column. Received:", tf.shape(inputs)]
-    )
-    with tf.control_dependencies([some]):
-        filled = {name: one_more(array) for name, array in options.items()}
-        inputs = tf.ensure_shape(one_more(inputs), inputs.shape)
-    outputs = function(inputs, **filled)
+    filled = {name: one_more(array) for name, array in options.items()}
+    outputs = function(tf.ensure_shape(one_more(inputs), inputs.shape), **filled)
     return {name: array[:count] for name, array in outputs.items()}
 
 
