@@ -1,7 +1,7 @@
-"""Files and folders that are written whole or not at all: first in a temporary folder beside their place, then renamed.
+"""Files and folders that are written whole or not at all: in a temporary folder beside their place, then renamed.
 
-At any instant a path holds the old state or the new one. A kill leaves at most a temporary folder `.partial-*`, which the
-next writer in that folder removes; it is locked, so that those of processes that still run are left alone.
+At any instant a path holds the old state or the new one. A kill leaves at most a temporary folder `.partial-*`, which
+the next writer in that folder removes; it is locked, so that those of processes that still run are left alone.
 
 Called by whatever writes results: callbacks, readers, exports, weights, pages, the command line and the samples.
 """
@@ -55,8 +55,8 @@ def write_atomically(path, write):
 def write_together(folder, files):
     """Write several files of a folder that belong together: never a new one beside an old one.
 
-    Between the first and the last rename files are missing, for a fraction of a millisecond. After a kill in it the next
-    writer in this folder completes them.
+    Between the first and the last rename files are missing, for a fraction of a millisecond. After a kill in it the
+    next writer in this folder completes them.
 
     Args:
         folder: made if it is missing.
@@ -91,6 +91,11 @@ def write_folder(path, write):
             sync(path.parent)
         else:
             _move_in(_commit(new), path.parent)
+
+
+def copy_file(source, path):
+    """Copy a file's content, as `write_atomically`."""
+    write_atomically(path, lambda place: shutil.copyfile(source, place))
 
 
 def write_text(path, text):
@@ -129,6 +134,13 @@ def _staging(folder, target):
             yield place / _NEW
     finally:
         _remove(place, lock)
+
+
+@contextlib.contextmanager
+def scratch_folder(folder):
+    """A new folder inside `folder` for files that nobody needs afterwards, removed at the end or after a kill."""
+    with _staging(pathlib.Path(folder), folder) as new:
+        yield new
 
 
 def _new_staging(folder):
