@@ -313,22 +313,17 @@ def test_a_kill_before_the_report_leaves_a_run_whose_report_can_be_written(tmp_p
         train_model(again, loader, loader, tmp_path, epochs=3, verbose=0, resume=True)
 
 
-def damaged(path, how):
-    content = path.read_bytes()
-    noise = np.random.default_rng(0).integers(0, 256, 200, np.uint8).tobytes()
-    middle = len(content) // 2
-    kinds = {"empty": b"", "cut": content[:middle], "noise": content[:middle] + noise + content[middle + 200 :]}
-    path.write_bytes(kinds[how])
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @pytest.mark.tensorflow  # one backend is enough
-@pytest.mark.parametrize("how", ["empty", "cut", "noise"])
-def test_damaged_files_of_a_run_are_named_and_the_other_one_helps(tmp_path, measured, how):
+def test_of_two_files_of_a_run_the_whole_one_gives_the_same_numbers(tmp_path, measured):
     recipe = km.choose_recipe(2, 4, epochs=3, learning_rate=0.05)
     straight, loader = start(recipe)
     train_model(straight, loader, loader, tmp_path / "straight", epochs=3, verbose=0)
-    weights, run = straight.get_weights()[0], tmp_path / "run"
     killed, loader = start(recipe)
+    run = tmp_path / "run"
     with pytest.raises(Killed):
         train_model(killed, loader, loader, run, epochs=3, callbacks=[Kill(2)], verbose=0)
     kept = contents(run)
@@ -336,30 +331,20 @@ def test_damaged_files_of_a_run_are_named_and_the_other_one_helps(tmp_path, meas
     def resume():
         model, loader = start(recipe, seed=5)
         train_model(model, loader, loader, run, epochs=3, verbose=0, resume=True)
-        np.testing.assert_array_equal(model.get_weights()[0], weights)
+        np.testing.assert_array_equal(model.get_weights()[0], straight.get_weights()[0])
         assert rows_of(run) == rows_of(tmp_path / "straight")
 
-    damaged(run / "last.keras", how)
-    assert find_model(run) == run / "best.keras"
+    cut(run / "last.keras")
     with pytest.warns(UserWarning, match="last.keras is damaged: .* goes on from .*best.keras, after 2 epochs"):
         resume()
     put_back(run, kept)
-    damaged(run / "best.keras", how)
-    with pytest.warns(UserWarning, match="best.keras is damaged: .* .*last.keras is used instead"):
-        assert find_model(run) == run / "last.keras"
+    cut(run / "best.keras")
     resume()  # the best epoch is the last one: best.keras is made from last.keras
     put_back(run, kept)
-    for name in ("last.keras", "best.keras"):
-        damaged(run / name, how)
+    cut(run / "last.keras")
+    cut(run / "best.keras")
     with pytest.raises(ValueError, match="last.keras is damaged: .* Start anew with overwrite=True instead of resume"):
         resume()
-    with pytest.raises(ValueError, match="a whole .keras file.*best.keras is damaged.*last.keras is damaged"):
-        find_model(run)
-    model, loader = start(recipe)
-    if how != "noise":  # whose run.json may still be read
-        with pytest.warns(UserWarning, match="last.keras is damaged: .* The new run replaces it"):
-            train_model(model, loader, loader, run, epochs=3, verbose=0)
-        np.testing.assert_array_equal(model.get_weights()[0], weights)
 
 
 def put_back(run, kept):
@@ -375,9 +360,8 @@ def test_a_damaged_config_is_named_and_does_not_stop_a_new_run(tmp_path):
     with pytest.raises(Killed):
         train_model(model, loader, None, tmp_path, epochs=3, callbacks=[Kill(2)], verbose=0)
     (tmp_path / "config.json").write_text('{"model"')
-    with pytest.raises(ValueError, match="config.json is damaged: .* overwrite=True .*, or load .*best.keras") as error:
+    with pytest.raises(ValueError, match="config.json is damaged: Expecting .* overwrite=True .*, or load .*last"):
         train_model(model, loader, None, tmp_path, epochs=3, verbose=0, resume=True)
-    assert "config.json is damaged: Expecting" in str(error.value)
     with pytest.warns(UserWarning, match="config.json is damaged"):
         train_model(model, loader, None, tmp_path, epochs=3, verbose=0)
     assert read_state(tmp_path / "last.keras")["finished"]

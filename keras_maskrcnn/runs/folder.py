@@ -135,10 +135,10 @@ def state_to_resume(run_dir, words=PYTHON):
 def _state_of_best(found, problem, words):
     """The state in best.keras, where the one in last.keras is lost."""
     best = found.run_dir / BEST
-    whole = best.is_file() and not damage_of(best)
-    state = read_state(best) if whole else None
+    whole = [path for path in (best, found.run_dir / LAST) if path.is_file() and not damage_of(path)]
+    state = read_state(best) if best in whole else None
     if state is None or state["run_id"] != found.config.get("run_id"):
-        rest = f", or {words.start.format(best)}" if whole else ""
+        rest = f", or {words.start.format(whole[0])}" if whole else ""
         raise Damaged(
             f"A run is resumed from its config.json and last.keras. Received: {problem} "
             f"Start anew with {words.overwrite} instead of {words.resume}{rest}."
