@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import pytest
-from kills import Scene, in_a_process, killed_at_step, leftovers, start_process, visible, wait_for
+from kills import Scene, in_a_process, kill_this_process, killed_at_step, leftovers, start_process, visible, wait_for
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.host import files
@@ -77,6 +77,30 @@ def test_the_next_writer_completes_what_a_kill_left_between_two_renames(tmp_path
         with locked_folder(folder):
             assert visible(folder) in (old, new), step
         assert leftovers(folder) == []
+
+
+def test_a_reader_completes_what_a_killed_split_left_ready(tmp_path, sources, capfd):
+    """The parts are ready, the old ones are gone, and the new ones are not yet in place."""
+    old, new = (command("split", source, "{folder}/parts") for source in sources)
+    assert in_a_process(lambda: old(tmp_path)) == 0
+    renames = []
+
+    def killed():
+        rename = os.rename
+
+        def count(*paths):
+            renames.append(paths)
+            if len(renames) == 5:  # into `ready`; then train, val and copies aside; then copies in
+                kill_this_process()
+            rename(*paths)
+
+        os.rename = count
+        new(tmp_path)
+
+    assert in_a_process(killed) == -9
+    assert not (tmp_path / "parts" / "train.json").exists()
+    assert len(open_dataset(tmp_path / "parts" / "train.json")) == 6  # 0.8 of the new dataset's seven images
+    assert len(open_dataset(tmp_path / "parts" / "val.json")) == 1 and leftovers(tmp_path) == []
 
 
 def test_a_kill_while_a_killed_writers_files_are_completed_does_no_harm(tmp_path):
@@ -181,7 +205,7 @@ def kill_models(backend, seed, *jobs):
 
 
 def test_killed_training_and_conversion():
-    kill_models("jax", 0, ("train", 2), ("convert", 2))
+    kill_models("tensorflow", 0, ("train", 1), ("convert", 1))
 
 
 @pytest.mark.slow

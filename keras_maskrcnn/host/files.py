@@ -21,6 +21,7 @@ from keras_maskrcnn.host.renaming import exchange, sync, sync_tree
 
 _PARTIAL = ".partial-"  # how the names of temporary folders begin
 _LOCK, _NEW, _READY, _OLD = "lock", "new", "ready", "old"  # in a temporary folder
+_TRIES = 20
 _ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
@@ -144,19 +145,20 @@ def scratch_folder(folder):
 
 
 def _new_staging(folder):
-    while True:
+    for _ in range(_TRIES):
         place = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder))
         lock = _try_lock(place / _LOCK)
         if lock is not None:  # else a process that cleans up was faster
             return place, lock
+    raise WriteError(f"A temporary folder in {folder} must be locked. Received: {_TRIES} refusals. Try another folder.")
 
 
 def _try_lock(path):
-    """Lock a file. Returns the lock, or None if another process holds it or has removed its folder."""
+    """Lock a file. Returns the lock, or None if another process or user holds it, or has removed its folder."""
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
-    except (filelock.Timeout, FileNotFoundError):
+    except (filelock.Timeout, FileNotFoundError, PermissionError):
         return None
     except NotImplementedError:  # a file system without locks: nothing tells which processes still run
         pass
