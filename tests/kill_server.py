@@ -54,15 +54,18 @@ def kill_training(folder, number, rng):
     folder.mkdir()
     steps, seconds = count_steps(lambda: train(folder / "straight", folder / "straight.npz"))
     found, run, result = collections.Counter(), None, None
-    for k in range(number):
+    k = -1
+    while sum(found.values()) < number:
+        k += 1
         if run is None:
             run, result = folder / f"run{k}", folder / f"run{k}.npz"
         work = lambda run=run, result=result: train(run, result)  # noqa: E731
         if k % 2:
-            status = killed_at_step(work, rng.randrange(steps // 2))
+            status = killed_at_step(work, rng.randrange(steps))
         else:
             status = in_a_process(work, kill_after=rng.uniform(0.2, 0.8) * seconds)
-        found[look_at(run)] += 1
+        if status == -9:
+            found[look_at(run)] += 1
         if status == 0 or rng.random() < 0.4:
             compare(work, status, run, result, folder, test_resume.rows_of)
             run = None
