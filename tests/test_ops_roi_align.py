@@ -151,6 +151,26 @@ def test_training_form_equals_the_reference(aggregation):
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="two gradients exist on JAX alone: CPUs and accelerators")
+@pytest.mark.parametrize("ratio", [1, 2])
+def test_gradients_of_cpus_and_of_accelerators_are_equal(ratio):
+    from keras_maskrcnn.backend import generic
+    from keras_maskrcnn.backend import jax as operators
+
+    rng = np.random.default_rng(5)
+    pyramid = random_pyramid(rng, 2, 96, 128)
+    boxes = random_boxes(rng, 1, 30, 96, 128)[0]
+    images, levels = (keras.ops.cast(rng.integers(0, most, 30), "int32") for most in (2, 4))
+    frame = generic.box_frames(boxes, levels, [1 / 4, 1 / 8, 1 / 16, 1 / 32], False)
+    upstream = keras.ops.convert_to_tensor(rng.standard_normal((30, 7, 5, 3)).astype("float32"))
+    spread = [operators._spread_by_scatter, operators._spread_by_loop]
+    by_scatter, by_loop = (each((7, 5), ratio, pyramid, (frame, images, levels), upstream) for each in spread)
+    for level, scattered, looped in zip(pyramid, by_scatter, by_loop, strict=True):
+        assert scattered.shape == level.shape and scattered.dtype == level.dtype
+        np.testing.assert_allclose(scattered, looped, atol=1e-5)
+    assert max(np.abs(level).max() for level in by_loop) > 1
+
+
 def test_levels_of_the_paper():
     # 224 px belongs to P4; half of it to P3; a pixel less than 224 is P3 as well. P2 is 0.
     sides = [0, 10, 111, 112, 223, 224, 447, 448, 5000]

@@ -36,6 +36,7 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
 
 trainable_multilevel_roi_align = multilevel_roi_align
 non_max_suppression = generic.non_max_suppression
+non_max_suppression_by_level = generic.non_max_suppression_by_level
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -62,13 +63,17 @@ _crop.defvjp(_crop_forward, _crop_backward)
 
 
 def _spread_by_scatter(bins, ratio, like, boxes, upstream):
-    """The transpose that XLA generates, which is parallel on accelerators."""
+    """Add the gradients of all bins to one table of cells, tap after tap, which is parallel on accelerators.
+
+    The transpose that JAX derives from the forward pass writes one table for each of the sixteen taps and adds them.
+    """
     frame, images, levels = boxes
-
-    def crop(pyramid):
-        return generic.pool_by_gathers(pyramid, frame, images, levels, bins, ratio)
-
-    return jax.linear_transpose(crop, list(like))(upstream)[0]
+    channels = upstream.shape[-1]
+    cells = jnp.zeros((sum(shape.size for shape in like) // channels, channels), "float32")
+    for places, weights in generic.bin_taps(like, frame, images, levels, bins, ratio):
+        shares = (weights[..., None] * upstream).reshape(-1, channels)
+        cells = cells.at[places.reshape(-1)].add(shares, mode="promise_in_bounds")
+    return _split_cells(cells, like)
 
 
 def _spread_by_loop(bins, ratio, like, boxes, upstream):
@@ -102,12 +107,17 @@ def _spread_by_loop(bins, ratio, like, boxes, upstream):
                 cells = lax.dynamic_update_slice(cells, two, start)
         return cells
 
-    sizes = [shape.size // channels for shape in like]
     # The right neighbour of the last cell has weight 0 but is read and written: add one row for it.
-    cells = jnp.zeros((sum(sizes) + 1, channels), "float32")
+    cells = jnp.zeros((sum(shape.size for shape in like) // channels + 1, channels), "float32")
     cells = lax.fori_loop(0, num_boxes * num_rows * num_columns, add_bin, cells)
+    return _split_cells(cells, like)
+
+
+def _split_cells(cells, like):
+    """From a table (cells, C) to the list of maps: the inverse of `generic.flatten_pyramid`."""
     result, first = [], 0
-    for size, shape in zip(sizes, like, strict=True):
+    for shape in like:
+        size = shape.size // shape.shape[-1]
         result.append(cells[first : first + size].reshape(shape.shape).astype(shape.dtype))
         first += size
     return result
