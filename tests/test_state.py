@@ -272,7 +272,7 @@ def test_damaged_checkpoints_are_named_and_the_whole_one_is_taken(tmp_path, how)
 
 
 @pytest.mark.parametrize("name", ["config.json", "last.keras"])
-@pytest.mark.parametrize("how", KINDS[:3])
+@pytest.mark.parametrize("how", KINDS)
 def test_a_damaged_file_does_not_stop_a_new_run(tmp_path, how, name):
     run = write_run(tmp_path / "run", best=False)
     with pytest.raises(ValueError, match="stopped after 2 epochs. Add resume=True .* overwrite=True to replace"):

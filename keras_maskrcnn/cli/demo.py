@@ -91,6 +91,7 @@ def train_on_shapes(directory, minutes, verbose=1):
         evaluate_every=100,  # so only after the last epoch: an evaluation takes as long as twenty steps
         settings={"recipe": "shapes", "minutes": minutes, "batch_size": BATCH_SIZE},
         verbose=verbose,
+        overwrite=True,  # a demo that was stopped begins anew
     )
     return model, val, metrics
 

@@ -76,6 +76,8 @@ def find_run(run_dir):
     try:
         config = read_config(run_dir)
         state = read_state(run_dir / LAST)
+        if state and (damage := damage_of(run_dir / LAST)):
+            problem = f"{run_dir / LAST} is damaged: {damage}."
     except Damaged as error:
         problem = str(error)
     own = state is not None and state["run_id"] == config.get("run_id")
@@ -115,16 +117,15 @@ def state_to_resume(run_dir, words=PYTHON):
     """
     found = find_run(run_dir)
     state, file = found.state, found.run_dir / LAST
-    problem = found.problem or (state and damage_of(file) and f"{file} is damaged: {damage_of(file)}.")
-    if problem:
-        state, file = _state_of_best(found, problem, words), found.run_dir / BEST
-        warnings.warn(f"{problem} The run goes on from {file}, after {state['epochs_done']} epochs.")
+    if found.problem:
+        state, file = _state_of_best(found, words), found.run_dir / BEST
+        warnings.warn(f"{found.problem} The run goes on from {file}, after {state['epochs_done']} epochs.")
     if not found.started:
         raise ValueError(
             f"Only a run that was started can be resumed. Received {run_dir}, which holds none. "
             f"Leave out {words.resume}, or name the folder of the run."
         )
-    if found.finished and not problem:
+    if found.finished and not found.problem:
         raise ValueError(
             f"Only an unfinished run can be resumed. Received {run_dir}, whose run finished after "
             f"{state['epochs_done']} epochs. To train its model further, {words.start.format(run_dir)}."
@@ -132,7 +133,7 @@ def state_to_resume(run_dir, words=PYTHON):
     return (state, file) if state else (None, None)
 
 
-def _state_of_best(found, problem, words):
+def _state_of_best(found, words):
     """The state in best.keras, where the one in last.keras is lost."""
     best = found.run_dir / BEST
     whole = [path for path in (best, found.run_dir / LAST) if path.is_file() and not damage_of(path)]
@@ -140,7 +141,7 @@ def _state_of_best(found, problem, words):
     if state is None or state["run_id"] != found.config.get("run_id"):
         rest = f", or {words.start.format(whole[0])}" if whole else ""
         raise Damaged(
-            f"A run is resumed from its config.json and last.keras. Received: {problem} "
+            f"A run is resumed from its config.json and last.keras. Received: {found.problem} "
             f"Start anew with {words.overwrite} instead of {words.resume}{rest}."
         )
     return state
