@@ -159,28 +159,7 @@ def read_rows(run):
 def test_best_figure_and_file_outlive_the_kill(tmp_path, monkeypatch):
     figures = iter([0.4, 0.3, 0.2, 0.35])
 
-    @pytest.mark.tensorflow  # one backend is enough
-def test_a_run_that_fills_the_disk_names_the_file_and_is_resumed(tmp_path, monkeypatch):
-    recipe = km.choose_recipe(2, 4, epochs=2, learning_rate=0.05)
-    model, loader = start(recipe)
-    save, calls = model.save, []
-
-    def full_the_second_time(path):
-        calls.append(path)
-        save(path)
-        if len(calls) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(model, "save", full_the_second_time)
-    with pytest.raises(OSError, match=f"Writing {tmp_path / 'last.keras'} needs room on its disk. Received: No space"):
-        train_model(model, loader, None, tmp_path, epochs=2, verbose=0)
-    assert read_state(tmp_path / "last.keras")["epochs_done"] == 1 and not list(tmp_path.glob(".*"))
-    model, loader = start(recipe)
-    train_model(model, loader, None, tmp_path, epochs=2, verbose=0, resume=True)
-    assert read_state(tmp_path / "last.keras")["finished"] and len(rows_of(tmp_path)) == 2
-
-
-class Figures(keras.callbacks.Callback):
+    class Figures(keras.callbacks.Callback):
         def __init__(self, val, every):
             super().__init__()
 
@@ -288,6 +267,27 @@ def test_an_error_in_the_first_epoch_leaves_the_folder_as_it_was(tmp_path):
     with pytest.raises(RuntimeError, match="out of memory"):
         train_model(model, loader, None, tmp_path / "run", epochs=1, callbacks=[Broken()], verbose=0)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.tensorflow  # one backend is enough
+def test_a_run_that_fills_the_disk_names_the_file_and_is_resumed(tmp_path, monkeypatch):
+    recipe = km.choose_recipe(2, 4, epochs=2, learning_rate=0.05)
+    model, loader = start(recipe)
+    save, calls = model.save, []
+
+    def full_the_second_time(path):
+        calls.append(path)
+        save(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(model, "save", full_the_second_time)
+    with pytest.raises(OSError, match=f"Writing {tmp_path / 'last.keras'} needs room on its disk. Received: No space"):
+        train_model(model, loader, None, tmp_path, epochs=2, verbose=0)
+    assert read_state(tmp_path / "last.keras")["epochs_done"] == 1 and not list(tmp_path.glob(".*"))
+    model, loader = start(recipe)
+    train_model(model, loader, None, tmp_path, epochs=2, verbose=0, resume=True)
+    assert read_state(tmp_path / "last.keras")["finished"] and len(rows_of(tmp_path)) == 2
 
 
 class Figures(keras.callbacks.Callback):
