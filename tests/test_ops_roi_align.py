@@ -16,19 +16,7 @@ FEATURES = np.ascontiguousarray(GOLDEN["features_nchw"].transpose(0, 2, 3, 1))
 BOXES = GOLDEN["rois_batch_x1y1x2y2"][:, 1:]
 IMAGES = GOLDEN["rois_batch_x1y1x2y2"][:, 0].astype("int32")
 
-# On TensorFlow every test here runs on both paths, native and stock.
-PATHS = ["native", "stock"] if keras.backend.backend() == "tensorflow" else ["only"]
-
-
-@pytest.fixture(autouse=True, params=PATHS)
-def path(request):
-    if request.param == "stock":
-        with backend.stock_operators():
-            yield
-        return
-    if request.param == "native" and not backend.operators().startswith("native"):
-        pytest.skip("no native library: was there a compiler?")
-    yield
+pytestmark = pytest.mark.usefixtures("path")  # native and stock
 
 
 def ramp(height, width):

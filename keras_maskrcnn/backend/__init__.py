@@ -7,6 +7,7 @@ operators that were measured to be faster. `ops.py`, `roi_align.py` and the stag
 import contextlib
 
 import keras
+from keras import ops
 
 from keras_maskrcnn.backend import generic, runtime
 
@@ -19,6 +20,7 @@ else:
     chosen = generic
 
 convolve = getattr(chosen, "convolve", generic.convolve)
+apply_relu = getattr(chosen, "apply_relu", ops.relu)
 multilevel_roi_align = chosen.multilevel_roi_align
 trainable_multilevel_roi_align = chosen.trainable_multilevel_roi_align
 non_max_suppression = chosen.non_max_suppression

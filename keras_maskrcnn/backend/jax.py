@@ -1,4 +1,4 @@
-"""RoIAlign on JAX: forward as in `generic`, with a faster gradient on CPU.
+"""Operators on JAX: RoIAlign as in `generic` with a faster gradient; convolution and ReLU that keep less for theirs.
 
 XLA compiles the sixteen gathers of a bin into one loop (5 ms for 128 boxes of 7x7 in each of four
 (64, 64, 128) maps). On CPU it runs the sixteen scatters of the gradient row by row: 1150 ms for 1000
@@ -10,12 +10,44 @@ import functools
 import jax
 from jax import lax
 from jax import numpy as jnp
+from keras import ops
 
 from keras_maskrcnn.backend import generic
 from keras_maskrcnn.geometry import bilinear
 
 # A loop step is unrolled over the points of a bin. Above this number, compilation takes too long.
 LARGEST_UNROLLED_RATIO = 4
+
+
+@jax.custom_vjp
+def apply_relu(features):
+    """max(features, 0), whose gradient reads the result: JAX's own keeps what went in as well, a copy of every map."""
+    return jnp.maximum(features, 0)
+
+
+def _relu_forward(features):
+    result = apply_relu(features)
+    return result, result
+
+
+def _relu_backward(result, upstream):
+    return (jnp.where(result > 0, upstream, 0),)
+
+
+apply_relu.defvjp(_relu_forward, _relu_backward)
+
+
+def convolve(maps, kernel, bias=None, strides=1, relu=False):
+    """As `generic.convolve`, with the padding inside the convolution: no padded copy is kept for the gradient."""
+    kernel, side = ops.convert_to_tensor(kernel), kernel.shape[0] // 2
+    outputs = []
+    for features in maps:
+        sums = lax.conv_general_dilated(
+            features, kernel, (strides, strides), [(side, side)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        sums = sums if bias is None else sums + ops.convert_to_tensor(bias)
+        outputs.append(apply_relu(sums) if relu else sums)
+    return outputs
 
 
 def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
