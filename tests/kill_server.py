@@ -39,6 +39,7 @@ def train(folder, result):
     recipe = km.choose_recipe(2, 4, epochs=EPOCHS, learning_rate=0.05, accumulate=3, ema=0.9)
     model, loader = test_resume.start(recipe)
     if find_run(folder).finished:  # killed after its last step
+        model.optimizer.build(model.trainable_variables)
         restore_weights(model, folder / "best.keras")
     else:
         resume = find_run(folder).started
