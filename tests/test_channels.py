@@ -79,7 +79,8 @@ def test_five_channels_of_sixteen_bits_from_tiff_to_export(tmp_path):
     measured = {name: options[name] for name in ("pixel_mean", "pixel_std", "image_dtype")}
     np.testing.assert_allclose(measured["pixel_mean"], np.mean(images, (0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(measured["pixel_std"], np.std(images, (0, 1, 2)), rtol=1e-5)
-    assert measured["image_dtype"] == "uint16" and not inspection.findings
+    assert measured["image_dtype"] == "uint16"
+    assert {(finding.severity, finding.kind) for finding in inspection.findings} == {("note", "pages")}
 
     config = tiny_config(num_classes=1, class_names=("square",), **measured)
     plain = DataLoader(dataset, config, 2)[0]["images"]

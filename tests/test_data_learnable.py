@@ -131,5 +131,5 @@ def test_three_images_are_no_batch_of_four(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["proposal"]["batch_size"] == 3
     mask = np.ones((40, 40), bool)
     data = ArrayDataset([np.zeros((40, 40, 3), np.uint8)] * 3, [[mask]] * 3)
-    with pytest.raises(ValueError, match=r"3 images for batch_size=4.*--batch-size 3"):
+    with pytest.raises(ValueError, match=r"3 images for batch_size=4\. Set batch_size=3"):
         DataLoader(data, MaskRCNNConfig(num_classes=1, image_scale=1.0), 4, shuffle=True)

@@ -1,5 +1,6 @@
 """Loading and exporting weights: names, layouts, receipts, and what is said when they do not fit."""
 
+import functools
 import json
 
 import keras
@@ -17,9 +18,16 @@ from keras_maskrcnn.weights.torchvision import COUNTER, current_names, read_arch
 HEADS = ("box_head/classes", "box_head/deltas", "mask_head/logits")
 
 
-def tiny_model(seed=0, **overrides):
+@functools.cache
+def built(seed, **overrides):
+    """A model for each seed and architecture: making its weights takes longer than most tests."""
     torchvision_has_it = {"backbone": "resnet18"}
-    return scatter_weights(km.MaskRCNN(tiny_config(**torchvision_has_it | overrides)), seed)
+    return km.MaskRCNN(tiny_config(**torchvision_has_it | overrides))
+
+
+def tiny_model(seed=0, **overrides):
+    """The same model for the same arguments, with its first weights."""
+    return scatter_weights(built(seed, **overrides), seed)
 
 
 def values_of(model):

@@ -46,12 +46,10 @@ def announce(run_dir):
 
 def load_last(run_dir):
     """Load the model as it was after the last complete epoch, not compiled; None if no epoch is complete."""
-    import keras
-
-    from keras_maskrcnn import model  # noqa: F401 (registers the classes that the file names)
+    from keras_maskrcnn.weights import models
 
     _, file = _state(run_dir)
-    return file and keras.saving.load_model(file, compile=False)
+    return file and models.load_model(file)
 
 
 def check_same_run(run_dir, settings):

@@ -27,6 +27,7 @@ import keras
 
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import DataLoader, EpochSync
+from keras_maskrcnn.data.learnable import nothing_to_learn
 from keras_maskrcnn.evaluation.coco import CocoEvaluator
 from keras_maskrcnn.evaluation.figures import main_figure
 from keras_maskrcnn.host.files import copy_file, write_atomically, write_json
@@ -90,9 +91,10 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
     """
     options = run_options(options, **fields)
     run_dir = pathlib.Path(run_dir)
-    data = (model, train_loader, val_dataset, run_dir, options)
     with messages_shown(bool(options.verbose)), locked_folder(run_dir):
         keep_for_models()
+        val_dataset = _measurable(val_dataset)
+        data = (model, train_loader, val_dataset, run_dir, options)
         if options.resume:
             state = _resume(model, run_dir)
             best = state["best"] if state and state["finished"] else _fit(*data, state)
@@ -101,6 +103,15 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
             best = _fit_new(*data, former)
         _report(model, val_dataset, run_dir, options)
     return best
+
+
+def _measurable(val_dataset):
+    """The validation data; None, with a message, where they have no object: each figure would be -1, and none best."""
+    problem = nothing_to_learn(val_dataset) if hasattr(val_dataset, "records") else None
+    if problem is None:
+        return val_dataset
+    _LOG.info("%s Average precision is undefined: nothing is measured, and last.keras is the model.", problem)
+    return None
 
 
 def _begin(model, run_dir, options):

@@ -13,6 +13,7 @@ import keras
 from keras_maskrcnn import backend
 from keras_maskrcnn._version import __version__
 from keras_maskrcnn.geometry.resizing import network_size
+from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.serving.assets import fingerprint
 from keras_maskrcnn.serving.folding import optimize_for_inference
 
@@ -117,7 +118,7 @@ def check_new(path, overwrite):
     if path.exists() and not overwrite:
         raise ValueError(
             f"The output file must not exist. Received: {path}, which exists. "
-            "Choose another name or pass overwrite=True (--overwrite)."
+            f"Choose another name, or replace it: {argument('overwrite', True)}."
         )
 
 
