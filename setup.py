@@ -62,6 +62,7 @@ setup(
         "pyyaml>=6.0",  # reads data.yaml of YOLO datasets; one small wheel without dependencies
         "matplotlib>=3.8",  # every run folder holds the plot of its losses and AP
         "jinja2>=3.1",  # the pages on runs and datasets; escapes every name
+        "filelock>=3.21",  # one process at a time writes a run folder; the first that notices a removed lock file
         "rich>=13.0",  # progress bars and tables; Keras needs it anyway
         "scipy>=1.11",  # connected components; scikit-image brings it
     ],

@@ -40,6 +40,8 @@ HOST_ONLY = (
     "test_run_page",
     "test_image_kinds",
     "test_host",
+    "test_kills",
+    "test_state",
     "test_import",
     "test_train_options",
     "test_extending",

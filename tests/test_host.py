@@ -4,9 +4,10 @@ import logging
 import multiprocessing
 
 import pytest
+from kills import in_a_process, kill_this_process
 
 from keras_maskrcnn.geometry.groups import connected_groups
-from keras_maskrcnn.host.files import remove_partial_files, write_atomically, write_json, write_text
+from keras_maskrcnn.host.files import clean_up, write_atomically, write_json, write_text
 from keras_maskrcnn.host.messages import messages_shown, show_messages
 from keras_maskrcnn.host.tables import text_table
 
@@ -54,17 +55,20 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     write_text(tmp_path / "sub" / "kept.txt", "é")
     write_json(tmp_path / "sub" / "kept.json", {"a": [1]})
 
-    def look(partial):
-        (tmp_path / "sub" / partial.name.replace("x.bin", "left.bin")).write_bytes(b"half")  # as a kill would leave it
-        partial.write_bytes(b"whole")
+    def killed():
+        write_atomically(tmp_path / "sub" / "x.bin", lambda place: place.write_bytes(b"half") and kill_this_process())
 
-    write_atomically(tmp_path / "sub" / "x.bin", look)
+    in_a_process(killed)
+    (tmp_path / "sub" / ".partial-1-x.bin").write_bytes(b"of an older version")
     assert len(list((tmp_path / "sub").iterdir())) == 4
-    remove_partial_files(tmp_path / "sub")
+    write_atomically(
+        tmp_path / "sub" / "x.bin", lambda place: clean_up(tmp_path / "sub") or place.write_bytes(b"whole")
+    )
     assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == ["kept.json", "kept.txt", "x.bin"]
+    assert (tmp_path / "sub" / "x.bin").read_bytes() == b"whole"
     assert (tmp_path / "sub" / "kept.txt").read_bytes() == "é".encode()
     assert (tmp_path / "sub" / "kept.json").read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
-    remove_partial_files(tmp_path / "not there")
+    clean_up(tmp_path / "not there")
 
 
 def test_messages_show_inside_the_block_and_nowhere_else(capsys):

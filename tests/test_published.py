@@ -1,11 +1,14 @@
 """Published weights: downloaded from a server of this test's own, verified, converted, cached."""
 
+import concurrent.futures
+import errno
 import functools
 import hashlib
 import http.server
 import logging
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from keras import ops
 from torchvision_golden import golden_state
 
 import keras_maskrcnn as km
+from keras_maskrcnn.host.files import write_json
+from keras_maskrcnn.host.locks import locked_file
 from keras_maskrcnn.weights import published
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -59,6 +64,48 @@ def test_downloads_once_and_verifies(cache, server):
     assert path == cache / file and path.read_bytes() == content
     assert published.fetch(file) == path and len(requests) == 1
     assert [each.name for each in cache.iterdir()] == [file]
+
+
+def test_two_that_want_the_same_file_download_it_once(cache, server, caplog):
+    folder, requests = server
+    caplog.set_level(logging.INFO, "keras_maskrcnn")
+    content = b"weights" * 100_000
+    file = named_by_hash("resnet", content)
+    (folder / file).write_bytes(content)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with locked_file(cache / file):  # both begin while a third one is there
+            paths = [pool.submit(published.fetch, file) for _ in range(2)]
+            while caplog.text.count("waiting for process") < 2:
+                time.sleep(0.01)
+    assert [path.result().read_bytes() for path in paths] == [content] * 2 and len(requests) == 1
+    assert [each.name for each in cache.iterdir()] == [file]
+
+
+@pytest.mark.parametrize("text", [b"", b'{"sha256": ', b"\xff\x00\x12", b"[]", b"7", b'{"sha256": "0"}', b"null"])
+def test_a_damaged_sidecar_is_named_and_its_file_is_converted_again(tmp_path, caplog, text):
+    caplog.set_level(logging.INFO, "keras_maskrcnn")
+    converted = tmp_path / "resnet18.backbone.weights.h5"
+    converted.write_bytes(b"weights")
+    account = {"keras_maskrcnn": published.package_version(), "sha256": hashlib.sha256(b"weights").hexdigest()}
+    write_json(converted.with_suffix(".json"), account)
+    assert published.is_intact(converted) and caplog.text == ""
+    converted.with_suffix(".json").write_bytes(text)
+    assert not published.is_intact(converted)
+    assert f"{converted.with_suffix('.json')} is damaged (" in caplog.text and "converted again" in caplog.text
+
+
+def test_a_full_disk_is_not_taken_for_a_failed_download(cache, server, monkeypatch):
+    folder, _ = server
+    file = named_by_hash("resnet", b"good")
+    (folder / file).write_bytes(b"good")
+
+    def full(url, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(published, "_download", full)
+    with pytest.raises(OSError, match=f"Writing {cache / file} needs room on its disk"):
+        published.fetch(file)
+    assert not list(cache.iterdir())
 
 
 def test_a_damaged_download_is_thrown_away(cache, server):

@@ -1,7 +1,9 @@
 """A run that is killed and resumed gives the numbers of one left alone; the share of time spent waiting for data."""
 
 import csv
+import errno
 import json
+import os
 import time
 import types
 
@@ -17,13 +19,17 @@ from keras_maskrcnn.data import ArrayDataset, DataLoader, RandomCrop, RandomFlip
 from keras_maskrcnn.runs import callbacks, recorder
 from keras_maskrcnn.runs.callbacks import DataWait
 from keras_maskrcnn.runs.experiment import train_model
-from keras_maskrcnn.runs.recorder import read_state
+from keras_maskrcnn.runs.folder import find_model, read_state
 
 CONFIG = MaskRCNNConfig(num_classes=1, image_scale=1.0, max_instances=2, gt_mask_size=14)
 
 
-class Killed(Exception):
-    pass
+class Killed(BaseException):
+    """As a kill: the run cannot tidy up, as it does after an Exception."""
+
+
+def kill(*_):
+    raise Killed
 
 
 class Kill(keras.callbacks.Callback):
@@ -184,27 +190,237 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, capsys):
     model, loader = start(recipe)
 
     def train(**options):
-        train_model(model, loader, None, tmp_path, **{"epochs": 1, "verbose": 0} | options)
+        train_model(model, loader, None, tmp_path / "run", **{"epochs": 1, "verbose": 0} | options)
 
-    with pytest.raises(ValueError, match="last run finished none. Start it again"):
+    with pytest.raises(ValueError, match="that was started.*holds none. Leave out resume=True"):
         train(resume=True)
+    assert not (tmp_path / "run").exists()
     train()
-    with pytest.raises(ValueError, match="finished after 1 epochs.*start-from"):
+    with pytest.raises(ValueError, match="finished after 1 epochs.*another run_dir"):
         train(resume=True)
     with pytest.raises(Killed):
         train(epochs=3, callbacks=[Kill(1)], verbose=1)
-    assert f"{tmp_path} holds an earlier run of 1 epochs, finished; " in capsys.readouterr().out
-    with pytest.raises(Killed):  # before its first epoch ends: last.keras is still the former run's
-        train(epochs=3, callbacks=[Kill(0)], verbose=1)
-    told = capsys.readouterr().out
-    assert "unfinished (--resume would have continued it)" in told and "replaces its last.keras, metrics.csv" in told
-    with pytest.raises(ValueError, match="last run finished none"):
-        train(epochs=3, resume=True)
-    with pytest.raises(Killed):
-        train(epochs=3, callbacks=[Kill(1)])
+    assert f"{tmp_path / 'run'} holds an earlier run of 1 epochs, finished; " in capsys.readouterr().out
+    with pytest.raises(ValueError, match="resume continues a run and overwrite replaces it"):
+        train(resume=True, overwrite=True)
     model.config = MaskRCNNConfig(num_classes=1, image_scale=2.0)
     with pytest.raises(ValueError, match="another config.*: gt_mask_size, image_scale, max_instances"):
         train(epochs=3, resume=True)
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.tensorflow  # one backend is enough
+def test_an_unfinished_run_is_replaced_only_if_asked_for(tmp_path, capsys):
+    recipe = km.choose_recipe(2, 4, epochs=3)
+    model, loader = start(recipe)
+
+    def train(**options):
+        train_model(model, loader, None, tmp_path, **{"epochs": 3, "verbose": 0} | options)
+
+    for epoch, how_far in ((0, "without a complete epoch"), (1, "stopped after 1 epochs")):
+        with pytest.raises(Killed):
+            train(callbacks=[Kill(epoch)], overwrite=True)
+        before = contents(tmp_path)
+        with pytest.raises(ValueError, match=f"{how_far}. Add resume=True to continue it, or overwrite=True"):
+            train()
+        assert contents(tmp_path) == before
+    with pytest.raises(Killed):
+        train(callbacks=[Kill(0)], overwrite=True, verbose=1)
+    assert "an earlier run of 1 epochs, unfinished; this run replaces its last.keras" in capsys.readouterr().out
+    train(resume=True)  # the new run, not the older one whose last.keras is still there
+    assert read_state(tmp_path / "last.keras")["epochs_done"] == 3
+    assert len(rows_of(tmp_path)) == 3
+
+
+@pytest.mark.tensorflow  # one backend is enough
+def test_a_run_killed_in_its_first_epoch_begins_again(tmp_path):
+    recipe = km.choose_recipe(2, 4, epochs=2, learning_rate=0.05)
+    straight, loader = start(recipe)
+    train_model(straight, loader, None, tmp_path / "straight", epochs=2, verbose=0)
+    killed, loader = start(recipe)
+    with pytest.raises(Killed):
+        train_model(killed, loader, None, tmp_path / "run", epochs=2, callbacks=[Kill(0)], verbose=0)
+    resumed, loader = start(recipe)
+    train_model(resumed, loader, None, tmp_path / "run", epochs=2, verbose=0, resume=True)
+    np.testing.assert_array_equal(resumed.get_weights()[0], straight.get_weights()[0])
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "straight")
+
+
+@pytest.mark.tensorflow  # one backend is enough
+def test_an_error_in_the_first_epoch_leaves_the_folder_as_it_was(tmp_path):
+    recipe = km.choose_recipe(2, 4, epochs=1)
+
+    class Broken(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise RuntimeError("out of memory")
+
+    model, loader = start(recipe)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train_model(model, loader, None, tmp_path / "run", epochs=1, callbacks=[Broken()], verbose=0)
+        assert not (tmp_path / "run").exists()
+    train_model(model, loader, None, tmp_path / "run", epochs=1, verbose=0)
+    before = contents(tmp_path)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train_model(model, loader, None, tmp_path / "run", epochs=1, callbacks=[Broken()], verbose=0)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.tensorflow  # one backend is enough
+def test_a_run_that_fills_the_disk_names_the_file_and_is_resumed(tmp_path, monkeypatch):
+    recipe = km.choose_recipe(2, 4, epochs=2, learning_rate=0.05)
+    model, loader = start(recipe)
+    save, calls = model.save, []
+
+    def full_the_second_time(path):
+        calls.append(path)
+        save(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(model, "save", full_the_second_time)
+    with pytest.raises(OSError, match=f"Writing {tmp_path / 'last.keras'} needs room on its disk. Received: No space"):
+        train_model(model, loader, None, tmp_path, epochs=2, verbose=0)
+    assert read_state(tmp_path / "last.keras")["epochs_done"] == 1 and not list(tmp_path.glob(".*"))
+    model, loader = start(recipe)
+    train_model(model, loader, None, tmp_path, epochs=2, verbose=0, resume=True)
+    assert read_state(tmp_path / "last.keras")["finished"] and len(rows_of(tmp_path)) == 2
+
+
+class Figures(keras.callbacks.Callback):
+    """Stands for CocoEvaluator: an epoch's AP from a list."""
+
+    values = ()
+
+    def __init__(self, val, every):
+        super().__init__()
+
+    def on_epoch_end(self, epoch, logs=None):
+        value = self.values[epoch]
+        self.metrics = {"segm_AP": value, "max_detections": 100.0}
+        logs["val_segm_AP"] = value
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    monkeypatch.setattr("keras_maskrcnn.runs.experiment.CocoEvaluator", Figures)
+    monkeypatch.setattr("keras_maskrcnn.runs.experiment.draw_overlays", lambda *_: None)
+    monkeypatch.setattr(Figures, "values", (0.2, 0.4, 0.3))
+
+
+@pytest.mark.tensorflow  # one backend is enough
+@pytest.mark.parametrize("values", [(0.2, 0.4, 0.3), (0.2, 0.3, 0.4)])
+def test_a_kill_before_the_report_leaves_a_run_whose_report_can_be_written(tmp_path, monkeypatch, measured, values):
+    monkeypatch.setattr(Figures, "values", values)
+    recipe = km.choose_recipe(2, 4, epochs=3)
+    model, loader = start(recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_maskrcnn.runs.experiment.write_run_page", kill)
+        with pytest.raises(Killed):
+            train_model(model, loader, loader, tmp_path, epochs=3, verbose=0)
+    weights = model.get_weights()[0]
+    with pytest.raises(ValueError, match="a run of 3 epochs without its report. Add resume=True"):
+        train_model(model, loader, loader, tmp_path, epochs=3, verbose=0)
+    (tmp_path / "metrics.csv").write_text("cut")
+    again, loader = start(recipe, seed=9)
+    monkeypatch.setattr(again, "fit", None)  # nothing is trained
+    metrics = train_model(again, loader, loader, tmp_path, epochs=3, verbose=0, resume=True)
+    assert metrics["segm_AP"] == 0.4 and "<b>0.400</b>mask AP<" in (tmp_path / "index.html").read_text()
+    np.testing.assert_array_equal(again.get_weights()[0], weights)
+    assert len(rows_of(tmp_path)) == 3
+    with pytest.raises(ValueError, match="run finished after 3 epochs"):
+        train_model(again, loader, loader, tmp_path, epochs=3, verbose=0, resume=True)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.tensorflow  # one backend is enough
+def test_of_two_files_of_a_run_the_whole_one_gives_the_same_numbers(tmp_path, measured):
+    recipe = km.choose_recipe(2, 4, epochs=3, learning_rate=0.05)
+    straight, loader = start(recipe)
+    train_model(straight, loader, loader, tmp_path / "straight", epochs=3, verbose=0)
+    killed, loader = start(recipe)
+    run = tmp_path / "run"
+    with pytest.raises(Killed):
+        train_model(killed, loader, loader, run, epochs=3, callbacks=[Kill(2)], verbose=0)
+    kept = contents(run)
+
+    def resume():
+        model, loader = start(recipe, seed=5)
+        train_model(model, loader, loader, run, epochs=3, verbose=0, resume=True)
+        np.testing.assert_array_equal(model.get_weights()[0], straight.get_weights()[0])
+        assert rows_of(run) == rows_of(tmp_path / "straight")
+
+    cut(run / "last.keras")
+    with pytest.warns(UserWarning, match="last.keras is damaged: .* goes on from .*best.keras, after 2 epochs"):
+        resume()
+    put_back(run, kept)
+    cut(run / "best.keras")
+    resume()  # the best epoch is the last one: best.keras is made from last.keras
+    put_back(run, kept)
+    cut(run / "last.keras")
+    cut(run / "best.keras")
+    with pytest.raises(ValueError, match="last.keras is damaged: .* Start anew with overwrite=True instead of resume"):
+        resume()
+
+
+def put_back(run, kept):
+    for name, content in kept.items():
+        (run / name).write_bytes(content)
+    (run / "index.html").unlink(missing_ok=True)
+
+
+@pytest.mark.tensorflow  # one backend is enough
+def test_a_damaged_config_is_named_and_does_not_stop_a_new_run(tmp_path):
+    recipe = km.choose_recipe(2, 4, epochs=3)
+    model, loader = start(recipe)
+    with pytest.raises(Killed):
+        train_model(model, loader, None, tmp_path, epochs=3, callbacks=[Kill(2)], verbose=0)
+    (tmp_path / "config.json").write_text('{"model"')
+    with pytest.raises(ValueError, match="config.json is damaged: Expecting .* overwrite=True .*, or load .*last"):
+        train_model(model, loader, None, tmp_path, epochs=3, verbose=0, resume=True)
+    with pytest.warns(UserWarning, match="config.json is damaged"):
+        train_model(model, loader, None, tmp_path, epochs=3, verbose=0)
+    assert read_state(tmp_path / "last.keras")["finished"]
+
+
+@pytest.mark.tensorflow  # one backend is enough
+def test_the_best_file_of_an_earlier_run_is_not_taken_for_the_new_one(tmp_path, measured, monkeypatch):
+    recipe = km.choose_recipe(2, 4, epochs=3)
+    model, loader = start(recipe)
+    train_model(model, loader, loader, tmp_path, epochs=3, verbose=0)
+    earlier = (tmp_path / "best.keras").read_bytes()
+    with pytest.raises(Killed):  # without a measurement
+        train_model(model, loader, None, tmp_path, epochs=3, callbacks=[Kill(1)], verbose=0)
+    assert not (tmp_path / "best.keras").exists() and not (tmp_path / "index.html").exists()
+    assert not (tmp_path / "metrics.json").exists()
+    (tmp_path / "best.keras").write_bytes(earlier)  # as after a kill before it was removed
+    assert find_model(tmp_path) == tmp_path / "last.keras"
+
+
+@pytest.mark.tensorflow  # one backend is enough
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    recipe = km.choose_recipe(2, 4, epochs=1)
+    model, loader = start(recipe)
+
+    class Second(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            with pytest.raises(OSError, match=f"write {tmp_path}. Received: process {os.getpid()} on .* is writing"):
+                train_model(model, loader, None, tmp_path, epochs=1, verbose=0, overwrite=True)
+
+    train_model(model, loader, None, tmp_path, epochs=1, callbacks=[Second()], verbose=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "curves.png",
+        "index.html",
+        "last.keras",
+        "metrics.csv",
+    ]
 
 
 @pytest.mark.parametrize(("read", "step", "low", "high"), [(0.1, 0.0, 0.6, 1.0), (0.0, 0.05, 0.0, 0.15)])

@@ -89,8 +89,7 @@ def split(args):
     """Divide a dataset into parts: classes in proportion, all copies of an image in the same part."""
     from keras_maskrcnn.data.coco_output import coco_image_dir
     from keras_maskrcnn.data.duplicates import NEAR_BITS, duplicate_groups
-    from keras_maskrcnn.data.split import split_dataset
-    from keras_maskrcnn.host.files import write_json
+    from keras_maskrcnn.data.split import split_dataset, write_parts
     from keras_maskrcnn.host.progress import progress_bar
 
     names = args.names or ["train", "val", "test"][: len(args.fractions)]
@@ -103,9 +102,7 @@ def split(args):
     )
     parts = split_dataset(dataset, args.fractions, args.seed, groups)
     output = pathlib.Path(args.output)
-    for name, part in zip(names, parts, strict=True):
-        part.to_coco(output / f"{name}.json")
-    write_json(output / "copies.json", _copies(dataset, groups))
+    write_parts(output, dict(zip(names, parts, strict=True)), _copies(dataset, groups))
     print(_table(dataset, names, parts))
     print(f"{len(groups)} groups of copies, each kept in one part ({output / 'copies.json'})")
     for name, part in zip(names, parts, strict=True):
@@ -135,16 +132,18 @@ def check(args):
     from keras_maskrcnn import checkup
     from keras_maskrcnn.checkup.findings import ERROR
     from keras_maskrcnn.host.files import write_json
+    from keras_maskrcnn.host.locks import locked_folder
 
     started = time.monotonic()
     train = inspect_source(args, args.source, args.images, "train")
     extra = _val_findings(args, train) if args.val else []
     report = checkup.make_report(train, checkup.propose(train), extra, time.monotonic() - started)
     output = pathlib.Path(args.output)
-    write_json(output / "report.json", report)
     errors = [finding for finding in report["findings"] if finding["severity"] == ERROR]
     command = _training_command(args, output / "report.json", len(train.dataset), errors)
-    checkup.write_page(report, train.dataset, output / "index.html", command)
+    with locked_folder(output):
+        write_json(output / "report.json", report)
+        checkup.write_page(report, train.dataset, output / "index.html", command)
     print(_summary(report))
     then = "mend the errors, then train" if errors else "train"
     print(f"wrote {output / 'index.html'} and {output / 'report.json'}; {then} with: {command}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset, DataLoader, RandomFlip, RandomRotate90, generate_shapes
+from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.inference.predictor import Predictor
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.runs.experiment import train_model
@@ -90,6 +91,7 @@ def train_on_shapes(directory, minutes, verbose=1):
         evaluate_every=100,  # so only after the last epoch: an evaluation takes as long as twenty steps
         settings={"recipe": "shapes", "minutes": minutes, "batch_size": BATCH_SIZE},
         verbose=verbose,
+        overwrite=True,  # a demo that was stopped begins anew
     )
     return model, val, metrics
 
@@ -129,7 +131,7 @@ def compare_export(model, saved_model, images):
     """
     saved_model = pathlib.Path(saved_model)
     question, answer = (saved_model.parent / f"export-{part}.npz" for part in ("images", "answer"))
-    np.savez(question, images=images)
+    write_atomically(question, lambda path: np.savez(path, images=images))
     code = "import sys; from keras_maskrcnn.cli.demo import answer_from_export; answer_from_export(*sys.argv[1:])"
     # A SavedModel runs on TensorFlow, whatever the backend of this process is.
     environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
@@ -159,4 +161,5 @@ def answer_from_export(saved_model, question, answer):
     """
     layer = keras.layers.TFSMLayer(saved_model, call_endpoint="serving_default")
     out = layer(np.load(question)["images"])
-    np.savez(answer, **{name: keras.ops.convert_to_numpy(value) for name, value in out.items()})
+    arrays = {name: keras.ops.convert_to_numpy(value) for name, value in out.items()}
+    write_atomically(answer, lambda path: np.savez(path, **arrays))

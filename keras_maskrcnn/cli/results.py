@@ -53,13 +53,19 @@ class ResultFiles:
         self._next = 0.0
 
     def __enter__(self):
-        self.output.mkdir(parents=True, exist_ok=True)
+        from keras_maskrcnn.host.locks import locked_folder
+
+        self._lock = locked_folder(self.output)
+        self._lock.__enter__()
         if self.known is not None:
             (self.output / IMAGES).unlink(missing_ok=True)  # an earlier call's, with other ids
         return self
 
     def __exit__(self, *error):
-        self._write()
+        try:
+            self._write()
+        finally:
+            self._lock.__exit__(*error)
 
     def add(self, number, path, image, found):
         """Write the picture of an image, and add its instances.
@@ -90,13 +96,14 @@ class ResultFiles:
         return f"{len(self.results)} instances in {len(self.images)} images; pictures, {names} in {self.output}"
 
     def _write(self):
-        from keras_maskrcnn.host.files import write_json
+        from keras_maskrcnn.host.files import json_text, text_writer, write_together
 
         started = time.monotonic()
-        if self.known is None:  # first, so that it always lists the images of the results
+        files = {RESULTS: self.results}
+        if self.known is None:
             tables = {"info": {}, "images": self.images, "annotations": [], "categories": self._categories()}
-            write_json(self.output / IMAGES, tables)
-        write_json(self.output / RESULTS, self.results)
+            files[IMAGES] = tables
+        write_together(self.output, {name: text_writer(json_text(values)) for name, values in files.items()})
         ended = time.monotonic()
         self._next = ended + _SHARE * (ended - started)
 

@@ -1,13 +1,14 @@
 """`train --resume`: the options and the model of a stopped run, and a check that nothing else would be trained."""
 
 import json
-import pathlib
+import warnings
 
 from keras_maskrcnn.cli.train_options import OPTIONS
+from keras_maskrcnn.runs.folder import COMMAND_LINE, find_run, read_config, state_to_resume
 
 # Options that may differ: they change neither the order of the data nor any number.
 FREE = ("images", "annotations", "val_images", "val_annotations", "workers", "tensorboard")
-NOT_OF_THE_RUN = ("command", "debug", "resume", "run_dir", "config", "auto")
+NOT_OF_THE_RUN = ("command", "debug", "resume", "overwrite", "run_dir", "config", "auto")
 _RENAMED = {"recipe": "architecture"}  # settings of runs that older versions wrote
 
 
@@ -15,40 +16,40 @@ def options_of_run(run_dir):
     """The options that a run was started with. Imports no framework.
 
     Raises:
-        ValueError: the folder holds no run of `keras-maskrcnn train`.
+        ValueError: the folder holds no unfinished run of `keras-maskrcnn train`, or a damaged one.
     """
-    path = pathlib.Path(run_dir) / "config.json"
-    if not path.is_file():
+    found = find_run(run_dir)
+    if not (found.config or found.problem):
         raise ValueError(
             f"--resume continues a run of keras-maskrcnn train. Received {run_dir}, which has no config.json. "
             "Name the run's folder by --run-dir, or start a run without --resume."
         )
-    settings = _settings(run_dir)
-    if "training_recipe" not in settings:
+    settings = _settings(found.config)
+    if found.config and "training_recipe" not in settings:
         raise ValueError(
             f"--resume needs the options of a run of keras-maskrcnn train. Received {run_dir}, written by other code. "
             "Call train_model(..., resume=True) in that code."
         )
+    state_to_resume(run_dir, COMMAND_LINE)
     return {name: settings[name] for name in settings if name in OPTIONS and name not in NOT_OF_THE_RUN}
 
 
 def announce(run_dir):
-    """Print how far the stopped run is.
-
-    Raises:
-        ValueError: the folder holds no unfinished run.
-    """
-    from keras_maskrcnn.runs.experiment import state_to_resume
-
-    state = state_to_resume(run_dir)
-    print(f"resuming {run_dir} after {state['epochs_done']} epochs and {state['seconds'] / 60:.1f} minutes")
+    """Print how far the stopped run is. Errors as `state_to_resume`."""
+    state, _ = _state(run_dir)
+    if state is None:
+        print(f"{run_dir} has no complete epoch: the run begins again, with its options")
+        return
+    what = "finishing the report of" if state["finished"] else "resuming"
+    print(f"{what} {run_dir} after {state['epochs_done']} epochs and {state['seconds'] / 60:.1f} minutes")
 
 
 def load_last(run_dir):
-    """Load the model as it was after the last complete epoch, not compiled."""
+    """Load the model as it was after the last complete epoch, not compiled; None if no epoch is complete."""
     from keras_maskrcnn.weights import models
 
-    return models.load_model(pathlib.Path(run_dir) / "last.keras")
+    _, file = _state(run_dir)
+    return file and models.load_model(file)
 
 
 def check_same_run(run_dir, settings):
@@ -61,7 +62,7 @@ def check_same_run(run_dir, settings):
     Raises:
         ValueError: naming the differences.
     """
-    before, now = _settings(run_dir), json.loads(json.dumps(settings))
+    before, now = _settings(read_config(run_dir)), json.loads(json.dumps(settings))
     names = [name for name in before if name not in (*FREE, *NOT_OF_THE_RUN)]
     different = [f"{name} {before[name]} -> {now.get(name)}" for name in names if before[name] != now.get(name)]
     if different:
@@ -71,7 +72,12 @@ def check_same_run(run_dir, settings):
         )
 
 
-def _settings(run_dir):
-    path = pathlib.Path(run_dir) / "config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")).get("settings") or {}
+def _settings(config):
+    settings = config.get("settings") or {}
     return {_RENAMED.get(name, name): value for name, value in settings.items()}
+
+
+def _state(run_dir):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `options_of_run` has told of damaged files
+        return state_to_resume(run_dir, COMMAND_LINE)

@@ -7,6 +7,7 @@ from keras_maskrcnn.cli.options import settled
 from keras_maskrcnn.cli.resume import options_of_run
 from keras_maskrcnn.cli.sources import inspect_source
 from keras_maskrcnn.cli.train_options import OPTIONS, PROPOSED
+from keras_maskrcnn.runs.folder import COMMAND_LINE, check_new_run
 
 
 def settle(args):
@@ -23,10 +24,13 @@ def settle(args):
         ValueError: no data, no length, a file or a run that cannot be read.
     """
     plain = settled(args, OPTIONS.values())
+    if plain.resume and plain.overwrite:
+        raise ValueError("--resume continues a run and --overwrite replaces it. Received both. Give one of them.")
     if plain.resume:
         proposed = options_of_run(plain.run_dir)
     else:
         _check_places(plain)
+        check_new_run(plain.run_dir, plain.overwrite, COMMAND_LINE)
         proposed = _proposed(plain)
     _drop_overridden(proposed, args)
     found = settled(args, OPTIONS.values(), proposed)

@@ -65,6 +65,7 @@ def train(args):
         evaluate_every=args.evaluate_every,
         settings=settings,
         resume=args.resume,
+        overwrite=args.overwrite,
         tensorboard=args.tensorboard,
     )
     run_dir = pathlib.Path(args.run_dir)
@@ -78,8 +79,9 @@ def train(args):
 
 def _given_model(args):
     """The model of the run to resume or the one to fine-tune; None for a new one."""
-    if args.resume:
-        return load_last(args.run_dir)
+    stopped = load_last(args.run_dir) if args.resume else None
+    if stopped is not None:
+        return stopped
     return load_model(args.start_from) if args.start_from else None
 
 

@@ -45,11 +45,13 @@ RUN = (
     ),
     Option(
         "--resume",
-        "continue the stopped run in --run-dir after its last complete epoch, with its options. Only the paths of the "
+        "continue the stopped run in --run-dir after its last complete epoch, with its options, or write its missing "
+        "report. Only the paths of the "
         "data, --workers and --tensorboard may differ",
         False,
         bool,
     ),
+    Option("--overwrite", "start anew in --run-dir even if it holds an unfinished run", False, bool),
     Option(
         "--tensorboard",
         "write losses, learning rates, AP and pictures into RUN_DIR/tensorboard. Needs tensorboardX (the extra "

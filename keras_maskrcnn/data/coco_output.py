@@ -3,6 +3,8 @@
 Called by `Dataset.to_coco`, and by evaluation.
 """
 
+import hashlib
+import io
 import json
 import os
 import pathlib
@@ -11,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from keras_maskrcnn.host.files import write_atomically, write_text
+from keras_maskrcnn.host.locks import locked_file
 
 
 def coco_content(dataset, names=None):
@@ -47,10 +50,7 @@ def coco_content(dataset, names=None):
 
 
 def write_coco(dataset, path):
-    """Write a dataset as COCO JSON. If writing fails, an existing file stays as it was.
-
-    Images that are not files (arrays, or embedded in annotation files) are written as PNG or TIFF, with all their
-    channels, into the folder `<stem of path>_images` beside it. The `file_name`s are relative to `coco_image_dir`.
+    """Write a dataset as COCO JSON. If writing fails, an existing file stays as it was, with its images.
 
     Args:
         dataset: Dataset.
@@ -60,14 +60,32 @@ def write_coco(dataset, path):
         dict, the content.
     """
     path = pathlib.Path(path)
+    with locked_file(path):
+        content = coco_with_images(dataset, path)
+        write_text(path, json.dumps(content))
+    return content
+
+
+def coco_with_images(dataset, path):
+    """The content of a COCO file that is to be written at `path`; writes the images that are no files.
+
+    These (arrays, or images embedded in annotation files) are written as PNG or TIFF, with all their channels, into the
+    folder `<stem of path>_images` beside it. The `file_name`s are relative to `coco_image_dir`. Files that are there
+    with other content are left alone, because an older COCO file may name them: the new ones get other names.
+
+    Args:
+        dataset: Dataset.
+        path: Path of the JSON file, which is not written.
+
+    Returns:
+        dict as `coco_content`.
+    """
     root = dataset.image_dir or _images_folder(path)
     names = [
         _file_name(record, root) or _write_image(dataset, index, _images_folder(path), root)
         for index, record in enumerate(dataset.records)
     ]
-    content = coco_content(dataset, names)
-    write_text(path, json.dumps(content))
-    return content
+    return coco_content(dataset, names)
 
 
 def coco_image_dir(dataset, path):
@@ -95,24 +113,37 @@ def _images_folder(path):
 def _write_image(dataset, index, folder, root):
     """Write an image from memory as PNG, or as TIFF if PNG cannot hold it. Returns its name relative to `root`."""
     pixels = dataset.load_image(index, None, None)
+    content = io.BytesIO()
     png = pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3, 4)
-    file = folder / f"{index + 1:06d}.{'png' if png else 'tif'}"
     if png:
-        write_atomically(file, Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save)
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(content, "PNG")
     else:
-        write_atomically(file, lambda path: _write_tiff(path, pixels))
-    return _relative(file, root)
+        _write_tiff(content, pixels)
+    file = folder / f"{index + 1:06d}.{'png' if png else 'tif'}"
+    return _relative(_write_beside(file, content.getvalue()), root)
 
 
-def _write_tiff(path, pixels):
-    """Write one page with interleaved samples, compressed."""
+def _write_beside(file, content):
+    """Write bytes to a file, or to one with another name if it has other content. Returns the path with the content."""
+    other = file.with_stem(f"{file.stem}-{hashlib.sha256(content).hexdigest()[:16]}")
+    for path in (file, other):
+        if not path.exists():
+            write_atomically(path, lambda place: place.write_bytes(content))
+            return path
+        if path.read_bytes() == content:
+            return path
+    raise ValueError(f"{other} must hold the image that its name stands for. Received: other content. Remove the file.")
+
+
+def _write_tiff(file, pixels):
+    """Write one page with interleaved samples, compressed, to an open file."""
     import tifffile  # slow to import, and only images of other channels or dtypes need it
 
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     # As for arrays, the first three of four channels are RGB where a model takes three.
     colors = {"photometric": "rgb", "extrasamples": ["unspecified"]} if pixels.shape[2] == 4 else {}
-    tifffile.imwrite(path, pixels, **{"photometric": "minisblack", **colors}, planarconfig="contig", compression="zlib")
+    tifffile.imwrite(file, pixels, **{"photometric": "minisblack", **colors}, planarconfig="contig", compression="zlib")
 
 
 def _file_name(record, root):

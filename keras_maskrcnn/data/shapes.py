@@ -11,6 +11,7 @@ from PIL import Image
 
 from keras_maskrcnn.geometry import rle
 from keras_maskrcnn.geometry.extents import filled_box
+from keras_maskrcnn.host.files import write_text
 
 CLASS_NAMES = ("circle", "square", "triangle")
 _MIN_VISIBLE = 0.4  # a later shape may hide at most the rest of an earlier one
@@ -40,6 +41,8 @@ def generate_shapes(directory, num_images, image_size=128, seed=0, max_shapes=5)
             f"num_images={num_images}, max_shapes={max_shapes}, image_size={image_size}."
         )
     directory = pathlib.Path(directory)
+    path = directory / "annotations.json"
+    path.unlink(missing_ok=True)  # images without annotations are no dataset: after a kill none of both is mixed
     (directory / "images").mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for number in range(1, num_images + 1):
@@ -51,8 +54,7 @@ def generate_shapes(directory, num_images, image_size=128, seed=0, max_shapes=5)
             annotations.append(_annotation(len(annotations) + 1, number, label, mask))
     categories = [{"id": k + 1, "name": name} for k, name in enumerate(CLASS_NAMES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    path = directory / "annotations.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
+    write_text(path, json.dumps(content))
     return path
 
 

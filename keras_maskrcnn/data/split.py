@@ -4,11 +4,16 @@ Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): distribute the
 part that still needs most images of it. Images without objects count as a class. Called by the command line.
 """
 
+import json
 import math
+import pathlib
 
 import numpy as np
 
+from keras_maskrcnn.data.coco_output import coco_with_images
 from keras_maskrcnn.data.records import Dataset
+from keras_maskrcnn.host.files import json_text, text_writer, write_together
+from keras_maskrcnn.host.locks import locked_folder
 
 
 def split_dataset(dataset, fractions, seed=0, groups=()):
@@ -44,6 +49,25 @@ def split_dataset(dataset, fractions, seed=0, groups=()):
             f"left for the fractions {empty}. Increase these fractions, or add images."
         )
     return [_subset(dataset, chosen, number) for number, chosen in enumerate(positions, start=1)]
+
+
+def write_parts(folder, parts, copies):
+    """Write the parts of a dataset as COCO files, and their copies: all of this split, or all of an earlier one.
+
+    Args:
+        folder: made if it is missing. parts: dict from name to Dataset; NAME.json is written.
+        copies: list of groups of file names, for copies.json.
+
+    Raises:
+        OSError: another process writes there, or it cannot be written to.
+    """
+    folder = pathlib.Path(folder)
+    with locked_folder(folder):
+        texts = {
+            f"{name}.json": json.dumps(coco_with_images(part, folder / f"{name}.json")) for name, part in parts.items()
+        }
+        texts["copies.json"] = json_text(copies)
+        write_together(folder, {name: text_writer(text) for name, text in texts.items()})
 
 
 def _subset(dataset, positions, number):

@@ -13,15 +13,15 @@ In: a compiled model, a training loader, a validation dataset. Out: the final CO
     tensorboard/  event files, if they were asked for
     index.html    all of it on one page, by pages/run_page.py
 
-Every file is replaced as a whole, so a run that is killed leaves a readable folder at any moment. Called by the command
-line and the samples.
+Every file is replaced as a whole, so a run that is killed leaves a readable folder at any moment, and only one process
+at a time writes there. `folder.py` tells how far a run is. Called by the command line and the samples.
 """
 
 import importlib.metadata
-import json
 import logging
 import pathlib
 import secrets
+import warnings
 
 import keras
 
@@ -30,14 +30,27 @@ from keras_maskrcnn.data import DataLoader, EpochSync
 from keras_maskrcnn.data.learnable import nothing_to_learn
 from keras_maskrcnn.evaluation.coco import CocoEvaluator
 from keras_maskrcnn.evaluation.figures import main_figure
-from keras_maskrcnn.host.files import remove_partial_files, write_json
+from keras_maskrcnn.host.files import copy_file, write_atomically, write_json
+from keras_maskrcnn.host.locks import locked_folder
 from keras_maskrcnn.host.memory import keep_for_models
 from keras_maskrcnn.host.messages import messages_shown
 from keras_maskrcnn.inference.overlays import draw_overlays
 from keras_maskrcnn.pages.run_page import write_run_page
-from keras_maskrcnn.runs.callbacks import BestCheckpoint, DataWait, TimeBudget, restore_weights
+from keras_maskrcnn.runs.callbacks import DataWait, TimeBudget, restore_weights
+from keras_maskrcnn.runs.folder import (
+    BEST,
+    CONFIG,
+    LAST,
+    check_new_run,
+    damage_of,
+    find_model,
+    find_run,
+    read_config,
+    read_state,
+    state_to_resume,
+)
 from keras_maskrcnn.runs.options import run_options
-from keras_maskrcnn.runs.recorder import RunRecorder, read_state
+from keras_maskrcnn.runs.recorder import RunRecorder, write_course
 
 ENDLESS = 1_000_000  # epochs of a run that its time budget ends
 
@@ -52,8 +65,9 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
     (`choose_recipe` makes one). If the optimizer has `use_ema`, the averaged weights are evaluated and saved. In the
     end the model holds the best weights.
 
-    `resume=True` continues a run that was killed, from its last whole epoch. With the same model, optimizer and
-    arguments it computes the same numbers as a run without interruption. Your own callbacks must keep their own state.
+    `resume=True` continues a run that was killed, from its last whole epoch, or writes its missing report. With the
+    same model, optimizer and arguments it computes the same numbers as a run without interruption. Your own callbacks
+    must keep their own state.
 
     Training keeps freed memory in the process (`host/memory.py`), unless the environment has
     KERAS_MASKRCNN_KEEP_MEMORY=0.
@@ -62,7 +76,8 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
         model: MaskRCNN, compiled.
         train_loader: DataLoader, or what `fit` takes.
         val_dataset: dataset or DataLoader as in `evaluate_coco`; None trains without evaluation.
-        run_dir: folder, made if it is missing. Files of an earlier run in it are replaced, unless `resume`.
+        run_dir: folder, made if it is missing. A finished run in it is replaced; an unfinished one needs `resume` or
+            `overwrite`.
         options: RunOptions.
         **fields: fields of RunOptions as keywords, such as epochs=10. They override those of `options`.
 
@@ -70,22 +85,24 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
         The COCO figures of the best epoch (`evaluate_coco`'s dictionary); empty without a val_dataset.
 
     Raises:
-        ValueError: an unknown or wrong option (see RunOptions); nothing to resume, or a run of another model.
+        ValueError: an unknown or wrong option (see RunOptions); an unfinished run and neither `resume` nor `overwrite`;
+            nothing to resume, a run of another model, or one that is damaged.
+        OSError: another process trains in this folder, or the folder cannot be written to.
     """
     options = run_options(options, **fields)
     run_dir = pathlib.Path(run_dir)
-    with messages_shown(bool(options.verbose)):
+    with messages_shown(bool(options.verbose)), locked_folder(run_dir):
         keep_for_models()
-        state = _prepare_folder(model, run_dir, options)
         val_dataset = _measurable(val_dataset)
-        recorder = _fit(model, train_loader, val_dataset, run_dir, options, state)
-        if val_dataset is None:
-            restore_weights(model, run_dir / "last.keras")
+        data = (model, train_loader, val_dataset, run_dir, options)
+        if options.resume:
+            state = _resume(model, run_dir)
+            best = state["best"] if state and state["finished"] else _fit(*data, state)
         else:
-            restore_weights(model, run_dir / "best.keras")
-            draw_overlays(model, val_dataset, run_dir / "overlays", options.num_overlays)
-        write_run_page(run_dir)
-    return recorder.best
+            former = _begin(model, run_dir, options)
+            best = _fit_new(*data, former)
+        _report(model, val_dataset, run_dir, options)
+    return best
 
 
 def _measurable(val_dataset):
@@ -97,30 +114,88 @@ def _measurable(val_dataset):
     return None
 
 
-def _prepare_folder(model, run_dir, options):
-    """Write the config of a new run, or put the model where the old one stood. Returns the old run's state, or None."""
-    state = state_to_resume(run_dir) if options.resume else None
-    remove_partial_files(run_dir)
-    if options.resume:
-        _restore_model(model, run_dir)
-    else:
-        _announce_replacement(run_dir)
-        _write_config(model, run_dir, options.settings)
+def _begin(model, run_dir, options):
+    """Write the config of a new run; what else an earlier run left stays until the new one has an epoch.
+
+    Returns:
+        The earlier config.json, bytes, or None.
+    """
+    _announce_replacement(run_dir, check_new_run(run_dir, options.overwrite))
+    path = run_dir / CONFIG
+    former = path.read_bytes() if path.is_file() else None
+    _write_config(model, run_dir, options.settings)
+    return former
+
+
+def _fit_new(model, train_loader, val_dataset, run_dir, options, former):
+    """`_fit`; if an error ends it before an epoch is complete, the folder is as it was before this run."""
+    try:
+        return _fit(model, train_loader, val_dataset, run_dir, options, None)
+    except Exception:
+        path = run_dir / CONFIG
+        if find_run(run_dir).state is None and former is None:
+            path.unlink()
+        elif find_run(run_dir).state is None:
+            write_atomically(path, lambda place: place.write_bytes(former))
+        raise
+
+
+def _resume(model, run_dir):
+    """Put the model where the old run stood. Returns the old run's state, or None if it has no complete epoch."""
+    state, file = state_to_resume(run_dir)
+    _check_model(model, run_dir)
+    if state is None:
+        return None
+    _restore_model(model, file)
+    if file.name == BEST:
+        copy_file(file, run_dir / LAST)  # in the place of the damaged one
+    if state["best"]:
+        _restore_best(run_dir, state, file)
+    write_course(run_dir, state["rows"], state["best"])
     return state
 
 
+def _restore_best(run_dir, state, file):
+    """Make best.keras that of the state: a kill may have come between the two files, or it may be damaged."""
+    best, number = run_dir / BEST, state.get("best_epoch")
+    problem = damage_of(best) if best.is_file() else "it is missing"
+    kept = None if problem else read_state(best)
+    if kept is None and problem is None:
+        return  # by an older version, which wrote it before last.keras
+    if problem is None and (kept["run_id"], kept["epochs_done"]) == (state["run_id"], number):
+        return
+    if number == state["epochs_done"]:
+        copy_file(file, best)
+        return
+    warnings.warn(
+        f"{best} is damaged: {problem or 'it is of another epoch'}. The best of the epochs to come replaces it."
+    )
+    if not state["finished"]:
+        state["best"] = {}
+
+
+def _report(model, val_dataset, run_dir, options):
+    """Leave the model with the best weights; draw its detections; write the page, which ends the run."""
+    source = run_dir / LAST
+    if val_dataset is not None and (run_dir / BEST).is_file():
+        source = find_model(run_dir)
+    restore_weights(model, source)
+    if val_dataset is not None:
+        draw_overlays(model, val_dataset, run_dir / "overlays", options.num_overlays)
+    write_run_page(run_dir)
+
+
 def _fit(model, train_loader, val_dataset, run_dir, options, state):
-    """Run `fit` with the run's callbacks. Returns the RunRecorder."""
+    """Run `fit` with the run's callbacks. Returns the figures of the best epoch."""
     evaluator = None if val_dataset is None else CocoEvaluator(val_dataset, options.evaluate_every)
     budget = None if options.minutes is None else TimeBudget(options.minutes, warmup_steps=options.warmup_steps)
-    recorder = RunRecorder(run_dir, evaluator, budget, options.epochs, options.verbose, _run_id(run_dir))
-    best = BestCheckpoint(run_dir / "best.keras")
+    run_id = read_config(run_dir)["run_id"]
+    recorder = RunRecorder(run_dir, evaluator, budget, options.epochs, options.verbose, run_id)
     if state:
         recorder.restore(state)
-        best.best = state["best"].get(main_figure(state["best"]), best.best)
         if budget is not None:
             budget.restore(state["budget"])
-    checks = [] if evaluator is None else [evaluator, best]
+    checks = [] if evaluator is None else [evaluator]
     if options.tensorboard:
         checks.append(_board(run_dir, val_dataset, options.num_overlays, state))
     model.fit(
@@ -132,7 +207,7 @@ def _fit(model, train_loader, val_dataset, run_dir, options, state):
         callbacks=[*_first_callbacks(model, train_loader, budget), *options.callbacks, *checks, recorder],
         verbose=0,
     )
-    return recorder
+    return recorder.best
 
 
 def _first_callbacks(model, train_loader, budget):
@@ -145,60 +220,26 @@ def _first_callbacks(model, train_loader, budget):
     return first
 
 
-def state_to_resume(run_dir):
-    """Read the state of the unfinished run in a folder (`recorder.read_state`).
-
-    Raises:
-        ValueError: there is none, or it is finished.
-    """
-    run_dir = pathlib.Path(run_dir)
-    state = read_state(run_dir / "last.keras")
-    if state is None or state["run_id"] != _run_id(run_dir):
-        raise ValueError(
-            "Only a run that finished at least one epoch can be resumed. "
-            f"Received {run_dir}, whose last run finished none. Start it again without resuming."
-        )
-    if state["finished"]:
-        raise ValueError(
-            f"Only an unfinished run can be resumed. Received {run_dir}, whose run finished after "
-            f"{state['epochs_done']} epochs. To train its model further, start a new run from it (--start-from)."
-        )
-    return state
-
-
 def uses_average(optimizer):
     """Whether an optimizer keeps averaged weights, also if it is wrapped by one that scales the loss (float16)."""
     return getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False)
 
 
-def find_model(path):
-    """Find the `.keras` file that a path stands for: the file itself, or the best (else last) model of a run folder.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    path = pathlib.Path(path)
-    candidates = [path / "best.keras", path / "last.keras"] if path.is_dir() else [path]
-    for candidate in candidates:
-        if candidate.is_file() and candidate.suffix == ".keras":
-            return candidate
-    raise ValueError(
-        "A model is a .keras file, or a run folder that holds best.keras or last.keras. "
-        f"Received: {path}, where there is no such file. `keras-maskrcnn train` writes one."
-    )
-
-
-def _restore_model(model, run_dir):
-    """Load weights, sampler and optimizer as they were after the run's last epoch."""
-    saved = MaskRCNNConfig.from_dict(_read_config(run_dir)["model"]).to_dict()  # fields that are new get their defaults
+def _check_model(model, run_dir):
+    """Refuse a model of another config than the run's."""
+    saved = MaskRCNNConfig.from_dict(read_config(run_dir)["model"]).to_dict()  # fields that are new get their defaults
     if saved != model.config.to_dict():
         different = sorted(key for key, value in model.config.to_dict().items() if saved.get(key) != value)
         raise ValueError(
-            f"A run is resumed with the model it began with. Received another config than {run_dir / 'config.json'}: "
+            f"A run is resumed with the model it began with. Received another config than {run_dir / CONFIG}: "
             f"{', '.join(different)}. Load the model from last.keras."
         )
+
+
+def _restore_model(model, file):
+    """Load weights, sampler and optimizer as they were when the file was written."""
     model.optimizer.build(model.trainable_variables)  # makes the variables that the file's moments are loaded into
-    model.load_weights(run_dir / "last.keras")
+    model.load_weights(file)
     if uses_average(model.optimizer):
         # SwapEMAWeights had swapped weights and averages when the file was written: swap them back.
         swap = keras.callbacks.SwapEMAWeights()
@@ -206,19 +247,20 @@ def _restore_model(model, run_dir):
         swap.on_test_begin()
 
 
-def _announce_replacement(run_dir):
-    """Log which earlier run this one replaces, if there is one."""
-    state = read_state(run_dir / "last.keras")
-    found = [name for name in ("best.keras", "last.keras", "metrics.csv", "overlays") if (run_dir / name).exists()]
-    if not found:
+def _announce_replacement(run_dir, found):
+    """Log which earlier run this one replaces, if there is one; warn of its damaged files."""
+    if found.problem:
+        warnings.warn(f"{found.problem} The new run replaces it.")
+    files = [name for name in (BEST, LAST, "metrics.csv", "overlays") if (run_dir / name).exists()]
+    if not files:
         return
     end = ""
-    if state is not None:
-        kind = "finished" if state["finished"] else "unfinished (--resume would have continued it)"
-        main = main_figure(state["best"])
-        figure = "" if main is None else f", best {main.replace('_', ' ')} {state['best'][main]:.3f}"
-        end = f" of {state['epochs_done']} epochs, {kind}{figure}"
-    _LOG.info("%s holds an earlier run%s; this run replaces its %s", run_dir, end, ", ".join(found))
+    if found.state is not None:
+        main = main_figure(found.state["best"])
+        figure = "" if main is None else f", best {main.replace('_', ' ')} {found.state['best'][main]:.3f}"
+        kind = "finished" if found.finished else "unfinished"
+        end = f" of {found.state['epochs_done']} epochs, {kind}{figure}"
+    _LOG.info("%s holds an earlier run%s; this run replaces its %s", run_dir, end, ", ".join(files))
 
 
 def _board(run_dir, val_dataset, num_pictures, state):
@@ -230,7 +272,7 @@ def _board(run_dir, val_dataset, num_pictures, state):
 def _write_config(model, run_dir, settings):
     packages = ("keras", "tensorflow", "numpy")
     write_json(
-        run_dir / "config.json",
+        run_dir / CONFIG,
         {
             "model": model.config.to_dict(),
             "settings": settings or {},
@@ -239,15 +281,6 @@ def _write_config(model, run_dir, settings):
             "run_id": secrets.token_hex(8),  # also in last.keras: an earlier run's file is not resumed by mistake
         },
     )
-
-
-def _read_config(run_dir):
-    path = pathlib.Path(run_dir) / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _run_id(run_dir):
-    return _read_config(run_dir).get("run_id")
 
 
 def _version(package):

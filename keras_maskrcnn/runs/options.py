@@ -21,10 +21,11 @@ class RunOptions:
         settings: JSON-ready dict, written into config.json.
         verbose: 0 is silent, 1 shows a progress bar and the run's messages.
         resume: whether to continue the unfinished run in the run folder.
+        overwrite: whether a new run may replace an unfinished one in the run folder.
         tensorboard: whether to write losses, rates, COCO figures and `num_overlays` pictures for TensorBoard.
 
     Raises:
-        ValueError: not exactly one of epochs and minutes, or a number out of range.
+        ValueError: not exactly one of epochs and minutes, a number out of range, or both resume and overwrite.
     """
 
     epochs: int | None = None
@@ -37,6 +38,7 @@ class RunOptions:
     settings: dict | None = None
     verbose: int = 1
     resume: bool = False
+    overwrite: bool = False
     tensorboard: bool = False
 
     def __post_init__(self):
@@ -49,6 +51,11 @@ class RunOptions:
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(
                 f"minutes must be positive. Received minutes={self.minutes}. A first try on a CPU takes about 5."
+            )
+        if self.resume and self.overwrite:
+            raise ValueError(
+                "resume continues a run and overwrite replaces it. Received resume=True, overwrite=True. "
+                "Give one of them."
             )
         for name, least in _LEAST.items():
             value = getattr(self, name)

@@ -1,7 +1,7 @@
-"""Writes the run folder during training: metrics.csv, curves.png, metrics.json, and last.keras for resuming.
+"""Writes the run folder during training: metrics.csv, curves.png, metrics.json, last.keras for resuming, best.keras.
 
-last.keras is a Keras archive with one more member, `run.json`, which holds the state of the run. So the states of the
-model, the optimizer and the run are replaced in one step. Called by `experiment.py`.
+last.keras is a Keras archive with one more member, `run.json`, which holds the state of the run (`folder.read_state`
+reads it). So the states of the model, the optimizer and the run are replaced in one step. Called by `experiment.py`.
 """
 
 import csv
@@ -15,19 +15,20 @@ import keras
 import numpy as np
 
 from keras_maskrcnn.evaluation.figures import main_figure
-from keras_maskrcnn.host.files import write_atomically, write_json
+from keras_maskrcnn.host.files import copy_file, write_atomically, write_json
 from keras_maskrcnn.host.progress import progress_bar
+from keras_maskrcnn.runs.folder import BEST, LAST, PAGE, STATE
 
-STATE = "run.json"  # member of last.keras
 SLOW_LOADER = 0.2  # share of an epoch spent waiting for data above which the user gets a hint
 
 _LOG = logging.getLogger(__name__)
 
 
 class RunRecorder(keras.callbacks.Callback):
-    """Writes metrics.csv, curves.png, metrics.json and last.keras at each epoch's end, and shows progress.
+    """Writes metrics.csv, curves.png, metrics.json, last.keras and best.keras at each epoch's end, and shows progress.
 
-    Put it last, because it records what other callbacks add to the logs.
+    Put it last, because it records what other callbacks add to the logs. best.keras is the last.keras of the epoch with
+    the best `main_figure`. It comes after it, so that after a kill between them it can be made from it.
 
     Args:
         run_dir: existing folder.
@@ -47,14 +48,14 @@ class RunRecorder(keras.callbacks.Callback):
         self.verbose = verbose
         self.run_id = run_id
         self.rows = []
-        self.best = {}
+        self.best, self.best_epoch = {}, None
         self._seconds_before = 0.0
         self._hinted = False
         self._bar = None
 
     def restore(self, state):
         """Continue from this state of an earlier run."""
-        self.rows, self.best = state["rows"], state["best"]
+        self.rows, self.best, self.best_epoch = state["rows"], state["best"], state.get("best_epoch")
         self._seconds_before = state["seconds"]
 
     def on_train_begin(self, logs=None):
@@ -81,11 +82,16 @@ class RunRecorder(keras.callbacks.Callback):
         self.rows.append({key: float(f"{value:.6g}") for key, value in row.items()})
         figure = main_figure(logs)
         if figure is not None and 0 <= logs[figure] > self.best.get(main_figure(self.best), -np.inf):
-            self.best = self.evaluator.metrics
-            write_json(self.run_dir / "metrics.json", self.best)
-        write_atomically(self.run_dir / "metrics.csv", lambda path: _write_csv(path, self.rows))
-        write_atomically(self.run_dir / "curves.png", lambda path: _plot(path, self.rows))
+            self.best, self.best_epoch = self.evaluator.metrics, epoch + 1
+        first = len(self.rows) == 1
+        if first:
+            (self.run_dir / PAGE).unlink(missing_ok=True)  # an earlier run's: with it this run would count as finished
+        write_course(self.run_dir, self.rows, self.best)
         self._write_checkpoint(epoch)
+        if first:
+            self._remove_former()
+        if self.best_epoch == epoch + 1:
+            copy_file(self.run_dir / LAST, self.run_dir / BEST)
         _LOG.info("%s", _summary(logs))
         self._hint(logs.get("data_wait", 0.0))
 
@@ -98,6 +104,7 @@ class RunRecorder(keras.callbacks.Callback):
             "budget": self.budget and self.budget.state(),
             "rows": self.rows,
             "best": self.best,
+            "best_epoch": self.best_epoch,
         }
 
         def write(path):
@@ -105,7 +112,15 @@ class RunRecorder(keras.callbacks.Callback):
             with zipfile.ZipFile(path, "a") as archive:
                 archive.writestr(STATE, json.dumps(state))
 
-        write_atomically(self.run_dir / "last.keras", write)
+        write_atomically(self.run_dir / LAST, write)
+
+    def _remove_former(self):
+        """Remove what an earlier run left and this one has not replaced: from now on the folder is this run's."""
+        if not self.best:
+            for name in (BEST, "metrics.json"):
+                (self.run_dir / name).unlink(missing_ok=True)
+        for path in (self.run_dir / "overlays").glob("[0-9][0-9]-*.png"):
+            path.unlink()
 
     def _hint(self, waited):
         if waited > SLOW_LOADER and not self._hinted:
@@ -120,16 +135,12 @@ class RunRecorder(keras.callbacks.Callback):
         return self._seconds_before + time.monotonic() - self._started
 
 
-def read_state(checkpoint):
-    """Read the state of the run from a last.keras; None if there is no such file, or no run in it.
-
-    Returns:
-        dict of run_id, epochs_done, finished, seconds, budget (`TimeBudget.state`, or None), rows, best.
-    """
-    if not pathlib.Path(checkpoint).is_file():
-        return None
-    with zipfile.ZipFile(checkpoint) as archive:
-        return json.loads(archive.read(STATE)) if STATE in archive.namelist() else None
+def write_course(run_dir, rows, best):
+    """Write what follows from the epochs so far: metrics.csv, curves.png, and metrics.json if anything was measured."""
+    if best:
+        write_json(run_dir / "metrics.json", best)
+    write_atomically(run_dir / "metrics.csv", lambda path: _write_csv(path, rows))
+    write_atomically(run_dir / "curves.png", lambda path: _plot(path, rows))
 
 
 def _write_csv(path, rows):

@@ -103,11 +103,7 @@ def check_arguments(path, suffix, input_dtype, overwrite, config):
         )
     if path.suffix != suffix:
         raise ValueError(f"The file name must end in {suffix}. Received: {path}. Use {path.with_suffix(suffix)}.")
-    if path.exists() and not overwrite:
-        raise ValueError(
-            f"The output file must not exist. Received: {path}, which exists. "
-            f"Choose another name, or replace it: {argument('overwrite', True)}."
-        )
+    check_new(path, overwrite)
     dtypes = DTYPES[config.image_dtype]
     if input_dtype is not None and input_dtype not in dtypes:
         raise ValueError(
@@ -115,6 +111,15 @@ def check_arguments(path, suffix, input_dtype, overwrite, config):
             "Floats must have the range of the model's images: 0..255 for uint8."
         )
     return path, input_dtype or dtypes[0]
+
+
+def check_new(path, overwrite):
+    """Refuse to replace a file that exists, unless `overwrite`."""
+    if path.exists() and not overwrite:
+        raise ValueError(
+            f"The output file must not exist. Received: {path}, which exists. "
+            f"Choose another name, or replace it: {argument('overwrite', True)}."
+        )
 
 
 def need(module, extra):

@@ -5,7 +5,8 @@ NonMaxSuppressionV4. Called by users and by the command line.
 """
 
 from keras_maskrcnn.host.files import write_atomically
-from keras_maskrcnn.serving.converting import check_arguments, trace
+from keras_maskrcnn.host.locks import locked_file
+from keras_maskrcnn.serving.converting import check_arguments, check_new, trace
 
 QUANTIZATIONS = (None, "float16", "dynamic_range")
 
@@ -42,9 +43,10 @@ def export_litert(model, path, image_size, input_dtype=None, quantization=None, 
     if quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization must be one of {QUANTIZATIONS}. Received: {quantization!r}.")
     path, input_dtype = check_arguments(path, ".tflite", input_dtype, overwrite, model.config)
-    traced = trace(model, input_dtype, tuple(image_size))
-    content = _convert(traced, quantization)
-    write_atomically(path, lambda partial: partial.write_bytes(content))
+    with locked_file(path):
+        check_new(path, overwrite)
+        content = _convert(trace(model, input_dtype, tuple(image_size)), quantization)
+        write_atomically(path, lambda partial: partial.write_bytes(content))
     return path
 
 

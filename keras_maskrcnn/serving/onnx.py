@@ -6,7 +6,8 @@ reshape. Called by users and by the command line.
 """
 
 from keras_maskrcnn.host.files import write_atomically
-from keras_maskrcnn.serving.converting import INPUT, check_arguments, describe, need, trace
+from keras_maskrcnn.host.locks import locked_file
+from keras_maskrcnn.serving.converting import INPUT, check_arguments, check_new, describe, need, trace
 
 OPSET = 17
 
@@ -39,12 +40,13 @@ def export_onnx(model, path, input_dtype=None, opset=OPSET, overwrite=False):
     """
     path, input_dtype = check_arguments(path, ".onnx", input_dtype, overwrite, model.config)
     onnx, _ = need("onnx", "onnx"), need("tf2onnx", "onnx")
-    traced = trace(model, input_dtype)
-    proto = _convert(traced.graph, opset)
-    onnx.helper.set_model_props(proto, describe(model))
-    _name_free_sizes(proto.graph)
-    onnx.checker.check_model(proto)
-    write_atomically(path, lambda partial: onnx.save_model(proto, partial))
+    with locked_file(path):
+        check_new(path, overwrite)
+        proto = _convert(trace(model, input_dtype).graph, opset)
+        onnx.helper.set_model_props(proto, describe(model))
+        _name_free_sizes(proto.graph)
+        onnx.checker.check_model(proto)
+        write_atomically(path, lambda partial: onnx.save_model(proto, partial))
     return path
 
 

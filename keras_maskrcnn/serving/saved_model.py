@@ -1,17 +1,17 @@
-"""Export to a folder of numbered SavedModels for TF Serving. Each version is written atomically.
+"""Export to a folder of numbered SavedModels for TF Serving. Each version is written atomically, by one process.
 
 `signatures.py` defines inputs and outputs. The graph does everything from the bytes of a file to boxes in its pixels.
 It uses only stock operators, because TF Serving does not load custom ones. Called by users and by the command line.
 """
 
 import logging
-import os
 import pathlib
-import tempfile
 
 import keras
 
 from keras_maskrcnn import backend
+from keras_maskrcnn.host.files import write_folder
+from keras_maskrcnn.host.locks import locked_folder
 from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.serving.assets import write_assets
 from keras_maskrcnn.serving.folding import optimize_for_inference
@@ -26,7 +26,7 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
         model: MaskRCNN, on the TensorFlow backend.
         directory: the model's folder (TF Serving's `base_path`), with one folder per version.
         version: int >= 1. None: the highest existing version plus one, starting at 1.
-        overwrite: replace the version if it exists. A server that has already loaded it keeps the old one.
+        overwrite: replace the version if it exists, in one step. A server that has already loaded it keeps the old one.
         optimize: store batch norm folded into the convolutions (`optimize_for_inference`), as the model does at each
             call. The model itself does not change.
         dtype: None for the model's dtype; "bfloat16" computes convolutions and dense layers in bfloat16, boxes and NMS
@@ -40,6 +40,7 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
     Raises:
         ValueError: the backend is not TensorFlow; the version is not a positive integer; or it exists and `overwrite`
             is False.
+        OSError: another process exports into this folder, or it cannot be written to.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -48,15 +49,11 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
             "KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras DIRECTORY."
         )
     directory = pathlib.Path(directory)
-    target = _version_folder(directory, version, overwrite)
-    served = optimize_for_inference(model, dtype) if optimize or dtype else model
-    directory.mkdir(parents=True, exist_ok=True)
-    # Beside the versions, to be on the same file system; TF Serving reads only numbered folders.
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as scratch:
-        _write(model, served, os.path.join(scratch, "new"), optimize, dtype, directory.name)
-        if overwrite and target.exists():
-            os.rename(target, os.path.join(scratch, "old"))
-        os.rename(os.path.join(scratch, "new"), target)
+    _version_folder(directory, version, overwrite)  # wrong arguments make no folder
+    with locked_folder(directory):  # TF Serving reads only numbered folders: neither locks nor temporary ones
+        target = _version_folder(directory, version, overwrite)
+        served = optimize_for_inference(model, dtype) if optimize or dtype else model
+        write_folder(target, lambda folder: _write(model, served, str(folder), optimize, dtype, directory.name))
     return target
 
 

@@ -3,8 +3,9 @@
 import pathlib
 
 from keras_maskrcnn.host.files import write_atomically
+from keras_maskrcnn.host.locks import locked_file
 from keras_maskrcnn.host.messages import argument
-from keras_maskrcnn.runs.experiment import find_model
+from keras_maskrcnn.runs.folder import find_model
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.keras_files import write_backbone
 from keras_maskrcnn.weights.limits import naming
@@ -33,18 +34,25 @@ def convert_file(source, target, all_rows=False, overwrite=False):
 
     Raises:
         ValueError: the format is unknown, the target exists, or the weights belong to another kind of model.
+        OSError: another process writes the target, or it cannot be written.
     """
     target = pathlib.Path(target)
+    _check_new(target, overwrite)
+    source_is_torch = pathlib.Path(source).suffix in TORCH
+    endings = KERAS if source_is_torch else (".safetensors",)
+    if not target.name.endswith(endings):
+        raise ValueError(f"{source} is converted to {' or '.join(endings)}. Received: {target.name}.")
+    with locked_file(target):
+        _check_new(target, overwrite)
+        return _from_torch(pathlib.Path(source), target, all_rows) if source_is_torch else _to_torch(source, target)
+
+
+def _check_new(target, overwrite):
     if target.exists() and not overwrite:
         raise ValueError(
             f"Nothing is overwritten unasked. Received: {target}, which exists. "
             f"Choose another name, or replace it: {argument('overwrite', True)}."
         )
-    source_is_torch = pathlib.Path(source).suffix in TORCH
-    endings = KERAS if source_is_torch else (".safetensors",)
-    if not target.name.endswith(endings):
-        raise ValueError(f"{source} is converted to {' or '.join(endings)}. Received: {target.name}.")
-    return _from_torch(pathlib.Path(source), target, all_rows) if source_is_torch else _to_torch(source, target)
 
 
 def build_model(state, source, all_rows=False, **overrides):

@@ -6,6 +6,7 @@ the converted `.weights.h5` files, and beside each of these a `.json` file with 
 
 import contextlib
 import hashlib
+import http.client
 import json
 import logging
 import os
@@ -13,7 +14,8 @@ import pathlib
 import urllib.request
 
 from keras_maskrcnn._version import __version__
-from keras_maskrcnn.host.files import write_atomically, write_json
+from keras_maskrcnn.host.files import disk_error, write_atomically, write_json
+from keras_maskrcnn.host.locks import locked_file
 from keras_maskrcnn.host.progress import progress_bar
 from keras_maskrcnn.weights.keras_files import load_keras_file, write_backbone
 from keras_maskrcnn.weights.pth import read_pth
@@ -85,7 +87,10 @@ def load_published(model, file, make_reference, variant, heads=True):
     """
     converted = cache_folder() / f"{pathlib.Path(file).stem}.{variant}.weights.h5"
     if not is_intact(converted):
-        convert(file, converted, make_reference())
+        _need_writable(converted.parent)
+        with locked_file(converted, wait=True):
+            if not is_intact(converted):  # another process may have written it meanwhile
+                convert(file, converted, make_reference())
     return load_keras_file(model, converted, heads)
 
 
@@ -123,8 +128,15 @@ def is_intact(converted):
     sidecar = converted.with_suffix(".json")
     if not (converted.is_file() and sidecar.is_file()):
         return False
-    account = json.loads(sidecar.read_text(encoding="utf-8"))
-    return account["keras_maskrcnn"] == package_version() and account["sha256"] == sha256(converted)
+    try:
+        account = json.loads(sidecar.read_text(encoding="utf-8"))
+        whole = account["keras_maskrcnn"] == package_version() and account["sha256"] == sha256(converted)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        _LOG.info("%s is damaged (%s: %s): the weights are converted again", sidecar, type(error).__name__, error)
+        return False
+    if not whole:
+        _LOG.info("%s is damaged or of another version: the weights are converted again", converted)
+    return whole
 
 
 def fetch(file):
@@ -142,16 +154,25 @@ def fetch(file):
         ValueError: the checksum is wrong. A download is then deleted.
     """
     path = cache_folder() / file
-    if path.is_file():
-        _verify(path, file, f"Delete {path}; it will be downloaded again.")
-        return path
-    _need_writable(path.parent)
+    if not path.is_file():
+        _need_writable(path.parent)
+        with locked_file(path, wait=True):
+            if not path.is_file():  # another process may have downloaded it meanwhile
+                _download_to(path, file)
+                return path
+    _verify(path, file, f"Delete {path}; it will be downloaded again.")
+    return path
+
+
+def _download_to(path, file):
     url = os.environ.get(MIRROR, URL).rstrip("/") + "/" + file
 
     def fill(partial):
         try:
             _download(url, partial)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
+            if disk_error(error):
+                raise
             raise OSError(
                 f"{url} could not be downloaded: {error}\nDownload it on another machine, copy it to\n  {path}\n"
                 f"and run this again. Or set {MIRROR} to a mirror of {URL}"
@@ -159,7 +180,6 @@ def fetch(file):
         _verify(partial, file, f"The download from {url} was deleted. Try again.")
 
     write_atomically(path, fill)
-    return path
 
 
 def cache_folder():

@@ -30,6 +30,7 @@ from keras_maskrcnn.data.readers.via import ViaDataset
 from keras_maskrcnn.data.readers.via3 import Via3Dataset
 from keras_maskrcnn.data.readers.voc import VocDataset
 from keras_maskrcnn.data.readers.yolo import YoloDataset
+from keras_maskrcnn.host.files import clean_up
 from keras_maskrcnn.host.messages import argument
 
 FORMATS = {  # name -> (description, reader)
@@ -120,6 +121,8 @@ def recognise(source):
         ValueError: the path does not exist, no format fits, or several do.
     """
     source = pathlib.Path(source)
+    if not source.exists():
+        clean_up(source.parent)  # a killed `split` may have left its files ready, but not yet in place
     if source.is_dir():
         found = _recognise_folder(source)
     elif source.is_file():
