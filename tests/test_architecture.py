@@ -26,7 +26,7 @@ ROOMS = {
     "backbones": "network",
     "ops": "backend geometry network",
     "data": "batch geometry host",
-    "inference": "data geometry host",
+    "inference": "backend data geometry host",
     "evaluation": "data host inference",
     "pages": "config data evaluation host inference",
     "checkup": "config data geometry pages",

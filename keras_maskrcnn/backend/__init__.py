@@ -39,6 +39,7 @@ pad_columns = runtime.pad_columns
 pad_to_multiple = runtime.pad_to_multiple
 scale_loss = runtime.scale_loss
 devices = runtime.devices
+keep_compiled = getattr(chosen, "keep_compiled", runtime.keep_compiled)
 batches_ahead = runtime.batches_ahead
 operators = chosen.operators
 stock_operators = getattr(chosen, "stock_operators", contextlib.nullcontext)

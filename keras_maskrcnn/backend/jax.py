@@ -11,10 +11,13 @@ import jax
 import numpy as np
 from jax import lax
 from jax import numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 from keras import ops
 
 from keras_maskrcnn.backend import generic
 from keras_maskrcnn.geometry import bilinear
+
+LARGEST_CACHE = 4 << 30  # bytes of compiled programs; the oldest go first
 
 # A loop step is unrolled over the points of a bin. Above this number, compilation takes too long.
 LARGEST_UNROLLED_RATIO = 4
@@ -188,6 +191,15 @@ def _loop_taps(bins, ratio, like, boxes):
         columns.reshape(-1, ratio),
         column_weights.reshape(-1, ratio, 2),
     )
+
+
+def keep_compiled(folder):
+    """Let JAX keep compiled programs in a folder, unless the user has chosen one (JAX_COMPILATION_CACHE_DIR)."""
+    if folder is None or jax.config.jax_compilation_cache_dir is not None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", LARGEST_CACHE)
+    compilation_cache.reset_cache()  # JAX decides at the first compilation whether it has one
 
 
 def operators():

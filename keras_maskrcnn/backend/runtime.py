@@ -61,6 +61,10 @@ def scale_loss(loss):
     return loss
 
 
+def keep_compiled(folder):
+    """Let later processes read what this one compiles. TensorFlow and PyTorch have nothing of the kind."""
+
+
 def devices():
     """Names of the backend's devices, such as "cpu:0"."""
     return keras.distribution.list_devices()

@@ -94,6 +94,10 @@ def fused_batch_norm(inputs, gamma, beta, epsilon):
     return outputs, mean, variance
 
 
+def keep_compiled(folder):
+    """Nothing: TensorFlow traces anew in each process."""
+
+
 def devices():
     """Names of TensorFlow's devices, such as "CPU:0"."""
     return [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices()]

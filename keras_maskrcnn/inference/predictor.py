@@ -8,6 +8,7 @@ requested.
 import keras
 import numpy as np
 
+from keras_maskrcnn import backend
 from keras_maskrcnn.data.images.reading import read_image
 from keras_maskrcnn.geometry.resizing import (
     bucket_size,
@@ -16,6 +17,7 @@ from keras_maskrcnn.geometry.resizing import (
     pad_to_canvas,
     resize_bilinear,
 )
+from keras_maskrcnn.host.caches import compiled_folder
 from keras_maskrcnn.inference.frames import boxes_in_image, moved_values
 from keras_maskrcnn.inference.tiling import find_in_tiles, tile_grid
 
@@ -45,6 +47,7 @@ class Predictor:
             )
         if tile is not None:
             tile_grid(tile, tile, tile, overlap)  # raises if they are invalid
+        backend.keep_compiled(compiled_folder())
         self.model = model
         self.config = model.config
         self.score_threshold = score_threshold

@@ -25,11 +25,13 @@ import warnings
 
 import keras
 
+from keras_maskrcnn import backend
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import DataLoader, EpochSync
 from keras_maskrcnn.data.learnable import nothing_to_learn
 from keras_maskrcnn.evaluation.coco import CocoEvaluator
 from keras_maskrcnn.evaluation.figures import main_figure
+from keras_maskrcnn.host.caches import compiled_folder
 from keras_maskrcnn.host.files import copy_file, write_atomically, write_json
 from keras_maskrcnn.host.locks import locked_folder
 from keras_maskrcnn.host.memory import keep_for_models
@@ -70,7 +72,8 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
     must keep their own state.
 
     Training keeps freed memory in the process (`host/memory.py`), unless the environment has
-    KERAS_MASKRCNN_KEEP_MEMORY=0.
+    KERAS_MASKRCNN_KEEP_MEMORY=0. On JAX it keeps compiled programs in the user's cache folder (`host/caches.py`),
+    unless the environment has KERAS_MASKRCNN_KEEP_COMPILED=0 or JAX's own JAX_COMPILATION_CACHE_DIR.
 
     Args:
         model: MaskRCNN, compiled.
@@ -93,6 +96,7 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
     run_dir = pathlib.Path(run_dir)
     with messages_shown(bool(options.verbose)), locked_folder(run_dir):
         keep_for_models()
+        backend.keep_compiled(compiled_folder())
         val_dataset = _measurable(val_dataset)
         data = (model, train_loader, val_dataset, run_dir, options)
         if options.resume:

@@ -4,7 +4,6 @@ The cache is `$KERAS_HOME/keras_maskrcnn`, by default `~/.keras/keras_maskrcnn`.
 the converted `.weights.h5` files, and beside each of these a `.json` file with its checksums.
 """
 
-import contextlib
 import hashlib
 import http.client
 import json
@@ -14,6 +13,7 @@ import pathlib
 import urllib.request
 
 from keras_maskrcnn._version import __version__
+from keras_maskrcnn.host.caches import cache_folder, need_writable
 from keras_maskrcnn.host.files import disk_error, write_atomically, write_json
 from keras_maskrcnn.host.locks import locked_file
 from keras_maskrcnn.host.progress import progress_bar
@@ -87,7 +87,7 @@ def load_published(model, file, make_reference, variant, heads=True):
     """
     converted = cache_folder() / f"{pathlib.Path(file).stem}.{variant}.weights.h5"
     if not is_intact(converted):
-        _need_writable(converted.parent)
+        need_writable(converted.parent)
         with locked_file(converted, wait=True):
             if not is_intact(converted):  # another process may have written it meanwhile
                 convert(file, converted, make_reference())
@@ -101,7 +101,7 @@ def convert(file, target, reference):
         file: published name. target: path of the `.weights.h5`. reference: MaskRCNN that the file belongs to.
     """
     source = fetch(file)
-    _need_writable(target.parent)
+    need_writable(target.parent)
     receipt = load_state(reference, read_pth(source), file)
     sidecar = target.with_suffix(".json")
     account = {
@@ -155,7 +155,7 @@ def fetch(file):
     """
     path = cache_folder() / file
     if not path.is_file():
-        _need_writable(path.parent)
+        need_writable(path.parent)
         with locked_file(path, wait=True):
             if not path.is_file():  # another process may have downloaded it meanwhile
                 _download_to(path, file)
@@ -180,33 +180,6 @@ def _download_to(path, file):
         _verify(partial, file, f"The download from {url} was deleted. Try again.")
 
     write_atomically(path, fill)
-
-
-def cache_folder():
-    """The folder of downloaded and converted weights; created if it is missing and its place can be written to."""
-    home = os.environ.get("KERAS_HOME")
-    user = os.path.expanduser("~")
-    if not home and user == "~":
-        raise OSError(_not_writable("~/.keras", "this user has no home folder"))
-    folder = pathlib.Path(home or pathlib.Path(user) / ".keras") / "keras_maskrcnn"
-    with contextlib.suppress(OSError):  # nothing needs to be written where the weights are; `_need_writable` tells
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _need_writable(folder):
-    """Raise an OSError if files cannot be written into the cache."""
-    if not folder.is_dir():
-        raise OSError(_not_writable(folder, "it cannot be created"))
-    if not os.access(folder, os.W_OK):
-        raise OSError(_not_writable(folder, "it is read-only for this user"))
-
-
-def _not_writable(folder, problem):
-    return (
-        f"Downloaded weights need a folder that can be written to. Received {folder}: {problem}. Set the environment "
-        "variable KERAS_HOME to a folder that can be written to."
-    )
 
 
 def sha256(path):
