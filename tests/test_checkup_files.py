@@ -173,3 +173,27 @@ def test_masks_are_not_made_at_a_stated_size_that_is_wrong(tmp_path, monkeypatch
     (found,) = of_kind(inspection.findings, "image of another size: wrong size")
     assert "8000 x 8000" in found.message and "120 x 160" in found.message
     assert inspection.areas.tolist() == [64_000_000]
+
+
+def test_a_large_image_is_drawn_and_hashed_from_every_kth_pixel(tmp_path, monkeypatch):
+    from keras_maskrcnn.data import duplicates
+    from keras_maskrcnn.data.images.reading import stored_image
+    from keras_maskrcnn.inference.visualize import segmentation_mask
+    from keras_maskrcnn.pages import dataset_page
+
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 250, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    corners = [10, 20, 110, 20, 110, 80, 10, 80]
+    annotation = {"bbox": [10, 20, 100, 60], "segmentation": [corners], "category_id": 1}
+    assert dataset_page._shrunk(pixels, [annotation])[1] == [annotation]
+    assert duplicates._thinned(stored_image(tmp_path / "a.png")).pixels.shape == (150, 250, 3)
+
+    for module in (dataset_page, duplicates):
+        monkeypatch.setattr(module, "_LARGEST", 130)
+    small, (drawn,) = dataset_page._shrunk(pixels, [annotation])
+    np.testing.assert_array_equal(small, pixels[::2, ::2])
+    assert drawn["bbox"] == [5, 10, 50, 30] and drawn["category_id"] == 1
+    expected = np.zeros((75, 125), bool)
+    expected[10:40, 5:55] = True
+    np.testing.assert_array_equal(segmentation_mask(drawn["segmentation"], (75, 125)), expected)
+    np.testing.assert_array_equal(duplicates._thinned(stored_image(tmp_path / "a.png")).pixels, pixels[::2, ::2])

@@ -14,6 +14,7 @@ Mirrored and rotated copies are not found.
 Called by `split` and by the command line.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from keras_maskrcnn.data.images.showing import as_picture, picture_of
 from keras_maskrcnn.geometry.groups import connected_groups
 
 NEAR_BITS = 50  # hashes of copies differ in at most this many of 255 bits; see above
+_LARGEST = 4096  # pixels of the longest side from which a hash is made
 _SIDE, _FREQUENCIES = 64, 16
 _ROWS = 2048  # hashes compared at once: 2048 x 100 000 products take 0.8 GB
 
@@ -79,7 +81,13 @@ def describe(dataset, index, perceptual=True):
         digest = hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest()
     except OSError as error:
         raise ImageError(f"An image file must be readable. Received {source}: {error}. Check it.") from error
-    return digest, perceptual_hash(picture_of(stored_image(source))) if perceptual else None
+    return digest, perceptual_hash(picture_of(_thinned(stored_image(source)))) if perceptual else None
+
+
+def _thinned(stored):
+    """Every k-th pixel of a very large image: a hash of 64x64 pixels needs no more."""
+    step = -(-max(stored.pixels.shape[:2]) // _LARGEST)
+    return stored if step == 1 else dataclasses.replace(stored, pixels=stored.pixels[::step, ::step])
 
 
 def perceptual_hash(image):

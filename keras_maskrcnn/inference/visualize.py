@@ -223,13 +223,13 @@ def _write_captions(picture, pen, windows, captions, colors, enlarge):
 
 def _annotation_window(annotation, box, image_size):
     """The annotation's mask, cut to its box: (bool (h, w), x0, y0)."""
-    mask = _decode(annotation["segmentation"], image_size)
+    mask = segmentation_mask(annotation["segmentation"], image_size)
     x0, y0 = (max(0, int(np.floor(v))) for v in box[:2])
     x1, y1 = (int(np.ceil(v)) + 1 for v in box[2:])
     return mask[y0:y1, x0:x1], x0, y0
 
 
-def _decode(segmentation, image_size):
+def segmentation_mask(segmentation, image_size):
     """Bool (H, W) from COCO polygons or run lengths."""
     height, width = (int(side) for side in image_size)
     code = segmentation

@@ -10,14 +10,16 @@ import pathlib
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as rle
 
 from keras_maskrcnn.data.coco_output import is_file
 from keras_maskrcnn.data.images.reading import RGB, ImageError
-from keras_maskrcnn.inference.visualize import draw_ground_truth
+from keras_maskrcnn.inference.visualize import draw_ground_truth, segmentation_mask
 from keras_maskrcnn.pages.html import write_page_file
 
 PICTURES = 24
 _SIDE = 320  # pixels of a picture's long side
+_LARGEST = 4096  # pixels of the longest side that is drawn; drawing copies the image several times
 _CAPTIONED = 12  # on images with more objects, names and boxes would hide the image and are left out
 _SHOWN = 200  # findings of one kind on the page; the JSON has all
 _OPEN = 10  # up to this many findings of a kind are shown without a click
@@ -117,6 +119,7 @@ def _picture(dataset, position, pixels, annotations, names, kinds):
         image = dataset.load_image(position, *pixels)
     except ImageError:
         return {"title": title, "data": None}
+    image, annotations = _shrunk(image, annotations)
     few = len(annotations) <= _CAPTIONED
     enlarge = max(1, _SIDE // max(image.shape[:2]))
     picture = Image.fromarray(draw_ground_truth(image, annotations, names, captions=few, boxes=few, enlarge=enlarge))
@@ -124,3 +127,16 @@ def _picture(dataset, position, pixels, annotations, names, kinds):
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=80)
     return {"title": title, "data": base64.b64encode(file.getvalue()).decode()}
+
+
+def _shrunk(image, annotations):
+    """Every k-th pixel of an image that is too large to draw, and its annotations in that frame."""
+    step = -(-max(image.shape[:2]) // _LARGEST)
+    if step == 1:
+        return image, annotations
+    small = []
+    for annotation in annotations:
+        mask = segmentation_mask(annotation["segmentation"], image.shape[:2])[::step, ::step]
+        code = rle.encode(np.asfortranarray(mask, np.uint8))
+        small.append({**annotation, "bbox": [side / step for side in annotation["bbox"]], "segmentation": code})
+    return image[::step, ::step], small
