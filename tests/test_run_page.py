@@ -144,5 +144,32 @@ def test_the_main_figure_is_that_of_masks_where_there_are_any():
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="config.json: it cannot be read"):
         write_run_page(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("config.json", b"[1]", "it holds no JSON object"),
+        ("config.json", b'{"settings": 3}', "`settings` is no dict"),
+        ("config.json", b"\xff\xfe", "it cannot be read"),
+        ("config.json", b"[" * 100_000, "it is no JSON"),
+        ("metrics.csv", b"epoch,minutes\n", "it has no epoch"),
+        ("metrics.csv", b"epoch,minutes\n1,two\n", "a cell is no number"),
+        ("metrics.csv", b"epoch,loss\n1,2\n", "a row has no `epoch` or no `minutes`"),
+        ("metrics.csv", b"epoch,minutes\n1,2,3\n", "a cell is no number"),
+        ("metrics.json", b'{"segm_AP": "high"}', "`segm_AP` is no number"),
+        ("metrics.json", b'{"segm_AP": 0.5}', "it has no AP, or no `max_detections`"),
+        ("metrics.json", None, "it cannot be read"),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(tmp_path, name, content, problem):
+    run_dir = write_run(tmp_path / "run")
+    (run_dir / name).unlink()
+    if content is not None:
+        (run_dir / name).write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        write_run_page(run_dir)
+    assert f"Received {run_dir / name}: {problem}" in str(error.value) and "Restore the file" in str(error.value)
+    assert not (run_dir / "index.html").exists()

@@ -19,7 +19,7 @@ from keras_maskrcnn.data.split import split_dataset, write_parts
 from keras_maskrcnn.host import files
 from keras_maskrcnn.host.files import WriteError, write_atomically, write_folder, write_text, write_together
 from keras_maskrcnn.host.locks import InUse, locked_file, locked_folder
-from keras_maskrcnn.runs.folder import COMMAND_LINE, check_new_run, find_model, state_to_resume
+from keras_maskrcnn.runs.folder import COMMAND_LINE, Damaged, check_new_run, find_model, read_state, state_to_resume
 
 # Full disks and closed folders ------------------------------------------------------------------------------
 
@@ -300,3 +300,42 @@ def test_the_command_asks_before_it_replaces_an_unfinished_run(tmp_path, capsys)
     assert check_new_run(finished, overwrite=False).finished
     with pytest.raises(ValueError, match="finished after 2 epochs.* add --start-from .*finished and another --run-dir"):
         options_of_run(finished)
+
+
+GOOD_STATE = {
+    "run_id": "a",
+    "epochs_done": 2,
+    "finished": False,
+    "seconds": 9.5,
+    "budget": None,
+    "rows": [],
+    "best": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("run_id", 3),
+        ("epochs_done", [3]),
+        ("epochs_done", True),
+        ("epochs_done", 0),
+        ("finished", "no"),
+        ("seconds", -1),
+        ("seconds", float("nan")),
+        ("budget", 5),
+        ("budget", {"step": "0"}),
+        ("rows", {}),
+        ("rows", [1]),
+        ("best", {"segm_AP": "0.5"}),
+    ],
+)
+def test_a_state_that_no_run_writes_is_damage(tmp_path, name, value):
+    last = tmp_path / "last.keras"
+    for state in (GOOD_STATE, GOOD_STATE | {name: value}):
+        with zipfile.ZipFile(last, "w") as archive:
+            archive.writestr("run.json", json.dumps(state))
+        if state is GOOD_STATE:
+            assert read_state(last) == GOOD_STATE
+    with pytest.raises(Damaged, match=f"{last} is damaged: `{name}` in its run.json is not what a run writes"):
+        read_state(last)

@@ -4,15 +4,14 @@ In: a run folder that `experiment.py` wrote. Out: `index.html` in it. The page s
 relative links, so the folder can be moved or mailed as a whole. Everything on it is read from the folder's files.
 """
 
-import csv
 import dataclasses
-import json
 import pathlib
 import shlex
 
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.evaluation.figures import main_figure
 from keras_maskrcnn.pages.html import write_page_file
+from keras_maskrcnn.pages.run_files import read_course, read_figures, read_run_config
 
 _COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the COCO figures that are shown
 _OPEN_CLASSES = 100  # up to this many classes are shown without a click
@@ -28,14 +27,15 @@ def write_run_page(run_dir):
 
     Returns:
         pathlib.Path of the page.
+
+    Raises:
+        DamagedReport: a file is missing or damaged (`run_files.py`).
     """
     run_dir = pathlib.Path(run_dir)
-    config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
-    with open(run_dir / "metrics.csv", newline="", encoding="utf-8") as file:
-        epochs = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    config, epochs = read_run_config(run_dir), read_course(run_dir)
     best = _best(epochs)
     # Without a measurement, the figures and pictures in the folder are those of an earlier run.
-    metrics = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8")) if best else None
+    metrics = read_figures(run_dir) if best else None
     model = run_dir / ("best.keras" if best else "last.keras")
     page = run_dir / "index.html"
     write_page_file(

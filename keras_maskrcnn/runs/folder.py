@@ -14,6 +14,7 @@ import zipfile
 
 CONFIG, BEST, LAST, PAGE = "config.json", "best.keras", "last.keras", "index.html"
 STATE = "run.json"  # member of last.keras
+_LONGEST = 1e10  # seconds; no run lasts three hundred years
 
 # What the messages name: arguments, or options of the command line.
 PYTHON = types.SimpleNamespace(
@@ -158,6 +159,8 @@ def read_config(run_dir):
         raise Damaged(f"{path} is damaged: {error}.") from error
     if not isinstance(content, dict):
         raise Damaged(f"{path} is damaged: it holds no JSON object.")
+    if not isinstance(content.get("settings") or {}, dict):
+        raise Damaged(f"{path} is damaged: `settings` in it is no JSON object.")
     return content
 
 
@@ -174,9 +177,32 @@ def read_state(checkpoint):
         return None
     try:
         with zipfile.ZipFile(checkpoint) as archive:
-            return json.loads(archive.read(STATE)) if STATE in archive.namelist() else None
+            state = json.loads(archive.read(STATE)) if STATE in archive.namelist() else None
     except Exception as error:  # zipfile raises errors of many kinds
         raise Damaged(f"{checkpoint} is damaged: {error or type(error).__name__}.") from error
+    if state is not None and (wrong := _wrong_in(state)):
+        raise Damaged(f"{checkpoint} is damaged: {wrong} in its {STATE} is not what a run writes.")
+    return state
+
+
+def _wrong_in(state):
+    """The first entry of a run's state that has a wrong type or range; None if all are right."""
+    if not isinstance(state, dict):
+        return "the value"
+    good = {
+        "run_id": lambda value: isinstance(value, str),
+        "epochs_done": lambda value: type(value) is int and value > 0,
+        "finished": lambda value: isinstance(value, bool),
+        "seconds": lambda value: _is_number(value) and 0 <= value < _LONGEST,
+        "budget": lambda value: value is None or isinstance(value, dict) and all(map(_is_number, value.values())),
+        "rows": lambda value: isinstance(value, list) and all(isinstance(row, dict) for row in value),
+        "best": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+    }
+    return next((f"`{name}`" for name, check in good.items() if not check(state.get(name))), None)
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def damage_of(path):
