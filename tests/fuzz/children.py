@@ -22,7 +22,8 @@ import time
 
 from . import doors, inputs, judge
 
-SECONDS = 10  # a case
+SECONDS = 10  # of the processor, for a case
+WAITED = 60  # seconds on the clock, for a case that waits for something
 MEMORY = 2 * 2**30  # resident bytes of a child
 _SPACE = 4 * 2**30  # address space: what numpy asks for at once
 _POLL = 0.05
@@ -77,7 +78,7 @@ class Child:
             _serve(self.cases, write, self.folder)
         os.close(write)
         self._buffer = b""
-        self._since = time.monotonic()
+        self._since = time.monotonic(), 0.0
 
     def poll(self):
         """(number of the case, result) of what is finished by now, a list; and whether the child is still at work."""
@@ -85,7 +86,7 @@ class Child:
         for result in self._received():
             found.append((self.done, result))
             self.done += 1
-            self._since = time.monotonic()
+            self._since = time.monotonic(), _used(self.pid)
         if self.done == len(self.cases):
             self._end()
             return found, False
@@ -127,8 +128,9 @@ class Child:
         self.largest = max(self.largest, memory)
         if memory > MEMORY:
             return "memory", f"{memory / 2**30:.1f} GB"
-        if time.monotonic() - self._since > SECONDS:
-            return "hang", f"more than {SECONDS} s"
+        waited, used = time.monotonic() - self._since[0], _used(self.pid) - self._since[1]
+        if used > SECONDS or waited > WAITED:
+            return "hang", f"{used:.0f} s of the processor, {waited:.0f} s in all"
         return None
 
     def _stop(self):
@@ -191,6 +193,15 @@ def _resident(pid):
         return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
     except (OSError, IndexError):
         return 0
+
+
+def _used(pid):
+    """Seconds of the processor that a process has taken."""
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _signal_name(status):

@@ -32,7 +32,9 @@ class Door:
 
 def mentions(case, path):
     """Texts of which a clear message holds one."""
-    names = {name.rsplit("/", 1)[-1] for name in case.files} | {name.rsplit("/", 1)[-1].split(".")[0] for name in case.files}
+    names = {name.rsplit("/", 1)[-1] for name in case.files} | {
+        name.rsplit("/", 1)[-1].split(".")[0] for name in case.files
+    }
     return (str(path), *(name for name in names if len(name) > 3), *case.files, "bytes>", "fractions")
 
 
@@ -272,7 +274,9 @@ def _read_config(case, path):
 
     config = MaskRCNNConfig.from_dict(case.files["config.json"])
     values = config.to_dict()
-    judge.need(MaskRCNNConfig.from_dict(json.loads(json.dumps(values, allow_nan=False))) == config, "does not round-trip")
+    judge.need(
+        MaskRCNNConfig.from_dict(json.loads(json.dumps(values, allow_nan=False))) == config, "does not round-trip"
+    )
     for field in dataclasses.fields(MaskRCNNConfig):
         value, kind = getattr(config, field.name), str(field.type)
         kinds = {"int": (int,), "float": (int, float), "str": (str,), "tuple": (tuple,), "bool": (bool,)}
@@ -312,7 +316,9 @@ def _make_arguments(seed, kept=None):
     if rng.random() < 0.1:
         words.insert(rng.randrange(len(words) + 1), inputs.TEXTS[rng.randrange(len(inputs.TEXTS))])
     words = [word.replace("\x00", "") for word in words]
-    return Case({"train/a.png": seeds.picture(0), "options.json": {"epochs": 3}, "run/config.json": {}}, "", {"argv": words})
+    return Case(
+        {"train/a.png": seeds.picture(0), "options.json": {"epochs": 3}, "run/config.json": {}}, "", {"argv": words}
+    )
 
 
 def _argument(action, rng):
@@ -382,9 +388,9 @@ DOORS = {
     "predictor": Door(model_doors.make_pixels, model_doors.predict, models=True, share=2, named=False),
     "results": Door(model_doors.make_results, model_doors.compare, models=True, share=2, named=False),
     "run-folder": Door(model_doors.make_run, model_doors.read_run, models=True, share=1),
-    **{
-        kind: Door(*model_doors.weights_door(kind), models=True, share=0.5)
-        for kind in ("pth", "safetensors", "h5", "keras")
-    },
-    "model": Door(model_doors.make_archive, model_doors.load_archive, models=True, share=0.03),
+    "pth": Door(*model_doors.weights_door("pth"), models=True, share=0.3),
+    "safetensors": Door(*model_doors.weights_door("safetensors"), models=True, share=0.3),
+    "h5": Door(*model_doors.weights_door("h5"), models=True, share=0.1),
+    "keras": Door(*model_doors.weights_door("keras"), models=True, share=0.1),
+    "model": Door(model_doors.make_archive, model_doors.load_archive, models=True, share=0.1),
 }

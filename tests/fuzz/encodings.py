@@ -62,7 +62,9 @@ def mode_image(rng):
 
 
 def _array(rng):
-    shape = rng.choice(((HEIGHT, WIDTH), (HEIGHT, WIDTH, 3), (HEIGHT, WIDTH, 4), (3, HEIGHT, WIDTH), (HEIGHT, WIDTH, 1)))
+    shape = rng.choice(
+        ((HEIGHT, WIDTH), (HEIGHT, WIDTH, 3), (HEIGHT, WIDTH, 4), (3, HEIGHT, WIDTH), (HEIGHT, WIDTH, 1))
+    )
     values = np.random.default_rng(rng.randrange(100)).integers(0, 255, shape)
     return values.astype(rng.choice(("u1", "u2", "<f4", ">f4", "i4", "f8", "?", "i8", "<f2")))
 
@@ -162,7 +164,9 @@ def _change_png(data, rng):
     elif choice == 4 and chunks[0][0] == b"IHDR" and len(chunks[0][1]) == 13:
         header = bytearray(chunks[0][1])
         place = rng.choice((0, 4))
-        header[place : place + 4] = struct.pack(">I", rng.choice((0, 1, 60000, 2**31 - 1, 100000, rng.randrange(2**16))))
+        header[place : place + 4] = struct.pack(
+            ">I", rng.choice((0, 1, 60000, 2**31 - 1, 100000, rng.randrange(2**16)))
+        )
         chunks[0] = (b"IHDR", bytes(header))
     elif choice == 5 and len(chunks[0][1]) == 13:
         header = bytearray(chunks[0][1])
@@ -187,7 +191,12 @@ def _change_tiff(data, rng):
     entry = offset + 2 + 12 * rng.randrange(count)
     field = rng.randrange(4)
     if field == 0:
-        struct.pack_into(order + "H", out, entry, rng.choice((256, 257, 258, 259, 262, 273, 274, 277, 279, 284, 317, 322, 339, 338, 0, 65535)))
+        struct.pack_into(
+            order + "H",
+            out,
+            entry,
+            rng.choice((256, 257, 258, 259, 262, 273, 274, 277, 279, 284, 317, 322, 339, 338, 0, 65535)),
+        )
     elif field == 1:
         struct.pack_into(order + "H", out, entry + 2, rng.randrange(0, 20))
     elif field == 2:

@@ -97,7 +97,9 @@ def _change_name(case, name, rng):
         case.files[name], case.files[other] = case.files[other], content
     elif kind == 3:
         stem, dot, ending = name.rpartition(".")
-        case.files[stem + dot + rng.choice(("jpg", "png", "tif", "PNG", "txt", "json", "npy", ""))] = case.files.pop(name)
+        case.files[stem + dot + rng.choice(("jpg", "png", "tif", "PNG", "txt", "json", "npy", ""))] = case.files.pop(
+            name
+        )
     elif kind == 4:
         folder, slash, last = name.rpartition("/")
         case.files[f"{folder}{slash}{_file_name(change_word(last, rng))}"] = content

@@ -78,7 +78,9 @@ def _is_foreign(error):
 
 def place_of(error):
     """The innermost line of the package on the way to an exception: "file.py:12 function"."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _PACKAGE in f.filename and _HERE not in f.filename]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if _PACKAGE in f.filename and _HERE not in f.filename
+    ]
     if not frames:
         return "outside the package"
     last = frames[-1]
@@ -183,13 +185,17 @@ def _by_pycocotools(entry, height, width):
         if sum(runs) != height * width:
             return None
         return coco_mask.decode(coco_mask.frPyObjects(shape, height, width)).astype(bool)
-    plain = isinstance(shape, list) and shape and all(
-        isinstance(part, list)
-        and len(part) >= 6
-        and len(part) % 2 == 0
-        and all(type(v) in (int, float) and -3 * side <= v <= 3 * side for v in part)
-        for side in [max(height, width)]
-        for part in shape
+    plain = (
+        isinstance(shape, list)
+        and shape
+        and all(
+            isinstance(part, list)
+            and len(part) >= 6
+            and len(part) % 2 == 0
+            and all(type(v) in (int, float) and -3 * side <= v <= 3 * side for v in part)
+            for side in [max(height, width)]
+            for part in shape
+        )
     )
     if not plain or any(len({tuple(part[k : k + 2]) for k in range(0, len(part), 2)}) < 3 for part in shape):
         return None

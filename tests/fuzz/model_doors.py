@@ -20,7 +20,26 @@ from .mutations import NUMBERS
 
 # Predictor ------------------------------------------------------------------------------------------------------
 
-_DTYPES = ("u1", "u1", "u2", "i1", "i4", "i8", "u8", "f2", "f4", "f8", "?", "c8", "O", "U3", "S2", "M8[s]", ">u2", ">f8")
+_DTYPES = (
+    "u1",
+    "u1",
+    "u2",
+    "i1",
+    "i4",
+    "i8",
+    "u8",
+    "f2",
+    "f4",
+    "f8",
+    "?",
+    "c8",
+    "O",
+    "U3",
+    "S2",
+    "M8[s]",
+    ">u2",
+    ">f8",
+)
 _SHAPES = (
     (20, 30, 3), (20, 30), (20, 30, 1), (20, 30, 4), (3, 20, 30), (1, 1, 3), (1, 1), (0, 0, 3), (20, 0, 3), (0,), (), (5,),
     (1, 20, 30, 3), (20, 30, 0), (20, 30, 2), (20, 30, 7), (1, 400, 3), (400, 1, 3), (2, 3000, 3), (1, 1, 1, 1, 3),
@@ -32,13 +51,19 @@ def make_pixels(seed, kept=None):
     """An array, a PIL image, or something else that somebody calls an image; and a predictor's options."""
     del kept
     rng = random.Random(f"{seed}")
-    options = {"tile": rng.choice((None, None, None, 16, 8)), "image_dtype": rng.choice(("uint8", "uint8", "float32", "uint16"))}
+    options = {
+        "tile": rng.choice((None, None, None, 16, 8)),
+        "image_dtype": rng.choice(("uint8", "uint8", "float32", "uint16")),
+    }
     options["channels"] = rng.choice((3, 3, 1, 4))
     options["what"] = rng.choice(("array",) * 8 + ("pil", "list", "none", "number", "path", "bytes", "text"))
     options["shape"], options["dtype"] = rng.choice(_SHAPES), rng.choice(_DTYPES)
     options["fill"], options["seed"] = rng.choice(_FILLS), rng.randrange(1000)
     if rng.random() < 0.5:  # what the model takes
-        options["what"], options["shape"] = "array", (rng.choice((1, 2, 20, 50)), rng.choice((1, 3, 30)), options["channels"])
+        options["what"], options["shape"] = (
+            "array",
+            (rng.choice((1, 2, 20, 50)), rng.choice((1, 3, 30)), options["channels"]),
+        )
         options["dtype"] = {"uint8": "u1", "uint16": "u2", "float32": "f4"}[options["image_dtype"]]
     options["box"] = [rng.choice((0.0, 1.0, 5.0, 29.5, -4.0, 1e4)) for _ in range(4)]
     return Case({}, "", {"pixels": options})
@@ -140,7 +165,9 @@ def make_results(seed, kept=None):
         | {"segmentation": {"size": [seeds.HEIGHT, seeds.WIDTH], "counts": code}}
         for k in range(4)
     ]
-    case = Case({"truth.json": truth, "results.json": results}, "", {"types": rng.choice((("bbox",), ("bbox", "segm")))})
+    case = Case(
+        {"truth.json": truth, "results.json": results}, "", {"types": rng.choice((("bbox",), ("bbox", "segm")))}
+    )
     steps = range(inputs.steps_of(seed)) if kept is None else kept
     for step in steps:
         step_rng = random.Random(f"{seed} {step}")
@@ -177,13 +204,21 @@ def make_run(seed, kept=None):
 
     rng = random.Random(f"{seed}")
     model = MaskRCNNConfig(num_classes=2, backbone="resnet18", norm="batch").to_dict()
-    settings = {"epochs": 4, "batch_size": 2, "images": "a", "val_images": "b", "training_recipe": {"optimizer": "adamw"}}
+    settings = {
+        "epochs": 4,
+        "batch_size": 2,
+        "images": "a",
+        "val_images": "b",
+        "training_recipe": {"optimizer": "adamw"},
+    }
     settings |= {"augment": "flip", "anchor_sizes": [8, 16, 32, 64, 128], "seed": 0, "minutes": None}
     versions = {"keras": "3", "tensorflow": "2", "numpy": "2"}
     config = {"model": model, "settings": settings, "backend": "tensorflow", "versions": versions, "run_id": "abc"}
     rows = ["epoch,minutes,learning_rate,loss,val_segm_AP,val_segm_AP50,val_bbox_AP,val_bbox_AP50"]
     rows += [f"{k},{k * 1.5},0.001,{2.5 / k},{k / 10},{k / 9},{k / 8},{k / 7}" for k in (1, 2, 3)]
-    figures = {f"{kind}_{name}": 0.5 for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
+    figures = {
+        f"{kind}_{name}": 0.5 for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    }
     figures |= {"bbox_AP/cat": 0.4, "segm_AP/cat": 0.3, "segm_AP/dog": -1, "bbox_AP/dog": -1, "max_detections": 100.0}
     figures |= {"images_at_cap": 1.0}
     state = {"run_id": "abc", "epochs_done": 3, "finished": False, "seconds": 90.5, "budget": None, "best": figures}

@@ -162,7 +162,11 @@ def change_text(text, rng):
         return text[: rng.randrange(len(text) + 1)]
     else:
         place = rng.randrange(len(text) + 1)
-        return text[:place] + rng.choice(("\x00", '"', "'", ",", ";", "{", "[", ":", "&a ", "*a", "<", "\t", "\n")) + text[place:]
+        return (
+            text[:place]
+            + rng.choice(("\x00", '"', "'", ",", ";", "{", "[", ":", "&a ", "*a", "<", "\t", "\n"))
+            + text[place:]
+        )
     return "\n".join(lines)
 
 
@@ -206,7 +210,9 @@ def change_bytes(data, rng):
         data[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
     elif kind == 3:
         size = rng.choice((2, 4, 8))
-        number = rng.choice((0, 1, 2, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 60000, rng.randrange(2**32)))
+        number = rng.choice(
+            (0, 1, 2, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 60000, rng.randrange(2**32))
+        )
         number &= 2 ** (8 * size) - 1
         data[at : at + size] = number.to_bytes(size, rng.choice(("little", "big")))
     elif kind == 4:
@@ -241,5 +247,7 @@ def as_json(value, rng):
     if kind == 5:
         at = text.find(":", rng.randrange(len(text)))
         begin = text.rfind('"', 0, max(text.rfind('"', 0, max(at, 0)), 0)) if at > 0 else -1
-        return (text if begin < 0 else text[:begin] + text[begin : at + 1] + "1, " + text[begin:]).encode("utf-8", "surrogatepass")
+        return (text if begin < 0 else text[:begin] + text[begin : at + 1] + "1, " + text[begin:]).encode(
+            "utf-8", "surrogatepass"
+        )
     return text.encode("utf-8", "surrogatepass")

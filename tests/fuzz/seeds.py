@@ -222,7 +222,9 @@ def via3(rng):
         [8, 5, 3, 9, 12, 3, 8, 14, 6],
         [9, 5, 5, 15, 5, 10, 12],
     ]
-    files = {str(k + 1): {"fid": k + 1, "fname": name, "type": 2, "loc": 1, "src": name} for k, name in enumerate(images)}
+    files = {
+        str(k + 1): {"fid": k + 1, "fname": name, "type": 2, "loc": 1, "src": name} for k, name in enumerate(images)
+    }
     if rng.random() < 0.4:
         inline = base64.b64encode(next(iter(images.values()))).decode()
         files["1"] |= {"loc": 4, "src": f"data:image/png;base64,{inline}"}
@@ -258,7 +260,13 @@ def labelme(rng):
     ]
     files = dict(images)
     for number, (name, data) in enumerate(images.items()):
-        content = {"version": "5.0.1", "flags": {}, "shapes": rng.sample(shapes, 3), "imagePath": name, "imageData": None}
+        content = {
+            "version": "5.0.1",
+            "flags": {},
+            "shapes": rng.sample(shapes, 3),
+            "imagePath": name,
+            "imageData": None,
+        }
         content |= {"imageHeight": HEIGHT, "imageWidth": WIDTH}
         if number == 0 and rng.random() < 0.5:
             content |= {"imagePath": "elsewhere.png", "imageData": base64.b64encode(data).decode()}
@@ -279,7 +287,9 @@ def label_images(rng):
         elif kind == 2:
             files[f"labels/{stem}.npy"] = npy_bytes(labels.astype(("i4", "u2", "f4")[number]))
         else:
-            files[f"labels/{stem}.png"] = encoded(Image.fromarray(np.stack([labels * 60, labels, labels * 9], 2)), "png")
+            files[f"labels/{stem}.png"] = encoded(
+                Image.fromarray(np.stack([labels * 60, labels, labels * 9], 2)), "png"
+            )
     return files, ""
 
 
