@@ -15,6 +15,24 @@ from .mutations import NUMBERS, change_bytes, change_text
 from .seeds import HEIGHT, WIDTH, encoded, npy_bytes
 
 _INTEGERS = tuple(n for n in NUMBERS if isinstance(n, int))
+_OTHER_FILES = (
+    b"", b"\x00" * 100, b"<html><body>404</body></html>", b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic",
+    b"BM",    b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1", b"%PDF-1.4\n", b"PK\x03\x04", b"GIF89a", b"\xff\xd8\xff\xe0",
+    b"II*\x00", b"MM\x00*\x00\x00\x00\x08", b"\x93NUMPY", b"RIFF\x00\x00\x00\x00WEBP", b"version https://git-lfs", b"{}",
+    b"\x89PNG\r\n\x1a\n", b"P6 3 3 255\n", b"\x93NUMPY\x01\x00\xff\xff",
+)  # fmt: skip
+_EXTRA_CHUNKS = (
+    (b"tRNS", b"\x00" * 6),
+    (b"PLTE", b"\x01" * 9),
+    (b"zTXt", b"k\x00\x00" + zlib.compress(b"a" * 10**6)),
+    (b"eXIf", b"MM\x00*\x00\x00\x00\x08\x00\x01"),
+    (b"acTL", b"\x00\x00\x00\x05\x00\x00\x00\x00"),
+    (b"iCCP", b"x\x00\x00bad"),
+)
+_NPY_CHANGES = (
+    ("(20", "(2000000000"), ("False", "True"), ("|u1", "|O"), ("|u1", "<U4"), ("|u1", "<c16"), ("30", "-30"),
+    ("30", "{"),    ("(20, 30", "(0, 30"), ("30", "("), ("'", '"""'), ("|u1", "<M8[ns]"), ("'<f4'", "[('a', '<f4')]"), ("(20", "(20, 1"),
+)  # fmt: skip
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "YCbCr", "LAB", "HSV")
 
 
@@ -110,14 +128,7 @@ def change_image(data, rng, name=""):
 
 def _other_file(rng):
     """What people have under an image's name."""
-    return rng.choice(
-        (
-            b"", b"\x00" * 100, b"<html><body>404</body></html>", b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic",
-            b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1", b"%PDF-1.4\n", b"PK\x03\x04", b"GIF89a", b"\xff\xd8\xff\xe0",
-            b"II*\x00", b"MM\x00*\x00\x00\x00\x08", b"\x93NUMPY", b"BM", b"RIFF\x00\x00\x00\x00WEBP", b"version https://git-lfs",
-            b"\x89PNG\r\n\x1a\n", b"P6 3 3 255\n", b"\x93NUMPY\x01\x00\xff\xff", b"{}",
-        )
-    )  # fmt: skip
+    return rng.choice(_OTHER_FILES)
 
 
 def png_chunks(data):
@@ -156,11 +167,7 @@ def _change_png(data, rng):
             raw = body
         chunks[at] = (kind, zlib.compress(raw))
     elif choice == 3:
-        extra = rng.choice(
-            ((b"tRNS", b"\x00" * 6), (b"PLTE", b"\x01" * 9), (b"zTXt", b"k\x00\x00" + zlib.compress(b"a" * 10**6)),
-             (b"eXIf", b"MM\x00*\x00\x00\x00\x08\x00\x01"), (b"acTL", b"\x00\x00\x00\x05\x00\x00\x00\x00"), (b"iCCP", b"x\x00\x00bad"))
-        )  # fmt: skip
-        chunks.insert(min(at, 1), extra)
+        chunks.insert(min(at, 1), rng.choice(_EXTRA_CHUNKS))
     elif choice == 4 and chunks[0][0] == b"IHDR" and len(chunks[0][1]) == 13:
         header = bytearray(chunks[0][1])
         place = rng.choice((0, 4))
@@ -213,14 +220,9 @@ def _change_npy(data, rng):
         header, body = data[10 : 10 + length].decode("latin-1"), data[10 + length :]
     except struct.error:
         return change_bytes(data, rng)
-    wanted = rng.choice(
-        (
-            change_text(header, rng), header.replace("(20", "(2000000000"), header.replace("False", "True"),
-            header.replace("|u1", "|O"), header.replace("|u1", "<U4"), header.replace("|u1", "<c16"),
-            header.replace("30", "-30"), header.replace("(20, 30", "(0, 30"), "{" * 200, "(" * 5000, header.replace("'", '"""'),
-            header.replace("|u1", "<M8[ns]"), header.replace("'<f4'", "[('a', '<f4')]"), header.replace("(20", "(20, 1, 1"),
-        )
-    ).encode("utf-8", "replace")[:60000]  # fmt: skip
+    old, new = rng.choice(_NPY_CHANGES)
+    wanted = rng.choice((change_text(header, rng), header.replace(old, new), header.replace(old, new), new * 100))
+    wanted = wanted.encode("utf-8", "replace")[:60000]
     return data[:8] + struct.pack("<H", len(wanted)) + wanted + body
 
 

@@ -1,6 +1,6 @@
 """What came out of a door: accepted, clear, unclear or wrong.
 
-Clear is an error of the package's own (`ValueError` or a class of it, raised by the package and not by a library below),
+Clear is an error of the package's own: `ValueError` or a class of it, raised by the package and not by a library below,
 which says what was received and where. Wrong is an accepted input whose values break a rule that every dataset, image
 or figure keeps, or that differ from what another implementation reads.
 """

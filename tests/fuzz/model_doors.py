@@ -20,29 +20,10 @@ from .mutations import NUMBERS
 
 # Predictor ------------------------------------------------------------------------------------------------------
 
-_DTYPES = (
-    "u1",
-    "u1",
-    "u2",
-    "i1",
-    "i4",
-    "i8",
-    "u8",
-    "f2",
-    "f4",
-    "f8",
-    "?",
-    "c8",
-    "O",
-    "U3",
-    "S2",
-    "M8[s]",
-    ">u2",
-    ">f8",
-)
+_DTYPES = "u1 u1 u2 i1 i4 i8 u8 f2 f4 f8 ? c8 O U3 S2 M8[s] >u2 >f8".split()
 _SHAPES = (
-    (20, 30, 3), (20, 30), (20, 30, 1), (20, 30, 4), (3, 20, 30), (1, 1, 3), (1, 1), (0, 0, 3), (20, 0, 3), (0,), (), (5,),
-    (1, 20, 30, 3), (20, 30, 0), (20, 30, 2), (20, 30, 7), (1, 400, 3), (400, 1, 3), (2, 3000, 3), (1, 1, 1, 1, 3),
+    (20, 30, 3), (20, 30), (20, 30, 1), (20, 30, 4), (3, 20, 30), (1, 1, 3), (1, 1), (0, 0, 3), (20, 0, 3), (0,), (),
+    (5,), (1, 20, 30, 3), (20, 30, 0), (20, 30, 2), (20, 30, 7), (1, 400, 3), (400, 1, 3), (2, 3000, 3), (1, 1, 1, 1, 3),
 )  # fmt: skip
 _FILLS = ("noise", "zeros", "nan", "inf", "one nan", "large", "negative", "fractions", "view", "read only")
 
@@ -60,10 +41,8 @@ def make_pixels(seed, kept=None):
     options["shape"], options["dtype"] = rng.choice(_SHAPES), rng.choice(_DTYPES)
     options["fill"], options["seed"] = rng.choice(_FILLS), rng.randrange(1000)
     if rng.random() < 0.5:  # what the model takes
-        options["what"], options["shape"] = (
-            "array",
-            (rng.choice((1, 2, 20, 50)), rng.choice((1, 3, 30)), options["channels"]),
-        )
+        options["what"] = "array"
+        options["shape"] = (rng.choice((1, 2, 20, 50)), rng.choice((1, 3, 30)), options["channels"])
         options["dtype"] = {"uint8": "u1", "uint16": "u2", "float32": "f4"}[options["image_dtype"]]
     options["box"] = [rng.choice((0.0, 1.0, 5.0, 29.5, -4.0, 1e4)) for _ in range(4)]
     return Case({}, "", {"pixels": options})
@@ -155,8 +134,7 @@ def _array(options):
 def make_results(seed, kept=None):
     """Ground truth and COCO results."""
     rng = random.Random(f"{seed}")
-    _, files = None, seeds.coco(random.Random(rng.randrange(50)))[0]
-    truth = files["coco.json"]
+    truth = seeds.coco(random.Random(rng.randrange(50)))[0]["coco.json"]
     for annotation in truth["annotations"]:
         annotation["area"] = 80.0
     code = _compressed(seeds.disc())

@@ -12,10 +12,11 @@ NUMBERS = (
     2**32, 2**53 + 1, 2**63 - 1, 2**63, 10**25, 10**400, NAN, INF, -INF, 5e-324, 60000,
 )  # fmt: skip
 TEXTS = (
-    "", " ", "0", "1", "-1", "1.0", "nan", "inf", "1e999", "1_000", "٣", "true", "null", "None", "a", "cat", "cat ", "CAT",
-    "a\nb", "a\r\nb", "tab\there", "é", "日本", "\u202etxt.exe", "\ufeffa", "\x00", "a\x00b", "\ud800", "😀", "x" * 255,
-    "x" * 5000, "..", "../a.png", "./a.png", "/", "/etc/passwd", "C:\\a\\a.png", "images\\a.png", "a%20b.png", "a.png?x=1",
-    "http://x/a.png", "a.PNG", "a", ".", "%s", "{}", "{0.__class__}", "<b>", "' or 1", "=1+1", "con", "[1, 2]", "[[", "((", '"',
+    "", " ", "0", "1", "-1", "1.0", "nan", "inf", "1e999", "1_000", "٣", "true", "null", "None", "a", "cat", "cat ",
+    "CAT", "a\nb", "a\r\nb", "tab\there", "é", "日本", "\u202etxt.exe", "\ufeffa", "\x00", "a\x00b", "\ud800", "😀",
+    "x" * 255, "x" * 5000, "..", "../a.png", "./a.png", "/", "/etc/passwd", "C:\\a\\a.png", "images\\a.png",
+    "a%20b.png", "a.png?x=1", "http://x/a.png", "a.PNG", "a", ".", "%s", "{}", "{0.__class__}", "<b>", "' or 1", "=1+1",
+    "con", "[1, 2]", "[[", "((", '"', "1.2.3", "4.123456789 5.123456789 6.123456789 7.123456789x",
 )  # fmt: skip
 ODD = (None, True, False, [], {}, [[]], [None], {"a": 1}, [1, 2, 3], "x", 3, 2.5)
 
