@@ -17,9 +17,9 @@ from .seeds import HEIGHT, WIDTH, encoded, npy_bytes
 _INTEGERS = tuple(n for n in NUMBERS if isinstance(n, int))
 _OTHER_FILES = (
     b"", b"\x00" * 100, b"<html><body>404</body></html>", b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic",
-    b"BM",    b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1", b"%PDF-1.4\n", b"PK\x03\x04", b"GIF89a", b"\xff\xd8\xff\xe0",
-    b"II*\x00", b"MM\x00*\x00\x00\x00\x08", b"\x93NUMPY", b"RIFF\x00\x00\x00\x00WEBP", b"version https://git-lfs", b"{}",
-    b"\x89PNG\r\n\x1a\n", b"P6 3 3 255\n", b"\x93NUMPY\x01\x00\xff\xff",
+    b"BM", b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1", b"%PDF-1.4\n", b"PK\x03\x04", b"GIF89a",
+    b"\xff\xd8\xff\xe0", b"II*\x00", b"MM\x00*\x00\x00\x00\x08", b"\x93NUMPY", b"RIFF\x00\x00\x00\x00WEBP", b"{}",
+    b"version https://git-lfs", b"\x89PNG\r\n\x1a\n", b"P6 3 3 255\n", b"\x93NUMPY\x01\x00\xff\xff",
 )  # fmt: skip
 _EXTRA_CHUNKS = (
     (b"tRNS", b"\x00" * 6),
@@ -31,7 +31,8 @@ _EXTRA_CHUNKS = (
 )
 _NPY_CHANGES = (
     ("(20", "(2000000000"), ("False", "True"), ("|u1", "|O"), ("|u1", "<U4"), ("|u1", "<c16"), ("30", "-30"),
-    ("30", "{"),    ("(20, 30", "(0, 30"), ("30", "("), ("'", '"""'), ("|u1", "<M8[ns]"), ("'<f4'", "[('a', '<f4')]"), ("(20", "(20, 1"),
+    ("30", "{"), ("(20, 30", "(0, 30"), ("30", "("), ("'", '"""'), ("|u1", "<M8[ns]"),
+    ("'<f4'", "[('a', '<f4')]"), ("(20", "(20, 1"),
 )  # fmt: skip
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "YCbCr", "LAB", "HSV")
 
