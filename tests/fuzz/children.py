@@ -23,7 +23,7 @@ import time
 from . import doors, inputs, judge
 
 SECONDS = 10  # of the processor, for a case
-WAITED = 60  # seconds on the clock, for a case that waits for something
+WAITED = 120  # seconds on the clock, for a case that waits for something
 MEMORY = 2 * 2**30  # resident bytes of a child
 _SPACE = 4 * 2**30  # address space: what numpy asks for at once
 _POLL = 0.05

