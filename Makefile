@@ -1,6 +1,6 @@
 # Needs only Python >= 3.10 and make. Everything is installed into .venv; nothing else is touched.
 #   make demo        generate shapes, train, measure AP, export, reload the export, draw   (< 5 minutes on 2 cores)
-#   make test        the tests on TensorFlow, the operators without native ones, torchvision's twin and the model on JAX
+#   make test        the tests on TensorFlow, torchvision's twin and the model on JAX
 #   make test-slow   the long ones: overfits real images, serves with clients
 #   make lint        ruff
 PYTHON ?= python3
@@ -13,6 +13,8 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # On JAX what is compared with torchvision's numbers runs with XLA's defaults, as users compile it. The rest compiles for
 # longer than it runs: half of the time goes without LLVM's optimiser.
 TWINS := $(addprefix tests/test_,torchvision_v1.py torchvision_v2.py ops_boxes.py ops_masks.py ops_nms.py ops_roi_align.py training.py)
+# Processes of one run compile the same steps: what one compiled, the next one reads.
+JAX := KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache
 QUICK_XLA := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 # Two stamps: the demo needs no test tools and no JAX.
 BASE := .venv/.base-installed
@@ -26,9 +28,8 @@ demo: $(BASE)
 
 test: $(DEV)
 	$(RUN) KERAS_BACKEND=tensorflow $(PYTEST) $(TWO) -m "not slow"
-	$(RUN) KERAS_BACKEND=tensorflow KERAS_MASKRCNN_NATIVE=0 $(PYTEST) -m "not slow" tests/test_ops_convolution.py tests/test_ops_roi_align.py
-	$(RUN) KERAS_BACKEND=jax $(PYTEST) $(TWO) -m "not slow and not tensorflow" $(TWINS)
-	$(RUN) KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_XLA)" $(PYTEST) $(TWO) -m "not slow and not tensorflow" $(TWINS:%=--ignore=%)
+	$(RUN) $(JAX) $(PYTEST) $(TWO) -m "not slow and not tensorflow" $(TWINS)
+	$(RUN) $(JAX) XLA_FLAGS="$(QUICK_XLA)" $(PYTEST) $(TWO) -m "not slow and not tensorflow" $(TWINS:%=--ignore=%)
 
 test-slow: $(DEV)
 	$(RUN) $(PYTEST) -m slow
@@ -51,4 +52,4 @@ $(DEV): $(BASE)
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .jax_cache

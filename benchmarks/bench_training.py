@@ -18,25 +18,29 @@ CASES = {
 }  # fmt: skip
 
 
-def ours(case):
-    """`train_on_batch` with masks of 112x112 cells in the frame of their boxes."""
-    import keras
-
+def ours_batch(count, height, width):
+    """A batch with masks of 112x112 cells in the frame of their boxes."""
     from keras_maskrcnn.geometry.mask_samples import sample_masks
 
-    height, width = case["image"]
-    boxes, labels, masks = twins.make_truth(case["batch"], height, width, OBJECTS)
-    windows = np.tile(np.array([0, 0, width, height], "float32"), (case["batch"], OBJECTS, 1))
-    rows = np.tile(np.arange(OBJECTS), (case["batch"], 1))
+    boxes, labels, masks = twins.make_truth(count, height, width, OBJECTS)
+    windows = np.tile(np.array([0, 0, width, height], "float32"), (count, OBJECTS, 1))
+    rows = np.tile(np.arange(OBJECTS), (count, 1))
     cells = np.asarray(sample_masks(masks.astype("float32"), windows, rows, boxes, 112))
-    batch = {
-        "images": twins.make_images(case["batch"], height, width),
-        "image_sizes": np.tile(np.array([height, width], "int32"), (case["batch"], 1)),
+    return {
+        "images": twins.make_images(count, height, width),
+        "image_sizes": np.tile(np.array([height, width], "int32"), (count, 1)),
         "gt_boxes": boxes,
         "gt_labels": (labels - 1).astype("int32"),
         "gt_masks": (cells >= 0.5).astype("uint8"),
-        "gt_valid": np.ones((case["batch"], OBJECTS), bool),
+        "gt_valid": np.ones((count, OBJECTS), bool),
     }
+
+
+def ours(case):
+    """`train_on_batch`."""
+    import keras
+
+    batch = ours_batch(case["batch"], *case["image"])
     model = twins.our_model(image_scale=1.0, trainable_layers=case["layers"])
     model.compile(keras.optimizers.SGD(1e-6, momentum=0.9))
     return lambda: model.train_on_batch(batch)

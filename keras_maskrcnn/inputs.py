@@ -36,6 +36,11 @@ def as_inputs(inputs, config):
             )
     images = inputs["images"]
     _check_images(images, config.num_channels)
+    if 0 in images.shape:
+        raise ValueError(
+            "`images` must hold at least one image, of at least one row and one column. "
+            f"Received shape {tuple(images.shape)}. Leave empty batches and images out."
+        )
     truth = {key: value for key, value in inputs.items() if key not in INPUTS}
     sizes = inputs["image_sizes"] if "image_sizes" in inputs else _whole_canvas(images)
     return {"images": images, "image_sizes": ops.cast(sizes, "int32")}, truth or None

@@ -17,6 +17,7 @@ whether trainable norms use the batch's statistics.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_maskrcnn import backend
@@ -107,8 +108,7 @@ class MaskRCNN(keras.Model):
         for head in self.branch_heads().values():
             head.build([(None, None, None, self.config.fpn_channels)] * 4)
         # Layers without weights count as built too, or Keras would run a batch through the model to build them.
-        for layer in (self.fpn.upsample, self.box_align):
-            layer.built = True
+        self.box_align.built = True
         self.built = True
 
     def compile(self, *args, **kwargs):
@@ -239,7 +239,8 @@ class MaskRCNN(keras.Model):
             if not self.config.mask_padding:
                 valid.append(None)
                 continue
-            inside = ops.repeat(valid_cells(level, image_sizes, stride)[..., None], len(cells), axis=-1)
+            inside = ops.expand_dims(valid_cells(level, image_sizes, stride), -1)
+            inside = ops.logical_and(inside, np.ones(len(cells), bool))  # for every anchor of a cell
             valid.append(ops.reshape(inside, (batch, -1)))
         return {"anchors": anchors, "anchors_valid": valid}
 

@@ -3,6 +3,7 @@
 Keras is imported late: the process that hands tests out to workers (pytest -n) starts them seconds sooner.
 """
 
+import contextlib
 import os
 import pathlib
 import random
@@ -126,6 +127,17 @@ def eager_steps(request):
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(params=["native", "stock"] if backend() == "tensorflow" else ["only"])
+def path(request):
+    """On TensorFlow a test runs twice: with native operators and with stock ones."""
+    from keras_maskrcnn.backend import operators, stock_operators
+
+    if request.param == "native" and not operators().startswith("native"):
+        pytest.skip("no native library: was there a compiler?")
+    with stock_operators() if request.param == "stock" else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

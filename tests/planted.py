@@ -53,7 +53,7 @@ def truncated(content, folder, image, annotation):
 
 def no_image(content, folder, image, annotation):
     (folder / image["file_name"]).write_text("<html>404 not found</html>")
-    return ["unreadable image", image["file_name"], "cannot identify"]
+    return ["unreadable image", image["file_name"], "cut off or damaged"]
 
 
 def missing(content, folder, image, annotation):

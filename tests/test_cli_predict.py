@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from known_answers import KnownModel, small_config
 from PIL import Image
 from pycocotools.coco import COCO
@@ -15,6 +16,7 @@ from reader_tools import HEIGHT, WIDTH, picture
 from keras_maskrcnn import cli
 from keras_maskrcnn.cli import predict
 from keras_maskrcnn.cli import results as result_files
+from keras_maskrcnn.data.images import decoding, limits
 from keras_maskrcnn.inference.predictor import Predictor
 
 BOXES = [(2, 2, 22, 22), (30, 5, 50, 35), (10, 10, 40, 30)]  # the object of the first, second and third image
@@ -54,21 +56,44 @@ def test_a_bad_file_is_listed_and_the_others_are_kept(folder, model, tmp_path, c
     told = capsys.readouterr()
     assert status == cli.CHECK_FAILED
     assert [result["file"].rsplit("/")[-1] for result in results] == ["a.png", "c.png", "d.png"]
-    assert "1 of 4 images failed" in told.err and "b.png" in told.err and "passed over 2 files" in told.out
+    assert "1 of 4 images failed" in told.err and "b.png: a PNG that is cut off or damaged" in told.err
+    assert "Passed over 2 files in" in told.out and "1 hidden, 1 of type .pdf." in told.out
     pictures = sorted(path.name for path in (tmp_path / "found").glob("*.png"))
     assert pictures == ["0000-a.png", "0002-c.png", "0003-d.png"]
 
 
 def test_other_errors_of_image_libraries_do_not_stop_it_either(folder, model, tmp_path, capsys, monkeypatch):
-    def read(path, *pixels):
-        if path.name == "b.png":
+    def read(opened, *indices, decode=decoding.read_picture):
+        if opened.path.name == "b.png":
             raise RuntimeError("decoder")
-        return picture(0)
+        return decode(opened, *indices)
 
-    monkeypatch.setattr("keras_maskrcnn.data.read_image", read)
+    monkeypatch.setattr("keras_maskrcnn.data.images.decoding.read_picture", read)
     status, results = run(folder, tmp_path / "found")
     assert status == cli.CHECK_FAILED and len(results) == 2
-    assert "b.png: it cannot be read: RuntimeError: decoder" in capsys.readouterr().err
+    assert "b.png: a PNG that is cut off or damaged (decoder)." in capsys.readouterr().err
+
+
+def test_images_that_a_model_cannot_take_are_named_with_the_remedy(folder, model, tmp_path, capsys):
+    infinite = np.full((HEIGHT, WIDTH), 40, np.float32)
+    infinite[5, 5] = np.inf
+    tifffile.imwrite(folder / "inf.tif", infinite)
+    tifffile.imwrite(folder / "unit.tif", np.full((HEIGHT, WIDTH), 0.5, np.float32))
+    status, results = run(folder, tmp_path / "found")
+    told = capsys.readouterr().err
+    assert status == cli.CHECK_FAILED and len(results) == 3 and "2 of 5 images failed" in told
+    assert "inf.tif with NaN or infinity. Replace them" in told
+    assert "unit.tif with floats up to 0.5. Multiply by 255 first" in told
+
+
+def test_names_of_any_length_and_larger_images_than_the_limit(folder, model, tmp_path, capsys, monkeypatch):
+    (folder / "a.png").rename(folder / f"{'ä' * 120}.png")
+    Image.fromarray(picture(0).repeat(2, axis=0)).save(folder / "scan.png")
+    monkeypatch.setenv(limits.SWITCH, str(HEIGHT * WIDTH))
+    status, results = run(folder, tmp_path / "found")
+    assert status == cli.CHECK_FAILED and len(results) == 3
+    assert "KERAS_MASKRCNN_MAX_PIXELS" in capsys.readouterr().err
+    assert f"0003-{'ä' * 75}.png" in {path.name for path in (tmp_path / "found").iterdir()}
 
 
 def test_results_are_there_while_it_goes_on(folder, model, tmp_path, monkeypatch):

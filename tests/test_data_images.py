@@ -136,7 +136,7 @@ def test_image_size_reads_the_header_and_exif(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ImageError, match=r"nothing\.png.*Check image_dir"):
+    with pytest.raises(ImageError, match=r"nothing\.png.*Check the folder of the images \(`?image_dir"):
         read_image(tmp_path / "nothing.png")
 
 

@@ -46,7 +46,7 @@ def test_dsb_faults_are_named_or_skipped(tmp_path):
     (tmp_path / "lost" / "masks").mkdir(parents=True)
     save_id(tmp_path, "torn", [])
     (tmp_path / "torn" / "images" / "torn.png").write_bytes(b"no image")
-    words = ["(20, 31)", "void", "lost", "one image is expected", "torn.png"]
+    words = ["20 x 31", "void", "lost", "one image is expected", "torn.png"]
     with pytest.raises(ValueError) as caught:
         DsbDataset(tmp_path)
     assert all(word in str(caught.value) for word in words)

@@ -11,6 +11,7 @@ import pytest
 from known_answers import KnownDataset, answers_from, small_config
 from PIL import Image
 
+from keras_maskrcnn.data import ArrayDataset
 from keras_maskrcnn.host import memory
 from keras_maskrcnn.runs import callbacks, experiment
 from keras_maskrcnn.runs.callbacks import BestCheckpoint, TimeBudget
@@ -42,6 +43,28 @@ class Line(keras.Model):
 
     def get_config(self):
         return {}
+
+
+def test_without_an_object_nothing_is_measured_and_no_epoch_is_best(tmp_path, caplog):
+    model, batches = line_and_data(KnownDataset([[]]))
+    black = ArrayDataset([np.zeros((20, 20, 3), np.uint8)], [[]])
+    with caplog.at_level(logging.INFO):
+        assert train_model(model, batches, black, tmp_path, epochs=2, verbose=1) == {}
+    assert (tmp_path / "last.keras").is_file() and (tmp_path / "index.html").is_file()
+    assert not (tmp_path / "best.keras").exists() and not (tmp_path / "metrics.json").exists()
+    assert "-1" not in (tmp_path / "metrics.csv").read_text().replace("e-1", "")
+    told = [record.getMessage() for record in caplog.records if "Average precision is undefined" in record.getMessage()]
+    assert len(told) == 1 and "Received 1 images with 0 objects" in told[0]
+
+
+def test_an_average_precision_of_minus_one_is_never_the_best(tmp_path):
+    model, _ = line_and_data()
+    best = BestCheckpoint(tmp_path / "best.keras")
+    best.set_model(model)
+    best.on_epoch_end(0, {"val_segm_AP": -1.0, "val_bbox_AP": -1.0})
+    assert not (tmp_path / "best.keras").exists() and best.best == -np.inf
+    best.on_epoch_end(1, {"val_segm_AP": 0.0})
+    assert (tmp_path / "best.keras").exists() and best.best == 0
 
 
 def line_and_data(dataset=None, **optimizer):

@@ -107,7 +107,7 @@ def test_parts_images_and_attributes_reach_the_reader(tmp_path):
     path = make_via(tmp_path / "via").rename(tmp_path / "moved.json")
     dataset = open_dataset(path, tmp_path / "via", attribute="kind", class_names=["dog", "cat"])
     check(dataset, {"b.png": [("cat", via.L_MASK), ("dog", box(30, 5, 50, 15))], "a.png": []}, tmp_path)
-    with pytest.raises(ValueError, match="`attribute` is only for VIA files. Received 'kind' with format yolo, "):
+    with pytest.raises(ValueError, match="attribute=... is only for VIA files. Received 'kind' with format yolo, "):
         open_dataset(tmp_path / "yolo", attribute="kind")
 
 
@@ -122,7 +122,7 @@ def test_what_no_format_fits_is_told_with_all_that_was_looked_for(tmp_path):
         open_dataset(tmp_path)
     with pytest.raises(ValueError, match="which does not exist"):
         open_dataset(tmp_path / "gone")
-    with pytest.raises(ValueError, match="`format` must be one of"):
+    with pytest.raises(ValueError, match="format=... must be one of"):
         open_dataset(tmp_path, format="coc")
     via.via1(tmp_path)
     via.via3(tmp_path, {})

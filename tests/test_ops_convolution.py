@@ -47,6 +47,7 @@ def direct_sum(features, kernel, bias, stride):
     return total + bias
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_convolution_equals_the_direct_sum(case, relu):
@@ -61,6 +62,7 @@ def test_convolution_equals_the_direct_sum(case, relu):
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max() + 1e-6)
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
 @pytest.mark.parametrize("case", CASES[:7], ids=IDS[:7])
 def test_gradients_equal_those_of_the_reference(case, relu):
@@ -83,6 +85,7 @@ def test_gradients_equal_those_of_the_reference(case, relu):
         np.testing.assert_allclose(ours, reference, atol=1e-5 * np.abs(reference).max())
 
 
+@pytest.mark.usefixtures("path")
 def test_a_kernel_that_shifts_moves_the_map_by_a_cell():
     """The tap at (0, 2) reads the cell above and to the right; zeros come in at the border."""
     features = np.random.default_rng(0).standard_normal((1, 9, 6, 16)).astype("float32")
@@ -94,6 +97,7 @@ def test_a_kernel_that_shifts_moves_the_map_by_a_cell():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(moved), expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("path")
 def test_no_images_are_no_work():
     nothing, kernel = np.zeros((0, 14, 14, 16), "float32"), keras.ops.ones((3, 3, 16, 32))
     (none,) = backend.convolve([nothing], kernel, np.ones(32, "float32"))

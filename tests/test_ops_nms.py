@@ -8,6 +8,7 @@ import pytest
 from backend_tools import compiled, to_numpy
 
 import keras_maskrcnn.ops as km_ops
+from keras_maskrcnn import backend
 from keras_maskrcnn.backend import generic
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "ops.npz")
@@ -115,6 +116,21 @@ def test_a_batch_of_two_is_two_batches_of_one():
     together = run(boxes, scores, classes=classes)
     for image in range(2):
         assert together[image] == run(boxes[image], scores[image], classes=classes[image])
+
+
+@pytest.mark.parametrize("sizes", [(300, 40, 7), (5, 5), (1, 260, 0, 30)])
+@pytest.mark.parametrize("most", [10, 1000])
+def test_levels_do_not_suppress_each_other(sizes, most):
+    rng = np.random.default_rng(3)
+    boxes, scores = clusters(rng, 2, sum(sizes))
+    valid = rng.random((2, sum(sizes))) > 0.2
+    most = min(most, sum(sizes))
+    levels = np.repeat(np.arange(len(sizes)), sizes)
+    nms = compiled(lambda *args: backend.non_max_suppression_by_level(args[0], args[1], sizes, 0.5, most, args[2]))
+    indices, keep = to_numpy(nms(boxes, scores, valid))
+    assert keep.shape == (2, most) and np.all(indices[~keep] == 0)
+    for i in range(2):
+        assert indices[i][keep[i]].tolist() == greedy(boxes[i], scores[i], 0.5, levels, valid[i])[:most]
 
 
 def test_padding_rows_change_nothing():

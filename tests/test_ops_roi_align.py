@@ -16,19 +16,7 @@ FEATURES = np.ascontiguousarray(GOLDEN["features_nchw"].transpose(0, 2, 3, 1))
 BOXES = GOLDEN["rois_batch_x1y1x2y2"][:, 1:]
 IMAGES = GOLDEN["rois_batch_x1y1x2y2"][:, 0].astype("int32")
 
-# On TensorFlow every test here runs on both paths, native and stock.
-PATHS = ["native", "stock"] if keras.backend.backend() == "tensorflow" else ["only"]
-
-
-@pytest.fixture(autouse=True, params=PATHS)
-def path(request):
-    if request.param == "stock":
-        with backend.stock_operators():
-            yield
-        return
-    if request.param == "native" and not backend.operators().startswith("native"):
-        pytest.skip("no native library: was there a compiler?")
-    yield
+pytestmark = pytest.mark.usefixtures("path")  # native and stock
 
 
 def ramp(height, width):
@@ -149,6 +137,26 @@ def test_training_form_equals_the_reference(aggregation):
         np.testing.assert_allclose(result, expected, atol=1e-4)
         for ours, theirs in zip(gradients, expected_gradients, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="two gradients exist on JAX alone: CPUs and accelerators")
+@pytest.mark.parametrize("ratio", [1, 2])
+def test_gradients_of_cpus_and_of_accelerators_are_equal(ratio):
+    from keras_maskrcnn.backend import generic
+    from keras_maskrcnn.backend import jax as operators
+
+    rng = np.random.default_rng(5)
+    pyramid = random_pyramid(rng, 2, 96, 128)
+    boxes = random_boxes(rng, 1, 30, 96, 128)[0]
+    images, levels = (keras.ops.cast(rng.integers(0, most, 30), "int32") for most in (2, 4))
+    frame = generic.box_frames(boxes, levels, [1 / 4, 1 / 8, 1 / 16, 1 / 32], False)
+    upstream = keras.ops.convert_to_tensor(rng.standard_normal((30, 7, 5, 3)).astype("float32"))
+    spread = [operators._spread_by_scatter, operators._spread_by_loop]
+    by_scatter, by_loop = (each((7, 5), ratio, pyramid, (frame, images, levels), upstream) for each in spread)
+    for level, scattered, looped in zip(pyramid, by_scatter, by_loop, strict=True):
+        assert scattered.shape == level.shape and scattered.dtype == level.dtype
+        np.testing.assert_allclose(scattered, looped, atol=1e-5)
+    assert max(np.abs(level).max() for level in by_loop) > 1
 
 
 def test_levels_of_the_paper():

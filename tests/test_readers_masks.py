@@ -130,7 +130,7 @@ def test_voc_faults_are_named(tmp_path):
         "nothing": ["object 2", "background or void"],
         "unknown": ["object 2", "'class 77'"],
         "image swapped": ["sides are swapped", "60 x 40"],
-        "lost": ["does not exist"],
+        "image 'lost'": ["does not exist"],
         "small": ["8 x 9", "40 x 60"],
         "half": ["SegmentationClass", "does not exist"],
         "torn": ["not a VOC annotation"],

@@ -191,7 +191,7 @@ def test_via_faults_are_named_with_file_and_region(tmp_path, name):
 def test_via_files_that_are_none_and_choices_that_are_open(tmp_path):
     save_image(tmp_path / "a.png")
     path = via2(tmp_path, [region(L_SHAPE, a="x", b="y")], {})
-    with pytest.raises(ValueError, match=r"\['a', 'b'\].*--class-attribute"):
+    with pytest.raises(ValueError, match=r"\['a', 'b'\].*Name it: attribute=\.\.\."):
         ViaDataset(path)
     with pytest.raises(ValueError, match=r"one of the region attributes \['a', 'b'\]. Received 'c'"):
         ViaDataset(path, attribute="c")

@@ -116,6 +116,26 @@ def test_where_predictions_depend_on_the_canvas_each_file_gets_its_own():
     assert GraphFunctions(make_model(norm="group")).one_by_one and not GraphFunctions(make_model()).one_by_one
 
 
+def test_a_batch_of_no_images_has_no_rows(model, served):
+    options = {name: np.zeros(0, dtype) for name, dtype in
+               (("score_threshold", "float32"), ("nms_threshold", "float32"), ("max_detections", "int32"))}  # fmt: skip
+    files, images = {"image_bytes": np.array([], object)}, {"images": np.zeros((0, 96, 128, 3), np.uint8)}
+    one = {"image_bytes": [encode(picture(96, 128))]}
+    for name, given, like in (
+        ("serving_default", images, {"images": picture(96, 128)[None]}),
+        ("serving_default", {"images": np.zeros((0, 0, 0, 3), np.uint8)}, {"images": picture(96, 128)[None]}),
+        ("serve_bytes", files, one),
+        ("serve_rle", files, one),
+        ("serve_bytes_options", files | options, one | {name: np.ones(1, o.dtype) for name, o in options.items()}),
+    ):
+        answer, other = served(name, **given), served(name, **like)
+        assert {key: value.shape for key, value in answer.items()} == {
+            key: (0, *value.shape[1:]) for key, value in other.items()
+        }, name
+    with pytest.raises(Exception, match="at least one row and one column"):
+        served("serving_default", images=np.zeros((2, 0, 128, 3), np.uint8))
+
+
 def test_options_act_on_the_nms_of_their_own_image(model, served):
     file = encode(picture(60, 80))
     found = [find(model, file)]

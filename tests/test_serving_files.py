@@ -11,7 +11,7 @@ from PIL import Image
 from keras_maskrcnn.data.images.reading import read_image
 
 tf = pytest.importorskip("tensorflow")
-from keras_maskrcnn.serving import images_in_graph  # noqa: E402  (needs TensorFlow)
+from keras_maskrcnn.serving import gif_in_graph, images_in_graph  # noqa: E402  (need TensorFlow)
 
 pytestmark = pytest.mark.tensorflow
 
@@ -74,6 +74,10 @@ FILES = {
     "png 16 bit gray, of which 12 are used": (encode(GRAY16 // 16), 0),
     "png 16 bit gray, of which 3 are used": (encode(GRAY16 // 8192), 0),
     "png 16 bit colour": (png((16, 2, 60), [row.astype(">u2").tobytes() for row in smooth(dtype=np.uint16)]), 0),
+    "png 16 bit colour and alpha": (
+        png((16, 6, 60), [row.astype(">u2").tobytes() for row in smooth(channels=4, dtype=np.uint16)]),
+        0,
+    ),
     "png one pixel": (encode(smooth(1, 1)), 0),
     "png 16 x 4000": (encode(smooth(16, 4000)), 0),
     "jpeg": (encode(RGB, "JPEG", quality=95), 0),
@@ -152,6 +156,10 @@ def bad_files():
     flipped[60] ^= 0xFF
     huge = bytearray(plain)
     huge[16:24] = struct.pack(">II", 60_000, 60_000)
+    gif = encode(PALETTE, "GIF")
+    start_of_frame = gif.index(b"\x2c" + struct.pack("<HHHH", 0, 0, 60, 40))
+    text = b"zTXt" + b"a\0\0" + zlib.compress(bytes(9))
+    text = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
     start = jpeg.index(b"\xff\xc0")  # start of frame: length, precision, height, width
     huge_jpeg = jpeg[: start + 5] + struct.pack(">HH", 65_000, 65_000) + jpeg[start + 9 :]
     return {
@@ -166,6 +174,15 @@ def bad_files():
         "png that claims to be gigabytes": bytes(huge),
         "jpeg that claims to be gigabytes": huge_jpeg,
         "gif that claims to be gigabytes": b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + encode(PALETTE, "GIF")[10:],
+        "gif without a frame": encode(PALETTE, "GIF")[:13] + b";",
+        "gif whose frame claims to be gigabytes": gif.replace(struct.pack("<HH", 60, 40), b"\xff" * 4),
+        "gif of parts without end": gif[:start_of_frame]
+        + b"\x21\xfe"
+        + b"\1a" * 200_000
+        + b"\0"
+        + gif[start_of_frame:],
+        "jpeg of a million scans": jpeg[:-2] + jpeg[jpeg.index(b"\xff\xda") : -2] * 200 + jpeg[-2:],
+        "png of many texts": plain[:33] + text * 60 + plain[33:],
         "bmp of 4 bits": b"BM" + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 9, 9, 1, 4, 0, 0, 0, 0, 0, 0) + bytes(99),
         "compressed bmp": b"BM"
         + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 9, 9, 1, 8, 1, 0, 0, 0, 0, 0)
@@ -196,6 +213,18 @@ def test_a_bad_file_says_so_and_leaves_the_others_of_its_batch_alone(read_batch)
 def test_a_batch_of_bad_files_alone_is_answered_too(read_batch):
     batch = read_batch([b"", b"GIF89a"])
     assert not batch["image_sizes"].numpy().any() and all(batch["problems"].numpy())
+
+
+def test_of_a_gif_only_the_first_frame_is_unpacked(decode, monkeypatch):
+    gif = encode(PALETTE, "GIF")
+    frames = gif[13 + 3 * 2 ** ((gif[10] & 7) + 1) : -1]
+    many = gif[:-1] + frames * 3000 + b";"
+    first, sides = gif_in_graph.first_frame(tf.constant(many))
+    assert first.numpy() == gif and sides.numpy().tolist() == [60, 40]
+    np.testing.assert_array_equal(decode(many).numpy(), read_image(gif))
+    comment = b"\x21\xfe\x03abc\x02de\0"
+    first, _ = gif_in_graph.first_frame(tf.constant(many[: -len(frames) * 3000 - 1] + comment + frames + b";"))
+    assert first.numpy() == gif  # what follows the frame is cut off
 
 
 def test_resizing_is_the_predictors(decode):

@@ -7,6 +7,7 @@ operators that were measured to be faster. `ops.py`, `roi_align.py` and the stag
 import contextlib
 
 import keras
+from keras import ops
 
 from keras_maskrcnn.backend import generic, runtime
 
@@ -19,15 +20,19 @@ else:
     chosen = generic
 
 convolve = getattr(chosen, "convolve", generic.convolve)
+apply_relu = getattr(chosen, "apply_relu", ops.relu)
 multilevel_roi_align = chosen.multilevel_roi_align
 trainable_multilevel_roi_align = chosen.trainable_multilevel_roi_align
 non_max_suppression = chosen.non_max_suppression
+non_max_suppression_by_level = chosen.non_max_suppression_by_level
 
 SUPPORTS_JIT = runtime.SUPPORTS_JIT
 HAS_FUSED_BATCH_NORM = runtime.HAS_FUSED_BATCH_NORM
 FOLDS_NORMS = runtime.FOLDS_NORMS
 fused_batch_norm = getattr(runtime, "fused_batch_norm", None)
 smaller = runtime.smaller
+gather_each = runtime.gather_each
+upsample_twice = runtime.upsample_twice
 trim_to_valid = runtime.trim_to_valid
 pad_columns = runtime.pad_columns
 pad_to_multiple = runtime.pad_to_multiple

@@ -8,16 +8,18 @@ check the arguments.
 import numpy as np
 from keras import ops
 
-from keras_maskrcnn.backend.tiled_nms import non_max_suppression
+from keras_maskrcnn.backend.tiled_nms import non_max_suppression, non_max_suppression_by_level
 from keras_maskrcnn.geometry import bilinear
 
 __all__ = [
     "aggregate",
+    "bin_taps",
     "box_frames",
     "flatten_pyramid",
     "map_sizes",
     "multilevel_roi_align",
     "non_max_suppression",
+    "non_max_suppression_by_level",
     "pool_by_gathers",
     "trainable_multilevel_roi_align",
 ]
@@ -182,21 +184,31 @@ def pool_by_gathers(pyramid, frame, box_batch, levels, output_size, ratio):
     Returns:
         float32 (R, h, w, C).
     """
-    y, x, height, width = frame
     cells = flatten_pyramid(pyramid)
+    total = 0.0
+    for places, weights in bin_taps(pyramid, frame, box_batch, levels, output_size, ratio):
+        values = ops.take(cells, places, axis=0)
+        total = total + weights[..., None] * ops.cast(values, "float32")
+    return total
+
+
+def bin_taps(pyramid, frame, box_batch, levels, output_size, ratio):
+    """The cells that bins read and their weights; arguments as for `pool_by_gathers`.
+
+    Yields:
+        places int32 (R, h, w), rows of the table of `flatten_pyramid`, and weights float32 (R, h, w): the four cells
+        next to each of ratio^2 points.
+    """
+    y, x, height, width = frame
     heights, widths, offsets = map_sizes(pyramid)
     own_height, own_width = ops.take(heights, levels), ops.take(widths, levels)
     first = ops.take(offsets, levels) + ops.cast(box_batch, "int32") * own_height * own_width
     y_taps = _axis_taps(y, height, own_height, output_size[0], ratio)
     x_taps = _axis_taps(x, width, own_width, output_size[1], ratio)
-    total = 0.0
     for rows, row_weights in y_taps:
         rows = first[:, None] + rows * own_width[:, None]
         for columns, column_weights in x_taps:
-            values = ops.take(cells, rows[:, :, None] + columns[:, None, :], axis=0)
-            weights = row_weights[:, :, None] * column_weights[:, None, :]
-            total = total + weights[..., None] * ops.cast(values, "float32")
-    return total
+            yield rows[:, :, None] + columns[:, None, :], row_weights[:, :, None] * column_weights[:, None, :]
 
 
 def _axis_taps(start, length, extent, bins, ratio):

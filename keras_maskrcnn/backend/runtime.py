@@ -17,6 +17,17 @@ def smaller(a, b):
     return min(a, b)
 
 
+def gather_each(values, rows, axis=1):
+    """Entries of each image: those of `values` (B, ..., N, ...) at int `rows` (B, R) along `axis`: (B, ..., R, ...)."""
+    rows = ops.expand_dims(rows, [other for other in range(1, len(values.shape)) if other != axis])
+    return ops.take_along_axis(values, rows, axis=axis)
+
+
+def upsample_twice(features):
+    """Each cell of (B, h, w, C) four times: (B, 2h, 2w, C)."""
+    return ops.repeat(ops.repeat(features, 2, axis=1), 2, axis=2)
+
+
 def trim_to_valid(valid, *arrays):
     """Drop the columns after the last valid one of the batch. Here sizes are fixed, so nothing is dropped.
 

@@ -278,6 +278,13 @@ def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, vali
     return _best_kept(scores, keep(boxes, scores, iou_threshold, max_outputs, classes, valid), max_outputs)
 
 
+def non_max_suppression_by_level(boxes, scores, sizes, iou_threshold, max_outputs, valid):
+    """NMS of each level by itself: a level counts as a class. As `generic.non_max_suppression_by_level`."""
+    levels = tf.concat([tf.fill([size], number) for number, size in enumerate(sizes)], axis=0)
+    levels = tf.broadcast_to(levels, tf.shape(scores))
+    return non_max_suppression(boxes, scores, iou_threshold, max_outputs, levels, valid)
+
+
 def _keep_by_nms(boxes, scores, iou_threshold, max_outputs, classes, valid):
     """The boxes that greedy NMS keeps, bool (B, N): one call for each image and class that has boxes."""
     num_images, num_boxes = tf.shape(scores)[0], tf.shape(scores)[1]

@@ -46,6 +46,41 @@ def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, vali
     return _first_kept(order, kept, max_outputs)
 
 
+def non_max_suppression_by_level(boxes, scores, sizes, iou_threshold, max_outputs, valid):
+    """NMS of each level of a pyramid by itself, and the best of what all levels keep.
+
+    The levels stand side by side in the batch: one NMS instead of one for each level.
+
+    Args:
+        boxes: float32 (B, N, [x1, y1, x2, y2]), level after level. scores: float32 (B, N).
+        sizes: ints, the number of boxes of each level; their sum is N.
+        iou_threshold, max_outputs: as in `non_max_suppression`; the threshold is a number.
+        valid: bool (B, N).
+
+    Returns:
+        As `non_max_suppression`.
+    """
+    most = max(sizes)
+    starts = np.cumsum([0, *sizes[:-1]])
+
+    def side_by_side(rows):
+        levels = [rows[:, start : start + size] for start, size in zip(starts, sizes, strict=True)]
+        beyond = [[0, 0]] * (len(rows.shape) - 2)
+        levels = [ops.pad(level, [[0, 0], [0, most - level.shape[1]], *beyond]) for level in levels]
+        return ops.reshape(ops.stack(levels, axis=1), (-1, most, *rows.shape[2:]))
+
+    own = [side_by_side(rows) for rows in (boxes, scores, ops.cast(valid, "int32"))]
+    indices, keep = non_max_suppression(own[0], own[1], iou_threshold, most, None, own[2] > 0)
+    best = ops.where(keep, ops.take_along_axis(own[1], indices, axis=1), -np.inf)
+    # Back from (B * levels, most) to (B, levels * most), and to the places in the arrays of all levels.
+    best = ops.reshape(best, (-1, most * len(sizes)))
+    places = ops.reshape(indices, (-1, len(sizes), most)) + starts[None, :, None].astype("int32")
+    best, order = ops.top_k(best, min(max_outputs, most * len(sizes)))
+    keep = best > -np.inf
+    places = ops.take_along_axis(ops.reshape(places, (-1, most * len(sizes))), order, axis=1)
+    return ops.where(keep, places, 0), keep
+
+
 def _pad_to_tiles(boxes, scores, classes):
     """Add rows that are never kept, to get a whole number of tiles and at least one row."""
     num_boxes = scores.shape[1]

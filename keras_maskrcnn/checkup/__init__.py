@@ -1,7 +1,8 @@
 """Check a dataset before training: faults, statistics and a proposed config.
 
-Reading order: inspection.py (the pass over the images), findings.py (checks per object), anchor_recall.py, pixels.py,
-proposal.py, report.py (everything as one dictionary). Called by `keras-maskrcnn check-data` and `train --auto`.
+Reading order: inspection.py (the pass over the images), findings.py (checks per object), files.py (checks of files),
+anchor_recall.py, pixels.py, proposal.py, report.py (everything as one dictionary). Called by
+`keras-maskrcnn check-data` and `train --auto`.
 """
 
 from keras_maskrcnn.checkup.inspection import inspect_dataset

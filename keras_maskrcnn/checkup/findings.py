@@ -13,6 +13,7 @@ from keras_maskrcnn.data.records import Polygons
 ERROR, WARNING, NOTE = "error", "warning", "note"
 TWICE_IOU = 0.9  # IoU above which two masks count as one object annotated twice
 _BOX_IOU = 0.5  # IoU below which a stated box does not belong to its mask
+_AREA_RATIO = 2  # between a stated area and the mask's, besides what the border's pixels explain
 _BEYOND = 1.5  # pixels: annotation tools let outlines exceed the image by this much
 
 
@@ -56,6 +57,7 @@ def examine_objects(record, position, names):
         if isinstance(instance.mask, Polygons):
             found += _outline_findings(instance.mask, size)
         found += _box_findings(instance)
+        found = found or _area_findings(instance, area)  # an outline that is in doubt already explains its area
         findings += [Finding(severity, kind, where, message, position) for severity, kind, message in found]
     for first, second, overlap in _twice(record.instances, windows, areas):
         a, b = record.instances[first], record.instances[second]
@@ -122,6 +124,12 @@ def side(begin, end, point):
     )
 
 
+def box_areas(record):
+    """Pixels of the objects' boxes: int (n,). Instead of the areas of masks that cannot be made."""
+    boxes = np.array([instance.box for instance in record.instances], float).reshape(-1, 4)
+    return np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).astype(np.int64)
+
+
 def _no_pixel(instance):
     x1, y1, x2, y2 = instance.box.tolist()
     message = f"no pixel is inside its outline of {x2 - x1:.2f} x {y2 - y1:.2f} pixels. Outline it again or remove it."
@@ -145,7 +153,40 @@ def _outline_findings(mask, size):
             text = f"its outline crosses itself: sides {crossing[0]} and {crossing[1]} of {len(part)}, near "
             found.append((WARNING, "outline crosses itself", f"{text}({x:.0f}, {y:.0f}). Draw it again."))
             break
-    return found
+    return found + _nested_findings(mask.parts)
+
+
+def _nested_findings(parts):
+    """Finding about a part inside another part, which tools write for a hole."""
+    if len(parts) < 2:
+        return []
+    low, high = (np.array([edge(part, axis=0) for part in parts]) for edge in (np.min, np.max))
+    inside = (low[:, None] >= low[None]).all(-1) & (high[:, None] <= high[None]).all(-1)
+    for inner, outer in zip(*np.nonzero(inside & ~np.eye(len(parts), dtype=bool)), strict=True):
+        if points_inside(parts[inner], parts[outer]).all():
+            message = (
+                f"its part {inner + 1} of {len(parts)} lies inside part {outer + 1}, where it changes nothing. "
+                "Polygons in COCO's format have no holes: store a mask with a hole as run lengths, or remove the part."
+            )
+            return [(WARNING, "part inside a part", message)]
+    return []
+
+
+def points_inside(points, polygon):
+    """Whether points are inside a polygon, by the number of its sides that a line from each point to the left crosses.
+
+    Args:
+        points: float (n, [x, y]). polygon: float (k, [x, y]).
+
+    Returns:
+        bool (n,).
+    """
+    begin, end = polygon, np.roll(polygon, -1, axis=0)
+    x, y = points[:, None, 0], points[:, None, 1]
+    spans = (begin[:, 1] <= y) != (end[:, 1] <= y)
+    with np.errstate(divide="ignore", invalid="ignore"):  # level sides span nothing
+        at = begin[:, 0] + (y - begin[:, 1]) / (end[:, 1] - begin[:, 1]) * (end[:, 0] - begin[:, 0])
+    return (spans & (at < x)).sum(axis=1) % 2 == 1
 
 
 def _box_findings(instance):
@@ -159,6 +200,21 @@ def _box_findings(instance):
     given = [round(value, 1) for value in instance.stated_box]
     message = f"`bbox` {given} and its mask's box {instance.box.tolist()} [x1, y1, x2, y2] share {overlap:.0%}. "
     return [(WARNING, "bbox does not fit the mask", f"{message}Training uses the mask. Check both.")]
+
+
+def _area_findings(instance, pixels):
+    """Finding about a stated area that is far from the mask's: COCO's figures by size depend on it."""
+    if instance.area is None:
+        return []
+    x1, y1, x2, y2 = instance.box.tolist()
+    border = x2 - x1 + y2 - y1  # outline and pixels differ by about half a pixel along the border
+    if pixels / _AREA_RATIO - border <= instance.area <= pixels * _AREA_RATIO + border:
+        return []
+    message = (
+        f"`area` is {instance.area:g}, its mask has {pixels} pixels. COCO's figures for small, medium and large "
+        "objects use `area`. Correct it, or leave it out: then the mask's is used."
+    )
+    return [(WARNING, "area does not fit the mask", message)]
 
 
 def box_iou(first, second):

@@ -10,20 +10,18 @@ import pathlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
 
-from keras_maskrcnn.checkup.findings import ERROR, NOTE, WARNING, Finding, examine_objects, name_of
+from keras_maskrcnn.checkup.files import file_findings, header_findings, some
+from keras_maskrcnn.checkup.findings import ERROR, NOTE, WARNING, Finding, box_areas, examine_objects, name_of
 from keras_maskrcnn.checkup.pixels import measure, pixel_findings
+from keras_maskrcnn.data.coco_output import is_file
 from keras_maskrcnn.data.duplicates import NEAR_BITS, near_pairs, perceptual_hash
 from keras_maskrcnn.data.images.reading import ImageError, stored_image
 from keras_maskrcnn.data.images.showing import picture_of
 from keras_maskrcnn.data.learnable import nothing_to_learn
-from keras_maskrcnn.data.readers.folders import image_files
 from keras_maskrcnn.data.records import size_message
 
-_LISTED = 5  # largest number of file names in a message
 _BLOCK = 2**22  # bytes read at once
-_ORIENTATION = 0x0112  # EXIF tag; 1 means upright
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +95,9 @@ def inspect_dataset(dataset, workers=None, progress=None):
         pixels,
     )
     findings += pixel_findings(pixels, [name_of(record) for record in dataset.records])
-    findings += _copies(inspection) + _class_findings(inspection) + _unlisted(dataset) + _nothing_to_learn(inspection)
+    findings += (
+        _copies(inspection) + _class_findings(inspection) + file_findings(dataset) + _nothing_to_learn(inspection)
+    )
     return inspection
 
 
@@ -118,36 +118,46 @@ def leaks(train, val):
         if first < offset <= second:
             message = f"it is {how} {name_of(records[first])} of the training part. Keep both in the same part."
             found.append(Finding(WARNING, "copy in both parts", name_of(records[second]), message, second - offset))
-    missing = sorted(set(val.labels.tolist()) - set(train.labels.tolist()))
-    for label in missing:
-        name = val.dataset.class_names[label]
-        message = "is in the validation part but not in the training part, so it cannot be learned. Split again."
-        found.append(Finding(WARNING, "class without training data", f"class {name!r}", message))
-    return found
+    return found + _classes_of_one_part(train, val)
+
+
+def _classes_of_one_part(train, val):
+    """Findings about classes with objects, other than crowd regions, in the training or the validation part alone."""
+    names = val.dataset.class_names
+    used = [set(part.labels[~part.crowd].tolist()) for part in (train, val)]
+    unlearned = (
+        "class without training data",
+        "is in the validation part but not in the training part, so it cannot be learned. Split again.",
+    )
+    unmeasured = (
+        "class without validation data",
+        "is in the training part but not in the validation part, so its accuracy is not measured. Split again.",
+    )
+    return [
+        Finding(WARNING, kind, f"class {names[label]!r}", message)
+        for labels, (kind, message) in ((used[1] - used[0], unlearned), (used[0] - used[1], unmeasured))
+        for label in sorted(labels)
+    ]
 
 
 def _examine(dataset, position):
     """(findings, areas, digest, perceptual hash, Pixels) of one image."""
     record = dataset[position]
-    found, areas = examine_objects(record, position, dataset.class_names)
     try:
         digest, image, bits = _read(record)
     except (ImageError, OSError) as error:
-        return (
-            [Finding(ERROR, "unreadable image", name_of(record), str(error), position), *found],
-            areas,
-            *(None, None, None),
-        )
+        found, areas = examine_objects(record, position, dataset.class_names)
+        unreadable = Finding(ERROR, "unreadable image", name_of(record), str(error), position)
+        return [unreadable, *found], areas, None, None, None
+    headers = header_findings(record, position, image.pixels.shape[2])
     stated, size = (record.height, record.width), image.pixels.shape[:2]
-    if size != stated:
+    if size != stated:  # masks of the stated size could be of any size
         message = size_message(name_of(record), dataset.name, stated, size)
         swapped = "sides swapped" if size == stated[::-1] else "wrong size"
-        found.insert(0, Finding(ERROR, f"image of another size: {swapped}", name_of(record), message, position))
-    turn = _turn(record)
-    if turn != 1:
-        message = f"orientation {turn}: it is rotated when read. Check that its objects were drawn on the rotated one."
-        found.insert(0, Finding(NOTE, "EXIF turn", name_of(record), message, position))
-    return found, areas, digest, bits, measure(image)
+        wrong = Finding(ERROR, f"image of another size: {swapped}", name_of(record), message, position)
+        return [*headers, wrong], box_areas(record), digest, bits, measure(image)
+    found, areas = examine_objects(record, position, dataset.class_names)
+    return [*headers, *found], areas, digest, bits, measure(image)
 
 
 def _read(record):
@@ -164,16 +174,6 @@ def _read(record):
     return digest.hexdigest(), image, perceptual_hash(picture_of(image))
 
 
-def _turn(record):
-    if not isinstance(record.source, (str, pathlib.Path)):
-        return 1
-    try:
-        with Image.open(record.source) as image:
-            return image.getexif().get(_ORIENTATION, 1)
-    except (OSError, SyntaxError):
-        return 1  # a TIFF that only scikit-image reads; these are not photos
-
-
 def _copy_pairs(digests, hashes):
     """(i, j, how) of images that are identical or look the same, i < j. Exact copies appear in one pair each."""
     known = [k for k, bits in enumerate(hashes) if bits is not None]
@@ -186,11 +186,16 @@ def _copies(inspection):
     """Findings about copies within a dataset: each copy once, with the first image that it equals."""
     records, told, found = inspection.dataset.records, set(), []
     for first, second, how in sorted(_copy_pairs(inspection.digests, inspection.hashes)):
-        if second not in told:
+        same_file = is_file(records[first]) and _path(records[first]) == _path(records[second])
+        if second not in told and not same_file:  # listed twice: a finding of its own
             told.add(second)
             message = f"it is {how} {name_of(records[first])}. Remove one, or keep both in the same part of a split."
             found.append(Finding(WARNING, "image twice", name_of(records[second]), message, second))
     return found
+
+
+def _path(record):
+    return os.path.abspath(record.source) if is_file(record) else None
 
 
 def _class_findings(inspection):
@@ -198,7 +203,7 @@ def _class_findings(inspection):
     names = [name for name, count in zip(inspection.dataset.class_names, counts, strict=True) if count == 0]
     if not names:
         return []
-    message = f"{len(names)} of {len(counts)} classes have no object: {_some(names)}. Remove them, or annotate some."
+    message = f"{len(names)} of {len(counts)} classes have no object: {some(names)}. Remove them, or annotate some."
     return [Finding(NOTE, "class without object", inspection.dataset.name, message)]
 
 
@@ -214,23 +219,3 @@ def _nothing_to_learn(inspection):
         "every object is a crowd region (iscrowd = 1), which training ignores. Set iscrowd to 0 for single objects."
     )
     return [Finding(WARNING, "class with crowd regions alone", f"class {name!r}", message) for name in names]
-
-
-def _unlisted(dataset):
-    """Finding about image files in the dataset's folders that it does not list."""
-    listed = {os.path.abspath(r.source) for r in dataset.records if isinstance(r.source, (str, pathlib.Path))}
-    folders = sorted({os.path.dirname(path) for path in listed})
-    mentioned = " ".join(f"{fault.where} {fault.problem}" for fault in dataset.faults)
-    there = [str(file) for folder in folders for file in image_files(folder)]
-    missing = [path for path in there if path not in listed and os.path.basename(path) not in mentioned]
-    if not missing:
-        return []
-    message = (
-        f"{len(missing)} images in its folders are not listed: {_some(os.path.basename(path) for path in missing)}."
-    )
-    return [Finding(NOTE, "images without entry", dataset.name, message)]
-
-
-def _some(names):
-    names = list(names)
-    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")

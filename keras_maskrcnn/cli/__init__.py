@@ -7,14 +7,17 @@ are in `train.py`, `preview.py`, `predict.py`, `export.py` and `data.py`. Import
 
 import argparse
 import collections.abc
+import contextlib
 import pathlib
 import sys
 import typing
+import warnings
 
 from keras_maskrcnn.cli import data, export, predict, preview, train
 from keras_maskrcnn.cli.options import CHECK_FAILED, MISTAKE, SUCCESS, positive
 from keras_maskrcnn.cli.settling import settle
-from keras_maskrcnn.host.messages import messages_shown
+from keras_maskrcnn.cli.words import WORDS
+from keras_maskrcnn.host.messages import in_words, messages_shown
 
 DEMO_AP50, DEMO_BOX_ERROR, DEMO_SCORE_ERROR = 0.80, 1e-3, 1e-5  # limits that a working installation keeps
 
@@ -55,13 +58,15 @@ def main(argv=None, prepare_models=None):
     """
     args = build_parser().parse_args(argv)
     command = next(command for command in _COMMANDS if command.name == args.command)
+    _accept_all_names()
     try:
-        if command.settle is not None:
-            args = command.settle(args)
-        if command.uses_models and prepare_models is not None:
-            prepare_models()
-        with messages_shown():
-            return command.run(args)
+        with in_words(WORDS), _plain_warnings():
+            if command.settle is not None:
+                args = command.settle(args)
+            if command.uses_models and prepare_models is not None:
+                prepare_models()
+            with messages_shown():
+                return command.run(args)
     except (ValueError, OSError, ImportError) as error:  # raised for the user's mistakes
         if args.debug:
             raise
@@ -70,6 +75,29 @@ def main(argv=None, prepare_models=None):
     except KeyboardInterrupt:
         print("\nstopped; all files written so far are complete", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _plain_warnings():
+    """Show warnings to users as sentences, without the line of code that they come from."""
+    before = warnings.formatwarning
+
+    def format_one(message, category, *place):
+        own = issubclass(category, UserWarning)
+        return f"warning: {message}\n" if own else before(message, category, *place)
+
+    warnings.formatwarning = format_one
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _accept_all_names():
+    """Let the screen show names that its encoding lacks, escaped: file names that are not UTF-8, or Japanese ones."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def build_parser():

@@ -8,9 +8,19 @@ import shlex
 import sys
 
 from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, add_options, seed
-from keras_maskrcnn.cli.sources import CLASS_ATTRIBUTE, FORMAT, READING, inspect_source, open_source, unused_in_both
+from keras_maskrcnn.cli.sources import (
+    CLASS_ATTRIBUTE,
+    FORMAT,
+    READING,
+    SKIP_FAULTY,
+    inspect_source,
+    open_source,
+    unused_in_both,
+)
+from keras_maskrcnn.host.messages import in_words
 
 FEW_IMAGES = 5000  # with fewer, the proposed command starts from COCO's weights
+_NOT_OF_ENTRIES = ("nothing to learn", "other classes in validation")  # errors that --skip-faulty does not help with
 
 
 def _source_arguments(command):
@@ -123,6 +133,7 @@ def check(args):
     import time
 
     from keras_maskrcnn import checkup
+    from keras_maskrcnn.checkup.findings import ERROR
     from keras_maskrcnn.host.files import write_json
 
     started = time.monotonic()
@@ -131,14 +142,13 @@ def check(args):
     report = checkup.make_report(train, checkup.propose(train), extra, time.monotonic() - started)
     output = pathlib.Path(args.output)
     write_json(output / "report.json", report)
-    command = _training_command(args, output / "report.json")
-    if len(train.dataset) < FEW_IMAGES:
-        command += " --weights coco"  # too few to train random weights
+    errors = [finding for finding in report["findings"] if finding["severity"] == ERROR]
+    command = _training_command(args, output / "report.json", len(train.dataset), errors)
     checkup.write_page(report, train.dataset, output / "index.html", command)
     print(_summary(report))
-    print(f"wrote {output / 'index.html'} and {output / 'report.json'}; train with: {command}")
-    faulty = any(finding["severity"] == "error" for finding in report["findings"])
-    return CHECK_FAILED if faulty else SUCCESS
+    then = "mend the errors, then train" if errors else "train"
+    print(f"wrote {output / 'index.html'} and {output / 'report.json'}; {then} with: {command}")
+    return CHECK_FAILED if errors else SUCCESS
 
 
 def _val_findings(args, train):
@@ -150,7 +160,8 @@ def _val_findings(args, train):
     names = train.dataset.class_names
     classes = {"class_names": names if is_named(names) else None, "category_ids": train.dataset.category_ids}
     try:
-        val = inspect_source(args, args.val, args.val_images, "val", **classes)
+        with in_words({"image_dir": "--val-images"}):
+            val = inspect_source(args, args.val, args.val_images, "val", **classes)
     except ClassesDiffer as error:
         return [Finding(ERROR, "other classes in validation", f"validation: {args.val}", str(error))]
     unused = unused_in_both(train.dataset, val.dataset)
@@ -159,12 +170,17 @@ def _val_findings(args, train):
     return [*(_of_val(finding) for finding in val.findings), *left_out, *leaks(train, val)]
 
 
-def _training_command(args, report):
-    """The command that trains with a report's proposal."""
+def _training_command(args, report, num_images, errors):
+    """The command that trains with a report's proposal: with the options that reading the data needed, too."""
     words = ["keras-maskrcnn", "train", "--config", str(report)]
     for prefix, source, images in (("", args.source, args.images), ("val-", args.val or "VALIDATION", args.val_images)):
         words += [f"--{prefix}images", images or source]
         words += [f"--{prefix}annotations", source] if images else []
+    for option in (FORMAT, CLASS_ATTRIBUTE):
+        value = getattr(args, option.name)
+        words += [] if value is None else [option.flag, value]
+    words += [SKIP_FAULTY.flag] if any(finding["kind"] not in _NOT_OF_ENTRIES for finding in errors) else []
+    words += ["--weights", "coco"] if num_images < FEW_IMAGES else []  # too few to train random weights
     return shlex.join(words)
 
 

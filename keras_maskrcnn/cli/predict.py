@@ -23,11 +23,15 @@ def evaluate_arguments(command):
 
 def evaluate(args):
     """Measure COCO AP."""
+    from keras_maskrcnn.data.learnable import nothing_to_learn
     from keras_maskrcnn.evaluation import evaluate_coco, format_metrics
     from keras_maskrcnn.host.files import write_json
 
     model = load_model(args.model)
     dataset = open_dataset(args, args.images, args.annotations, "val", model.config)
+    problem = nothing_to_learn(dataset)
+    if problem:
+        raise ValueError(f"Without objects to find, average precision is undefined. {problem}")
     metrics = evaluate_coco(model, dataset, args.max_detections, verbose=1)
     print(format_metrics(metrics))
     if args.json:
@@ -87,6 +91,7 @@ def check_predict(args):
 
 def predict(args):
     """Find instances; write pictures and COCO results. The status says if an image could not be read."""
+    from keras_maskrcnn.data import read_image
     from keras_maskrcnn.host.progress import progress_bar
 
     predictor = _predictor(args)
@@ -96,7 +101,7 @@ def predict(args):
     with ResultFiles(args.output, predictor.config, args.known) as files:
         for i, path in enumerate(args.images):
             try:
-                image = _read(path, pixels)
+                image = read_image(path, *pixels)
                 found = predictor(image)
             except (ValueError, MemoryError) as error:
                 failures.append(f"{path}: {str(error) or type(error).__name__}")
@@ -107,18 +112,6 @@ def predict(args):
     if failures:
         print(f"{len(failures)} of {len(args.images)} images failed:", *failures, sep="\n  ", file=sys.stderr)
     return CHECK_FAILED if failures else SUCCESS
-
-
-def _read(path, pixels):
-    """Read an image. Whatever an image library raises for a bad file becomes an ImageError."""
-    from keras_maskrcnn.data import ImageError, read_image
-
-    try:
-        return read_image(path, *pixels)
-    except ImageError:
-        raise
-    except Exception as error:  # libraries raise many kinds, and the other images must go on
-        raise ImageError(f"it cannot be read: {type(error).__name__}: {error}. Export or download it again.") from error
 
 
 def _predictor(args):

@@ -9,6 +9,7 @@ Every file is replaced as a whole, detections.json after each image, or less oft
 """
 
 import dataclasses
+import os
 import pathlib
 import time
 import warnings
@@ -16,6 +17,7 @@ import warnings
 RESULTS, IMAGES = "detections.json", "images.json"
 _SHARE = 20  # writing the results takes at most one part in so many of the time
 _LISTED = 5  # names in a message
+_STEM_BYTES = 150  # of an image's name, in the name of its picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,9 @@ class ResultFiles:
 
         picture = Image.fromarray(draw_instances(image, found))
         # Numbered: two folders may hold files of the same name.
-        write_atomically(self.output / f"{number:04d}-{path.stem}.png", lambda place: picture.save(place, "PNG"))
+        write_atomically(
+            self.output / f"{number:04d}-{_short(path.stem)}.png", lambda place: picture.save(place, "PNG")
+        )
         image_id = number + 1 if self.known is None else self.known.ids[path]
         height, width = image.shape[:2]
         self.images.append({"id": image_id, "file_name": str(path), "height": height, "width": width})
@@ -101,27 +105,26 @@ class ResultFiles:
         return [{"id": int(key), "name": name} for key, name in pairs]
 
 
+def _short(stem):
+    """A name that leaves room for a number and an ending: file systems allow 255 bytes."""
+    return os.fsencode(stem)[:_STEM_BYTES].decode(errors="ignore")
+
+
 def image_paths(names):
     """The files that are named, and the image files directly inside the folders that are named.
 
-    Prints how many other files of a folder are passed over: hidden ones, and those of other types.
+    Prints how many other files of a folder are passed over, and of which types.
 
     Raises:
         ValueError: there is no image.
     """
-    from PIL import Image
+    from keras_maskrcnn.data.readers.folders import image_files_and_others
 
-    Image.init()
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN} | {".npy"}
     paths = []
     for path in map(pathlib.Path, names):
-        if not path.is_dir():
-            paths.append(path)
-            continue
-        files = sorted(file for file in path.iterdir() if file.is_file())
-        inside = [file for file in files if file.suffix.lower() in endings and file.name[0] != "."]
-        if len(inside) < len(files):
-            print(f"passed over {len(files) - len(inside)} files in {path}: hidden, or of no image type")
+        inside, note = image_files_and_others(path) if path.is_dir() else ([path], None)
+        if note:
+            print(note)
         paths += inside
     if not paths:
         raise ValueError(

@@ -3,6 +3,8 @@
 import warnings
 
 from keras_maskrcnn.cli.options import Option
+from keras_maskrcnn.cli.words import words_of_dataset
+from keras_maskrcnn.host.messages import in_words
 
 FORMATS = (  # those of data/readers/opener.py, which takes long to import
     "coco", "via", "via3", "labelme", "voc", "yolo", "csv", "dsb", "label-images", "instance-files"
@@ -43,13 +45,14 @@ def open_source(args, source, image_dir=None, part=None, **classes):
     )
 
 
-def open_dataset(args, images, annotations, part, like=None):
-    """Open the dataset of `--images` and `--annotations`.
+def open_dataset(args, images, annotations, part, like=None, prefix=""):
+    """Open the dataset of `--images` and `--annotations`, or of those for validation.
 
     Args:
         args: parsed arguments with the options of `READING`.
         images, annotations: paths, or None. part: as in `open_dataset`.
         like: None, or a model's config or a Dataset, whose classes it gets: by name, or by id if those have no names.
+        prefix: of the two options, for messages: "" or "val-".
 
     Returns:
         A Dataset.
@@ -60,9 +63,9 @@ def open_dataset(args, images, annotations, part, like=None):
     if like is not None:
         names = like.class_names if is_named(like.class_names) else None
         classes = {"class_names": names, "category_ids": like.category_ids}
-    if annotations is None:
-        return open_source(args, images, None, part, **classes)
-    return open_source(args, annotations, images, part, **classes)
+    source, folder = (images, None) if annotations is None else (annotations, images)
+    with in_words(words_of_dataset(prefix, annotations)):
+        return open_source(args, source, folder, part, **classes)
 
 
 def open_parts(args, config=None):
@@ -80,7 +83,7 @@ def open_parts(args, config=None):
         ValueError: one has no object to learn from or to measure, and there is no `--allow-empty`.
     """
     train = open_dataset(args, args.images, args.annotations, "train")
-    val = open_dataset(args, args.val_images, args.val_annotations, "val", train if config is None else config)
+    val = open_dataset(args, args.val_images, args.val_annotations, "val", train if config is None else config, "val-")
     unused = unused_in_both(train, val) if config is None else []
     if unused:
         from keras_maskrcnn.data.classes import with_classes

@@ -68,7 +68,10 @@ def train(args):
         tensorboard=args.tensorboard,
     )
     run_dir = pathlib.Path(args.run_dir)
-    print(f"\nbest epoch, saved as {run_dir / 'best.keras'}:\n{format_metrics(metrics)}")
+    if metrics:
+        print(f"\nbest epoch, saved as {run_dir / 'best.keras'}:\n{format_metrics(metrics)}")
+    else:
+        print(f"\nno accuracy was measured; the model of the last epoch: {run_dir / 'last.keras'}")
     print(f"report: {run_dir / 'index.html'}")
     return SUCCESS
 

@@ -9,12 +9,14 @@ import dataclasses
 import warnings
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from keras_maskrcnn.data.classes import check_unique
 from keras_maskrcnn.data.coco_output import coco_content, is_file, write_coco
 from keras_maskrcnn.data.images.reading import ImageError, read_image
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation, class_name
 from keras_maskrcnn.data.readers.folders import common_folder
-from keras_maskrcnn.geometry import rle
+from keras_maskrcnn.geometry import polygons, rle
+from keras_maskrcnn.host.messages import argument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +61,7 @@ class Polygons:
 
     def window(self, height, width):
         """Rasterise, through run lengths of the whole image. Returns MaskWindow; very thin polygons may be empty."""
-        parts = self.segmentation(height, width)
-        codes = coco_mask.frPyObjects(parts, height, width)
-        code = codes[0] if len(codes) == 1 else coco_mask.merge(codes)
-        return RunLengths(rle.parse_counts(code["counts"])).window(height, width)
+        return RunLengths(polygons.union_runs(self.parts, height, width)).window(height, width)
 
     def segmentation(self, height, width):
         """COCO's list of flat coordinate lists."""
@@ -114,7 +113,7 @@ class Instance:
     box: np.ndarray
     mask: object
     crowd: bool = False
-    annotation_id: int | None = None
+    annotation_id: int | str | None = None
     area: float | None = None
     stated_box: tuple | None = None
     attributes: dict | None = None
@@ -191,7 +190,7 @@ class Dataset:
         if on_error not in ("raise", "skip"):
             raise ValueError(f'on_error must be "raise" or "skip". Received: {on_error!r}.')
         self.records = list(records)
-        self.class_names = tuple(class_names)
+        self.class_names = _checked_names(class_names)
         self.category_ids = tuple(category_ids)
         self.name = str(name)
         self.on_error = on_error
@@ -205,7 +204,11 @@ class Dataset:
         if not self.records:
             raise ValueError(
                 f"A dataset needs at least one usable image. Received {self.name} without any. "
-                "Check the path and the listed images."
+                + (
+                    f"The first of its faults: {self.faults[0]}"
+                    if self.faults
+                    else "Check the path and the listed images."
+                )
             )
         self.max_instances = max(len(record.instances) for record in self.records)
 
@@ -279,12 +282,24 @@ class Dataset:
         if self.on_error == "raise":
             raise ValueError(
                 f"{self.name} must have no faults. Received {len(self.faults)}:\n{shown}{more}\n"
-                'Fix them, or pass on_error="skip" to leave them out (see `.faults`).'
+                f"Fix them, or leave them out: {argument('on_error', 'skip')}."
             )
         warnings.warn(
             f"Left out {len(self.faults)} faulty entries of {self.name}:\n{shown}{more}",
             stacklevel=3,
         )
+
+
+def _checked_names(names):
+    """Class names as a tuple, after checking that each is one line of text and there once."""
+    names = tuple(names)
+    check_unique(names, "class_names")
+    for name in names:
+        try:
+            class_name(name, "each of class_names")
+        except FaultyAnnotation as fault:
+            raise ValueError(" ".join(fault.args)) from None
+    return names
 
 
 def size_message(source, name, stated, found):

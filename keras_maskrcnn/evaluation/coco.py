@@ -37,8 +37,13 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0):
 
     Raises:
         ClassesDiffer: a ValueError: objects of the dataset have classes that the model does not know.
+        ValueError: the dataset has no image.
     """
     dataset = getattr(dataset, "dataset", dataset)
+    if not len(dataset):
+        raise ValueError(
+            "Average precision is measured on at least one image. Received a dataset of 0 images. Check its path."
+        )
     if max_detections is None:
         max_detections = max(100, model.config.max_detections)
     predictor, pixels = Predictor(model), (model.config.num_channels, model.config.image_dtype)

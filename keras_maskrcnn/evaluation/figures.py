@@ -38,7 +38,8 @@ def coco_metrics(ground_truth, detections, max_detections=100, iou_types=("bbox"
         raise ValueError(
             f"max_detections must be at least 1. Received: {max_detections}. Leave it out for COCO's own cap, 100."
         )
-    numbers = {image_id: i for i, image_id in enumerate(sorted(i["id"] for i in ground_truth["images"]), start=1)}
+    image_ids = sorted((image["id"] for image in ground_truth["images"]), key=lambda key: (isinstance(key, str), key))
+    numbers = {image_id: i for i, image_id in enumerate(image_ids, start=1)}
     _check_images(detections, numbers)
     metrics = {}
     truth = _index(ground_truth, _truth_annotations(ground_truth["annotations"], numbers), numbers)

@@ -26,8 +26,7 @@ def split_sides(boxes):
     Returns:
         x1, y1, x2, y2: four float32 tensors (...,).
     """
-    boxes = ops.cast(ops.convert_to_tensor(boxes), "float32")
-    return boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
+    return tuple(ops.unstack(ops.cast(ops.convert_to_tensor(boxes), "float32"), 4, axis=-1))
 
 
 def area(boxes):
@@ -188,6 +187,6 @@ def _centres_and_sizes(boxes):
 
 def _per_image(pairs, rank):
     """Reshape the two columns of a (B, 2) table to (B, 1, ...) of the given rank, float32."""
-    pairs = ops.cast(ops.convert_to_tensor(pairs), "float32")
+    first, second = ops.unstack(ops.cast(ops.convert_to_tensor(pairs), "float32"), 2, axis=1)
     shape = (-1,) + (1,) * (rank - 1)
-    return ops.reshape(pairs[:, 0], shape), ops.reshape(pairs[:, 1], shape)
+    return ops.reshape(first, shape), ops.reshape(second, shape)

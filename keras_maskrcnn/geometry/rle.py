@@ -8,27 +8,31 @@ for one 3024 x 4032 image with 450 objects that is 5 GB.
 
 import numpy as np
 
+_LONGEST = 2**38  # pixels
+_LONGEST_CODE = 8  # characters of a run: of 5 bits each
+
 
 def parse_counts(counts):
     """Run lengths from COCO's compressed string or its uncompressed list.
 
     Args:
-        counts: str or bytes (compressed), or a sequence of int (uncompressed).
+        counts: str or bytes (compressed), or a sequence of whole numbers (uncompressed).
 
     Returns:
-        int64 (runs,).
+        int64 (runs,), each from 0 to 2^38, so that their sum is exact.
 
     Raises:
-        ValueError: the text is not a run-length code, or a run is negative.
+        ValueError: it is no run-length code, or a run is negative or longer than any image.
     """
     if isinstance(counts, (str, bytes)):
-        runs = _decompress(counts.encode("ascii") if isinstance(counts, str) else counts)
+        runs = _decompress(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
     else:
-        runs = np.asarray(counts, np.int64).reshape(-1)
-    if (runs < 0).any():
+        runs = _whole_numbers(counts)
+    least, most = runs.min(initial=0), runs.max(initial=0)
+    if least < 0 or most > _LONGEST:
         raise ValueError(
-            "Run lengths must not be negative. "
-            f"Received {int(runs.min())}. The run-length code is damaged. Export the mask again."
+            "Run lengths must not be negative, nor longer than an image. "
+            f"Received {least if least < 0 else most}. The run-length code is damaged. Export the mask again."
         )
     return runs
 
@@ -90,17 +94,31 @@ def encode_window(pixels, x, y, height, width):
     return runs[:-1] if len(changes) and changes[-1] == height * width else runs
 
 
+def _whole_numbers(counts):
+    try:
+        runs = np.asarray(counts)
+    except ValueError:  # lists inside the list
+        runs = np.zeros((0, 0))
+    whole = runs.dtype.kind in "iu" or runs.dtype.kind == "f" and (runs == np.trunc(runs)).all()
+    if runs.ndim != 1 or not (whole and (np.abs(runs) < 2**62).all()) and len(runs):
+        raise ValueError(
+            f"Uncompressed run lengths must be a list of whole numbers. Received {str(counts)[:40]}. "
+            "The mask is damaged. Export it again."
+        )
+    return runs.astype(np.int64)
+
+
 def _decompress(text):
     codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero((codes & 0x20) == 0)
-    whole = len(ends) > 0 and ends[-1] == len(codes) - 1
+    begins = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    lengths = ends - begins + 1
+    whole = len(ends) > 0 and ends[-1] == len(codes) - 1 and lengths.max() <= _LONGEST_CODE
     if not whole or (codes < 0).any() or (codes > 63).any():
         raise ValueError(
             "Compressed run lengths must be the text of pycocotools' `encode`. "
             f"Received {text[:40]!r}. The mask is damaged. Export it again."
         )
-    begins = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - begins + 1
     shifts = 5 * (np.arange(len(codes)) - np.repeat(begins, lengths))
     values = np.add.reduceat((codes & 0x1F) << shifts, begins)
     values -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * lengths), 0)

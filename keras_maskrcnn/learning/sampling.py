@@ -18,7 +18,7 @@ def _best(noise, eligible, count):
         threshold = highest[:, -1:]
         return ops.logical_and(eligible, noise >= threshold)
     each = ops.clip(count[1], 0, size)
-    threshold = ops.take_along_axis(highest, ops.maximum(each - 1, 0)[:, None], axis=1)
+    threshold = backend.gather_each(highest, ops.maximum(each - 1, 0)[:, None])
     return ops.logical_and(ops.logical_and(eligible, noise >= threshold), each[:, None] > 0)
 
 

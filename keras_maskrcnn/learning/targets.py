@@ -58,7 +58,7 @@ def rpn_targets(
         positive = ops.logical_and(positive, anchors_valid)
         negative = ops.logical_and(negative, anchors_valid)
     positive, negative = sample(noise, positive, negative, num_samples, positive_fraction)
-    matched = ops.take_along_axis(ops.cast(truth["gt_boxes"], "float32"), ops.maximum(assigned, 0)[..., None], axis=1)
+    matched = backend.gather_each(ops.cast(truth["gt_boxes"], "float32"), ops.maximum(assigned, 0))
     deltas = encode_boxes(matched, anchors[None], box_weights)
     return {"positive": positive, "negative": negative, "deltas": ops.stop_gradient(deltas)}
 
@@ -101,11 +101,11 @@ def roi_targets(
     negative = ops.logical_and(assigned == BELOW, candidates_valid)
     positive, negative = sample(noise, positive, negative, num_samples, positive_fraction)
     indices, valid = order_samples(noise, positive, negative, num_samples)
-    rois = ops.take_along_axis(candidates, indices[..., None], axis=1)
-    matched = ops.maximum(ops.take_along_axis(assigned, indices, axis=1), 0)
-    positive = ops.logical_and(ops.take_along_axis(positive, indices, axis=1), valid)
-    boxes = ops.take_along_axis(ops.cast(truth["gt_boxes"], "float32"), matched[..., None], axis=1)
-    labels = ops.take_along_axis(ops.cast(truth["gt_labels"], "int32"), matched, axis=1)
+    rois = backend.gather_each(candidates, indices)
+    matched = ops.maximum(backend.gather_each(assigned, indices), 0)
+    positive = ops.logical_and(backend.gather_each(positive, indices), valid)
+    boxes = backend.gather_each(ops.cast(truth["gt_boxes"], "float32"), matched)
+    labels = backend.gather_each(ops.cast(truth["gt_labels"], "int32"), matched)
     deltas = encode_boxes(boxes, rois, box_weights)
     return {
         "rois": ops.stop_gradient(rois),
@@ -140,5 +140,4 @@ def positive_rois(rois, most=None):
 
 def matched_rows(values, matched):
     """Ground-truth values of the matched objects: (B, G, ...) and int32 (B, Q) -> (B, Q, ...)."""
-    indices = ops.reshape(matched, (*ops.shape(matched), *[1] * (len(values.shape) - 2)))
-    return ops.take_along_axis(values, indices, axis=1)
+    return backend.gather_each(values, matched)

@@ -51,8 +51,8 @@ def select_detections(
     scores, order = ops.top_k(scores, count)
     passed, order, scores = backend.trim_to_valid(scores > 0, order, scores)
     labels = ops.cast(order % num_classes, "int32")
-    deltas = ops.take_along_axis(ops.reshape(deltas, (batch, -1, 4)), order[..., None], axis=1)
-    anchors = ops.take_along_axis(proposals, (order // num_classes)[..., None], axis=1)
+    deltas = backend.gather_each(ops.reshape(deltas, (batch, -1, 4)), order)
+    anchors = backend.gather_each(proposals, order // num_classes)
     boxes = clip_boxes(decode_boxes(deltas, anchors, box_weights), image_sizes)
     large = ops.logical_and(
         boxes[..., 2] - boxes[..., 0] >= min_box_size, boxes[..., 3] - boxes[..., 1] >= min_box_size
@@ -66,8 +66,8 @@ def select_detections(
         valid = ops.logical_and(valid, rows < ops.reshape(image_limits, (-1, 1)))
     valid, kept = backend.trim_to_valid(valid, kept)
     return {
-        "boxes": ops.where(valid[..., None], ops.take_along_axis(boxes, kept[..., None], axis=1), 0.0),
-        "scores": ops.where(valid, ops.take_along_axis(scores, kept, axis=1), 0.0),
-        "labels": ops.where(valid, ops.take_along_axis(labels, kept, axis=1), 0),
+        "boxes": ops.where(valid[..., None], backend.gather_each(boxes, kept), 0.0),
+        "scores": ops.where(valid, backend.gather_each(scores, kept), 0.0),
+        "labels": ops.where(valid, backend.gather_each(labels, kept), 0),
         "valid": valid,
     }

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
 from keras_maskrcnn.network.layers import ConvNorm
 from keras_maskrcnn.network.padding import zero_padding
@@ -21,7 +22,6 @@ class FeaturePyramid(keras.layers.Layer):
         self.channels, self.norm = channels, norm
         self.laterals = [self._conv("lateral", 1, level) for level in range(2, 6)]
         self.outputs = [self._conv("output", 3, level) for level in range(2, 6)]
-        self.upsample = keras.layers.UpSampling2D(2, name="upsample", dtype=self.dtype_policy)
 
     def _conv(self, kind, size, level):
         return ConvNorm(
@@ -64,7 +64,7 @@ class FeaturePyramid(keras.layers.Layer):
         pyramid, merged = [], None
         for level, stride in reversed(list(enumerate(BACKBONE_STRIDES))):
             lateral = self.laterals[level](features[level], training=training)
-            merged = lateral if merged is None else lateral + self.upsample(merged)
+            merged = lateral if merged is None else lateral + backend.upsample_twice(merged)
             merged = zero_padding(merged, image_sizes, stride)
             output = self.outputs[level](merged, training=training)
             pyramid.insert(0, zero_padding(output, image_sizes, stride))

@@ -204,7 +204,7 @@ class ConvNorm(keras.layers.Layer):
     def _normalize(self, features, training):
         options = {"training": training} if self.norm_name == "batch" else {}
         features = self.norm(features, **options)
-        return ops.relu(features) if self.relu else features
+        return backend.apply_relu(features) if self.relu else features
 
     def get_config(self):
         """Keras serialisation."""

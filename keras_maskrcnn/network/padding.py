@@ -8,6 +8,8 @@ Pure functions of `keras.ops`; called by the backbones, `fpn.py`, `rpn.py` and `
 
 from keras import ops
 
+from keras_maskrcnn import backend
+
 
 def valid_extents(image_sizes, stride):
     """Rows and columns of a feature map that the image covers: ceil(size / stride).
@@ -33,10 +35,11 @@ def valid_cells(features, image_sizes, stride):
     Returns:
         bool (B, h, w).
     """
-    extents = valid_extents(image_sizes, stride)
-    rows = ops.arange(ops.shape(features)[1], dtype="int32")[None, :] < extents[:, :1]
-    columns = ops.arange(ops.shape(features)[2], dtype="int32")[None, :] < extents[:, 1:]
-    return ops.logical_and(rows[:, :, None], columns[:, None, :])
+    height, width = (
+        ops.reshape(side, (-1, 1, 1)) for side in ops.unstack(valid_extents(image_sizes, stride), 2, axis=1)
+    )
+    rows, columns = (ops.arange(size, dtype="int32") for size in ops.shape(features)[1:3])
+    return ops.logical_and(ops.reshape(rows, (1, -1, 1)) < height, ops.reshape(columns, (1, 1, -1)) < width)
 
 
 def zero_padding(features, image_sizes, stride):
@@ -53,7 +56,7 @@ def zero_padding(features, image_sizes, stride):
     if image_sizes is None:
         return features
     cells = ops.cast(valid_cells(features, image_sizes, stride), features.dtype)
-    return features * cells[..., None]
+    return features * ops.expand_dims(cells, -1)
 
 
 def repeat_border(features, image_sizes, stride):
@@ -74,12 +77,9 @@ def repeat_border(features, image_sizes, stride):
     if image_sizes is None:
         return features
     features = ops.pad(features, [[0, 0], [0, 1], [0, 1], [0, 0]])
-    extents = valid_extents(image_sizes, stride)
-    for axis in (1, 2):
-        end = ops.reshape(extents[:, axis - 1], (-1, 1, 1, 1))
-        shape = list(ops.shape(features))
-        places = ops.reshape(ops.arange(shape[axis], dtype="int32"), (1, -1, 1, 1) if axis == 1 else (1, 1, -1, 1))
-        shape[axis] = 1
-        last = ops.take_along_axis(features, ops.broadcast_to(end - 1, shape), axis=axis)
-        features = ops.where(places < end, features, last)
+    for axis, end in enumerate(ops.unstack(valid_extents(image_sizes, stride), 2, axis=1), 1):
+        end = ops.expand_dims(end, 1)
+        inside = ops.arange(ops.shape(features)[axis], dtype="int32") < end
+        inside = ops.expand_dims(inside, (2, 3) if axis == 1 else (1, 3))
+        features = ops.where(inside, features, backend.gather_each(features, end - 1, axis))
     return features

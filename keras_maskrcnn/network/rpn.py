@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_maskrcnn import backend
-from keras_maskrcnn.geometry.boxes import clip_boxes, decode_boxes
+from keras_maskrcnn.geometry.boxes import clip_boxes, decode_boxes, split_sides
 from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
 from keras_maskrcnn.network.layers import ConvNorm, KernelAndBias
 from keras_maskrcnn.network.padding import zero_padding
@@ -68,8 +68,9 @@ class RPNHead(keras.layers.Layer):
         )
         for outputs in backend.convolve([ops.cast(features, "float32") for features in levels], kernel, bias):
             batch = ops.shape(outputs)[0]
-            logits.append(ops.reshape(outputs[..., : self.num_anchors], (batch, -1)))
-            deltas.append(ops.reshape(outputs[..., self.num_anchors :], (batch, -1, 4)))
+            objectness, moves = ops.split(outputs, [self.num_anchors], axis=-1)
+            logits.append(ops.reshape(objectness, (batch, -1)))
+            deltas.append(ops.reshape(moves, (batch, -1, 4)))
         return {"logits": logits, "deltas": deltas}
 
     def get_config(self):
@@ -82,57 +83,62 @@ class RPNHead(keras.layers.Layer):
         }
 
 
-def select_level(logits, deltas, anchors, valid, image_sizes, *, pre_nms, nms_threshold, min_size, box_weights):
-    """The best boxes of one level: top-k by objectness, decode, clip, drop tiny boxes, NMS.
+def select_proposals(
+    *,
+    logits,
+    deltas,
+    anchors,
+    anchors_valid,
+    image_sizes,
+    pre_nms,
+    post_nms,
+    nms_threshold,
+    min_size,
+    box_weights,
+):
+    """The best anchors of each level, decoded; NMS on each level; the best boxes over all levels (FPN section 4.1).
 
     Args:
-        logits: float (B, N_l). deltas: float (B, N_l, 4). anchors: float (N_l, 4).
-        valid: bool (B, N_l), anchors that may be selected, or None for all.
+        logits: list over levels of float (B, N_l). deltas: list of float (B, N_l, 4). anchors: list of float (N_l, 4).
+        anchors_valid: list of bool (B, N_l), anchors that may be selected, or of None for all.
         image_sizes: int (B, [height, width]), network pixels.
-        pre_nms: largest number of boxes before NMS. nms_threshold: IoU.
-        min_size: network pixels; boxes with a shorter side are dropped.
+        pre_nms: largest number of boxes of a level before NMS. post_nms: largest number of proposals per image.
+        nms_threshold: IoU. min_size: network pixels; boxes with a shorter side are dropped.
         box_weights: weights of the box coder.
-
-    Returns:
-        boxes float (B, k, 4) network pixels and scores float (B, k) by descending score, `NEVER` for empty rows.
-    """
-    if valid is not None:
-        logits = ops.where(valid, logits, NEVER)
-    count = backend.smaller(pre_nms, ops.shape(logits)[1])
-    scores, order = ops.top_k(logits, count)
-    deltas = ops.take_along_axis(deltas, order[..., None], axis=1)
-    boxes = decode_boxes(deltas, ops.take(anchors, order, axis=0), box_weights)
-    boxes = clip_boxes(boxes, image_sizes)
-    large = ops.logical_and(boxes[..., 2] - boxes[..., 0] >= min_size, boxes[..., 3] - boxes[..., 1] >= min_size)
-    large = ops.logical_and(large, scores > NEVER / 2)
-    kept, keep = backend.non_max_suppression(boxes, scores, nms_threshold, count, None, large)
-    boxes = ops.take_along_axis(boxes, kept[..., None], axis=1)
-    scores = ops.where(keep, ops.take_along_axis(scores, kept, axis=1), NEVER)
-    return boxes, scores
-
-
-def select_proposals(*, logits, deltas, anchors, anchors_valid, image_sizes, post_nms, **level_options):
-    """NMS on each level, then the best boxes over all levels (FPN section 4.1).
-
-    Args:
-        logits, deltas, anchors, anchors_valid: lists over levels, as in `select_level`.
-        image_sizes: int (B, [height, width]), network pixels.
-        post_nms: largest number of proposals per image.
-        **level_options: options of `select_level`.
 
     Returns:
         dict of boxes float (B, P, [x1, y1, x2, y2]) network pixels, clipped, no gradient; scores float (B, P), logits
         in descending order; valid bool (B, P). P is post_nms, or less if the levels have fewer boxes.
     """
-    levels = [
-        select_level(ops.stop_gradient(scores), ops.stop_gradient(moves), boxes, valid, image_sizes, **level_options)
-        for scores, moves, boxes, valid in zip(logits, deltas, anchors, anchors_valid)
-    ]
-    boxes = ops.concatenate([boxes for boxes, _ in levels], axis=1)
-    scores = ops.concatenate([scores for _, scores in levels], axis=1)
-    scores, order = ops.top_k(scores, backend.smaller(post_nms, ops.shape(scores)[1]))
-    keep = scores > NEVER / 2
-    boxes = ops.take_along_axis(boxes, order[..., None], axis=1)
-    boxes = ops.where(keep[..., None], boxes, ops.zeros_like(boxes))
+    scores, order, sizes = _best_anchors(logits, anchors_valid, pre_nms)
+    deltas = backend.gather_each(ops.stop_gradient(ops.concatenate(deltas, axis=1)), order)
+    boxes = decode_boxes(deltas, ops.take(ops.concatenate(anchors, axis=0), order, axis=0), box_weights)
+    boxes = clip_boxes(boxes, image_sizes)
+    x1, y1, x2, y2 = split_sides(boxes)
+    valid = ops.logical_and(ops.minimum(x2 - x1, y2 - y1) >= min_size, scores > NEVER / 2)
+    limit = backend.smaller(post_nms, ops.shape(scores)[1])
+    kept, keep = backend.non_max_suppression_by_level(boxes, scores, sizes, nms_threshold, limit, valid)
+    scores = ops.where(keep, backend.gather_each(scores, kept), NEVER)
+    boxes = ops.where(ops.expand_dims(keep, -1), backend.gather_each(boxes, kept), 0.0)
     keep, boxes, scores = backend.trim_to_valid(keep, boxes, scores)
     return {"boxes": boxes, "scores": scores, "valid": keep}
+
+
+def _best_anchors(logits, anchors_valid, pre_nms):
+    """The anchors of each level with the highest logits, level after level.
+
+    Returns:
+        scores float (B, M) without a gradient, `NEVER` where not valid; order int32 (B, M), rows among the anchors of
+        all levels; sizes: list over levels of the number of anchors, whose sum is M.
+    """
+    scores, order, sizes, first = [], [], [], 0
+    for level, valid in zip(logits, anchors_valid, strict=True):
+        level = ops.stop_gradient(level)
+        level = level if valid is None else ops.where(valid, level, NEVER)
+        count = ops.shape(level)[1]
+        sizes.append(backend.smaller(pre_nms, count))
+        best, rows = ops.top_k(level, sizes[-1])
+        scores.append(best)
+        order.append(ops.cast(rows, "int32") + first)
+        first = first + count
+    return ops.concatenate(scores, axis=1), ops.concatenate(order, axis=1), sizes

@@ -58,7 +58,7 @@ def write_run_page(run_dir):
 
 def _best(epochs):
     """The row of the epoch with the best main figure; None if nothing was measured."""
-    measured = [row for row in epochs if main_figure(row)]
+    measured = [row for row in epochs if main_figure(row) and row[main_figure(row)] >= 0]
     return max(measured, key=lambda row: row[main_figure(row)], default=None)
 
 

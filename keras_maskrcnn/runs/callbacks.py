@@ -104,7 +104,8 @@ class BestCheckpoint(keras.callbacks.Callback):
     """Saves the whole model whenever a monitored figure improves.
 
     Unlike `keras.callbacks.ModelCheckpoint` it replaces the file as a whole: it writes to a temporary file, flushes it
-    to disk, then renames it. So the former best survives a kill. Epochs without the figure are skipped.
+    to disk, then renames it. So the former best survives a kill. Epochs without the figure are skipped, and so are
+    those with an AP of -1, which stands for none (no such ground truth).
 
     Args:
         path: file name ending in .keras.
@@ -122,6 +123,8 @@ class BestCheckpoint(keras.callbacks.Callback):
         """Save if this epoch is the best so far."""
         logs = logs or {}
         value = logs.get(self.monitor or main_figure(logs))
+        if self.monitor is None and value is not None and value < 0:
+            return
         if value is not None and value > self.best:
             self.best = value
             save_model(self.model, self.path)

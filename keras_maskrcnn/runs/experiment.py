@@ -27,6 +27,7 @@ import keras
 
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import DataLoader, EpochSync
+from keras_maskrcnn.data.learnable import nothing_to_learn
 from keras_maskrcnn.evaluation.coco import CocoEvaluator
 from keras_maskrcnn.evaluation.figures import main_figure
 from keras_maskrcnn.host.files import remove_partial_files, write_json
@@ -76,6 +77,7 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
     with messages_shown(bool(options.verbose)):
         keep_for_models()
         state = _prepare_folder(model, run_dir, options)
+        val_dataset = _measurable(val_dataset)
         recorder = _fit(model, train_loader, val_dataset, run_dir, options, state)
         if val_dataset is None:
             restore_weights(model, run_dir / "last.keras")
@@ -84,6 +86,15 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
             draw_overlays(model, val_dataset, run_dir / "overlays", options.num_overlays)
         write_run_page(run_dir)
     return recorder.best
+
+
+def _measurable(val_dataset):
+    """The validation data; None, with a message, where they have no object: each figure would be -1, and none best."""
+    problem = nothing_to_learn(val_dataset) if hasattr(val_dataset, "records") else None
+    if problem is None:
+        return val_dataset
+    _LOG.info("%s Average precision is undefined: nothing is measured, and last.keras is the model.", problem)
+    return None
 
 
 def _prepare_folder(model, run_dir, options):

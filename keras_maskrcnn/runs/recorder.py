@@ -80,7 +80,7 @@ class RunRecorder(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, "minutes": self._seconds() / 60, "learning_rate": rate} | logs
         self.rows.append({key: float(f"{value:.6g}") for key, value in row.items()})
         figure = main_figure(logs)
-        if figure is not None and logs[figure] > self.best.get(main_figure(self.best), -np.inf):
+        if figure is not None and 0 <= logs[figure] > self.best.get(main_figure(self.best), -np.inf):
             self.best = self.evaluator.metrics
             write_json(self.run_dir / "metrics.json", self.best)
         write_atomically(self.run_dir / "metrics.csv", lambda path: _write_csv(path, self.rows))
@@ -169,6 +169,7 @@ def _summary(logs):
     """Describe an epoch in one line: the losses, AP if it was measured, and the time spent waiting for data."""
     parts = [f"{key} {value:.4g}" for key, value in logs.items() if key.endswith("loss")]
     figure = main_figure(logs)
-    parts += [f"{key.removeprefix('val_')} {logs[key]:.3f}" for key in (figure, f"{figure}50") if key in logs]
+    measured = [key for key in (figure, f"{figure}50") if logs.get(key, -1) >= 0]
+    parts += [f"{key.removeprefix('val_')} {logs[key]:.3f}" for key in measured]
     parts += [f"waited for data {logs['data_wait']:.0%} of the time"] if "data_wait" in logs else []
     return "  " + ", ".join(parts)

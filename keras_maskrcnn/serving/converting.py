@@ -13,6 +13,7 @@ import keras
 from keras_maskrcnn import backend
 from keras_maskrcnn._version import __version__
 from keras_maskrcnn.geometry.resizing import network_size
+from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.serving.assets import fingerprint
 from keras_maskrcnn.serving.folding import optimize_for_inference
 
@@ -105,7 +106,7 @@ def check_arguments(path, suffix, input_dtype, overwrite, config):
     if path.exists() and not overwrite:
         raise ValueError(
             f"The output file must not exist. Received: {path}, which exists. "
-            "Choose another name or pass overwrite=True (--overwrite)."
+            f"Choose another name, or replace it: {argument('overwrite', True)}."
         )
     dtypes = DTYPES[config.image_dtype]
     if input_dtype is not None and input_dtype not in dtypes:

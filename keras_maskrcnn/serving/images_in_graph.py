@@ -1,7 +1,7 @@
 """Encoded images -> network pixels, in the graph. For `serve_bytes` and `serve_rle`.
 
 Reads any mix of JPEG, PNG, BMP and GIF (first frame) of any size, as `km.data.read_image` does: EXIF orientation
-applied, alpha dropped, gray and palettes converted to RGB, 16-bit gray scaled by its range. With stock operators one
+applied, alpha dropped, gray and palettes converted to RGB, 16 bits scaled by their range. With stock operators one
 damaged file raises for the whole batch. TensorFlow can catch this only in a tf.data pipeline, which can ignore errors.
 So each file is decoded in its own pipeline; if the first element fails, the second one replaces it. Models for other
 images than 8-bit RGB have their own readers (`READERS`) with the same rules. Called by `signatures.py`.
@@ -9,13 +9,14 @@ images than 8-bit RGB have their own readers (`READERS`) with the same rules. Ca
 
 import tensorflow as tf
 
+from keras_maskrcnn.data.images.limits import MAX_SCANS, MAX_TEXTS, max_pixels
 from keras_maskrcnn.serving.exif_in_graph import jpeg_orientation, png_orientation
+from keras_maskrcnn.serving.gif_in_graph import first_frame
 
 JPEG, PNG, GIF, BMP, UNKNOWN = range(5)
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
-_PROBLEMS = (*(f"a damaged {name}, or a variant that TensorFlow does not read" for name in
+_PROBLEMS = (*(f"a damaged {name}, or a variant that TensorFlow does not read, or too large" for name in
                ("JPEG", "PNG", "GIF", "BMP")), "not a JPEG, PNG, GIF or BMP file")  # fmt: skip
-MAX_PIXELS = 178_956_970  # Pillow's limit: a file of one kilobyte can claim to hold gigabytes of image
 _WIDE_RANGES = (255, 1023, 4095, 16383, 65535)  # as in data/images: 8, 10, 12, 14 and 16 bits
 
 
@@ -68,7 +69,7 @@ def decode(data):
 
     Returns:
         uint8 (h, w, [r, g, b]), image pixels. Raises InvalidArgumentError for files that are not images, are damaged
-        or have more than MAX_PIXELS pixels.
+        or have more pixels than `data/images/limits` allowed when the graph was made.
     """
     readers = [_decode_jpeg, _decode_png, _decode_gif, _decode_bmp, _refuse]
     image = tf.switch_case(file_format(data), [lambda reader=reader: reader(data) for reader in readers])
@@ -108,7 +109,8 @@ def _plain(function):
 
 
 def _decode_jpeg(data):
-    with _not_huge(tf.image.extract_jpeg_shape(data)[:2]):
+    few_scans = tf.debugging.Assert(_count(data, b"\xff\xda") <= MAX_SCANS, ["too many scans"])
+    with _not_huge(tf.image.extract_jpeg_shape(data)[:2]), tf.control_dependencies([few_scans]):
         # The slow transform is the exact one, which Pillow and OpenCV use too.
         image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
     return orient(image, jpeg_orientation(data))
@@ -127,24 +129,35 @@ def _decode_own_png(data, kind, read):
     with tf.control_dependencies([refused]):
         sides, found = _png_header(tf.identity(data))
     readable = tf.debugging.Assert(tf.reduce_all(tf.equal(found, kind)), ["a PNG of another type"])
-    with _not_huge(sides), tf.control_dependencies([readable]):
+    with _not_huge(sides), tf.control_dependencies([readable, _few_texts(data)]):
         image = read()
     return orient(image, png_orientation(data))
 
 
 def _decode_png(data):
     sides, kind = _png_header(data)
-    wide_gray = tf.reduce_all(tf.equal(kind, [16, 0]))
-    with _not_huge(sides):
+    with _not_huge(sides), tf.control_dependencies([_few_texts(data)]):
         image = tf.cond(
-            wide_gray, lambda: _narrow(tf.io.decode_png(data, 1, tf.uint16)), lambda: tf.io.decode_png(data, 3)
+            kind[0] == 16, lambda: _narrow(tf.io.decode_png(data, 3, tf.uint16)), lambda: tf.io.decode_png(data, 3)
         )
     return orient(image, png_orientation(data))
 
 
+def _few_texts(data):
+    """An operator that raises if a PNG has very many compressed texts."""
+    texts = _count(data, b"zTXt") + _count(data, b"iTXt") + _count(data, b"iCCP")
+    return tf.debugging.Assert(texts <= MAX_TEXTS, ["too many texts"])
+
+
+def _count(data, piece):
+    """How often some bytes are in a file, int32 ()."""
+    return tf.size(tf.strings.split(data, piece)) - 1
+
+
 def _decode_gif(data):
-    with _not_huge(tf.io.decode_raw(tf.strings.substr(data, 6, 4), tf.uint16)):
-        return tf.io.decode_image(data, channels=3, expand_animations=False)
+    first, sides = first_frame(data)
+    with _not_huge(sides):
+        return tf.io.decode_image(first, channels=3, expand_animations=False)
 
 
 def _decode_bmp(data):
@@ -172,19 +185,19 @@ def _refuse(data):
 
 
 def _not_huge(sides):
-    """A context whose operators run only if the sides (any integer type) give at most MAX_PIXELS pixels."""
+    """A context whose operators run only if the sides (any integer type) give no more pixels than the limit."""
     pixels = tf.reduce_prod(tf.cast(sides, tf.float64))
-    return tf.control_dependencies([tf.debugging.Assert(pixels <= MAX_PIXELS, ["too many pixels"])])
+    return tf.control_dependencies([tf.debugging.Assert(pixels <= max_pixels(), ["too many pixels"])])
 
 
-def _narrow(gray):
-    """16-bit gray (h, w, 1) to uint8 (h, w, 3): maps the smallest usual range that holds the maximum to 0..255."""
-    top = tf.reduce_max(tf.cast(gray, tf.int32))
+def _narrow(image):
+    """16 bits (h, w, 3) to uint8: maps the smallest usual range that holds the maximum to 0..255."""
+    top = tf.cast(tf.reduce_max(image), tf.int32)
     limits = tf.constant(_WIDE_RANGES)
     full = tf.reduce_min(tf.where(limits >= top, limits, _WIDE_RANGES[-1]))
     levels = tf.range(_WIDE_RANGES[-1] + 1, dtype=tf.float64) * (255.0 / tf.cast(full, tf.float64))
     levels = tf.cast(tf.minimum(tf.round(levels), 255.0), tf.uint8)
-    return tf.repeat(tf.gather(levels, tf.cast(gray, tf.int32)), 3, axis=2)
+    return tf.gather(levels, tf.cast(image, tf.int32))
 
 
 def orient(image, orientation):

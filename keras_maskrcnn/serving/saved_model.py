@@ -12,6 +12,7 @@ import tempfile
 import keras
 
 from keras_maskrcnn import backend
+from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.serving.assets import write_assets
 from keras_maskrcnn.serving.folding import optimize_for_inference
 
@@ -97,7 +98,7 @@ def _version_folder(directory, version, overwrite):
     if target.exists() and not overwrite:
         raise ValueError(
             f"The version must not exist. Received: {target}, which exists. "
-            "Leave the version out to take the next free one, or pass overwrite=True."
+            f"Leave the version out to take the next free one, or replace it: {argument('overwrite', True)}."
         )
     return target
 

@@ -105,6 +105,21 @@ class GraphFunctions:
 
     def to_images(self, images, **options):
         """`serving_default`: resize images of one size, detect, convert boxes to image pixels."""
+        return _for_any_count(self._to_images, images, options)
+
+    def to_files(self, image_bytes, **options):
+        """`serve_bytes`: the same for files of mixed sizes, on one canvas or one after the other."""
+        return _for_any_count(self._to_files, image_bytes, options)
+
+    def in_run_lengths(self, image_bytes, **options):
+        """`serve_rle`: as `to_files`, with each mask as COCO's run-length code in image pixels."""
+
+        def find(image_bytes, **options):
+            return in_run_lengths(self._to_files(image_bytes, **options), self.config)
+
+        return _for_any_count(find, image_bytes, options)
+
+    def _to_images(self, images, **options):
         batch, source = tf.shape(images)[0], tf.shape(images)[1:3]
         network = self.network_size(source)
         # The same float32 arithmetic as resize_bilinear, which Predictor uses.
@@ -113,8 +128,7 @@ class GraphFunctions:
         found = self.detect(resized, sizes, self._options(batch, options))
         return self._in_image_frame(found, sizes, tf.broadcast_to(source[None], (batch, 2)))
 
-    def to_files(self, image_bytes, **options):
-        """`serve_bytes`: the same for files of mixed sizes, on one canvas or one after the other."""
+    def _to_files(self, image_bytes, **options):
         pixels = (self.config.num_channels, self.config.image_dtype)
         batch = read_batch(image_bytes, self.network_size, pixels)
         options = self._options(tf.size(image_bytes), options)
@@ -124,10 +138,6 @@ class GraphFunctions:
         found = {name: _where_rows(readable, array) for name, array in found.items()}
         outputs = self._in_image_frame(found, batch["network_sizes"], batch["image_sizes"])
         return outputs | {"problems": batch["problems"]}
-
-    def in_run_lengths(self, image_bytes, **options):
-        """`serve_rle`: as `to_files`, with each mask as COCO's run-length code in image pixels."""
-        return in_run_lengths(self.to_files(image_bytes, **options), self.config)
 
     def network_size(self, source):
         """`geometry.resizing.network_size` on tensors: int32 [height, width] -> int32 [height, width], in float64."""
@@ -195,6 +205,35 @@ def in_image_frame(found, config, network, source):
         values = {key: found[key] for key in branch.found(config)}
         moved |= branch.move(values, scale, tf.zeros_like(scale))
     return moved
+
+
+def _for_any_count(function, inputs, options):
+    """Call a function of at least one image with any number of them, 0 included: the outputs then have no rows.
+
+    Args:
+        function: of a tensor (B, ...) and keyword tensors (B,), returns a dict of tensors (B, ...).
+        inputs: tensor (B, ...), images or files. options: dict of tensors (B,).
+
+    Returns:
+        dict of tensors (B, ...). Raises InvalidArgumentError for images without pixels.
+    """
+    count = tf.shape(inputs)[0]
+    empty = tf.equal(count, 0)
+
+    def one_more(array):
+        # An image without objects, an empty file, an option's zero: one row in place of none.
+        sides = tf.concat([[1], tf.maximum(tf.shape(array)[1:], 1)], axis=0)
+        return tf.cond(empty, lambda: tf.zeros(sides, array.dtype), lambda: array)
+
+    pixels = tf.reduce_prod(tf.shape(inputs)[1:])
+    some = tf.debugging.Assert(
+        empty | (pixels > 0), ["An image must have at least one row and one column. Received:", tf.shape(inputs)]
+    )
+    with tf.control_dependencies([some]):
+        filled = {name: one_more(array) for name, array in options.items()}
+        inputs = tf.ensure_shape(one_more(inputs), inputs.shape)
+    outputs = function(inputs, **filled)
+    return {name: array[:count] for name, array in outputs.items()}
 
 
 def _where_rows(kept, array):

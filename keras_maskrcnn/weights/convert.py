@@ -5,6 +5,7 @@ import pathlib
 import keras
 
 from keras_maskrcnn.host.files import write_atomically
+from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.runs.experiment import find_model
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.keras_files import write_backbone
@@ -35,7 +36,10 @@ def convert_file(source, target, all_rows=False, overwrite=False):
     """
     target = pathlib.Path(target)
     if target.exists() and not overwrite:
-        raise ValueError(f"Nothing is overwritten unasked. Received: {target}, which exists. Add --overwrite.")
+        raise ValueError(
+            f"Nothing is overwritten unasked. Received: {target}, which exists. "
+            f"Choose another name, or replace it: {argument('overwrite', True)}."
+        )
     source_is_torch = pathlib.Path(source).suffix in TORCH
     endings = KERAS if source_is_torch else (".safetensors",)
     if not target.name.endswith(endings):

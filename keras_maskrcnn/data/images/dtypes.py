@@ -6,6 +6,7 @@ from keras_maskrcnn.data.images.forms import ImageError, is_mapped
 
 _WIDE_RANGES = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
 _UINT16_MAX = 65535
+_BAND = 2**22  # values scaled at once, in float64
 
 
 def as_dtype(pixels, dtype, name):
@@ -62,7 +63,18 @@ def _as_uint8(pixels, name):
             "or train with image_dtype float32, which takes all numbers."
         )
     full = next((limit for limit in _WIDE_RANGES if top <= limit), top)
-    scaled = pixels.astype(np.float64)
+    if pixels.dtype == np.uint16:  # 16 bits have few values: one look at a table for each pixel, in little memory
+        return _scaled(np.arange(int(top) + 1), full)[pixels]
+    scaled = np.empty(pixels.shape, np.uint8)
+    rows = max(1, _BAND // pixels[0].size)
+    for start in range(0, len(pixels), rows):
+        scaled[start : start + rows] = _scaled(pixels[start : start + rows], full)
+    return scaled
+
+
+def _scaled(values, full):
+    """0..full to 0..255, uint8."""
+    scaled = values.astype(np.float64)
     scaled *= 255.0 / full
     return np.rint(scaled, out=scaled).astype(np.uint8)
 

@@ -3,17 +3,8 @@
 import dataclasses
 import enum
 import pathlib
-import struct
-import tokenize
-import zlib
 
 import numpy as np
-
-# What Pillow, tifffile and the codecs beneath them raise on damaged files, by format and by kind of damage.
-DECODER_FAULTS = (
-    OSError, SyntaxError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
-    ImportError, AssertionError, MemoryError, struct.error, tokenize.TokenError, zlib.error,
-)  # fmt: skip
 
 
 class ImageError(ValueError):
@@ -55,7 +46,7 @@ class Stored:
         pixels: (H, W, C), bool or any integer or float dtype; perhaps a memory map.
         name: str, what messages call it.
         alpha: whether the last channel is known to be transparency.
-        rgb_first: whether the first three channels are red, green and blue, whatever the others are.
+        rgb_first: whether the first three channels are known to be red, green and blue, whatever the others are.
     """
 
     pixels: np.ndarray
@@ -65,7 +56,7 @@ class Stored:
 
 
 def stored_array(array, name):
-    """`Stored` of an array whose channels have no names: of four, the fourth may be transparency.
+    """`Stored` of an array whose channels have no names: three or four may be colours, and the fourth transparency.
 
     Args:
         array: (H, W) or (H, W, C), native byte order or not.
@@ -75,7 +66,7 @@ def stored_array(array, name):
         ImageError: another shape, no pixels, or no numbers.
     """
     pixels = three_axes(array, name)
-    return Stored(pixels, name, rgb_first=pixels.shape[2] == 4)
+    return Stored(pixels, name, rgb_first=pixels.shape[2] in (3, 4))
 
 
 def three_axes(array, name):
@@ -86,7 +77,12 @@ def three_axes(array, name):
     """
     if array.ndim == 2:
         array = array[:, :, None]
-    if array.ndim != 3 or 0 in array.shape:
+    if 0 in array.shape:
+        raise ImageError(
+            f"An image must have at least one row, one column and one channel. Received {name} of shape {array.shape}. "
+            "Leave empty images out."
+        )
+    if array.ndim != 3:
         raise ImageError(
             f"An image array must have shape (H, W) or (H, W, C). Received {name} of shape {array.shape}. "
             "Give one image at a time, channels last."
@@ -111,9 +107,9 @@ def is_mapped(pixels):
     return isinstance(pixels, np.memmap)
 
 
-def damaged(name, error):
+def damaged(name, error, remedy="Download or export it again, or remove it from the dataset."):
     """The message on a file that cannot be read."""
     return (
         "An image file must be complete and of a format that Pillow or tifffile reads. "
-        f"Received {name}: {error}. Download or export it again, or remove it from the dataset."
+        f"Received {name}: {error}. {remedy}"
     )

@@ -5,12 +5,15 @@ Called by `reading`.
 
 import contextlib
 import io
+import os
 import pathlib
+import stat
 
 import numpy as np
 from PIL import Image
 
 from keras_maskrcnn.data.images.forms import ImageError, Kind, Opened
+from keras_maskrcnn.host.messages import argument
 
 _STARTS = {
     b"\x93NUM": Kind.NPY,
@@ -46,17 +49,25 @@ def open_source(source):
     else:
         raise ImageError(
             "An image is a path, bytes, a PIL image, or a numpy array. "
-            f"Received {type(source).__name__}. Convert it to one of these."
+            f"Received {type(source).__name__}. {_remedy(source)}"
         )
+
+
+def _remedy(source):
+    if isinstance(source, (list, tuple, set, dict)):
+        return "Give one image at a time: [read(image) for image in images]."
+    return "Convert it to one of these."
 
 
 def _open_file(path):
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # opening one would wait for a writer
+            raise OSError("it is a pipe, not a file")
         return open(path, "rb")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise ImageError(
             f"An image file must exist. Received {path}, which does not. "
-            "Check image_dir and the file names in the annotations."
+            f"Check the folder of the images ({argument('image_dir')}) and the file names in the annotations."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise ImageError(

@@ -9,8 +9,7 @@ Three channels of uint8 (RGB) is what models take unless their config says other
 * An alpha channel is dropped and the stored colours are kept, as TensorFlow's decoders do.
 * Gray becomes three equal channels; palette, CMYK, YCbCr, LAB and 1-bit are converted to RGB.
 * 16 bits and more are scaled by range: the smallest of 8, 10, 12, 14 and 16 bits that holds the image's maximum becomes
-  0..255. So a 12-bit camera's file uses all of it, and no image is stretched by its content. (Pillow cannot read 16-bit
-  *colour* PNG in full and gives its upper 8 bits.)
+  0..255. So a 12-bit camera's file uses all of it, and no image is stretched by its content.
 
 For other channels (`pixel_mean` has as many entries) an image must have them: RGBA counts as four, as three where three
 are asked for, and gray as three. One channel is also made of RGB whose three are equal. By dtype (`image_dtype`):
@@ -25,12 +24,15 @@ Called by the readers and by Predictor.
 import numpy as np
 
 from keras_maskrcnn.data.images.channels import as_channels
-from keras_maskrcnn.data.images.decoding import decode, decoded_size
+from keras_maskrcnn.data.images.decoding import decode, decoded_size, orientation_of
 from keras_maskrcnn.data.images.dtypes import as_dtype, check_finite
 from keras_maskrcnn.data.images.forms import ImageError, is_mapped
 from keras_maskrcnn.data.images.opening import open_source
 
-__all__ = ["RGB", "ImageError", "check_finite", "image_size", "is_mapped", "read_image", "stored_image"]
+__all__ = [
+    "RGB", "ImageError", "check_finite", "image_orientation", "image_size", "is_mapped", "read_image", "stored_image",
+    "stored_numbers",
+]  # fmt: skip
 
 RGB = (3, "uint8")
 
@@ -48,8 +50,8 @@ def read_image(source, channels=3, dtype="uint8"):
         for, a memory map. An array that already is what is asked for comes back as it is, not copied.
 
     Raises:
-        ImageError (a ValueError): the file is missing, empty, truncated, no image, or more than one image; or it has
-            other channels or another dtype.
+        ImageError (a ValueError): the file is missing, empty, truncated, no image, more than one image, or larger
+            than the limit (`limits`); or it has other channels or another dtype.
     """
     stored = stored_image(source)
     pixels = as_channels(stored, channels)
@@ -72,6 +74,15 @@ def stored_image(source):
         return decode(opened)
 
 
+def stored_numbers(source):
+    """An image whose numbers are what counts, such as labels: as `stored_image`, but of a palette the indices.
+
+    Args, returns, raises: as for `stored_image`.
+    """
+    with open_source(source) as opened:
+        return decode(opened, indices=True)
+
+
 def image_size(source):
     """(height, width) of an image after EXIF rotation, of a file from its header alone.
 
@@ -83,6 +94,15 @@ def image_size(source):
     """
     with open_source(source) as opened:
         return decoded_size(opened)
+
+
+def image_orientation(source):
+    """The EXIF or TIFF orientation of a file, 1 to 8, from its header: how far `read_image` turns it. 1 of arrays.
+
+    Args, raises: as for `image_size`.
+    """
+    with open_source(source) as opened:
+        return orientation_of(opened)
 
 
 def _owned(pixels):

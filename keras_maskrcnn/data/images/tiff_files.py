@@ -8,10 +8,12 @@ Called by `decoding`.
 """
 
 import contextlib
+import zlib
 
 import numpy as np
 
-from keras_maskrcnn.data.images.forms import DECODER_FAULTS, ImageError, Stored, channels_last, damaged, three_axes
+from keras_maskrcnn.data.images.forms import ImageError, Stored, channels_last, damaged, three_axes
+from keras_maskrcnn.data.images.limits import MAX_PAGES, PIXEL_BYTES, check_pixels, max_pixels, too_large
 from keras_maskrcnn.data.images.pillow_files import read_frames, read_picture, turned
 
 _ORIENTATION = 0x0112
@@ -19,6 +21,8 @@ _ASSOCIATED, _UNASSOCIATED = 1, 2  # ExtraSamples: alpha that is multiplied into
 _CONVERTED_BY_PILLOW = ("PALETTE", "SEPARATED", "YCBCR", "CIELAB")
 # The highest rates of compression: none, LZW, deflate (twice), PackBits. Deflate's is 1032, LZW's about 1400.
 _HIGHEST_RATES = {1: 1, 5: 1500, 8: 1500, 32946: 1500, 32773: 64}
+_NO_COMPRESSION, _DEFLATE = 1, (8, 32946)
+_BLOCK = 2**20  # bytes unpacked at once to count them
 # What Pillow decodes without loss: the stored dtype, and that of Pillow's image. Of 16-bit colours it drops 8 bits.
 _PILLOW_DTYPES = {
     "bool": "bool", "uint8": "uint8", "uint16": "uint16", "int16": "int32", "int32": "int32", "uint32": "int32",
@@ -26,22 +30,27 @@ _PILLOW_DTYPES = {
 }  # fmt: skip
 
 
-def read_tiff(opened, mapped_bytes):
+def read_tiff(opened, mapped_bytes, indices=False):
     """`Stored` of an `Opened` TIFF; plain pixels on disk of more than `mapped_bytes` are mapped.
 
+    Args:
+        opened: Opened. mapped_bytes: int. indices: whether to keep the indices of a palette.
+
     Raises:
-        ImageError: it is damaged, or holds more than one image.
+        ImageError: it holds more than one image, or more pixels than the limit. Errors of the libraries, where it is
+            damaged.
     """
     with _first_series(opened) as series:
         page = series.keyframe
         if _photometric(page) in _CONVERTED_BY_PILLOW:
             _check_one_page(series, opened.name)
-            return read_picture(opened)
+            return read_picture(opened, indices)
         if opened.path is not None and _is_plain(series) and series.nbytes > mapped_bytes:
             pixels = named_channels_last(_mapped(opened.path), series.axes, opened.name)
         else:
+            _check_unpacked(opened, series)
             pixels = _pixels(opened, series)
-        rgb_first = _photometric(page) == "RGB" and pixels.shape[2] > 3
+        rgb_first = _photometric(page) == "RGB" and pixels.shape[2] >= 3
         return Stored(turned(pixels, _orientation(page)), opened.name, _alpha(page) is not None, rgb_first)
 
 
@@ -51,6 +60,12 @@ def tiff_size(opened):
         shape = np.broadcast_to(np.uint8(0), series.shape)
         height, width = named_channels_last(shape, series.axes, opened.name).shape[:2]
         return (width, height) if _orientation(series.keyframe) >= 5 else (height, width)
+
+
+def tiff_orientation(opened):
+    """Orientation of an `Opened` TIFF, 1 to 8, from its tags. Raises as `read_tiff` does."""
+    with _first_series(opened) as series:
+        return _orientation(series.keyframe)
 
 
 def named_channels_last(array, axes, name):
@@ -82,19 +97,23 @@ def named_channels_last(array, axes, name):
 
 @contextlib.contextmanager
 def _first_series(opened):
-    """The image of an open TIFF, as tifffile's series; whatever goes wrong while it is used becomes an ImageError."""
+    """The image of an open TIFF, as tifffile's series."""
     import tifffile  # slow to import, and only these files need it
 
-    try:
-        opened.content.seek(0)
-        with tifffile.TiffFile(opened.content) as tiff:
-            _check_one_image(tiff, opened.name)
-            _check_claimed_size(tiff, opened.name)
-            yield tiff.series[0]
-    except ImageError:
-        raise
-    except DECODER_FAULTS as error:
-        raise ImageError(damaged(opened.name, error)) from error
+    opened.content.seek(0)
+    with tifffile.TiffFile(opened.content) as tiff:
+        _check_pages(tiff, opened.name)
+        _check_one_image(tiff, opened.name)
+        _check_claimed_size(tiff, opened.name)
+        yield tiff.series[0]
+
+
+def _check_pages(tiff, name):
+    if len(tiff.pages) > MAX_PAGES:
+        raise ImageError(
+            f"A TIFF may have at most {MAX_PAGES} pages. Received {name} with {len(tiff.pages)}. "
+            "Save each image in a file of its own."
+        )
 
 
 def _check_one_image(tiff, name):
@@ -115,12 +134,41 @@ def _check_one_image(tiff, name):
 
 
 def _check_claimed_size(tiff, name):
-    """Refuse a header that claims more pixels than its file can hold: tifffile would return zeros for them."""
+    """Refuse a header that claims more pixels than its file can hold: tifffile would return zeros for them.
+
+    And one that claims more than the limit, unless they are stored without compression.
+    """
     series, page = tiff.series[0], tiff.series[0].keyframe
     rate = _HIGHEST_RATES.get(page.compression)
     if rate is not None and series.size * page.bitspersample > 8 * rate * tiff.filehandle.size:
         claim = f"its {tiff.filehandle.size} bytes cannot hold the pixels of shape {series.shape} that it claims"
         raise ImageError(damaged(name, claim))
+    if page.compression != _NO_COMPRESSION:
+        height, width = page.imagelength, page.imagewidth
+        check_pixels(name, height, width, series.size * series.dtype.itemsize / max(height * width, 1))
+
+
+def _check_unpacked(opened, series):
+    """Refuse strips and tiles in deflate that unpack to more than the limit, whatever size the header claims.
+
+    tifffile without imagecodecs unpacks each whole. Only those are looked at that could hold so much.
+    """
+    most = max_pixels() * PIXEL_BYTES
+    for page in series.pages if series.keyframe.compression in _DEFLATE else ():
+        for start, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            if count * _HIGHEST_RATES[_DEFLATE[0]] > most and _unpacks_to_more(opened.content, start, count, most):
+                raise ImageError(too_large(f"{opened.name}, of which a part unpacks to more than {most} bytes"))
+
+
+def _unpacks_to_more(file, start, count, most):
+    file.seek(start)
+    unpacker, left, total = zlib.decompressobj(), count, 0
+    while left > 0 and not unpacker.eof and (block := file.read(min(left, _BLOCK))):
+        left -= len(block)
+        while block and total <= most:
+            total += len(unpacker.decompress(block, _BLOCK))
+            block = unpacker.unconsumed_tail
+    return total > most
 
 
 def _extent(series):
@@ -169,7 +217,9 @@ def _pixels(opened, series):
     """(H, W, C), read whole. 1 bit becomes 0 and 255, white the highest value, associated alpha unassociated."""
     try:
         array = series.asarray()
-    except DECODER_FAULTS as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # every kind, as libraries do on what they cannot decode
         pixels = named_channels_last(_decoded_by_pillow(opened, series, error), series.axes, opened.name)
     else:
         pixels = _as_shown(named_channels_last(array, series.axes, opened.name), series.keyframe)
@@ -201,14 +251,16 @@ def _decoded_by_pillow(opened, series, reason):
         ImageError: Pillow cannot decode it either, or not to the values that are stored.
     """
     page = series.keyframe
-    hint = ". Install imagecodecs (pip install 'keras-maskrcnn[tiff]')" if "imagecodecs" in str(reason) else ""
+    hint = (
+        {"remedy": "Install imagecodecs (pip install 'keras-maskrcnn[tiff]')."} if "imagecodecs" in str(reason) else {}
+    )
     try:
         frames = read_frames(opened, [page.index for page in series.pages])
         frames = np.stack(frames) if len(frames) > 1 else frames[0][None]
-    except (ImageError, ValueError) as error:
-        raise ImageError(damaged(opened.name, f"{reason}{hint}")) from error
+    except Exception as error:  # the reason that tifffile gave is the one to tell
+        raise ImageError(damaged(opened.name, reason, **hint)) from error
     if frames.size != series.size or frames.dtype.name != _PILLOW_DTYPES.get(series.dtype.name):
-        raise ImageError(damaged(opened.name, f"{reason}{hint}"))
+        raise ImageError(damaged(opened.name, reason, **hint))
     if page.planarconfig == 2 and frames.ndim == 4:
         frames = np.moveaxis(frames, -1, 1)
     return frames.reshape(series.shape).astype(series.dtype.newbyteorder("="), copy=False)

@@ -20,6 +20,7 @@ from keras_maskrcnn.data.records import Fault
 from keras_maskrcnn.data.transforms.moves import bound_after
 from keras_maskrcnn.data.transforms.presets import preset, resize_as
 from keras_maskrcnn.geometry.resizing import canvas_size
+from keras_maskrcnn.host.messages import argument
 
 
 class BatchMaker:
@@ -74,9 +75,8 @@ class BatchMaker:
         self._warned_of_cut = False
         if len(self) == 0:
             raise ValueError(
-                f"A loader needs at least one batch. Received {len(self.order)} images for batch_size="
-                f"{batch_size}, drop_last={self.drop_last}. Set batch_size={len(self.order)} (on the command line "
-                f"--batch-size {len(self.order)}), or drop_last=False."
+                f"A loader needs at least one full batch. Received {len(self.order)} images for "
+                f"{argument('batch_size', batch_size)}. Set {argument('batch_size', len(self.order))}."
             )
 
     def __len__(self):

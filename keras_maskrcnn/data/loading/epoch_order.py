@@ -6,6 +6,8 @@ Every epoch has the same length, because `fit`, learning-rate schedules and resu
 
 import numpy as np
 
+from keras_maskrcnn.host.messages import argument
+
 
 def repeat_factors(labels, threshold):
     """How often each image is shown so that rare classes come up more often (Gupta, Dollár and Girshick 2019, LVIS).
@@ -23,8 +25,8 @@ def repeat_factors(labels, threshold):
     """
     if not 0 < threshold <= 1:
         raise ValueError(
-            "repeat_threshold is the share of images below which a class counts as rare, above 0 and at most 1. "
-            f"Received {threshold}. Try 0.1: classes in less than a tenth of the images are shown more often."
+            f"{argument('repeat_threshold')} is the share of images below which a class counts as rare, above 0 and at "
+            f"most 1. Received {threshold}. Try 0.1: classes in less than a tenth of the images are shown more often."
         )
     classes = [np.unique(np.asarray(each, int)) for each in labels]
     frequency = np.bincount(np.concatenate([*classes, np.zeros(0, int)])) / max(len(classes), 1)
@@ -46,13 +48,14 @@ def with_negatives(factors, negative, share):
     """
     if not 0 <= share < 1:
         raise ValueError(
-            "negatives is the share of images without objects in an epoch, from 0 to below 1. "
-            f"Received {share}. None keeps every image as the dataset has it."
+            f"{argument('negatives')} is the share of images without objects in an epoch, from 0 to below 1. "
+            f"Received {share}. Leave it out to keep every image as the dataset has it."
         )
     if negative.all() or (share and not negative.any()):
         raise ValueError(
-            f"A share of negatives needs images with objects and images without. Received negatives={share} for "
-            f"{len(negative)} images, {int(negative.sum())} of them without objects. Leave negatives at None."
+            "A share of negatives needs images with objects and images without. "
+            f"Received {argument('negatives', share)} for {len(negative)} images, "
+            f"{int(negative.sum())} of them without objects. Leave it out."
         )
     factors = np.array(factors, float)
     wanted = share / (1 - share) * factors[~negative].sum()

@@ -53,9 +53,10 @@ def _record(number, image, masks, labels, crowds, attributes, num_classes):
     instances = []
     for position, (mask, label, crowd, own) in enumerate(zip(masks, labels, crowds, attributes, strict=True)):
         where = f"object {position} of image {number}"
-        if not 0 <= label < num_classes:
+        whole = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
+        if not whole or not 0 <= label < num_classes:
             raise ValueError(
-                f"Labels must lie in 0..{num_classes - 1}. Received {label} for {where}. "
+                f"Labels must lie in 0..{num_classes - 1}. Received {label!r} for {where}. "
                 "Background is not counted; pass class_names to name more classes."
             )
         box, window = crop_mask(np.asarray(mask), (height, width), where)
@@ -81,6 +82,10 @@ def crop_mask(mask, image_size, where):
         raise ValueError(
             f"{where}: a mask must have the size of its image, {tuple(image_size)} (height, width). "
             f"Received {mask.shape}. Resize it with nearest-neighbour interpolation, or choose the right image."
+        )
+    if mask.dtype.kind not in "biuf" or mask.dtype.kind == "f" and not np.isfinite(mask).all():
+        raise ValueError(
+            f"{where}: a mask must hold finite numbers. Received {mask.dtype} with others. Set its background to 0."
         )
     box = filled_box(mask)
     if box is None:

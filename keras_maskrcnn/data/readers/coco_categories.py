@@ -2,8 +2,12 @@
 
 import collections
 import dataclasses
+import re
 
 from keras_maskrcnn.data.classes import check_unique, ids_by_label, join_classes, shown
+from keras_maskrcnn.data.readers import fields
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation
+from keras_maskrcnn.data.records import Fault
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,8 +16,10 @@ class Categories:
 
     Args:
         labels: dict from the file's category id to the label.
-        names: tuple of str, by label. ids: tuple, the file's own ids by label.
+        names: tuple of str, by label. ids: tuple of int, by label: the file's own, or numbers in place of text.
         notes: tuple of str, for the user. absent: tuple, those of `names` that the file does not list.
+        known: fields.Identifiers, the file's own ids.
+        faults: tuple of Fault, entries that cannot be used.
     """
 
     labels: dict
@@ -21,6 +27,8 @@ class Categories:
     ids: tuple
     notes: tuple = ()
     absent: tuple = ()
+    known: object = None
+    faults: tuple = ()
 
 
 def read_categories(content, source, ids=None, names=None):
@@ -44,33 +52,77 @@ def read_categories(content, source, ids=None, names=None):
             f"category_ids={tuple(ids)}. Take both from the training set, or leave category_ids out."
         )
     given = dict(zip(ids, names, strict=True)) if ids is not None and names is not None else {}
-    listed = {c["id"]: c.get("name", given.get(c["id"], f"category {c['id']}")) for c in content["categories"]}
-    if not listed and ids is None:
+    known, written, faults = _listed(content["categories"], given)
+    if not written and ids is None:
+        received = f"none that can be used: {faults[0]}" if faults else "an empty list."
         raise ValueError(
-            f"{source}: at least one category is needed. Received an empty list. "
+            f"{source}: at least one category is needed. Received {received} "
             'Add entries such as {"id": 1, "name": "cell"}.'
         )
-    used = _used_ids(content["annotations"], listed)
-    listed, notes = _without_unused_twins(listed, used, source)
+    numbers, notes = _numbered(written, source)
+    listed = {numbers[key]: name for key, name in written.items()}
+    used = _used_ids(content["annotations"], known, numbers)
+    listed, twins = _without_unused_twins(listed, used, source)
+    notes += twins
     if names is None:
         order = sorted(listed) if ids is None else list(ids)
         labels = {key: label for label, key in enumerate(order)}
-        return Categories(labels, tuple(listed.get(k, f"category {k}") for k in order), tuple(order), tuple(notes))
-    joined = join_classes(list(listed.values()), names, {listed[key] for key in used}, source)
-    labels = {key: joined.labels[name] for key, name in listed.items() if name in joined.labels}
-    own = {label: key for key, label in labels.items()}
-    notes += joined.notes(source)
-    return Categories(labels, tuple(names), ids_by_label(own, len(names), ids), tuple(notes), joined.absent)
+        names, ids, absent = tuple(listed.get(k, f"category {k}") for k in order), tuple(order), ()
+    else:
+        joined = join_classes(list(listed.values()), names, {listed[key] for key in used}, source)
+        labels = {key: joined.labels[name] for key, name in listed.items() if name in joined.labels}
+        own = {label: key for key, label in labels.items()}
+        notes += joined.notes(source)
+        ids, absent = ids_by_label(own, len(names), ids), joined.absent
+    labels |= {key: labels[number] for key, number in numbers.items() if number in labels}
+    return Categories(labels, tuple(names), ids, tuple(notes), absent, known, tuple(faults))
 
 
-def _used_ids(annotations, listed):
-    """Those of the listed ids that annotations have."""
-    keys = {a.get("category_id") for a in annotations if isinstance(a, dict) and not _unhashable(a.get("category_id"))}
-    return keys & set(listed)
+def _listed(entries, given):
+    """The entries of `categories`.
+
+    Args:
+        entries: list. given: {id: name} of categories without a name.
+
+    Returns:
+        (fields.Identifiers, {id: name}, list of Fault).
+    """
+    known, names, faults = fields.Identifiers("categories"), {}, []
+    for number, entry in enumerate(entries):
+        where = f"category number {number}"
+        try:
+            if not isinstance(entry, dict):
+                raise FaultyAnnotation(f"it must be a dictionary. Received {fields.shown(entry)}.", "Remove it.")
+            where = f"category {fields.shown(entry.get('id'))}"
+            name = entry.get("name")
+            named = None if name is None else fields.class_name(name, "a category")
+            key = known.add(entry.get("id"))
+            names[key] = given.get(key, f"category {key}") if named is None else named
+        except FaultyAnnotation as fault:
+            faults.append(Fault(where, *fault.args))
+    return known, names, faults
 
 
-def _unhashable(key):
-    return isinstance(key, (list, dict))
+def _numbered(written, source):
+    """({id: number}, notes): ids that are numbers stay; text becomes the number that it shows, or the next free one."""
+    texts = [key for key in written if isinstance(key, str)]
+    numbers = {key: key for key in written if not isinstance(key, str)}
+    taken = set(numbers)
+    for key in texts:
+        number = int(key) if re.fullmatch(r"\d{1,9}", key, re.ASCII) else None
+        if number is None or number in taken:
+            number = 1 + max([value for value in taken if value < 10**9], default=0)
+        numbers[key] = number
+        taken.add(number)
+    changed = ", ".join(f"{key!r} became {numbers[key]}" for key in texts[:10])
+    return numbers, [f"{source}: category ids that are text became numbers: {changed}."] if texts else []
+
+
+def _used_ids(annotations, known, numbers):
+    """Numbers of the listed categories that annotations have."""
+    keys = [a.get("category_id") for a in annotations if isinstance(a, dict)]
+    found = {known.find(key) for key in {key for key in keys if isinstance(key, (int, float, str))}}
+    return {numbers[key] for key in found if key in numbers}
 
 
 def _without_unused_twins(listed, used, source):

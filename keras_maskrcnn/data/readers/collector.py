@@ -7,8 +7,31 @@ import dataclasses
 
 from keras_maskrcnn.data.classes import ClassesDiffer, check_unique, differing, join_classes
 from keras_maskrcnn.data.images.reading import ImageError, image_size
-from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
+from keras_maskrcnn.data.limits import UNCHECKED_PIXELS
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation, Notes, class_name
+from keras_maskrcnn.data.readers.folders import image_files_and_others
 from keras_maskrcnn.data.records import Fault, Instance, Record, size_message
+
+
+def check_stated_size(path, stated, name):
+    """Compare a large stated size with the file's header, before a mask of that size is made.
+
+    Smaller ones are compared when the image is read.
+
+    Args:
+        path: Path of the image. stated: (height, width). name: str, the dataset in messages.
+
+    Raises:
+        FaultyAnnotation: the file has another size, or cannot be read.
+    """
+    if stated[0] * stated[1] <= UNCHECKED_PIXELS:
+        return
+    try:
+        size = image_size(path)
+    except ImageError as error:
+        raise FaultyAnnotation(str(error), "Or remove its annotations.") from None
+    if size != tuple(stated):
+        raise FaultyAnnotation(size_message(path, name, tuple(stated), size), "Or remove it.")
 
 
 class Collector:
@@ -28,6 +51,7 @@ class Collector:
         self.name = str(name)
         self.faults = []
         self.notes = []
+        self._counted = Notes()
         self._records = []
         self._given = None if class_names is None else list(class_names)
         self.default = class_names[0] if class_names is not None and len(class_names) == 1 else "object"
@@ -41,9 +65,19 @@ class Collector:
         Raises:
             ValueError: a name is listed twice.
         """
-        names = list(names)
+        names = [name for name in names if self._is_name(name)]
         check_unique(names, self.name)
         self._declared += [name for name in names if name not in self._declared]
+
+    def note_others(self, folders, known=()):
+        """Note how many files in folders of images are passed over, each folder once. `known`: endings without note."""
+        for folder in sorted(set(folders)):
+            _, note = image_files_and_others(folder, known=known)
+            self.notes += [note] if note else []
+
+    def note(self, what, where):
+        """Count a decision that the user should know of, as `fields.Notes.add` does."""
+        self._counted.add(what, where)
 
     def fault(self, where, problem, remedy):
         """Record something that cannot be used for training."""
@@ -122,7 +156,7 @@ class Collector:
             "category_ids": ids,
             "name": self.name,
             "faults": self.faults,
-            "notes": self.notes,
+            "notes": [*self.notes, *self._counted.sentences(self.name)],
             "absent_classes": absent,
         }
 
@@ -143,6 +177,7 @@ class Collector:
         known = self._given or self._declared
         if known:
             if self._given:
+                class_name(name, "its class")
                 (self._found if name in known else self._strange).setdefault(name, len(self._found))
             if name not in known:
                 shown = known if len(known) <= 10 else f"{known[:10]}... ({len(known)})"
@@ -150,7 +185,18 @@ class Collector:
                     f"its class must be one of {shown}. Received {name!r}.", "Correct it, or add the class."
                 )
             return known.index(name)
+        if name not in self._found:
+            class_name(name, "its class")
         return self._found.setdefault(name, len(self._found))
+
+    def _is_name(self, name):
+        """Whether a declared class has a name. One without is left out, and objects that have it are faults."""
+        try:
+            class_name(name)
+        except FaultyAnnotation as fault:
+            self.notes.append(f"{self.name}: left out a class: {fault.args[0]}")
+            return False
+        return True
 
     def _labelled(self, names):
         """The records with final labels. Only classes that were found, not declared, need reordering."""

@@ -7,9 +7,11 @@ dataset is created, and kept as small windows. Images are read when needed.
 import pathlib
 
 from keras_maskrcnn.data.classes import join_classes
-from keras_maskrcnn.data.images.reading import ImageError, image_size, read_image
+from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.data.readers.arrays import crop_mask
-from keras_maskrcnn.data.readers.folders import image_files
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation
+from keras_maskrcnn.data.readers.folders import folders_in, image_files
+from keras_maskrcnn.data.readers.label_images import read_labels
 from keras_maskrcnn.data.records import Dataset, Fault, Instance, Record
 
 
@@ -45,7 +47,7 @@ class DsbDataset(Dataset):
         own = names[0] if len(names) == 1 else class_name  # the layout names no class
         joined = join_classes([own], names, {own}, str(folder))
         faults = []
-        paths = sorted(path for path in folder.iterdir() if path.is_dir())
+        paths = folders_in(folder)
         found = [_read_id(number, path, joined.labels[own], faults) for number, path in enumerate(paths, start=1)]
         records = [record for record in found if record is not None]
         ids = tuple(range(1, len(names) + 1)) if category_ids is None else tuple(category_ids)
@@ -72,7 +74,10 @@ def _read_id(number, path, label, faults):
     instances = []
     for position, file in enumerate(image_files(path / "masks")):
         try:
-            box, window = crop_mask(read_image(file)[:, :, 0], size, str(file))
+            box, window = crop_mask(read_labels(file, size, str(path.parent)), size, str(file))
+        except FaultyAnnotation as fault:
+            faults.append(Fault(f"mask {position} of image {path.name}", *fault.args))
+            continue
         except ValueError as error:
             faults.append(Fault(f"mask {position} of image {path.name}", str(error), "Or remove it."))
             continue

@@ -1,25 +1,125 @@
 """Find and read the files of a dataset: images in folders, text and JSON. Called by the readers."""
 
+import collections
 import json
 import os
 import pathlib
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
+from keras_maskrcnn.data.limits import check_count
+
+IMAGE_SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif",
+    ".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".npy",
+)  # fmt: skip
+_SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")  # of Windows, archives from macOS, Synology
+_SHOWN = 4  # kinds of files in a note
+IMAGE_FOLDERS = ("images", "image", "imgs")
 
 
-def image_files(folder):
-    """The image files directly inside a folder, sorted by name; [] if the folder does not exist. List of Path."""
+def files_with(folder, *endings, deep=False):
+    """The files of some types in a folder; the one way to list them.
+
+    Hidden files are left out: names that start with a dot (macOS's `._a.png`), system files, and all in such folders.
+
+    Args:
+        folder: path. It need not exist.
+        endings: str, such as ".json", lower case.
+        deep: whether to look into its subfolders.
+
+    Returns:
+        List of Path, sorted.
+    """
+    return _listed(folder, endings, deep)[0]
+
+
+def image_files(folder, deep=False):
+    """The image files in a folder, by the ends of their names. Args, returns: as for `files_with`."""
+    return files_with(folder, *IMAGE_SUFFIXES, deep=deep)
+
+
+def image_files_and_others(folder, deep=False, known=()):
+    """The image files in a folder, and a note on its other files.
+
+    Args:
+        folder, deep: as for `files_with`.
+        known: tuple of endings of files that belong there, such as labels.
+
+    Returns:
+        (list of Path, sorted; str, or None if there are no other files).
+    """
+    images, others, hidden = _listed(folder, IMAGE_SUFFIXES, deep)
+    others = [file for file in others if file.suffix.lower() not in known]
+    if not others and not hidden:
+        return images, None
+    kinds = collections.Counter(file.suffix.lower() for file in others)
+    parts = [
+        f"{count} of type {kind}" if kind else f"{count} without an ending" for kind, count in kinds.most_common(_SHOWN)
+    ]
+    parts += ["others"] if len(kinds) > _SHOWN else []
+    parts = [f"{hidden} hidden"] * bool(hidden) + parts
+    return images, f"Passed over {len(others) + hidden} files in {folder} that are no images: {', '.join(parts)}."
+
+
+def folders_in(folder):
+    """The folders directly inside a folder that are not hidden, sorted. It need not exist. List of Path."""
     folder = pathlib.Path(folder)
-    if not folder.is_dir():
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in inside if path.is_dir() and not _is_hidden(path.name)]
+
+
+def _listed(folder, endings, deep):
+    """(files of these endings, other files, number of hidden files), both lists sorted."""
+    chosen, others, hidden = [], [], 0
+    for place, folders, names in os.walk(folder):
+        shown = [name for name in names if not _is_hidden(name)]
+        hidden += len(names) - len(shown)
+        for name in shown:
+            # Cellpose keeps its project beside an image, as .npy.
+            fits = name.lower().endswith(endings) and not name.endswith("_seg.npy")
+            (chosen if fits else others).append(pathlib.Path(place, name))
+        folders[:] = [name for name in folders if deep and not _is_hidden(name)]
+    return sorted(chosen), sorted(others), hidden
+
+
+def _is_hidden(name):
+    """Whether a file or folder is hidden or the system's."""
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+
+
+def named_folders(folder, names):
+    """The folders directly inside a folder that have one of these names, in upper or lower case.
+
+    Args:
+        folder: path; it need not exist. names: lower-case names.
+
+    Returns:
+        List of Path, in the order of the names; an exact name goes before the same one in other case.
+    """
+    try:
+        found = [path for path in sorted(pathlib.Path(folder).iterdir()) if path.name.lower() in names]
+    except OSError:
         return []
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and _is_shown(file))
+    found.sort(key=lambda path: (names.index(path.name.lower()), path.name not in names))
+    return [path for path in found if path.is_dir()]
 
 
-def files_by_stem(files):
-    """{name without extension: [files]}, in the given order."""
+def by_unique_stem(collector, files, owner=str):
+    """{name without extension: file}; a second file of the same name is a fault.
+
+    Args:
+        collector: Collector.
+        files: list of Path.
+        owner: function from a file's name without extension to the name that counts.
+    """
     found = {}
     for file in files:
-        found.setdefault(file.stem, []).append(file)
+        first = found.setdefault(owner(file.stem), file)
+        if first != file:
+            collector.fault(
+                f"file {file}",
+                f"its name without extension must be its own. Received {first.name}, too.",
+                "Remove or rename one of them.",
+            )
     return found
 
 
@@ -45,32 +145,54 @@ def read_text(path):
     """The content of a UTF-8 text file, with or without a byte order mark.
 
     Raises:
-        ValueError: the file does not exist or is not UTF-8.
+        ValueError: the file does not exist, cannot be read or is not UTF-8.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise ValueError(f"An annotation file must exist. Received {path}, which does not exist. Check the path.")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"An annotation file must be UTF-8 text. Received {path}: {error}. Save it as UTF-8."
         ) from error
 
 
+def read_bytes(path, most=None):
+    """The content of an annotation file.
+
+    Args:
+        path: str or Path. most: largest number of bytes, or None.
+
+    Raises:
+        ValueError: the file does not exist, cannot be read or is too large.
+    """
+    path = pathlib.Path(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(-1 if most is None else most + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f"An annotation file must exist. Received {path}, which does not exist. Check the path."
+        ) from error
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: a zero byte in the path
+        raise ValueError(
+            f"An annotation file must be readable. Received {path}: {error}. Check its name and its permissions."
+        ) from error
+    check_count(len(data), most or len(data), f"bytes of {path}")
+    return data
+
+
 def read_json(path):
     """The content of a JSON file.
 
     Raises:
-        ValueError: the file does not exist or is not JSON.
+        ValueError: the file does not exist or is not JSON, or is nested too deep.
     """
     text = read_text(path)
     try:
         return json.loads(text)
-    except ValueError as error:
+    except RecursionError as error:
+        raise ValueError(
+            f"An annotation file must be JSON of few levels. Received {path}, with brackets nested too deep to read. "
+            "Export it again."
+        ) from error
+    except (ValueError, OverflowError, MemoryError) as error:  # ValueError: a number of 5000 digits, too
         raise ValueError(f"An annotation file must be JSON. Received {path}: {error}. Export it again.") from error
-
-
-def _is_shown(file):
-    """Whether the path is a file, but neither hidden (such as macOS's `._a.png`) nor a Cellpose project."""
-    return not file.name.startswith(".") and not file.name.endswith("_seg.npy") and file.is_file()

@@ -4,15 +4,21 @@ Layouts: `images/a.jpg` with `masks/a/*.png`; with `masks/a_1.png`, `masks/a_2.p
 `annotations/a_cat_1.png` (pycococreator). For the layout of the Data Science Bowl see `dsb`.
 """
 
-import pathlib
-import re
+import string
 
 from keras_maskrcnn.data.readers import outlines
 from keras_maskrcnn.data.readers.collector import Collector
-from keras_maskrcnn.data.readers.folders import image_files, need_folder
-from keras_maskrcnn.data.readers.label_images import IMAGE_FOLDERS, find_image_folder, read_labels
-from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
-from keras_maskrcnn.data.records import Dataset, size_message
+from keras_maskrcnn.data.readers.fields import class_name
+from keras_maskrcnn.data.readers.folders import (
+    IMAGE_FOLDERS,
+    by_unique_stem,
+    folders_in,
+    image_files,
+    named_folders,
+    need_folder,
+)
+from keras_maskrcnn.data.readers.label_images import find_image_folder, read_labels
+from keras_maskrcnn.data.records import Dataset
 
 MASK_FOLDERS = ("masks", "annotations", "instances", "labels")
 
@@ -39,17 +45,18 @@ class InstanceFilesDataset(Dataset):
     def __init__(self, folder, image_dir=None, on_error="raise", class_names=None, category_ids=None):
         folder = need_folder(folder, "images and masks")
         images = find_image_folder(folder, image_dir)
-        masks = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
+        masks = next(iter(named_folders(folder, MASK_FOLDERS)), None)
         if images is None or masks is None:
             raise ValueError(
                 f"A folder with {' or '.join(name + '/' for name in IMAGE_FOLDERS)} and "
                 f"{' or '.join(name + '/' for name in MASK_FOLDERS)} is needed. Received {folder} without them."
             )
         collector = Collector(folder, class_names)
-        files = image_files(images)
-        found = _by_image(collector, masks, {path.stem for path in files})
-        for path in files:
-            _collect(collector, path, found.get(path.stem, ()))
+        collector.note_others([images, masks])
+        files = by_unique_stem(collector, image_files(images))
+        found = _by_image(collector, masks, set(files))
+        for stem, path in files.items():
+            _collect(collector, path, found.get(stem, ()))
         super().__init__(**collector.finish(category_ids), on_error=on_error)
 
 
@@ -59,9 +66,9 @@ def _by_image(collector, masks, stems):
     for path in image_files(masks):
         owner, name = _split_name(path.stem, stems)
         _assign(collector, found, owner, path, [(name, path)])
-    for folder in sorted(path for path in masks.iterdir() if path.is_dir()):
+    for folder in folders_in(masks):
         files = [(None, file) for file in image_files(folder)]
-        files += [(sub.name, file) for sub in sorted(folder.iterdir()) if sub.is_dir() for file in image_files(sub)]
+        files += [(sub.name, file) for sub in folders_in(folder) for file in image_files(sub)]
         _assign(collector, found, folder.name if folder.name in stems else None, folder, files)
     return found
 
@@ -74,10 +81,11 @@ def _assign(collector, found, owner, path, files):
 
 def _split_name(name, stems):
     """`a_cat_1` -> ("a", "cat") and `a_1` -> ("a", None), where "a" is the longest matching image name."""
-    for end in sorted((place.start() for place in re.finditer("[_-]", name)), reverse=True):
-        if name[:end] in stems:
-            rest = re.sub(r"[_-]?\d+$", "", name[end + 1 :])
-            return name[:end], rest or None
+    for end in range(len(name) - 1, 0, -1):
+        if name[end] in "_-" and name[:end] in stems:
+            without_number = name[end + 1 :].rstrip(string.digits)
+            numbered = without_number != name[end + 1 :] and without_number[-1:] in ("_", "-")
+            return name[:end], (without_number[:-1] if numbered else without_number) or None
     return (name, None) if name in stems else (None, None)
 
 
@@ -85,16 +93,17 @@ def _collect(collector, path, files):
     size = collector.image_size(path)
     if size is None:
         return
-    where = collector.name
     instances = [
-        collector.instance(f"mask {file}", lambda n=name, f=file: (n, _mask(f, size, where)), number)
+        collector.instance(f"mask {file}", lambda n=name, f=file: (_class(n), _mask(f, size, collector.name)), number)
         for number, (name, file) in enumerate(files)
     ]
     collector.record(path, size, instances)
 
 
+def _class(name):
+    """The class in the name of a file or folder, or None."""
+    return None if name is None else class_name(name, "the class in its file's name")
+
+
 def _mask(file, size, name):
-    labels = read_labels(pathlib.Path(file))
-    if labels.shape != size:
-        raise FaultyAnnotation(size_message(file, name, labels.shape, size), "")
-    return outlines.pixels_mask(labels != 0)
+    return outlines.pixels_mask(read_labels(file, size, name) != 0)

@@ -4,19 +4,19 @@ Shapes with the same label and the same `group_id` are parts of one object, as i
 """
 
 import base64
-import binascii
 import functools
-import io
+import math
 import pathlib
 
 import numpy as np
-from PIL import Image
 
-from keras_maskrcnn.data.images.reading import ImageError, image_size
-from keras_maskrcnn.data.readers import outlines
+from keras_maskrcnn.data.images.reading import image_size, stored_image
+from keras_maskrcnn.data.limits import LABEL_PIXELS, OUTLINE_POINTS, check_count
+from keras_maskrcnn.data.readers import fields, outlines
 from keras_maskrcnn.data.readers.collector import Collector
-from keras_maskrcnn.data.readers.folders import image_files, read_json
-from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation
+from keras_maskrcnn.data.readers.folders import files_with, read_json
+from keras_maskrcnn.data.readers.image_finder import ImageFinder, shown_name
 from keras_maskrcnn.data.records import Dataset, size_message
 
 _NO_OBJECT = ("__ignore__", "_background_")  # labels that labelme's exporters skip
@@ -26,13 +26,13 @@ class LabelmeDataset(Dataset):
     """Images annotated with labelme.
 
     Reads polygons, rectangles, circles (centre and a point on the rim), oriented rectangles and masks. Skips the labels
-    `__ignore__` and `_background_`. The image is the file named by `imagePath`, else a file of the same name in
-    `image_dir` or beside the .json, else `imageData`. A file without shapes is an image without objects. Images
+    `__ignore__` and `_background_`. The image is the file named by `imagePath`, looked for in `image_dir`, then beside
+    the .json (`image_finder` says how), else `imageData`. A file without shapes is an image without objects. Images
     without a .json file are left out.
 
     Args:
         source: folder of the .json files, or one .json file.
-        image_dir: folder of the images, needed if `imagePath` is wrong; None means the folder of the .json files.
+        image_dir: folder of the images, needed if they are not where `imagePath` says, nor near the .json files.
         on_error: "raise" or "skip", as for CocoDataset.
         class_names: names by label; None takes the labels found, sorted.
         category_ids: ids by label; None counts from 1.
@@ -43,16 +43,18 @@ class LabelmeDataset(Dataset):
 
     def __init__(self, source, image_dir=None, on_error="raise", class_names=None, category_ids=None):
         source = pathlib.Path(source)
-        files = sorted(source.glob("*.json")) if source.is_dir() else [source]
+        files = files_with(source, ".json") if source.is_dir() else [source]
         if not files:
             raise ValueError(f"A folder with labelme .json files is needed. Received {source}, which has none.")
         collector = Collector(source, class_names)
+        finders = [ImageFinder(source)] if image_dir is None else [ImageFinder(source, image_dir), ImageFinder(source)]
         for file in files:
-            _collect(collector, file, None if image_dir is None else pathlib.Path(image_dir))
+            _collect(collector, file, finders)
+        collector.notes += [note for finder in finders for note in finder.notes]
         super().__init__(**collector.finish(category_ids), on_error=on_error)
 
 
-def _collect(collector, file, image_dir):
+def _collect(collector, file, finders):
     try:
         content = read_json(file)
     except ValueError as error:
@@ -65,13 +67,12 @@ def _collect(collector, file, image_dir):
             "Remove .json files that labelme did not write.",
         )
         return
-    source, size = _image(collector, file, content, image_dir)
+    source, size = _image(collector, file, content, finders)
     if size is None:
         return
     groups = {}
     for number, shape in enumerate(content["shapes"]):
-        label = shape.get("label") if isinstance(shape, dict) else None
-        group = shape.get("group_id") if isinstance(shape, dict) else None
+        label, group = (_hashable(shape.get(key)) if isinstance(shape, dict) else None for key in ("label", "group_id"))
         if label not in _NO_OBJECT:
             key = (label, "shape", number) if group is None else (label, "group", group)
             groups.setdefault(key, []).append((number, shape))
@@ -87,36 +88,56 @@ def _where(parts, file):
     return f"shape{'s' if len(parts) > 1 else ''} {numbers} of {file}"
 
 
-def _image(collector, file, content, image_dir):
+def _hashable(value):
+    """The value, or text that stands for a list or a dictionary."""
+    return value if isinstance(value, (str, int, float, type(None))) else fields.shown(value)
+
+
+def _image(collector, file, content, finders):
     """(source, size); the size is None after recording a fault."""
-    stated = (content.get("imageHeight"), content.get("imageWidth"))
-    stated = None if None in stated else stated
-    path = _image_path(file, content, image_dir)
-    if path is not None:
-        return path, collector.image_size(path, stated)
-    if not content.get("imageData"):
-        problem = f"its image {content.get('imagePath')!r} does not exist, and the file has no imageData."
-        collector.fault(f"file {file}", problem, "Pass the folder of the images.")
-        return None, None
     try:
-        size = image_size(_embedded(content))
-    except (ImageError, binascii.Error) as error:
-        collector.fault(f"file {file}", f"its imageData is damaged: {error}.", "Save it in labelme again.")
-        return None, None
-    if stated is not None and tuple(stated) != size:
-        collector.fault(f"file {file}", size_message(f"imageData of {file.name}", file.name, stated, size), "")
+        stated = _stated_size(content)
+        path = _image_path(file, content, finders)
+        if path is not None:
+            return path, collector.image_size(path, stated)
+        if not content.get("imageData"):
+            raise FaultyAnnotation(*_no_image(file, content, finders[0]))
+        size = _embedded_size(content, file, stated)
+    except FaultyAnnotation as fault:
+        collector.fault(f"file {file}", *fault.args)
         return None, None
     return functools.partial(_read_embedded, file), size
 
 
-def _image_path(file, content, image_dir):
+def _stated_size(content):
+    """(height, width) of the image in the file, or None."""
+    stated = [content.get(key) for key in ("imageHeight", "imageWidth")]
+    if None in stated:
+        return None
+    return tuple(fields.number(value, "`imageHeight` and `imageWidth`", 1, whole=True) for value in stated)
+
+
+def _image_path(file, content, finders):
     """The image file, or None."""
-    named = str(content.get("imagePath") or "").replace("\\", "/")  # labelme on Windows writes backslashes
-    folders = [file.parent] if image_dir is None else [image_dir, file.parent]
-    candidates = [file.parent / named] if named else []
-    candidates += [folder / named.rsplit("/", 1)[-1] for folder in folders if named]
-    candidates += [path for folder in folders for path in image_files(folder) if path.stem == file.stem and not named]
-    return next((path for path in candidates if path.is_file()), None)
+    name = content.get("imagePath") or file.stem
+    return next((path for path in (finder.look_up(name) for finder in finders) if path is not None), None)
+
+
+def _no_image(file, content, finder):
+    """(problem, remedy) of a file whose image is missing."""
+    name = content.get("imagePath") or file.stem
+    problem, remedy = finder.not_found(name)
+    return f"its image {shown_name(name)}: {problem}", remedy
+
+
+def _embedded_size(content, file, stated):
+    try:
+        size = image_size(_embedded(content))
+    except (TypeError, ValueError) as error:  # ImageError, binascii.Error
+        raise FaultyAnnotation(f"its imageData is damaged: {error}.", "Save it in labelme again.") from None
+    if stated is not None and stated != size:
+        raise FaultyAnnotation(size_message(f"imageData of {file.name}", file.name, stated, size), "")
+    return size
 
 
 def _embedded(content):
@@ -132,7 +153,7 @@ def _class_and_mask(parts, height, width):
     masks = []
     for _, shape in parts:
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"]:
-            raise FaultyAnnotation(f"a shape needs a label. Received {str(shape)[:60]}.", "Name it in labelme.")
+            raise FaultyAnnotation(f"a shape needs a label. Received {fields.shown(shape)}.", "Name it in labelme.")
         masks.append(_mask(shape, height, width))
     label = parts[0][1]["label"]
     return label, masks[0] if len(masks) == 1 else outlines.union([mask for mask, _ in masks], height, width)
@@ -143,12 +164,15 @@ def _mask(shape, height, width):
     points = shape.get("points")
     if kind == "mask":
         return _pixel_mask(shape, height, width)
-    if kind in ("polygon", "oriented_rectangle") or (kind == "rectangle" and len(points or ()) == 4):
+    if not isinstance(points, list):
+        raise FaultyAnnotation(f"`points` must be a list. Received {fields.shown(points)}.", "Draw it again.")
+    check_count(len(points), OUTLINE_POINTS, "points in an outline")
+    if kind in ("polygon", "oriented_rectangle") or (kind == "rectangle" and len(points) == 4):
         return outlines.polygon_mask([points], height, width)
     if kind not in ("rectangle", "circle"):
         raise FaultyAnnotation(
             "its shape_type must be polygon, rectangle, oriented_rectangle, circle or mask. "
-            f"Received {kind!r}, which encloses nothing.",
+            f"Received {fields.shown(kind)}, which encloses nothing.",
             "Outline the object, or remove the shape.",
         )
     (ax, ay), (bx, by) = _two_points(points, kind)
@@ -161,7 +185,9 @@ def _two_points(points, kind):
     try:
         (ax, ay), (bx, by) = points
     except (TypeError, ValueError):
-        raise FaultyAnnotation(f"a {kind} needs two points. Received {str(points)[:60]}.", "Draw it again.") from None
+        raise FaultyAnnotation(
+            f"a {kind} needs two points. Received {fields.shown(points)}.", "Draw it again."
+        ) from None
     ax, ay, bx, by = outlines.numbers(ax, ay, bx, by)
     return (ax, ay), (bx, by)
 
@@ -170,13 +196,20 @@ def _pixel_mask(shape, height, width):
     """A labelme mask: a black-and-white PNG in base64. Its top-left pixel is at the first point."""
     (x, y), _ = _two_points(shape.get("points"), "mask")
     x, y = round(x), round(y)
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(shape.get("mask") or "", validate=True))) as image:
-            pixels = np.asarray(image.convert("L")) > 0
-    except (OSError, binascii.Error) as error:
-        raise FaultyAnnotation(f"its mask cannot be read: {error}.", "Draw it again.") from None
+    pixels = _decoded_mask(shape.get("mask"))
     whole = np.zeros((height, width), bool)
     top, left = max(y, 0), max(x, 0)
     part = pixels[top - y : max(height - y, 0), left - x : max(width - x, 0)]
     whole[top : top + part.shape[0], left : left + part.shape[1]] = part
     return outlines.pixels_mask(whole)
+
+
+def _decoded_mask(text):
+    """Bool (h, w)."""
+    try:
+        data = base64.b64decode(text or "", validate=True)
+        check_count(math.prod(image_size(data)), LABEL_PIXELS, "pixels of a mask")
+        stored = stored_image(data)
+    except (ValueError, TypeError) as error:  # ImageError, too
+        raise FaultyAnnotation(f"its mask cannot be read: {error}", "Draw it again.") from None
+    return (stored.pixels[..., :-1] if stored.alpha else stored.pixels).any(axis=2)

@@ -6,11 +6,17 @@ Called by the command line and by users.
 import inspect
 import pathlib
 
-from keras_maskrcnn.data.readers import csv_polygons, via
+from keras_maskrcnn.data.readers import via
 from keras_maskrcnn.data.readers.coco import CocoDataset
 from keras_maskrcnn.data.readers.csv_polygons import CsvDataset
 from keras_maskrcnn.data.readers.dsb import DsbDataset
-from keras_maskrcnn.data.readers.folders import image_files
+from keras_maskrcnn.data.readers.folders import (
+    files_with,
+    folders_in,
+    image_files,
+    named_folders,
+    read_bytes,
+)
 from keras_maskrcnn.data.readers.instance_files import MASK_FOLDERS, InstanceFilesDataset
 from keras_maskrcnn.data.readers.label_images import (
     LABEL_FOLDERS,
@@ -19,10 +25,12 @@ from keras_maskrcnn.data.readers.label_images import (
     without_label_ending,
 )
 from keras_maskrcnn.data.readers.labelme import LabelmeDataset
+from keras_maskrcnn.data.readers.tables import read_header
 from keras_maskrcnn.data.readers.via import ViaDataset
 from keras_maskrcnn.data.readers.via3 import Via3Dataset
 from keras_maskrcnn.data.readers.voc import VocDataset
 from keras_maskrcnn.data.readers.yolo import YoloDataset
+from keras_maskrcnn.host.messages import argument
 
 FORMATS = {  # name -> (description, reader)
     "coco": ("COCO instances: .json with images, annotations, categories", CocoDataset),
@@ -42,6 +50,7 @@ FORMATS = {  # name -> (description, reader)
         InstanceFilesDataset,
     ),
 }
+ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "jsons")  # that hold annotation files beside images
 _SNIFFED = 5  # .json files per folder that are inspected
 
 
@@ -79,15 +88,16 @@ def open_dataset(
     if format is None:
         format, source = recognise(source)
     if format not in FORMATS:
-        raise ValueError(f"`format` must be one of {list(FORMATS)}. Received {format!r}.")
+        raise ValueError(f"{argument('format')} must be one of {list(FORMATS)}. Received {format!r}.")
     _, reader = FORMATS[format]
     accepted = inspect.signature(reader).parameters
     if attribute is not None and "attribute" not in accepted:
         raise ValueError(
-            f"`attribute` is only for VIA files. Received {attribute!r} with format {format}, {source}. Leave it out."
+            f"{argument('attribute')} is only for VIA files. Received {attribute!r} with format {format}, {source}. "
+            "Leave it out."
         )
     options = {
-        "image_dir": image_dir or (_coco_images(pathlib.Path(source)) if format == "coco" else None),
+        "image_dir": image_dir,
         "part": part,
         "attribute": attribute,
         "class_names": class_names,
@@ -129,14 +139,13 @@ def _recognise_file(path):
     if ending in (".yaml", ".yml"):
         return "yolo"
     if ending == ".csv":
-        header, _ = csv_polygons.read_rows(path)
-        return "via" if set(via.CSV_COLUMNS[1:]) <= set(header) else "csv"
+        return "via" if set(via.CSV_COLUMNS[1:]) <= set(read_header(path)) else "csv"
     return _recognise_json(path) if ending == ".json" else None
 
 
 def _recognise_json(path):
     """The tool that wrote a .json file, by its keys. Searching the bytes is much faster than parsing large files."""
-    data = path.read_bytes()
+    data = read_bytes(path)
     for name, keys in (
         ("labelme", (b'"shapes"', b'"imagePath"')),
         ("via3", (b'"vid_list"', b'"fname"', b'"metadata"')),
@@ -152,13 +161,14 @@ def _recognise_folder(folder):
     """(format, path to pass to its reader), or None."""
     if (folder / "SegmentationObject").is_dir():
         return "voc", folder
-    if any(folder.glob("*.yaml")) or any(folder.glob("*.yml")):
+    if files_with(folder, ".yaml", ".yml"):
         return "yolo", folder
-    for pattern in ("*.json", "*.csv"):
-        found = _recognise_files(folder, sorted(folder.glob(pattern)))
-        if found is not None:
-            return found
-    if any((path / "images").is_dir() and (path / "masks").is_dir() for path in folder.iterdir()):
+    for place in (folder, *named_folders(folder, ANNOTATION_FOLDERS)):
+        for suffix in (".json", ".csv"):
+            found = _recognise_files(place, files_with(place, suffix))
+            if found is not None:
+                return found
+    if any((path / "images").is_dir() and (path / "masks").is_dir() for path in folders_in(folder)):
         return "dsb", folder
     name = _recognise_masks(folder)
     return None if name is None else (name, folder)
@@ -183,20 +193,13 @@ def _recognise_masks(folder):
     if images is None:
         own = any(without_label_ending(stem) in stems for stem in stems if without_label_ending(stem) != stem)
         return "label-images" if own else None
-    for name in dict.fromkeys((*LABEL_FOLDERS, *MASK_FOLDERS)):
-        masks = folder / name
+    for masks in named_folders(folder, (*LABEL_FOLDERS, *MASK_FOLDERS)):
         files = image_files(masks)
         if any(without_label_ending(path.stem) in stems or path.stem in stems for path in files):
             return "label-images"
-        if files or masks.is_dir() and any(path.is_dir() for path in masks.iterdir()):
+        if files or folders_in(masks):
             return "instance-files"
     return None
-
-
-def _coco_images(source):
-    """The default image folder of a COCO file: `images/` beside it, else the file's own folder."""
-    beside = source.parent / "images"
-    return beside if beside.is_dir() else source.parent
 
 
 def _nothing_found(source):
@@ -208,5 +211,5 @@ def _nothing_found(source):
         holds = f"the file {source}"
     return (
         f"A dataset must have one of these formats:\n{looked_for}\nReceived {holds}, which matches none of them. "
-        "Name the annotation file or the folder itself, or the format (format=..., --format on the command line)."
+        f"Name the annotation file or the folder itself, or the format ({argument('format')})."
     )

@@ -8,25 +8,33 @@ import math
 
 import numpy as np
 
+from keras_maskrcnn.data.limits import OUTLINE_POINTS, check_count
+from keras_maskrcnn.data.readers import fields
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.records import Polygons, RunLengths
-from keras_maskrcnn.geometry import rle
+from keras_maskrcnn.geometry import polygons, rle
 from keras_maskrcnn.geometry.extents import filled_box
 
 _MAX_SAGITTA = 0.05  # pixels, largest deviation of a polygon from its curve
 
 
-class FaultyAnnotation(Exception):
-    """One annotation is invalid. args: problem, remedy (two sentences)."""
+class DegeneratePart(FaultyAnnotation):
+    """A part of an outline encloses no area. Dropped where other parts are left."""
 
 
-def polygon_mask(parts, height, width, holes=()):
+def polygon_mask(parts, height, width, holes=(), note=None):
     """The mask of the area inside polygons.
+
+    Outlines that reach so far that following them takes long are cut to the image: they become run lengths. The pixels
+    are the same.
 
     Args:
         parts: list of coordinate lists, flat x1, y1, x2, y2, ... or (k, [x, y]); the mask is their union.
         height, width: int, image pixels.
         holes: list of the same, cut out of the mask. With holes the mask is stored as run lengths, because COCO
             polygons cannot have holes.
+        note: function called with sentences for `fields.Notes.add`. It permits to leave out degenerate parts where
+            others are left. None: such a part is a fault.
 
     Returns:
         (Polygons or RunLengths, box float32 [x1, y1, x2, y2] clipped to the image).
@@ -34,32 +42,48 @@ def polygon_mask(parts, height, width, holes=()):
     Raises:
         FaultyAnnotation: the coordinates are not a polygon, or it covers no area of the image.
     """
-    mask = Polygons(tuple(polygon(part) for part in parts))
-    box = mask.box(height, width)
-    if (box[2:] <= box[:2]).any():
-        points = np.concatenate(mask.parts)
+    outlines = [polygon(parts[0], note)] if len(parts) == 1 else _parts_with_area(parts, note)
+    x1, y1, x2, y2 = corners = _extent(outlines)
+    box = np.array([max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)], np.float32)
+    if box[2] <= box[0] or box[3] <= box[1]:
         raise FaultyAnnotation(
             f"its polygon covers no area of its image of {height} x {width} (height x width). "
-            f"Received points from {points.min(0).tolist()} to {points.max(0).tolist()}.",
+            f"Received points from {[x1, y1]} to {[x2, y2]}.",
             "Check that it belongs to this image and that x comes before y.",
         )
-    if not holes:
+    mask = Polygons(tuple(outlines))
+    if any(polygons.is_long(points, corners) for points in outlines):
+        mask, box = _cut_to_image(mask, height, width, note)
+    if not len(holes):
         return mask, box
-    return _without_holes(mask, Polygons(tuple(polygon(hole) for hole in holes)), height, width)
+    return _without_holes(mask, [polygon(hole, note) for hole in holes], height, width)
 
 
-def polygon(part):
-    """One polygon's corners. Returns float64 (k, [x, y]), k >= 3. Raises FaultyAnnotation."""
-    try:
-        points = np.asarray(part, np.float64).reshape(-1, 2)
-    except (TypeError, ValueError):
-        raise FaultyAnnotation(
-            f"a polygon must be a flat list x1, y1, x2, y2, ... Received {str(part)[:60]}.",
+def polygon(part, note=None):
+    """One polygon's corners.
+
+    Args:
+        part: flat coordinates x1, y1, x2, y2, ... or (k, [x, y]).
+        note: as for `polygon_mask`.
+
+    Returns:
+        float64 (k, [x, y]), k >= 3.
+
+    Raises:
+        FaultyAnnotation: they are no finite numbers, or beyond `polygons.FARTHEST`.
+        DegeneratePart: an odd number of values, or fewer than three points.
+    """
+    values = _coordinates(part, note)
+    if values.ndim == 1 and len(values) % 2:
+        raise DegeneratePart(
+            f"a polygon must be a flat list x1, y1, x2, y2, ... Received {len(values)} values, which is odd: "
+            f"{fields.shown(part)}.",
             "Export the annotations again.",
-        ) from None
-    if len(points) < 3 or not np.isfinite(points).all():
-        raise FaultyAnnotation(
-            f"a polygon needs at least three finite points. Received {points.tolist()[:3]}.",
+        )
+    points = values.reshape(-1, 2)
+    if len(points) < 3:
+        raise DegeneratePart(
+            f"a polygon needs at least three points. Received {points.tolist()}.",
             "Outline the object again, or remove the part.",
         )
     return points
@@ -82,11 +106,12 @@ def ellipse(cx, cy, rx, ry, theta=0.0):
         float64 (k, [x, y]).
 
     Raises:
-        FaultyAnnotation: an axis is not a positive number.
+        FaultyAnnotation: an axis is not a positive number, or beyond `polygons.FARTHEST`.
     """
-    if not (rx > 0 and ry > 0 and np.isfinite([cx, cy, rx, ry, theta]).all()):
+    if not (0 < rx <= polygons.FARTHEST and 0 < ry <= polygons.FARTHEST and np.isfinite([cx, cy, theta]).all()):
         raise FaultyAnnotation(
-            f"circles and ellipses need positive radii. Received {rx} and {ry} around ({cx}, {cy}), angle {theta}.",
+            f"circles and ellipses need positive radii of at most {polygons.FARTHEST:g} pixels. "
+            f"Received {rx} and {ry} around ({cx}, {cy}), angle {theta}.",
             "Draw it again, or remove it.",
         )
     count = max(16, math.ceil(math.pi / math.acos(max(0.0, 1 - _MAX_SAGITTA / max(rx, ry)))))
@@ -102,12 +127,13 @@ def circle(cx, cy, radius):
 
 
 def numbers(*values):
-    """The values as floats. Raises FaultyAnnotation if one is missing or not a number."""
+    """The values as floats. Raises FaultyAnnotation if one is missing or no finite number."""
     try:
-        return [float(value) for value in values]
-    except (TypeError, ValueError):
+        return [fields.number(value, "a coordinate") for value in values]
+    except FaultyAnnotation:
         raise FaultyAnnotation(
-            f"coordinates must be numbers. Received {list(values)!r}.", "Draw the shape again, or remove it."
+            f"coordinates must be numbers that are finite. Received {list(values)!r:.200}.",
+            "Draw the shape again, or remove it.",
         ) from None
 
 
@@ -150,9 +176,103 @@ def pixels_mask(pixels):
     return RunLengths(runs.astype(np.int32)), np.array(box, np.float32)
 
 
+def _parts_with_area(parts, note):
+    """Those of several parts that enclose an area. Raises DegeneratePart if there is none, or without `note`."""
+    kept, first = [], None
+    for part in parts:
+        try:
+            points = polygon(part, note)
+            if _is_line(points):
+                raise DegeneratePart(
+                    f"all points of its part lie on a line. Received {fields.shown(points.tolist())}.",
+                    "Outline the object again, or remove the part.",
+                )
+            kept.append(points)
+        except DegeneratePart as fault:
+            first = fault if first is None else first
+    if first is not None and (note is None or not kept):
+        raise first
+    if first is not None:
+        note(
+            "left out parts of an outline that are no polygons (fewer than three points, all on a line, or an odd "
+            "number of values), and kept the other parts"
+        )
+    return kept
+
+
+def _is_line(points):
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is a fault of its own
+        offsets = points - points[0]
+        farthest = offsets[np.argmax(np.abs(offsets).sum(axis=1))]
+        return not (offsets[:, 0] * farthest[1] != offsets[:, 1] * farthest[0]).any()
+
+
+def _coordinates(part, note):
+    """The numbers of a part as a float64 array, flat or (k, 2)."""
+    try:
+        values = np.asarray(part)
+    except ValueError:  # lists of several lengths
+        values = np.zeros((), object)
+    if values.dtype.kind not in "fiu" and values.ndim in (1, 2) and values.size:
+        numbers_of = [fields.number(value, "a coordinate", note=note) for value in values.ravel().tolist()]
+        values = np.array(numbers_of, np.float64).reshape(values.shape)
+    if values.ndim not in (1, 2) or values.ndim == 2 and values.shape[1] != 2:
+        raise FaultyAnnotation(
+            f"a polygon must be a flat list x1, y1, x2, y2, ... Received {fields.shown(part)}.",
+            "Export the annotations again.",
+        )
+    check_count(values.size // 2, OUTLINE_POINTS, "points in an outline")
+    return values.astype(np.float64, copy=False)
+
+
+def _extent(outlines):
+    """[x1, y1, x2, y2] of all points, floats. Raises FaultyAnnotation if one is not finite or too far away."""
+    points = outlines[0] if len(outlines) == 1 else np.concatenate(outlines)
+    (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    far = polygons.FARTHEST
+    if not (x1 >= -far and y1 >= -far and x2 <= far and y2 <= far):  # false of NaN, too
+        bad = points[~(np.abs(points) <= far).all(axis=1)]
+        raise FaultyAnnotation(
+            f"a polygon's points must be finite and within {far:g} pixels. Received {bad[:3].tolist()}.",
+            "Outline the object again, or remove the part.",
+        )
+    return x1, y1, x2, y2
+
+
+def _cut_to_image(mask, height, width, note):
+    """(RunLengths, box) of polygons that reach far outside their image."""
+    try:
+        runs = polygons.union_runs(mask.parts, height, width)
+    except ValueError as error:
+        raise FaultyAnnotation(str(error), "Or remove it.") from None
+    if note is not None:
+        note("cut off outlines at the border of their image, far outside of which they reach")
+    return run_lengths_mask(runs, height)
+
+
+def run_lengths_mask(runs, height):
+    """A mask from run lengths of a whole image.
+
+    Args:
+        runs: int (runs,), from `rle.parse_counts`. height: int, image pixels.
+
+    Returns:
+        (RunLengths, box float32 [x1, y1, x2, y2]).
+
+    Raises:
+        FaultyAnnotation: the mask is empty.
+    """
+    box = rle.extent(runs, height)
+    if box is None:
+        raise FaultyAnnotation("its mask is empty.", "Remove the annotation.")
+    small = runs.max() <= np.iinfo(np.int32).max
+    return RunLengths(runs.astype(np.int32) if small else runs), box.astype(np.float32)
+
+
 def _without_holes(mask, holes, height, width):
     """(RunLengths, box) of a mask with holes in it."""
-    return pixels_mask(_pixels(mask, height, width) & ~_pixels(holes, height, width))
+    _extent(holes)
+    return pixels_mask(_pixels(mask, height, width) & ~_pixels(Polygons(tuple(holes)), height, width))
 
 
 def _pixels(mask, height, width):

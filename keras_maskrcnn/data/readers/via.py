@@ -5,16 +5,20 @@ under `_via_img_metadata`, and the attributes with their options under `_via_att
 value of one of its attributes. VIA 3 has another format, see `via3`.
 """
 
-import csv
-import io
 import json
 import pathlib
 
-from keras_maskrcnn.data.readers import outlines
+import numpy as np
+
+from keras_maskrcnn.data.limits import OUTLINE_POINTS, check_count
+from keras_maskrcnn.data.readers import fields, outlines
 from keras_maskrcnn.data.readers.collector import Collector
-from keras_maskrcnn.data.readers.folders import read_json, read_text
-from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation
+from keras_maskrcnn.data.readers.folders import read_json
+from keras_maskrcnn.data.readers.image_finder import ImageFinder
+from keras_maskrcnn.data.readers.tables import read_table
 from keras_maskrcnn.data.records import Dataset
+from keras_maskrcnn.host.messages import argument
 
 CSV_COLUMNS = ("filename", "region_id", "region_shape_attributes", "region_attributes")
 _USUAL_NAMES = (
@@ -35,7 +39,7 @@ class ViaDataset(Dataset):
 
     Args:
         annotation_file: path of the .json (export or project) or .csv file.
-        image_dir: folder of the images; None means the file's folder.
+        image_dir: folder of the images; None searches near the file, see `image_finder`.
         attribute: name of the region attribute that holds the class: a dropdown, radio, checkbox (one ticked) or text.
             None takes the only attribute, or the only one with a usual name such as "class". A file without region
             attributes has one class.
@@ -52,14 +56,15 @@ class ViaDataset(Dataset):
         self, annotation_file, image_dir=None, attribute=None, on_error="raise", class_names=None, category_ids=None
     ):
         path = pathlib.Path(annotation_file)
-        entries, options = _read(path)
+        collector = Collector(path, class_names)
+        entries, options = _read(path, collector)
         names = dict.fromkeys([*options, *(key for _, region in _regions(entries) for key in _attributes(region))])
         attribute = choose_attribute(list(names), attribute, path)
-        collector = Collector(path, class_names)
         collector.declare(options.get(attribute, ()))
-        folder = path.parent if image_dir is None else pathlib.Path(image_dir)
+        finder = ImageFinder(path, image_dir)
         for entry in entries:
-            _collect(collector, entry, folder, attribute)
+            _collect(collector, entry, finder, attribute)
+        collector.notes += finder.notes
         super().__init__(**collector.finish(category_ids), on_error=on_error)
 
 
@@ -75,57 +80,73 @@ def choose_attribute(names, asked, path):
         ValueError: the choice is unknown, or there is no choice and the attribute is ambiguous.
     """
     if asked is not None and asked not in names:
-        raise ValueError(f"{path}: `attribute` must be one of the region attributes {names}. Received {asked!r}.")
+        raise ValueError(
+            f"{path}: {argument('attribute')} must name one of the region attributes {names}. Received {asked!r}."
+        )
     if asked is not None or not names:
         return asked
     usual = [name for name in names if str(name).lower() in _USUAL_NAMES]
     if len(names) == 1 or len(usual) == 1:
         return (usual or names)[0]
     raise ValueError(
-        f"{path}: one region attribute must hold the class. Received {names}. "
-        "Name it: attribute=... (--class-attribute on the command line)."
+        f"{path}: one region attribute must hold the class. Received {names}. Name it: {argument('attribute')}."
     )
 
 
-def find_image(folder, name):
-    """Path of an image: its name inside the folder, else the part after the last slash (of a URL or an old path)."""
-    path = folder / name
-    base = folder / name.replace("\\", "/").rsplit("/", 1)[-1]
-    return base if base.is_file() and not path.is_file() else path
-
-
-def _read(path):
+def _read(path, collector):
     """(entries of images, {attribute: [options]})."""
     if path.suffix.lower() == ".csv":
         return _read_csv(path), {}
     content = read_json(path)
-    entries = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
-    if not isinstance(entries, dict) or not all(isinstance(e, dict) and "filename" in e for e in entries.values()):
+    found = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
+    if not isinstance(found, dict) or not any(isinstance(e, dict) and "filename" in e for e in found.values()):
         raise ValueError(
             f'VIA annotations must hold {{"<name><size>": {{"filename", "regions", ...}}}}. Received {path}. '
             "In VIA choose Annotation > Export Annotations (as json), or save the project."
         )
-    order = dict.fromkeys([*(content.get("_via_image_id_list") or ()), *entries])
-    entries = [entries[key] for key in order if key in entries]
-    described = content.get("_via_attributes", {}).get("region", {})
-    return entries, {name: list(about.get("options") or ()) for name, about in described.items()}
+    listed = content.get("_via_image_id_list")
+    order = [key for key in (listed if isinstance(listed, list) else ()) if isinstance(key, str)]
+    entries = []
+    for key in dict.fromkeys([*order, *found]):
+        if isinstance(found.get(key), dict) and "filename" in found[key]:
+            entries.append(found[key])
+        elif key in found:
+            collector.fault(f"entry {fields.shown(key)}", "it has no `filename`.", "Remove it.")
+    return entries, _options(content, path)
+
+
+def _options(content, path):
+    """{region attribute: its options, in VIA's order} of a project."""
+    described = content.get("_via_attributes")
+    described = described.get("region") if isinstance(described, dict) else None
+    options = {}
+    for name, about in described.items() if isinstance(described, dict) else ():
+        listed = about.get("options") if isinstance(about, dict) else None
+        if listed is not None and not isinstance(listed, (dict, list)):
+            raise ValueError(
+                f"{path}: the options of the attribute {name!r} must be a list or a dictionary. "
+                f"Received {fields.shown(listed)}. Save the project in VIA again."
+            )
+        options[name] = [str(option) for option in listed or ()]
+    return options
 
 
 def _read_csv(path):
     """The same entries from a CSV export: one row per region; {} is the shape of images without regions."""
-    rows = csv.DictReader(io.StringIO(read_text(path).lstrip("#")))
-    missing = [column for column in CSV_COLUMNS if column not in (rows.fieldnames or ())]
+    columns, rows = read_table(path, ",")
+    missing = [column for column in CSV_COLUMNS if column not in columns]
     if missing:
         raise ValueError(
             f"A VIA CSV file needs columns {list(CSV_COLUMNS)}. Received {path} without {missing}. Export it again."
         )
     entries = {}
-    for row in rows:
-        entry = entries.setdefault(row["filename"], {"filename": row["filename"], "regions": {}})
-        shape = _loads(row["region_shape_attributes"])
+    for line, row in rows:
+        name, number, shape, attributes = (row[columns[column]] for column in CSV_COLUMNS)
+        entry = entries.setdefault(name, {"filename": name, "regions": {}})
+        shape = _loads(shape)
         if shape != {}:
-            region = {"shape_attributes": shape, "region_attributes": _loads(row["region_attributes"])}
-            entry["regions"][row["region_id"]] = region
+            region = {"shape_attributes": shape, "region_attributes": _loads(attributes)}
+            entry["regions"][f"{number} in line {line}"] = region
     return list(entries.values())
 
 
@@ -133,7 +154,7 @@ def _loads(text):
     """Parse a JSON cell. Text that is not JSON stays text and becomes a fault of its region."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError, OverflowError):
         return text
 
 
@@ -144,8 +165,10 @@ def _regions(entries):
 
 
 def _numbered(regions):
-    """(number, region) from VIA 1's dictionary or VIA 2's list."""
-    return list(regions.items() if isinstance(regions, dict) else enumerate(regions or ()))
+    """[(number, region)] from VIA 1's dictionary or VIA 2's list; [] for anything else."""
+    if isinstance(regions, dict):
+        return list(regions.items())
+    return list(enumerate(regions)) if isinstance(regions, list) else []
 
 
 def _attributes(region):
@@ -153,14 +176,19 @@ def _attributes(region):
     return found if isinstance(found, dict) else {}
 
 
-def _collect(collector, entry, folder, attribute):
-    path = find_image(folder, str(entry["filename"]))
-    size = collector.image_size(path)
+def _collect(collector, entry, finder, attribute):
+    path = finder.locate(collector, entry["filename"])
+    size = None if path is None else collector.image_size(path)
     if size is None:
+        return
+    regions = entry.get("regions")
+    if regions and not isinstance(regions, (dict, list)):
+        problem = f"`regions` must be a list or a dictionary. Received {fields.shown(regions)}."
+        collector.fault(f"image {path}", problem, "Export it again.")
         return
     instances = [
         collector.instance(f"region {number} of {path}", lambda r=region: _class_and_mask(r, attribute, *size), number)
-        for number, region in _numbered(entry.get("regions"))
+        for number, region in _numbered(regions)
     ]
     collector.record(path, size, instances)
 
@@ -173,22 +201,24 @@ def _class_and_mask(region, attribute, height, width):
 def _class(attribute, value):
     """The class named by an attribute's value."""
     if isinstance(value, dict):  # a checkbox: {"cat": true, "dog": false}
+        value = {name: bool(on) for name, on in value.items()}
         ticked = [name for name, on in value.items() if on]
         if len(ticked) == 1:
             return ticked[0]
-    elif value not in (None, "") and str(value).strip():
+    elif isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
         return str(value).strip()
     raise FaultyAnnotation(
-        f"its attribute {attribute!r} must name one class. Received {value!r}.", "Choose a class for it in VIA."
+        f"its attribute {attribute!r} must name one class. Received {repr(value)[:100]}.",
+        "Choose a class for it in VIA.",
     )
 
 
 def _mask(region, height, width):
     shape = region.get("shape_attributes") if isinstance(region, dict) else None
     kind = shape.get("name") if isinstance(shape, dict) else None
-    if kind not in _OUTLINES:
+    if not isinstance(kind, str) or kind not in _OUTLINES:
         raise FaultyAnnotation(
-            f"its shape must be one of {sorted(_OUTLINES)}. Received {kind!r}, which encloses nothing.",
+            f"its shape must be one of {sorted(_OUTLINES)}. Received {fields.shown(kind)}, which encloses nothing.",
             "Outline the object, or remove the region.",
         )
     return outlines.polygon_mask([_OUTLINES[kind](shape)], height, width)
@@ -198,10 +228,12 @@ def _points(shape):
     xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
     if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
         raise FaultyAnnotation(
-            f"`all_points_x` and `all_points_y` must be lists of equal length. Received {xs!s:.40} and {ys!s:.40}.",
+            "`all_points_x` and `all_points_y` must be lists of equal length. "
+            f"Received {fields.shown(xs)} and {fields.shown(ys)}.",
             "Draw it again.",
         )
-    return list(zip(xs, ys, strict=True))
+    check_count(len(xs), OUTLINE_POINTS, "points in an outline")
+    return np.stack([outlines.numbers(*xs), outlines.numbers(*ys)], axis=1)
 
 
 def _rectangle(shape):

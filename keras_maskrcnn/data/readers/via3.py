@@ -6,17 +6,18 @@ without objects. For VIA 1 and 2 see `via`.
 """
 
 import base64
-import binascii
 import pathlib
 
 import numpy as np
 
-from keras_maskrcnn.data.images.reading import ImageError, image_size
-from keras_maskrcnn.data.readers import outlines
+from keras_maskrcnn.data.images.reading import image_size
+from keras_maskrcnn.data.limits import OUTLINE_POINTS, check_count
+from keras_maskrcnn.data.readers import fields, outlines
 from keras_maskrcnn.data.readers.collector import Collector
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import read_json
-from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
-from keras_maskrcnn.data.readers.via import choose_attribute, find_image
+from keras_maskrcnn.data.readers.image_finder import ImageFinder
+from keras_maskrcnn.data.readers.via import choose_attribute
 from keras_maskrcnn.data.records import Dataset
 
 _REQUIRED = ("project", "attribute", "file", "metadata", "view")
@@ -29,8 +30,8 @@ class Via3Dataset(Dataset):
 
     Args:
         annotation_file: path of the project (.json).
-        image_dir: folder of the images; None means the file's folder. Not used for images stored in the project itself
-            (added as base64).
+        image_dir: folder of the images; None searches near the file, see `image_finder`. Not used for images stored in
+            the project itself (added as base64).
         attribute: name of the region attribute that holds the class, as for ViaDataset.
         on_error: "raise" or "skip", as for CocoDataset.
         class_names: names by label; None takes the attribute's options, else the values found, sorted.
@@ -45,24 +46,29 @@ class Via3Dataset(Dataset):
     ):
         path = pathlib.Path(annotation_file)
         content = _read(path)
-        described = {key: about for key, about in content["attribute"].items() if about.get("anchor_id") == _IN_IMAGE}
-        names = {about.get("aname"): key for key, about in described.items()}
+        described = {
+            key: about
+            for key, about in content["attribute"].items()
+            if isinstance(about, dict) and about.get("anchor_id") == _IN_IMAGE
+        }
+        names = {str(about.get("aname")): key for key, about in described.items()}
         attribute = choose_attribute(list(names), attribute, path)
         collector = Collector(path, class_names)
-        reader = _Reader(content, collector, path.parent if image_dir is None else pathlib.Path(image_dir))
+        reader = _Reader(content, collector, ImageFinder(path, image_dir))
         if attribute is not None:
             reader.attribute, reader.key = attribute, names[attribute]
-            reader.options = described[reader.key].get("options") or {}
+            reader.options = _options(described[reader.key], path)
             collector.declare(reader.options.values())
         reader.collect()
+        collector.notes += reader.finder.notes
         super().__init__(**collector.finish(category_ids), on_error=on_error)
 
 
 class _Reader:
-    def __init__(self, content, collector, folder):
+    def __init__(self, content, collector, finder):
         self.content = content
         self.collector = collector
-        self.folder = folder
+        self.finder = finder
         self.attribute = self.key = None
         self.options = {}
 
@@ -70,26 +76,27 @@ class _Reader:
         """Every view with its regions."""
         regions = {vid: [] for vid in self.content["view"]}
         for key, entry in self.content["metadata"].items():
-            if not entry.get("xy"):
+            if not isinstance(entry, dict) or not entry.get("xy"):
                 continue  # metadata of the file or of a time span
             if str(entry.get("vid")) in regions:
                 regions[str(entry["vid"])].append((key, entry))
             else:
-                self.collector.fault(
-                    f"region {key}", f"belongs to view {entry.get('vid')!r}, which does not exist.", "Remove it."
-                )
-        order = [str(vid) for vid in self.content["project"].get("vid_list") or regions]
-        for vid in order:
+                problem = f"belongs to view {fields.shown(entry.get('vid'))}, which does not exist."
+                self.collector.fault(f"region {key}", problem, "Remove it.")
+        listed = self.content["project"].get("vid_list")
+        order = [str(vid) for vid in (listed if isinstance(listed, list) and listed else regions)]
+        for vid in dict.fromkeys(order):
             if vid in regions:
                 self._view(vid, regions[vid])
 
     def _view(self, vid, regions):
-        files = self.content["view"][vid].get("fid_list") or []
-        entry = self.content["file"].get(str(files[0])) if len(files) == 1 else None
-        if entry is None or entry.get("type", _IMAGE) != _IMAGE:
+        view = self.content["view"][vid]
+        files = view.get("fid_list") if isinstance(view, dict) else None
+        entry = self.content["file"].get(str(files[0])) if isinstance(files, list) and len(files) == 1 else None
+        if not isinstance(entry, dict) or entry.get("type", _IMAGE) != _IMAGE:
             self.collector.fault(
                 f"view {vid}",
-                f"a view must show one image. Received {entry or files}.",
+                f"a view must show one image. Received {fields.shown(entry or files)}.",
                 "Remove videos and views with several files.",
             )
             return
@@ -101,14 +108,14 @@ class _Reader:
 
     def _image(self, entry):
         """(source, size or None after recording a fault, name in messages)."""
-        name = str(entry.get("fname"))
+        name = entry.get("fname")
         if entry.get("loc") != _INLINE:
-            path = find_image(self.folder, name)
-            return path, self.collector.image_size(path), path
+            path = self.finder.locate(self.collector, name)
+            return path, None if path is None else self.collector.image_size(path), path
         try:
             data = base64.b64decode(str(entry.get("src")).split(",", 1)[-1], validate=True)
             return data, image_size(data), name
-        except (binascii.Error, ImageError) as error:
+        except ValueError as error:  # ImageError, binascii.Error, text that is no ASCII
             self.collector.fault(
                 f"image {name}", f"the copy of it in the project is damaged: {error}.", "Add it again."
             )
@@ -116,19 +123,22 @@ class _Reader:
 
     def _instance(self, key, entry, name, size):
         def make():
-            label = None if self.key is None else self._class((entry.get("av") or {}).get(self.key))
+            values = entry.get("av")
+            label = (
+                None if self.key is None else self._class(values.get(self.key) if isinstance(values, dict) else None)
+            )
             return label, _mask(entry["xy"], *size)
 
         return self.collector.instance(f"region {key} of {name}", make, key)
 
     def _class(self, value):
         """The class. Radio, dropdown and checkbox values are option numbers; text values are the name itself."""
-        text = "" if value is None else str(value).strip()
+        text = str(value).strip() if isinstance(value, (str, int, float)) else ""
         label = self.options.get(text) if self.options else text
         if not label:
+            known = f" of {dict(list(self.options.items())[:10])}" if self.options else ""
             raise FaultyAnnotation(
-                f"its attribute {self.attribute!r} must name one class "
-                f"{'of ' + str(self.options) if self.options else ''}. Received {value!r}.",
+                f"its attribute {self.attribute!r} must name one class{known}. Received {fields.shown(value)}.",
                 "Choose a class for it in VIA.",
             )
         return label
@@ -144,12 +154,26 @@ def _read(path):
     return content
 
 
+def _options(about, path):
+    """{number as text: name} of an attribute's options."""
+    options = about.get("options") or {}
+    if not isinstance(options, dict):
+        raise ValueError(
+            f"{path}: the options of the attribute {about.get('aname')!r} must be a dictionary. "
+            f"Received {fields.shown(options)}. Save the project in VIA again."
+        )
+    return {str(key): str(name) for key, name in options.items()}
+
+
 def _mask(xy, height, width):
-    kind, values = xy[0], outlines.numbers(*xy[1:])
+    if not isinstance(xy, list):
+        raise FaultyAnnotation(f"`xy` must be a list. Received {fields.shown(xy)}.", "Draw it again.")
+    check_count(len(xy), 2 * OUTLINE_POINTS, "numbers in an outline")
+    kind, *values = outlines.numbers(*xy)
     name, count, outline = _SHAPES.get(kind, (None, None, None))
     if name is None:
         raise FaultyAnnotation(
-            f"its shape must be one of {[name for name, _, _ in _SHAPES.values()]}. Received shape number {kind} "
+            f"its shape must be one of {[name for name, _, _ in _SHAPES.values()]}. Received shape number {kind:g} "
             "(1 is a point, 5 a line), which encloses nothing.",
             "Outline the object, or remove the region.",
         )
@@ -172,15 +196,18 @@ def _extreme_rectangle(*values):
     return outlines.rectangle(*points.min(0), *points.max(0))
 
 
-def _extreme_circle(x1, y1, x2, y2, x3, y3):
+def _extreme_circle(*values):
     """The circle through three points."""
-    equations = 2 * np.array([[x2 - x1, y2 - y1], [x3 - x1, y3 - y1]])
-    right = np.array([x2**2 - x1**2 + y2**2 - y1**2, x3**2 - x1**2 + y3**2 - y1**2])
-    try:
-        cx, cy = np.linalg.solve(equations, right)
-    except np.linalg.LinAlgError:
-        raise FaultyAnnotation("its three points lie on a line, not on a circle.", "Draw it again.") from None
-    return outlines.circle(cx, cy, np.hypot(cx - x1, cy - y1))
+    first, *others = np.reshape(values, (3, 2))
+    with np.errstate(over="ignore", invalid="ignore"):  # `circle` refuses what is not finite
+        equations = 2 * (np.array(others) - first)
+        right = (np.array(others) ** 2 - first**2).sum(axis=1)
+        try:
+            centre = np.linalg.solve(equations, right)
+        except np.linalg.LinAlgError:
+            raise FaultyAnnotation("its three points lie on a line, not on a circle.", "Draw it again.") from None
+        radius = np.hypot(*(centre - first))
+    return outlines.circle(*centre.tolist(), radius.item())
 
 
 # VIA's shape number -> (name, count of numbers, outline). 1 is a point and 5 a line.

@@ -5,15 +5,24 @@ background, 255 is void (outlines and unclear regions). `Annotations/a.xml` list
 (`class_names.txt`) and CVAT (`labelmap.txt`, RGB instead of palettes) are read too.
 """
 
-import xml.etree.ElementTree as ElementTree
-
 import numpy as np
 
+from keras_maskrcnn.data.readers import fields
 from keras_maskrcnn.data.readers.collector import Collector
-from keras_maskrcnn.data.readers.folders import files_by_stem, image_files, need_folder, read_text
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation
+from keras_maskrcnn.data.readers.folders import (
+    IMAGE_FOLDERS,
+    files_with,
+    image_files,
+    named_folders,
+    need_folder,
+    read_text,
+)
+from keras_maskrcnn.data.readers.image_finder import ImageFinder
 from keras_maskrcnn.data.readers.label_images import color_number, label_masks, read_labels
-from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
-from keras_maskrcnn.data.records import Dataset, size_message
+from keras_maskrcnn.data.readers.xml_files import read_xml
+from keras_maskrcnn.data.records import Dataset
+from keras_maskrcnn.host.messages import argument
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -32,7 +41,7 @@ class VocDataset(Dataset):
 
     Args:
         folder: path of the folder that contains SegmentationObject (VOCdevkit/VOC2012).
-        image_dir: folder of the images; None means `JPEGImages` inside `folder`.
+        image_dir: folder of the images; None means `JPEGImages`, `images` or similar inside `folder`.
         part: "train", "val", ...: the images of that list in ImageSets/Segmentation. None takes all images with
             masks. So does a folder that has none of the lists train, val and test.
         on_error: "raise" or "skip", as for CocoDataset.
@@ -51,10 +60,12 @@ class VocDataset(Dataset):
         by_number = (folder / "SegmentationClass").is_dir()
         if by_number:
             collector.declare(name for name in names.values() if name not in _BACKGROUND)
-        images = files_by_stem(image_files(folder / "JPEGImages" if image_dir is None else image_dir))
+        own = [*named_folders(folder, ("jpegimages", *IMAGE_FOLDERS)), folder / "JPEGImages"][0]
+        finder = ImageFinder(folder, own if image_dir is None else image_dir)
         for stem in _stems(folder, part, masks):
-            reader = _Reader(collector, folder, stem, names if by_number else None, colors)
-            reader.collect(images.get(stem, [folder / "JPEGImages" / f"{stem}.jpg"])[0])
+            path = finder.locate(collector, stem)
+            if path is not None:
+                _Reader(collector, folder, stem, names if by_number else None, colors).collect(path)
         super().__init__(**collector.finish(category_ids), on_error=on_error)
 
 
@@ -81,6 +92,7 @@ class _Reader:
         try:
             objects = self._read(self.object_file, size, _voc_colors())
             classes = None if self.names is None else self._read(self.class_file, size, self.colors)
+            masks = label_masks(objects, void=(_VOID,))
         except FaultyAnnotation as fault:
             self.collector.fault(f"masks of {path}", *fault.args)
             return
@@ -90,23 +102,21 @@ class _Reader:
                 lambda n=number, m=mask: (self._class(n, objects, classes, listed), m),
                 number,
             )
-            for number, mask in label_masks(objects, void=(_VOID,))
+            for number, mask in masks
         ]
         self.collector.record(path, size, instances)
 
     def _read(self, file, size, colors):
         if not file.is_file():
             raise FaultyAnnotation(f"{file} does not exist.", "Add it, or remove the image from the list.")
-        labels = read_labels(file, colors)
-        if labels.shape != size:
-            raise FaultyAnnotation(size_message(file, self.collector.name, labels.shape, size), "")
-        return labels
+        return read_labels(file, size, self.collector.name, colors)
 
     def _class(self, number, objects, classes, listed):
         if classes is None:
-            if listed is None or number > len(listed):
+            if not 1 <= number <= len(listed or ()):
                 raise FaultyAnnotation(
-                    f"it needs a class. Received {len(listed or ())} objects in {self.xml_file}.",
+                    f"its number must be that of an object in {self.xml_file}: 1 to {len(listed or ())}. "
+                    f"Received {number}.",
                     "Add the XML file with this object, or SegmentationClass.",
                 )
             return listed[number - 1]
@@ -129,12 +139,12 @@ class _Reader:
 def _stems(folder, part, masks):
     """Names of the images to read, without extension."""
     found = [path.stem for path in image_files(masks)]
-    lists = {path.stem: path for path in sorted((folder / "ImageSets" / "Segmentation").glob("*.txt"))}
+    lists = {path.stem: path for path in files_with(folder / "ImageSets" / "Segmentation", ".txt")}
     if part is None or not set(lists) & {"train", "val", "test"}:
         return found
     if part not in lists:
-        raise ValueError(f"{folder}: `part` must be one of {sorted(lists)}. Received {part!r}.")
-    return [line.split()[0] for line in read_text(lists[part]).splitlines() if line.strip()]
+        raise ValueError(f"{folder}: {argument('part')} must be one of {sorted(lists)}. Received {part!r}.")
+    return list(dict.fromkeys(line.split()[0] for line in read_text(lists[part]).splitlines() if line.strip()))
 
 
 def _class_table(folder):
@@ -152,32 +162,33 @@ def _read_labelmap(path):
     """CVAT's `name:r,g,b:parts:actions`."""
     names, colors = {}, {}
     for line in read_text(path).splitlines():
-        fields = line.split(":")
-        if line.startswith("#") or len(fields) < 2 or not fields[0].strip():
+        cells = line.split(":")
+        if line.startswith("#") or len(cells) < 2 or not cells[0].strip():
             continue
-        number = 0 if fields[0] in _BACKGROUND else max(names, default=0) + 1
+        number = 0 if cells[0] in _BACKGROUND else len(names) + 1
         if number:
-            names[number] = fields[0].strip()
+            names[number] = cells[0].strip()
         try:
-            red, green, blue = (int(value) for value in fields[1].split(","))
-        except ValueError:
-            raise ValueError(f"{path}: a line must be `name:r,g,b::`. Received {line!r}. Export it again.") from None
+            red, green, blue = (fields.number(value, "a colour", 0, 255, whole=True) for value in cells[1].split(","))
+        except (ValueError, FaultyAnnotation):
+            raise ValueError(
+                f"{path}: a line must be `name:r,g,b::`. Received {fields.shown(line)}. Export it again."
+            ) from None
         colors[int(color_number(red, green, blue))] = number
     return names, colors | {int(color_number(224, 224, 192)): _VOID}
 
 
 def _read_xml(path):
-    """((height, width) or None, names of the objects or None). Both are None if the file does not exist."""
+    """((height, width) or None, names of the objects or None). Both are None if the file does not exist.
+
+    Raises:
+        FaultyAnnotation: it is no XML, or lacks the size of the image.
+    """
     if not path.is_file():
         return None, None
-    try:
-        root = ElementTree.parse(path).getroot()
-        height, width = (int(root.findtext(f"size/{side}")) for side in ("height", "width"))
-        return (height, width), [entry.findtext("name", "").strip() for entry in root.iter("object")]
-    except (ElementTree.ParseError, TypeError, ValueError) as error:
-        raise FaultyAnnotation(
-            f"it is not a VOC annotation with the size of its image: {error}.", "Write it again."
-        ) from None
+    root = read_xml(path)
+    sides = [fields.number(root.findtext(f"size/{side}"), f"`{side}`", 1, whole=True) for side in ("height", "width")]
+    return tuple(sides), [(entry.findtext("name") or "").strip() for entry in root.iter("object")]
 
 
 def _voc_colors():

@@ -9,12 +9,16 @@ import pathlib
 
 import numpy as np
 
-from keras_maskrcnn.data.readers import outlines
+from keras_maskrcnn.data.limits import OUTLINE_POINTS, check_count
+from keras_maskrcnn.data.readers import fields, outlines
 from keras_maskrcnn.data.readers.collector import Collector
-from keras_maskrcnn.data.readers.folders import IMAGE_SUFFIXES, read_text
-from keras_maskrcnn.data.readers.outlines import FaultyAnnotation
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation
+from keras_maskrcnn.data.readers.folders import files_with, image_files, need_folder, read_text
+from keras_maskrcnn.data.readers.image_finder import ImageFinder, name_forms
+from keras_maskrcnn.data.readers.yaml_files import read_yaml
 from keras_maskrcnn.data.readers.yolo_labels import find_labels, label_file
 from keras_maskrcnn.data.records import Dataset
+from keras_maskrcnn.host.messages import argument
 
 PARTS = ("train", "val", "test")
 _BEYOND = 0.01  # of a side: tools exceed the image by this much when they round
@@ -42,7 +46,7 @@ class YoloDataset(Dataset):
         names = _names(content, path)
         collector = Collector(f"{path} ({part})", class_names)
         collector.declare(names.values())
-        folders, images = _images(content, path, part)
+        folders, images = _images(collector, content, path, part)
         labels, notes = find_labels(images, collector.name)
         collector.notes += notes
         for image in images:
@@ -60,7 +64,7 @@ def find_yaml(source):
     source = pathlib.Path(source)
     if source.is_file():
         return source
-    files = [file for pattern in ("*.yaml", "*.yml") for file in sorted(source.glob(pattern))]
+    files = files_with(need_folder(source, "data.yaml and images"), ".yaml", ".yml")
     named = [file for file in files if file.stem in ("data", "dataset")] or files
     if len(named) != 1:
         raise ValueError(
@@ -69,76 +73,101 @@ def find_yaml(source):
     return named[0]
 
 
-def read_yaml(path):
-    """The dictionary in a YAML file.
-
-    Raises:
-        ValueError: the file is missing, is not YAML or does not hold a dictionary.
-    """
-    import yaml
-
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise ValueError(f"data.yaml must be YAML. Received {path}: {error}. Correct it.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"data.yaml must contain `names`, `train` and `val`. Received {path} without them. Add them.")
-    return content
-
-
 def _names(content, path):
     """{number: name}, by ascending number."""
     names = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names or not all(isinstance(key, int) for key in names):
+    try:
+        if not isinstance(names, dict) or not names:
+            raise FaultyAnnotation("`names` must not be empty.")
+        names = {fields.number(key, "a number", 0, 10**9, whole=True): fields.class_name(names[key]) for key in names}
+    except FaultyAnnotation as fault:
         raise ValueError(
-            f"{path}: `names` must be a list of names or a dictionary of number: name. Received {names!r}. Add it."
-        )
-    return {key: str(names[key]) for key in sorted(names)}
+            f"{path}: `names` must be a list of names or a dictionary of number: name. {fault.args[0]} "
+            f"Received {fields.shown(content.get('names'))}. Correct it."
+        ) from None
+    return {key: names[key] for key in sorted(names)}
 
 
-def _images(content, path, part):
+def _images(collector, content, path, part):
     """(folders that were searched, image files of a part)."""
     entries = content.get(part)
     if part == "val" and not entries:
         entries = content.get("valid")
     if not entries:
         there = [name for name in PARTS if content.get(name)]
-        raise ValueError(f"{path}: `part` must be one of its parts, {there}. Received {part!r}.")
+        raise ValueError(f"{path}: {argument('part')} must be one of its parts, {there}. Received {part!r}.")
     folders, images = [], []
     for entry in entries if isinstance(entries, list) else [entries]:
-        place = _resolve(content, path, str(entry))
+        if not isinstance(entry, str):
+            raise ValueError(
+                f"{path}: `{part}` must be a folder, a text file or a list of these. Received {fields.shown(entry)}."
+            )
+        place = _resolve(content, path, entry)
         if place.is_dir():
             folders.append(place)
-            images += sorted(f for f in place.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.name[0] != ".")
+            images += image_files(place, deep=True)
         else:
-            lines = [line.strip() for line in read_text(place).splitlines()]
-            images += [
-                place.parent / line if line.startswith(".") else _resolve(content, path, line) for line in lines if line
-            ]
-    return folders, images
+            images += _listed(collector, content, path, place)
+    return folders, list(dict.fromkeys(images))
+
+
+def _listed(collector, content, path, file):
+    """The images that a text file lists: relative to the file if they begin with `.`, else to data.yaml's `path`."""
+    beside, root = ImageFinder(file), ImageFinder(path.parent / str(content.get("path") or ""))
+    images = []
+    for line in (line.strip() for line in read_text(file).splitlines()):
+        if line:
+            first, second = (beside, root) if line.startswith(".") else (root, beside)
+            images.append(_found(first, second, line, collector))
+    collector.notes += beside.notes + root.notes
+    return [image.resolve() for image in images if image is not None]
+
+
+def _found(first, second, name, collector):
+    """The image that one of two finders finds; None after recording a fault."""
+    try:
+        return first.look_up(name) or second.find(name)
+    except FaultyAnnotation as fault:
+        collector.fault(f"image {fields.shown(name)}", *fault.args)
+        return None
 
 
 def _resolve(content, path, entry):
     """Path of an entry of data.yaml: relative to `path`, which is relative to the file."""
     root = path.parent / str(content.get("path") or "")
-    found = root / entry
-    # Roboflow writes ../train/images for train/images, and `path` may come from another machine.
-    others = [root / entry.removeprefix("../"), path.parent / entry, path.parent / entry.removeprefix("../")]
-    existing = next((place for place in (found, *others) if place.exists()), None)
-    if existing is None and pathlib.PurePath(entry).suffix.lower() not in IMAGE_SUFFIXES:
+    places = []
+    for form in (entry, *name_forms(entry)):
+        # Roboflow writes ../train/images for train/images, and `path` may come from another machine.
+        for folder in (root, path.parent):
+            places += [folder / form, folder / form.removeprefix("../")]
+    found = next((place for place in places if _exists(place)), None)
+    if found is None:
+        looked = ", ".join(str(place) for place in list(dict.fromkeys(places))[:4])
         raise ValueError(
-            f"{path}: {entry!r} must exist. Looked for {found}. Check `path`, which is {content.get('path')!r}."
+            f"{path}: {fields.shown(entry)} must exist. Looked for {looked}. "
+            f"Check `path`, which is {fields.shown(content.get('path'))}."
         )
-    return (existing or found).resolve()
+    return found.resolve()
+
+
+def _exists(path):
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name of more than 255 bytes, a zero byte
+        return False
 
 
 def _collect(collector, image, file, names):
     size = collector.image_size(image)
     if size is None:
         return
-    lines = read_text(file).splitlines() if file.is_file() else []
+    try:
+        lines = read_text(file).splitlines() if file.is_file() else []
+    except ValueError as error:
+        collector.fault(f"file {file}", str(error), "Or remove it.")
+        return
     instances = [
         collector.instance(f"line {number} of {file}", lambda t=text: _class_and_mask(t, names, *size), number)
         for number, text in enumerate(lines, start=1)
@@ -149,17 +178,23 @@ def _collect(collector, image, file, names):
 
 def _class_and_mask(text, names, height, width):
     first, *rest = text.split()
+    check_count(len(rest), 2 * OUTLINE_POINTS, "numbers in an outline")
     try:
-        number, values = float(first), np.array([float(value) for value in rest])
-    except ValueError:
-        raise FaultyAnnotation(f"a line must hold numbers. Received {text[:60]!r}.", "Export it again.") from None
-    if number not in names:
+        number = fields.number(first, "a class")
+        values = np.array([fields.number(value, "a coordinate") for value in rest])
+    except FaultyAnnotation:
         raise FaultyAnnotation(
-            f"its class must be one of {names}. Received {first}.", "Correct the number, or `names`."
+            f"a line must hold numbers that are finite. Received {fields.shown(text)}.", "Export it again."
+        ) from None
+    if number not in names:
+        known = list(names.items())
+        raise FaultyAnnotation(
+            f"its class must be one of {dict(known[:10])}{'...' if len(known) > 10 else ''}. Received {first[:20]}.",
+            "Correct the number, or `names`.",
         )
     if len(values) == 4:
         raise FaultyAnnotation(
-            f"it is a box (5 numbers). Mask R-CNN trains on masks. Received {text[:60]!r}.",
+            f"it is a box (5 numbers). Mask R-CNN trains on masks. Received {fields.shown(text)}.",
             "Export segmentation labels, not detection labels.",
         )
     if len(values) < 6 or len(values) % 2:
@@ -181,6 +216,6 @@ def _check_orphans(collector, folders, labels):
     used = set(labels.values())
     for folder in folders:
         place = label_file(folder / "a.jpg").parent
-        for file in sorted(place.rglob("*.txt")) if place != folder else []:
+        for file in files_with(place, ".txt", deep=True) if place != folder else []:
             if file not in used and file.name != "classes.txt":
                 collector.fault(f"file {file}", "its image does not exist.", "Add the image, or remove the file.")

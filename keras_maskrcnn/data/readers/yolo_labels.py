@@ -7,6 +7,8 @@ is one of `LABEL_NAMES` in any case.
 
 import pathlib
 
+from keras_maskrcnn.data.readers.folders import folders_in
+
 LABEL_NAMES = ("labels", "label", "annotations", "annotation", "txt", "yolo", "segmentations", "segments", "polygons")
 _LEVELS_ABOVE = 3  # folders above an image's own that are searched
 _LISTED = 6  # places in a message
@@ -75,7 +77,7 @@ def _other_places(folder):
 
 def _named_labels(folder):
     """The folders inside a folder that are named as labels."""
-    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    inside = folders_in(folder)
     return [path for path in inside if path.name.lower() in LABEL_NAMES]
 
 

@@ -7,6 +7,7 @@ Torchvision puts a bottleneck's stride on the 3x3 convolution, pads symmetricall
 import keras
 from keras import ops
 
+from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
 from keras_maskrcnn.network.backbones.protocol import Backbone, freeze_layers
 from keras_maskrcnn.network.layers import EPSILON, ConvNorm
@@ -87,7 +88,7 @@ class ResidualBlock(keras.layers.Layer):
             features = conv(features, training=training)
             stride *= conv.strides
         shortcut = self.shortcut(inputs, training=training) if self.shortcut is not None else inputs
-        return zero_padding(ops.relu(features + shortcut), image_sizes, stride)
+        return zero_padding(backend.apply_relu(features + shortcut), image_sizes, stride)
 
     def get_config(self):
         """Keras serialisation."""

@@ -1,0 +1,133 @@
+"""Checks of a dataset's image files: listed twice, names that differ in the ending alone, pages, missing entries.
+
+In: a Dataset. Out: lists of Finding. Called by `inspection.py`.
+"""
+
+import collections
+import os
+
+import numpy as np
+from PIL import Image
+
+from keras_maskrcnn.checkup.findings import NOTE, WARNING, Finding, name_of
+from keras_maskrcnn.data.coco_output import is_file
+from keras_maskrcnn.data.readers.folders import image_files
+
+_LISTED = 5  # largest number of file names in a message
+_ORIENTATION = 0x0112  # EXIF tag; 1 means upright
+_ANIMATED = ("GIF", "PNG", "WEBP")
+
+
+def file_findings(dataset):
+    """Findings about the files of a dataset as a whole.
+
+    Args:
+        dataset: Dataset.
+    """
+    paths = [os.path.abspath(record.source) if is_file(record) else None for record in dataset.records]
+    listed = {path for path in paths if path is not None}
+    there = [str(file) for folder in sorted({os.path.dirname(path) for path in listed}) for file in image_files(folder)]
+    unlisted = [path for path in there if path not in listed]
+    return [*_several_ids(dataset, paths), *_same_stems(dataset, paths, unlisted), *_without_entry(dataset, unlisted)]
+
+
+def header_findings(record, position, channels):
+    """Findings about what an image's header says: its orientation, and further pages or frames.
+
+    Args:
+        record: Record. position: int, of the image in its dataset.
+        channels: int, those that are read of it.
+    """
+    if not is_file(record):
+        return []
+    turn, pages, animated = _header(record.source)
+    found = []
+    if turn != 1:
+        message = f"orientation {turn}: it is rotated when read. Check that its objects were drawn on the rotated one."
+        found.append((NOTE, "EXIF turn", message))
+    if pages > 1 and pages == channels:
+        message = f"its {pages} pages are read as channels. If they are several images, save each in its own file."
+        found.append((NOTE, "pages", message))
+    elif pages > 1 or animated:
+        several = f"{pages} pages" if pages > 1 else "several frames"
+        message = f"it has {several}, of which the first is read. Save each image in a file of its own."
+        found.append((WARNING, "pages", message))
+    return [Finding(severity, kind, name_of(record), message, position) for severity, kind, message in found]
+
+
+def some(names):
+    """The first names of many, in a message."""
+    names = list(names)
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+
+
+def _header(path):
+    """(EXIF orientation, pages of a TIFF, whether there are several frames)."""
+    try:
+        with Image.open(path) as image:
+            pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+            animated = image.format in _ANIMATED and getattr(image, "is_animated", False)
+            return image.getexif().get(_ORIENTATION, 1), pages, animated
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 1, 1, False  # not a file of Pillow's; these are not photos
+
+
+def _several_ids(dataset, paths):
+    """Findings about files that several images of the annotations name."""
+    positions = collections.defaultdict(list)
+    for position, path in enumerate(paths):
+        if path is not None:
+            positions[path].append(position)
+    found = []
+    for path, those in positions.items():
+        if len(those) > 1:
+            ids = some(str(dataset[position].image_id) for position in those)
+            message = (
+                f"{len(those)} images of the annotations name it (ids {ids}). In each, the objects of the others count "
+                "as background. Give it one id, with all its objects."
+            )
+            found.append(Finding(WARNING, "one file under several ids", path, message, those[0]))
+    return found
+
+
+def _same_stems(dataset, paths, unlisted):
+    """Findings about images in one folder whose names differ in the ending alone: a.jpg and a.png."""
+    by_stem = collections.defaultdict(list)
+    for position, path in [*enumerate(paths), *((None, path) for path in unlisted)]:
+        if path is not None:
+            by_stem[os.path.splitext(path)[0]].append((position, path))
+    found = []
+    for those in by_stem.values():
+        (first, path), others = those[0], [entry for entry in those if entry[1] != those[0][1]]
+        if first is None or not others:
+            continue
+        names = some(os.path.basename(other) for _, other in others)
+        shared = any(other is None or _same_objects(dataset[first], dataset[other]) for other, _ in others)
+        message = (
+            f"{names} has the same name but for its ending. Where labels are found by an image's name, as in YOLO, VOC "
+            "and mask files, both get the same ones, or one gets none. Rename one, or remove it."
+        )
+        kind = "two images of one name"
+        found.append(Finding(WARNING if shared else NOTE, kind, path, message, first))
+    return found
+
+
+def _same_objects(one, other):
+    """Whether two records have the same objects, relative to the sides of the images; not where there are none."""
+    if not one.instances or [i.label for i in one.instances] != [i.label for i in other.instances]:
+        return False
+    boxes = [
+        np.array([i.box for i in record.instances]) / (record.width, record.height, record.width, record.height)
+        for record in (one, other)
+    ]
+    return bool(np.allclose(*boxes, atol=0.01))
+
+
+def _without_entry(dataset, unlisted):
+    """Finding about image files in the dataset's folders that it does not list."""
+    mentioned = " ".join(f"{fault.where} {fault.problem}" for fault in dataset.faults)
+    missing = [name for name in map(os.path.basename, unlisted) if name not in mentioned]
+    if not missing:
+        return []
+    message = f"{len(missing)} images in its folders are not listed: {some(missing)}."
+    return [Finding(NOTE, "images without entry", dataset.name, message)]

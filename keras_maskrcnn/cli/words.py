@@ -1,0 +1,30 @@
+"""What the command line calls the arguments of the Python functions, for messages."""
+
+WORDS = {  # argument, or argument with its value -> option
+    "image_dir": "--images",
+    'on_error="skip"': "--skip-faulty",
+    "format": "--format",
+    "part": "--part",
+    "image_dtype": "--image-dtype",
+    "run_dir": "--run-dir",
+    "attribute": "--class-attribute",
+    "batch_size": "--batch-size",
+    "negatives": "--negatives",
+    "repeat_threshold": "--repeat-threshold",
+    "overwrite=True": "--overwrite",
+    "resume=True": "--resume",
+    "allow_empty=True": "--allow-empty",
+    "max_instances": "--max-instances",
+    "max_detections": "--max-detections",
+}
+
+
+def words_of_dataset(prefix, annotations):
+    """Words for messages about a dataset with two options, of which the first may hold the annotations as well.
+
+    Args:
+        prefix: "" or "val-".
+        annotations: what `--annotations` or `--val-annotations` is, or None.
+    """
+    images = f"--{prefix}images"
+    return {"image_dir": images if annotations else f"{images}, with the annotation file as --{prefix}annotations"}
