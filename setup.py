@@ -49,8 +49,10 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.18",
-        "keras>=3.8",
-        "h5py>=3.8",  # Keras writes .weights.h5 with it
+        # Older ones can be made to execute code by a .keras file, or to read other files. The last fixes are in 3.12.4,
+        # the series for Python 3.10, and in 3.15.1. docs/formats_weights.md has the list.
+        "keras>=3.12.4,!=3.13.*,!=3.14.*,!=3.15.0",
+        "h5py>=3.11",  # Keras writes .weights.h5 with it; the first that visits links
         "numpy>=1.26",
         "pycocotools>=2.0.8",
         "faster-coco-eval>=1.8",  # COCO AP: pycocotools' figures in less time

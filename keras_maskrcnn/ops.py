@@ -7,6 +7,7 @@ or in the module that an operator comes from. The arithmetic is in `backend/`, `
 from keras import ops
 
 from keras_maskrcnn import backend
+from keras_maskrcnn.backend import checks
 from keras_maskrcnn.geometry.boxes import (
     area,
     clip_boxes,
@@ -46,7 +47,7 @@ def non_max_suppression(boxes, scores, iou_threshold=0.5, max_outputs=None, clas
         scores: float (N,) or (B, N), finite.
         iou_threshold: a box is suppressed when its IoU with a kept, better one is greater.
         max_outputs: D, most boxes kept of an image; None: N.
-        classes: int (N,) or (B, N): only boxes of one class suppress each other. None: all do.
+        classes: int (N,) or (B, N), from 0: only boxes of one class suppress each other. None: all do.
         valid: bool (N,) or (B, N): rows that are False are never kept and suppress nothing. None:
             all are valid.
 
@@ -80,8 +81,16 @@ def non_max_suppression(boxes, scores, iou_threshold=0.5, max_outputs=None, clas
             f"built. Received max_outputs=None and boxes {tuple(boxes.shape)}. Pass the most boxes "
             "to keep, such as 1000."
         )
+    if isinstance(max_outputs, bool) or int(max_outputs) != max_outputs or not 0 <= max_outputs <= checks.MOST_OUTPUTS:
+        raise ValueError(
+            f"max_outputs must be a whole number from 0 to {checks.MOST_OUTPUTS}. "
+            f"Received {max_outputs!r}. Pass the most boxes to keep, such as 100."
+        )
     classes = None if classes is None else ops.cast(ops.convert_to_tensor(classes), "int32")
     valid = None if valid is None else ops.cast(ops.convert_to_tensor(valid), "bool")
+    checks.check_rows(boxes, {"scores": scores, "classes": classes, "valid": valid})
+    if classes is not None:
+        checks.check_indices("classes", backend.known_values(classes), checks.MOST_CLASSES, "classes at most")
     rows = (boxes, scores, classes, valid)
     if rank == 2:
         rows = [None if row is None else row[None] for row in rows]

@@ -31,7 +31,7 @@ ROOMS = {
     "pages": "config data evaluation host inference",
     "checkup": "config data geometry pages",
     "runs": "backend config data evaluation host inference network pages",
-    "weights": "_version backend branches config host model network runs",
+    "weights": "_version branches config host model network runs",
     "serving": "_version backend config data geometry host inference model network",
     "cli": "backend checkup config data evaluation host inference model network runs serving weights",
 }

@@ -9,7 +9,7 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_maskrcnn.backend import generic, runtime
+from keras_maskrcnn.backend import checks, generic, runtime
 
 if keras.backend.backend() == "tensorflow":
     from keras_maskrcnn.backend import runtime_tensorflow as runtime
@@ -20,6 +20,7 @@ else:
     chosen = generic
 
 convolve = getattr(chosen, "convolve", generic.convolve)
+known_values = getattr(chosen, "known_values", generic.known_values)
 apply_relu = getattr(chosen, "apply_relu", ops.relu)
 multilevel_roi_align = chosen.multilevel_roi_align
 trainable_multilevel_roi_align = chosen.trainable_multilevel_roi_align
@@ -44,8 +45,10 @@ stock_operators = getattr(chosen, "stock_operators", contextlib.nullcontext)
 portable_operators = getattr(chosen, "portable_operators", contextlib.nullcontext)
 
 __all__ = [
+    "checks",
     "convolve",
     "generic",
+    "known_values",
     "multilevel_roi_align",
     "non_max_suppression",
     "trainable_multilevel_roi_align",

@@ -8,6 +8,7 @@ check the arguments.
 import numpy as np
 from keras import ops
 
+from keras_maskrcnn.backend.checks import check_convolution
 from keras_maskrcnn.backend.tiled_nms import non_max_suppression, non_max_suppression_by_level
 from keras_maskrcnn.geometry import bilinear
 
@@ -16,6 +17,7 @@ __all__ = [
     "bin_taps",
     "box_frames",
     "flatten_pyramid",
+    "known_values",
     "map_sizes",
     "multilevel_roi_align",
     "non_max_suppression",
@@ -43,7 +45,11 @@ def convolve(maps, kernel, bias=None, strides=1, relu=False):
 
     Returns:
         list of float (B, ceil(h_l / strides), ceil(w_l / strides), K), the dtype of the maps.
+
+    Raises:
+        ValueError: a shape is wrong, without rows, channels or filters, or the stride is no whole number from 1.
     """
+    check_convolution(maps, kernel, bias, strides)
     outputs = []
     side = kernel.shape[0] // 2
     for features in maps:
@@ -85,6 +91,11 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
 
     crops = aggregate(crop, output_size, sampling_ratio, aggregation)
     return ops.cast(crops, pyramid[0].dtype)
+
+
+def known_values(tensor):
+    """The values of a tensor as a numpy array, or None while they are not known or would have to be fetched."""
+    return None
 
 
 # Here, preparing the gradient in the forward pass has no benefit.
@@ -184,6 +195,8 @@ def pool_by_gathers(pyramid, frame, box_batch, levels, output_size, ratio):
     Returns:
         float32 (R, h, w, C).
     """
+    if frame[0].shape[0] == 0:  # an empty batch has no cells, from which JAX gathers nothing, not even for no box
+        return ops.zeros((0, *output_size, pyramid[0].shape[-1]), "float32")
     cells = flatten_pyramid(pyramid)
     total = 0.0
     for places, weights in bin_taps(pyramid, frame, box_batch, levels, output_size, ratio):

@@ -8,6 +8,7 @@ boxes of 7x7 in (256, 256, 256). A loop over the bins takes 170 ms.
 import functools
 
 import jax
+import numpy as np
 from jax import lax
 from jax import numpy as jnp
 from keras import ops
@@ -67,6 +68,13 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
 
 
 trainable_multilevel_roi_align = multilevel_roi_align
+
+
+def known_values(tensor):
+    """As `generic.known_values`: None while a function is traced."""
+    return None if isinstance(tensor, jax.core.Tracer) else np.asarray(tensor)
+
+
 non_max_suppression = generic.non_max_suppression
 non_max_suppression_by_level = generic.non_max_suppression_by_level
 

@@ -46,11 +46,9 @@ def announce(run_dir):
 
 def load_last(run_dir):
     """Load the model as it was after the last complete epoch, not compiled."""
-    import keras
+    from keras_maskrcnn.weights import models
 
-    from keras_maskrcnn import model  # noqa: F401 (registers the classes that the file names)
-
-    return keras.saving.load_model(pathlib.Path(run_dir) / "last.keras", compile=False)
+    return models.load_model(pathlib.Path(run_dir) / "last.keras")
 
 
 def check_same_run(run_dir, settings):

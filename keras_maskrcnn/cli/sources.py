@@ -125,9 +125,7 @@ def inspect_source(args, source, images, part, **classes):
 
 def load_model(path):
     """Load the model in a .keras file or run folder, not compiled."""
-    import keras
-
-    from keras_maskrcnn import model  # noqa: F401 (registers the classes that the file names)
     from keras_maskrcnn.runs.experiment import find_model
+    from keras_maskrcnn.weights import models
 
-    return keras.saving.load_model(find_model(path), compile=False)
+    return models.load_model(find_model(path))

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_maskrcnn import backend
+from keras_maskrcnn.backend import checks
 from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
 
 AGGREGATIONS = ("average", "max")
@@ -30,8 +31,8 @@ def roi_align(
         features: float (B, H, W, C).
         boxes: float (R, [x1, y1, x2, y2]), input pixels. Not differentiated.
         box_batch: int (R,), the image of each box, 0..B-1.
-        output_size: number of bins, an int or (h, w).
-        spatial_scale: cells of the map per input pixel (1 / stride).
+        output_size: number of bins, an int or (h, w), at most 1024.
+        spatial_scale: cells of the map per input pixel (1 / stride), more than 0.
         sampling_ratio: points per bin and axis; 0: one per cell, so the number depends on the box
             (slow).
         aligned: True shifts boxes by half a cell, so that cell centres are at x + 0.5; False is
@@ -42,24 +43,22 @@ def roi_align(
         (R, h, w, C), the dtype of `features`. Points more than a cell outside the map read 0.
 
     Raises:
-        ValueError: an option is invalid, or an array has another rank.
+        ValueError: an option is invalid; shapes do not belong together, or a map has no rows, columns or channels;
+            the image of a box does not exist. While a graph is traced, what is not known then is not checked.
     """
     features = ops.convert_to_tensor(features)
     boxes = ops.cast(ops.convert_to_tensor(boxes), "float32")
     box_batch = ops.cast(ops.convert_to_tensor(box_batch), "int32")
-    if len(features.shape) != 4 or len(boxes.shape) != 2 or len(box_batch.shape) != 1:
-        raise ValueError(
-            "roi_align takes features (B, H, W, C), boxes (R, 4) and box_batch (R,). Received "
-            f"shapes {tuple(features.shape)}, {tuple(boxes.shape)} and {tuple(box_batch.shape)}. "
-            "Flatten boxes (B, R, 4) and pass the image of each box in box_batch."
-        )
+    bins = check_output_size(output_size)
+    checks.check_crops([features], boxes, box_batch, bins)
+    checks.check_indices("box_batch", backend.known_values(box_batch), features.shape[0], "images")
     return backend.multilevel_roi_align(
         [features],
         boxes,
         box_batch,
         ops.zeros_like(box_batch),
-        (float(spatial_scale),),
-        check_output_size(output_size),
+        (check_scale(spatial_scale),),
+        bins,
         check_sampling_ratio(sampling_ratio),
         bool(aligned),
         check_aggregation(aggregation),
@@ -187,9 +186,9 @@ class MultiLevelRoIAlign(keras.layers.Layer):
 def check_output_size(output_size):
     """Check an output size; return it as (h, w)."""
     pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    if len(pair) != 2 or not all(isinstance(bins, int) and bins > 0 for bins in pair):
+    if len(pair) != 2 or not all(isinstance(bins, int) and 1 <= bins <= checks.MOST_BINS for bins in pair):
         raise ValueError(
-            "output_size must be a number of bins, or (bins in y, bins in x), each at least 1. "
+            f"output_size must be a number of bins, or (bins in y, bins in x), each from 1 to {checks.MOST_BINS}. "
             f"Received {output_size!r}. The paper's heads use 7 and 14."
         )
     return pair
@@ -197,12 +196,23 @@ def check_output_size(output_size):
 
 def check_sampling_ratio(sampling_ratio):
     """Check a sampling ratio; return it."""
-    if not isinstance(sampling_ratio, int) or sampling_ratio < 0:
+    if not isinstance(sampling_ratio, int) or not 0 <= sampling_ratio <= checks.MOST_POINTS:
         raise ValueError(
-            "sampling_ratio must be a whole number of points per bin and axis, or 0 for one per cell. "
+            f"sampling_ratio must be a whole number of points per bin and axis, at most {checks.MOST_POINTS}, or 0 for "
+            "one per cell. "
             f"Received {sampling_ratio!r}. torchvision's -1 is 0 here."
         )
     return sampling_ratio
+
+
+def check_scale(spatial_scale):
+    """Check the cells of a map per pixel; return them as a float."""
+    if not 0 < float(spatial_scale) <= checks.LARGEST_SCALE:  # NaN is refused as well
+        raise ValueError(
+            f"spatial_scale must be more than 0 and at most {checks.LARGEST_SCALE:g} cells of the map per input pixel. "
+            f"Received {spatial_scale!r}. It is 1 / stride: 0.25 for P2."
+        )
+    return float(spatial_scale)
 
 
 def check_aggregation(aggregation):

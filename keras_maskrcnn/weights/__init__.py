@@ -1,7 +1,8 @@
 """Load and export weights: files, tensor names, receipts.
 
 Start with `loading.py`. `torchvision.py` maps names and layouts, `pth.py` reads PyTorch files safely,
-`keras_files.py` reads Keras files, `published.py` downloads, `receipt.py` lists every tensor.
+`keras_files.py` reads Keras files, `models.py` loads whole models, `published.py` downloads, `receipt.py` lists every
+tensor. `limits.py` holds the limits of all files and their error.
 """
 
 from keras_maskrcnn.weights.loading import load_weights, read_state, write_state

@@ -2,14 +2,14 @@
 
 import pathlib
 
-import keras
-
 from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.runs.experiment import find_model
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.keras_files import write_backbone
+from keras_maskrcnn.weights.limits import naming
 from keras_maskrcnn.weights.loading import read_state, write_state
+from keras_maskrcnn.weights.models import load_model
 from keras_maskrcnn.weights.receipt import Receipt
 from keras_maskrcnn.weights.torchvision import current_names, is_classifier, load_state, torchvision_state_dict
 from keras_maskrcnn.weights.zoo import model_for_state
@@ -61,14 +61,16 @@ def build_model(state, source, all_rows=False, **overrides):
     """
     epsilon = published.norm_epsilon(pathlib.Path(source).name)
     known = {} if epsilon is None else {"norm_epsilon": epsilon}
-    model = model_for_state(state, all_rows, **known, **overrides)
+    with naming(source):
+        model = model_for_state(state, all_rows, **known, **overrides)
     return model, load_state(model, state, str(source))
 
 
 def _from_torch(source, target, all_rows):
     if not source.is_file():
         raise FileNotFoundError(f"There must be a file of weights at {source}. There is none.")
-    state = current_names(read_state(source))
+    with naming(source):
+        state = current_names(read_state(source))
     if is_classifier(state) and target.suffix == ".keras":
         raise ValueError(
             f"{source.name} is a classifier: it becomes the weights of a backbone, not a model. "
@@ -83,7 +85,7 @@ def _from_torch(source, target, all_rows):
 
 
 def _to_torch(source, target):
-    model = keras.saving.load_model(find_model(source), compile=False)
+    model = load_model(find_model(source))
     state = torchvision_state_dict(model)
     write_state(state, target)
     return Receipt(str(source), tuple((name, array.shape) for name, array in state.items()))

@@ -2,18 +2,21 @@
 
 Keras defines the layout of these files. The model saves its weights to a temporary file; matching datasets of the
 source replace those in it, and Keras loads the result. So a load that is interrupted or raises changes nothing. A first
-convolution for RGB is adapted to other channels (`inflation.py`).
+convolution for RGB is adapted to other channels (`inflation.py`). `h5_files.py` and `archive.py` check what is read.
 """
 
+import contextlib
 import pathlib
 import re
 import shutil
 import tempfile
-import zipfile
 
 import h5py
 
+from keras_maskrcnn.weights.archive import open_archive
+from keras_maskrcnn.weights.h5_files import array_shapes, open_h5, read_array
 from keras_maskrcnn.weights.inflation import inflate, inflates, note
+from keras_maskrcnn.weights.limits import reading
 from keras_maskrcnn.weights.receipt import Receipt, check_account
 
 # Optimizer state and sampler state belong to a run, not to the weights.
@@ -21,6 +24,8 @@ NOT_WEIGHTS = re.compile(r"^(optimizer/|vars/seed_state$)")
 BACKBONE = "backbone/"
 FIRST_CONV = "backbone/stem/conv/vars/0"
 MEMBER = "model.weights.h5"  # inside a .keras archive
+EXPECTED = "a file that Keras saved, whole: .keras, or .weights.h5"
+REMEDY = "Copy or download it again, or save it again from the model."
 
 
 def load_keras_file(model, path, heads=True, skip_mismatch=False):
@@ -36,15 +41,29 @@ def load_keras_file(model, path, heads=True, skip_mismatch=False):
         Receipt.
 
     Raises:
+        WeightFileError: the file is damaged, forged, or holds something else than finite numbers.
         ValueError: datasets are missing, have another shape, or are unknown.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        source = _weights_file(pathlib.Path(path), pathlib.Path(folder))
+    with tempfile.TemporaryDirectory() as folder, open_weights(path) as theirs:
         merged = pathlib.Path(folder) / "merged.weights.h5"
         model.save_weights(merged)
-        receipt = _merge(source, merged, str(path), None if heads else _predictors(model.config), skip_mismatch)
+        receipt = _merge(theirs, merged, str(path), None if heads else _predictors(model.config), skip_mismatch)
         model.load_weights(merged)
     return receipt
+
+
+@contextlib.contextmanager
+def open_weights(path):
+    """Open the weights of a `.weights.h5` or `.keras` file, after the checks of `h5_files.py`.
+
+    Yields:
+        h5py.File. Errors that the block raises while it reads from the file are the caller's to name: use `reading`.
+    """
+    with contextlib.ExitStack() as stack:
+        with reading(path, EXPECTED, REMEDY):
+            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            file = stack.enter_context(open_h5(_weights_file(pathlib.Path(path), folder)))
+        yield file
 
 
 def write_backbone(model, path):
@@ -53,7 +72,7 @@ def write_backbone(model, path):
         whole = pathlib.Path(folder) / "whole.weights.h5"
         model.save_weights(whole)
         with h5py.File(whole, "r") as source, h5py.File(path, "w") as target:
-            for key in _shapes(source):
+            for key in _weight_shapes(source):
                 if key.startswith(BACKBONE):
                     target[key] = source[key][...]
 
@@ -61,9 +80,11 @@ def write_backbone(model, path):
 def _weights_file(path, folder):
     if path.suffix != ".keras":
         return path
-    with zipfile.ZipFile(path) as archive, archive.open(MEMBER) as member:
-        with open(folder / "source.weights.h5", "wb") as file:
-            shutil.copyfileobj(member, file)
+    with open_archive(path) as (archive, members):
+        if MEMBER not in members:
+            raise ValueError(f"an archive without {MEMBER}")
+        with archive.open(MEMBER) as member, open(folder / "source.weights.h5", "wb") as file:
+            shutil.copyfileobj(member, file)  # at its end the checksum is compared
     return folder / "source.weights.h5"
 
 
@@ -74,13 +95,14 @@ def _predictors(config):
     return re.compile(rf"(^|/)({'|'.join(layers)})/")
 
 
-def _merge(source, merged, name, left_out, skip_mismatch):
-    """Copy matching datasets of `source` to `merged`. A backbone-only file needs to match only the backbone.
+def _merge(theirs, merged, name, left_out, skip_mismatch):
+    """Copy matching datasets of the open file `theirs` to `merged`. A backbone-only file needs to match only that.
 
     Datasets whose names match the pattern `left_out` are not copied; None copies all.
     """
-    with h5py.File(source, "r") as theirs, h5py.File(merged, "r+") as ours:
-        have, want = _shapes(theirs), _shapes(ours)
+    with h5py.File(merged, "r+") as ours:
+        with reading(name, EXPECTED, REMEDY):
+            have, want = _weight_shapes(theirs), _weight_shapes(ours)
         asked = {key for key in want if left_out is None or not left_out.search(key)}
         if have and all(key.startswith(BACKBONE) for key in have):
             asked = {key for key in asked if key.startswith(BACKBONE)}
@@ -96,9 +118,10 @@ def _merge(source, merged, name, left_out, skip_mismatch):
             "unknown": [f"{key} {have[key]}" for key in sorted(set(have) - set(want))],
         }
         skipped = check_account(name, problems, skip_mismatch)
-        for key in fitting:
-            values = theirs[key][...]
-            ours[key][...] = inflate(values, want[key][2], 2) if key in inflated else values
+        with reading(name, EXPECTED, REMEDY):
+            for key in sorted(fitting):
+                values = read_array(theirs, key, name)
+                ours[key][...] = inflate(values, want[key][2], 2) if key in inflated else values
         used = [(key, have[key]) for key in want if key in fitting]
         missing = [(key, want[key]) for key in want if key not in fitting]
         left_over = [(key, have[key]) for key in have if key not in fitting]
@@ -106,12 +129,5 @@ def _merge(source, merged, name, left_out, skip_mismatch):
     return Receipt(name, tuple(used), tuple(left_over), tuple(missing), skipped, notes)
 
 
-def _shapes(file):
-    found = {}
-
-    def visit(key, node):
-        if isinstance(node, h5py.Dataset) and not NOT_WEIGHTS.search(key):
-            found[key] = node.shape
-
-    file.visititems(visit)
-    return found
+def _weight_shapes(file):
+    return {key: shape for key, shape in array_shapes(file).items() if not NOT_WEIGHTS.search(key)}

@@ -7,7 +7,9 @@ import pathlib
 from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.keras_files import load_keras_file
+from keras_maskrcnn.weights.limits import naming
 from keras_maskrcnn.weights.pth import read_pth, tensor_to_numpy
+from keras_maskrcnn.weights.safetensors_files import library, read_safetensors
 from keras_maskrcnn.weights.torchvision import current_names, load_state, unwrapped
 
 # Name -> (function that recognises a state dict, function that converts it to torchvision's names and layouts). The
@@ -33,8 +35,8 @@ def load_weights(model, source, heads=True, skip_mismatch=False):
         Receipt, also stored as `model.weights_receipt`.
 
     Raises:
-        ValueError: tensors are missing, have another shape or are unknown; or the file has another format or holds
-            more than tensors. The model is then unchanged.
+        ValueError: tensors are missing, have another shape, are unknown or not finite; or the file is damaged, has
+            another format or holds more than tensors. The model is then unchanged.
         FileNotFoundError: the file does not exist.
     """
     if isinstance(source, collections.abc.Mapping):
@@ -69,15 +71,22 @@ def read_state(path):
         dict of torchvision's names to numpy arrays.
 
     Raises:
-        ValueError: the file has another format, or holds more than tensors.
+        ValueError: the file has another format, holds more than tensors, or is damaged.
         ImportError: a `.safetensors` file needs the package safetensors, which is not installed.
     """
     path = pathlib.Path(path)
     if path.suffix in (".pth", ".pt"):
-        return with_torchvision_names(read_pth(path))
-    if path.suffix == ".safetensors":
-        return with_torchvision_names(_safetensors().load_file(path))
-    raise ValueError(
+        state = read_pth(path)
+    elif path.suffix == ".safetensors":
+        state = read_safetensors(path)
+    else:
+        raise _unknown(path)
+    with naming(path):
+        return with_torchvision_names(state)
+
+
+def _unknown(path):
+    return ValueError(
         "Weights are read from .weights.h5, .keras, .pth, .pt and .safetensors files. "
         f"Received: {path.name}. Rename the file if it is one of these under another name."
     )
@@ -104,18 +113,8 @@ def write_state(state, path):
         state: dict of names to numpy arrays, from `torchvision_state_dict`.
         path: ends in `.safetensors`; torch reads it with `safetensors.torch.load_file`.
     """
-    save_file = _safetensors().save_file
+    save_file = library().save_file
     write_atomically(path, lambda partial: save_file(state, partial))
-
-
-def _safetensors():
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            "A .safetensors file needs the package safetensors: pip install keras-maskrcnn[safetensors]"
-        ) from error
-    return safetensors.numpy
 
 
 def _what(path):

@@ -1,39 +1,52 @@
 """Read a PyTorch file without executing it. Supports only what a dictionary of tensors needs.
 
-A `.pth` file is a pickle, and a pickle is a program. Two checks make it safe: every opcode is compared with an allow
-list before anything runs, and names resolve to placeholders in this module, never to an import. It reads both file
-formats: the zip archive (torch >= 1.6) and the older plain pickles, which torchvision's v1 COCO weights use.
-
-If torch is installed, `torch.load(weights_only=True)` reads the file instead, with the same restrictions.
+A `.pth` file is a pickle, and a pickle is a program: `pickles.py` runs it on a machine that cannot import, call or
+change anything but the two functions here that make a tensor and a dictionary. It reads both file formats: the zip
+archive (torch >= 1.6) and the older plain pickles, which torchvision's v1 COCO weights use. torch is not needed.
 """
 
-import collections
 import io
 import math
-import pickle
-import pickletools
+import os
 import zipfile
 
 import numpy as np
 
-from keras_maskrcnn.backend import torch_files
+from keras_maskrcnn.weights.archive import is_archive, open_archive
+from keras_maskrcnn.weights.limits import (
+    MEBIBYTE,
+    MOST_AXES,
+    MOST_ENTRIES,
+    MOST_NESTING,
+    MOST_PICKLE_BYTES,
+    MOST_SHARING,
+    reading,
+)
+from keras_maskrcnn.weights.pickles import Name, as_dict, describe, read_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the plain format, torch/serialization.py
 PROTOCOL = 1001
 
-# Exceptions of pickle, pickletools, zipfile and the checks below for forged or damaged files.
-_DAMAGE = (ValueError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, LookupError, TypeError, AttributeError)
-
-# Opcodes in pickles of tensors, numbers, strings and containers of them.
-ALLOWED_OPCODES = frozenset(
-    """
-    PROTO FRAME STOP MARK POP POP_MARK DUP MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET
-    NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
-    UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES
-    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS
-    GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID
-    """.split()
+EXPECTED = "a PyTorch file with only tensors, numbers and strings in dictionaries"
+REMEDY = (
+    "Nothing in it was executed. Copy or download it again if it may be damaged. If you trust it, load it with torch "
+    "and save only model.state_dict(), preferably as a .safetensors file."
 )
+
+# Storage classes of torch and the dtypes of their numbers. Numpy has no bfloat16.
+STORAGES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "|b1",
+}
+_KINDS = {Name("torch", name): kind for name, kind in STORAGES.items()}
 
 
 def read_pth(path):
@@ -46,20 +59,15 @@ def read_pth(path):
         dict as saved, with numpy arrays instead of tensors; bfloat16 becomes float32.
 
     Raises:
-        ValueError: the file holds anything else, or is damaged. Nothing in it was executed.
+        WeightFileError: the file holds anything else, is damaged, or exceeds a limit of `limits.py`. Nothing in it was
+            executed.
     """
-    if not torch_files.has_torch():
-        return read_pth_without_torch(path)
-    try:
-        return _to_numpy(torch_files.load_tensors(path))
-    except ValueError as error:
-        raise _refusal(path, error) from error
-
-
-def _to_numpy(value):
-    if isinstance(value, dict):
-        return {key: _to_numpy(each) for key, each in value.items()}
-    return tensor_to_numpy(value)
+    with reading(path, EXPECTED, REMEDY):
+        size = os.path.getsize(path)
+        state, storages = _read_archive(path) if is_archive(path) else _read_plain(path, size)
+        if not isinstance(state, dict):
+            raise ValueError(f"{describe(state)} and no dictionary")
+        return _Converter(storages, MOST_SHARING * size + MEBIBYTE).convert(state)
 
 
 def tensor_to_numpy(value):
@@ -70,189 +78,175 @@ def tensor_to_numpy(value):
     return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
 
 
-def read_pth_without_torch(path):
-    """`read_pth` with the reader of this module, even if torch is installed."""
-    try:
-        if zipfile.is_zipfile(path):
-            return _read_archive(path)
-        with open(path, "rb") as file:
-            return _read_plain(file)
-    except (
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        EOFError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        raise _refusal(path, error) from error
-    except ValueError as error:  # from pickletools, and from the checks below
-        raise _refusal(path, error) from error
-
-
-def _refusal(path, error):
-    return ValueError(
-        f"{path} was not read. Expected a PyTorch file with only tensors, numbers and strings in dictionaries. "
-        f"Found: {error}. Nothing in it was executed. If you trust it, load it with torch and save only "
-        "model.state_dict(), preferably as a .safetensors file."
-    )
-
-
 # The two file formats ----------------------------------------------------------------------------------------------
 
 
 def _read_archive(path):
-    with zipfile.ZipFile(path) as archive:
-        entries = {info.filename.split("/", 1)[-1]: info for info in archive.infolist()}
-        if "data.pkl" not in entries:
-            raise ValueError("a zip archive without data.pkl, such as a TorchScript model")
-        if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
+    with open_archive(path) as (archive, members):
+        if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
             raise ValueError("compressed entries, which torch.save does not write")
-        if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
+        folders = {name.split("/", 1)[0] for name in members if name.endswith("/data.pkl")}
+        if len(folders) != 1:
+            raise ValueError("a zip archive without one data.pkl, such as a TorchScript model")
+        folder = folders.pop()
+        order = members.get(f"{folder}/byteorder")
+        if order is not None and archive.read(order) != b"little":
             raise ValueError("tensors in big-endian order")
-
-        def fill(storage):
-            storage.fill(archive.read(entries[f"data/{storage.key}"]))
-
-        state, _, storages = _unpickle(archive.read(entries["data.pkl"]))
-        return _finish(state, storages.values(), fill)
-
-
-def _read_plain(file):
-    data, parts = memoryview(file.read()), {}
-    for name in ("magic", "protocol", "system", "state", "keys"):
-        parts[name], length, storages = _unpickle(data)
-        data = data[length:]
-        if name == "magic" and parts[name] != MAGIC:
-            raise ValueError("a pickle that torch.save did not write")
-        if name == "state":
-            named = storages
-    if parts["protocol"] != PROTOCOL or not parts["system"].get("little_endian", True):
-        raise ValueError(f"protocol {parts['protocol']}, system {parts['system']}")
-    contents = {}
-    for key in parts["keys"]:  # each storage: the count of its numbers, then the numbers
-        end = 8 + int.from_bytes(data[:8], "little") * named[key].dtype.itemsize
-        contents[key], data = data[8:end], data[end:]
-    return _finish(parts["state"], named.values(), lambda storage: storage.fill(contents[storage.key]))
+        content = members[f"{folder}/data.pkl"]
+        if content.file_size > MOST_PICKLE_BYTES:
+            raise ValueError(f"a pickle of {content.file_size:,} bytes; at most {MOST_PICKLE_BYTES:,}")
+        state, storages = _run_pickle(io.BytesIO(archive.read(content)))
+        for storage in storages.values():
+            storage.fill(archive.read(members[f"{folder}/data/{storage.key}"]))
+        return state, storages
 
 
-def _finish(state, storages, fill):
-    for storage in storages:
-        fill(storage)
-    return _arrays(state)
+def _read_plain(path, size):
+    with open(path, "rb") as file:
+        parts = []
+        for _ in ("magic", "protocol", "system", "state", "keys"):
+            part, found = _run_pickle(file)
+            parts.append(part)
+            if parts[0] != MAGIC:
+                raise ValueError("a pickle that torch.save did not write")
+            if len(parts) == 4:
+                storages = found
+        _, protocol, system, state, keys = parts
+        if protocol != PROTOCOL or type(system) is not dict or not system.get("little_endian", True):
+            raise ValueError(f"protocol {describe(protocol)}, of which only {PROTOCOL} in little-endian order is read")
+        if type(keys) is not list or any(type(key) is not str for key in keys) or sorted(keys) != sorted(storages):
+            raise ValueError("a list of storages that are not those of the tensors")
+        for key in keys:  # each storage: the count of its numbers, then the numbers
+            storages[key].check_count(int.from_bytes(file.read(8), "little"), size)
+            storages[key].fill(file.read(storages[key].num_bytes))
+        return state, storages
 
 
-def _arrays(value):
-    if isinstance(value, dict):
-        return {key: _arrays(each) for key, each in value.items()}
-    return value.to_numpy() if isinstance(value, _Tensor) else value
+def _run_pickle(file):
+    """One pickle: its value, and the storages that it refers to, by key."""
+    maker = _Maker()
+    return read_pickle(file, {*maker.calls, *_KINDS}, maker.calls, maker.load_storage), maker.storages
 
 
-# The pickle --------------------------------------------------------------------------------------------------------
+# What a pickle may make --------------------------------------------------------------------------------------------
 
 
-def _unpickle(data):
-    """The pickle at the start of `data`: its value, its length in bytes, and the storages it refers to, by key."""
-    length = _check_opcodes(io.BytesIO(data))
-    reader = _Reader(io.BytesIO(data[:length]), encoding="utf-8")
-    return reader.load(), length, reader.storages
-
-
-def _check_opcodes(file):
-    for opcode, argument, position in pickletools.genops(file):
-        if opcode.name not in ALLOWED_OPCODES:
-            raise ValueError(f"the pickle instruction {opcode.name} at byte {position}")
-        if opcode.name == "GLOBAL":
-            _stand_in(*argument.split(" ", 1))
-    return position + 1
-
-
-def _stand_in(module, name):
-    if (module, name) not in _STAND_INS:
-        raise ValueError(f"the name {module}.{name}, which no tensor needs")
-    return _STAND_INS[module, name]
-
-
-class _Reader(pickle.Unpickler):
-    """An unpickler that imports nothing and collects the storages that tensors refer to."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.storages = {}
-
-    def find_class(self, module, name):
-        """The placeholder for a name. Raises for names that are not allowed."""
-        return _stand_in(module, name)
-
-    def persistent_load(self, reference):
-        """The storage of a tensor: ("storage", type, key, device, count); plain files add a sixth entry, None."""
-        tag, kind, key, _, count, *view = reference
-        if tag != "storage" or not isinstance(kind, _Kind) or view not in ([], [None]):
-            raise ValueError(f"a reference to {tag!r}")
-        return self.storages.setdefault(key, _Storage(key, str(kind), count))
-
-
-class _Fixed:
-    """Base of objects that a pickle may create but not change afterwards."""
-
-    def __setstate__(self, state):
-        raise ValueError(f"an instruction to change a {type(self).__name__.strip('_').lower()}")
-
-
-class _Kind(_Fixed, str):
-    """Placeholder for a storage class of torch: the dtype of its numbers."""
-
-
-class _Storage(_Fixed):
+class _Storage:
     """Numbers that several tensors may share. Filled after the pickle has been read."""
 
     def __init__(self, key, kind, count):
         self.key, self.kind, self.count = key, kind, count
         self.dtype = np.dtype("<u2" if kind == "bfloat16" else kind)
+        self.num_bytes = count * self.dtype.itemsize
         self.numbers = None
 
+    def check_count(self, count, size):
+        """Check the count that stands before the numbers, and that a file of `size` bytes can hold them."""
+        if count != self.count or self.num_bytes > size:
+            raise ValueError(f"{count:,} numbers in a storage of {self.count:,}, in a file of {size:,} bytes")
+
     def fill(self, data):
-        if len(data) != self.count * self.dtype.itemsize:
-            raise ValueError(f"{len(data)} bytes for {self.count} numbers of {self.dtype.itemsize} bytes")
+        if len(data) != self.num_bytes:
+            raise ValueError(f"{len(data):,} bytes for {self.count:,} numbers of {self.dtype.itemsize} bytes")
         self.numbers = np.frombuffer(data, self.dtype)
         if self.kind == "bfloat16":
             self.numbers = (self.numbers.astype("<u4") << 16).view("<f4")
 
 
-class _Tensor(_Fixed):
-    """A view into a storage."""
+class _Tensor:
+    """A view into a storage. The first four arguments of torch's `_rebuild_tensor_v2` count."""
 
     def __init__(self, storage, offset, size, stride, *_):
-        self.storage, self.offset, self.size, self.stride = storage, offset, tuple(size), tuple(stride)
+        if type(storage) is not _Storage or type(size) is not tuple or type(stride) is not tuple:
+            raise ValueError("a tensor without a storage, a shape and strides")
+        if max(len(size), len(stride)) > MOST_AXES:
+            raise ValueError(f"a tensor of {len(size)} axes; at most {MOST_AXES}")
+        if len(size) != len(stride) or any(type(each) is not int or each < 0 for each in (offset, *size, *stride)):
+            shape, strides = (", ".join(map(describe, each)) for each in (size, stride))
+            raise ValueError(f"a tensor of shape ({shape}) with strides ({strides}) at {describe(offset)}")
+        self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
+        self.count = math.prod(size)
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+        if self.count > storage.count or (self.count and last >= storage.count):
+            shape = ", ".join(map(describe, size))
+            raise ValueError(f"a tensor of shape ({shape}) in a storage of {storage.count} numbers")
 
     def to_numpy(self):
-        """A copy in C order, after a bounds check."""
-        numbers, sides = self.storage.numbers, (self.offset, *self.size, *self.stride)
-        if len(self.size) != len(self.stride) or any(not isinstance(each, int) or each < 0 for each in sides):
-            raise ValueError(f"a tensor of shape {self.size} with strides {self.stride} at {self.offset}")
-        count = math.prod(self.size)
-        last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride))
-        if count > numbers.size or (count and last >= numbers.size):
-            raise ValueError(f"a tensor of shape {self.size} in a storage of {numbers.size} numbers")
-        if not count:
+        """A copy in C order."""
+        numbers = self.storage.numbers
+        if not self.count:
             return np.empty(self.size, numbers.dtype)
         strides = [step * numbers.itemsize for step in self.stride]
         return np.array(np.lib.stride_tricks.as_strided(numbers[self.offset :], self.size, strides), order="C")
 
 
-_STAND_INS = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
-    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("torch", "FloatStorage"): _Kind("<f4"),
-    ("torch", "DoubleStorage"): _Kind("<f8"),
-    ("torch", "HalfStorage"): _Kind("<f2"),
-    ("torch", "BFloat16Storage"): _Kind("bfloat16"),
-    ("torch", "LongStorage"): _Kind("<i8"),
-    ("torch", "IntStorage"): _Kind("<i4"),
-    ("torch", "ShortStorage"): _Kind("<i2"),
-    ("torch", "CharStorage"): _Kind("<i1"),
-    ("torch", "ByteStorage"): _Kind("<u1"),
-    ("torch", "BoolStorage"): _Kind("|b1"),
-}
+class _Maker:
+    """The functions that one pickle may call, and what they have made."""
+
+    def __init__(self):
+        self.storages, self.entries = {}, 0
+        self.calls = {
+            Name("collections", "OrderedDict"): self.make_dict,
+            Name("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+            Name("torch._utils", "_rebuild_parameter"): self.take_parameter,
+        }
+
+    def load_storage(self, reference):
+        """The storage of a tensor: ("storage", class, key, device, count); plain files add a sixth entry, None."""
+        tag, kind, key, _, count, *view = reference
+        if tag != "storage" or type(kind) is not Name or kind not in _KINDS or view not in ([], [None]):
+            raise ValueError(f"a reference to {describe(tag)}")
+        if type(key) is not str or type(count) is not int or count < 0:
+            raise ValueError(f"a storage {describe(key)} of {describe(count)} numbers")
+        found = self.storages.setdefault(key, _Storage(key, _KINDS[kind], count))
+        if (found.kind, found.count) != (_KINDS[kind], count):
+            raise ValueError(f"two different storages {describe(key)}")
+        return found
+
+    def make_dict(self, pairs=()):
+        """A dictionary; Python 2 wrote its entries as an argument, a list of lists of two."""
+        if type(pairs) not in (list, tuple):
+            raise ValueError(f"an ordered dictionary made of {describe(pairs)}")
+        self.entries += len(pairs)
+        if self.entries > MOST_ENTRIES:
+            raise ValueError(f"more than {MOST_ENTRIES:,} entries of dictionaries")
+        if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
+            raise ValueError("an ordered dictionary that is not made of pairs")
+        return as_dict([each for pair in pairs for each in pair])
+
+    def take_parameter(self, tensor, *_):
+        """A parameter is its tensor."""
+        if type(tensor) is not _Tensor:
+            raise ValueError("a parameter that is no tensor")
+        return tensor
+
+
+class _Converter:
+    """Copies dictionaries and lists, with arrays for tensors. What a pickle shares is copied, so it is counted."""
+
+    def __init__(self, storages, most_bytes):
+        self.storages, self.most_bytes = storages, most_bytes
+        self.entries = self.bytes = 0
+
+    def convert(self, value, depth=0):
+        """The value with arrays for its tensors."""
+        self.entries += 1
+        if self.entries > MOST_ENTRIES:
+            raise ValueError(f"more than {MOST_ENTRIES:,} values in dictionaries and lists")
+        if depth > MOST_NESTING:
+            raise ValueError(f"more than {MOST_NESTING} dictionaries or lists inside each other")
+        if type(value) is dict:
+            return {key: self.convert(each, depth + 1) for key, each in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(self.convert(each, depth + 1) for each in value)
+        if type(value) is _Tensor:
+            return self._array(value)
+        if type(value) in (Name, _Storage):
+            raise ValueError(f"{describe(value)} that belongs to no tensor")
+        return value
+
+    def _array(self, tensor):
+        self.bytes += tensor.count * tensor.storage.numbers.itemsize
+        if self.bytes > self.most_bytes:
+            raise ValueError(f"tensors that share storages and take more than {self.most_bytes:,} bytes")
+        return tensor.to_numpy()

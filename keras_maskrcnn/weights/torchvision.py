@@ -7,6 +7,7 @@ and mask logits have no background rows.
 Sources: torchvision/models/detection/{mask_rcnn,faster_rcnn,rpn}.py and ops/feature_pyramid_network.py.
 """
 
+import collections.abc
 import dataclasses
 import re
 
@@ -19,8 +20,11 @@ from keras_maskrcnn.network.layers import ConvNorm
 from keras_maskrcnn.weights.coco import COCO_CATEGORY_IDS, COCO_SLOTS
 from keras_maskrcnn.weights.inflation import inflate, inflates, note
 from keras_maskrcnn.weights.receipt import Receipt, check_account
+from keras_maskrcnn.weights.sizes import check_state_sizes
+from keras_maskrcnn.weights.values import check_numbers
 
 FIRST_CONV = "backbone.body.conv1.weight"
+VARIANCE = ".running_var"
 COUNTER = "num_batches_tracked"  # counter of torch's batch norm; unused here, because momentum is constant
 
 # Names in files written before torchvision 0.12 (`_load_from_state_dict` with version < 2), such as the published
@@ -233,7 +237,7 @@ def load_state(model, state, source="state dict", heads=True, skip_mismatch=Fals
         Receipt.
 
     Raises:
-        ValueError: tensors are missing, have another shape, or are unknown.
+        ValueError: tensors are missing, have another shape, are unknown, or hold numbers that are not finite.
     """
     state = current_names(state)
     table = tensor_table(model)
@@ -256,14 +260,14 @@ def load_state(model, state, source="state dict", heads=True, skip_mismatch=Fals
             problems["shape"].append(f"{entry.name}: {np.shape(state[entry.name])}; the model has {entry.shape}")
         elif entry.weight is not None:
             used.append((entry.name, np.shape(state[entry.name])))
-            values.append((entry.weight, from_torch(array, entry)))
+            values.append((entry, array))
     left_over = [(name, np.shape(array)) for name, array in state.items() if name not in asked]
     allowed = {entry.name for entry in table}
     for name, shape in left_over:
         if name not in allowed and not name.endswith(COUNTER) and not (classifier and name.startswith("fc.")):
             problems["unknown"].append(f"{name} {shape}")
     skipped = check_account(source, problems, skip_mismatch)
-    _assign(values)
+    _assign(source, values)
     got = {name for name, _ in used}
     missing = [(entry.name, entry.shape) for entry in table if entry.weight is not None and entry.name not in got]
     return Receipt(source, tuple(used), tuple(left_over), tuple(missing), skipped, tuple(notes))
@@ -295,6 +299,11 @@ def torchvision_state_dict(model):
 
 def unwrapped(state):
     """The state dict inside a checkpoint of torchvision's reference scripts, Lightning or OpenMMLab."""
+    if not isinstance(state, collections.abc.Mapping):
+        raise ValueError(
+            "A state dict must be a dictionary of names to arrays. "
+            f"Received a {type(state).__name__}. Save model.state_dict()."
+        )
     for wrapping in ("model", "state_dict"):
         if isinstance(state.get(wrapping), dict):
             state = state[wrapping]
@@ -302,16 +311,35 @@ def unwrapped(state):
 
 
 def current_names(state):
-    """A state dict with current names: without wrapping, DataParallel's `module.` prefix or names of old versions."""
+    """A state dict with current names: without wrapping, DataParallel's `module.` prefix or names of old versions.
+
+    Raises:
+        ValueError: an entry is no array, or two entries get the same name.
+    """
     state = unwrapped(state)
     renames = [pair for kind in BUILT_IN.values() for pair in kind.torchvision_renames]
     renamed = {}
-    for name, array in state.items():
-        name = name.removeprefix("module.")
+    for found, array in state.items():
+        _check_entry(found, array)
+        name = found.removeprefix("module.")
         for old, new in (*_OLD_NAMES, *renames):
             name = re.sub(f"^{old}$", new, name)
+        if name in renamed:
+            raise ValueError(
+                "Every tensor of a state dict must have its own name, after the names of old versions are replaced. "
+                f"Received {name} twice, once as {found}. Keep one of the two."
+            )
         renamed[name] = array
     return renamed
+
+
+def _check_entry(name, array):
+    """Names are strings; values have a shape, or are single numbers. Lists are not looked into: they may be nested."""
+    if not isinstance(name, str) or not (hasattr(array, "shape") or isinstance(array, int | float)):
+        raise ValueError(
+            "A state dict must hold arrays under names. "
+            f"Received {name!r:.80} with a {type(array).__name__}. Save model.state_dict() alone."
+        )
 
 
 def _is_asked(entry, classifier, heads):
@@ -328,9 +356,14 @@ def _fitting(array, entry, config):
     return array
 
 
-def _assign(values):
-    for weight, array in values:
-        weight.assign(np.ascontiguousarray(array, np.float32))
+def _assign(source, values):
+    """Assign all arrays, or none if one holds something else than finite numbers."""
+    checked = []
+    for entry, array in values:
+        array = check_numbers(source, entry.name, array, entry.name.endswith(VARIANCE))
+        checked.append((entry.weight, from_torch(array, entry)))
+    for weight, array in checked:
+        weight.assign(np.ascontiguousarray(array))
 
 
 # The architecture of a state dict ------------------------------------------------------------------------------
@@ -367,6 +400,7 @@ def read_architecture(state):
     head, predictor = "roi_heads.box_head", "roi_heads.box_predictor"
     needed = [f"{predictor}.cls_score.weight", "backbone.fpn.inner_blocks.0.0.weight"]
     missing = [name for name in needed if name not in state]
+    check_state_sizes(state)
     branches = {name: kind().torchvision_fields(state) for name, kind in BUILT_IN.items()}
     branches = {name: fields for name, fields in branches.items() if fields is not None}
     if missing or not branches:

@@ -54,13 +54,21 @@ std::string ReadMaps(const Inputs& inputs, int first, int count, std::vector<Map
   if (TF_GetCode(inputs.status()) != TF_OK) return TF_Message(inputs.status());
   for (int i = first; i < first + count; ++i) {
     const TF_Tensor* tensor = inputs[i];
-    if (TF_NumDims(tensor) != 4) return "a map must be (B, H, W, C); map " + std::to_string(i) + " is not.";
+    const std::string wrong = WrongMap(tensor, i - first);
+    if (!wrong.empty()) return wrong;
     maps->push_back({inputs.Data<float>(i), TF_Dim(tensor, 0), TF_Dim(tensor, 1), TF_Dim(tensor, 2),
                      TF_Dim(tensor, 3)});
-    if (maps->back().channels != maps->front().channels) return "all maps must have the same channels.";
+    if (maps->back().channels != maps->front().channels) {
+      return "all maps must have the same channels. Received " + ShapeOf(inputs[first]) + " and " + ShapeOf(tensor) +
+             ".";
+    }
   }
-  if (maps->front().channels % 16 != 0) return "channels must be a multiple of 16.";
+  if (maps->front().channels % 16 != 0) return "channels must be a multiple of 16. Received " + ShapeOf(inputs[first]);
   return "";
+}
+
+std::string WrongStride(int32_t stride) {
+  return "stride must be at most " + std::to_string(kLongestStride) + ". Received " + std::to_string(stride) + ".";
 }
 
 // Winograd costs 36 products over channels per tile of 4x4 cells, the direct sum 9 per cell. Transforming the kernel
@@ -105,15 +113,20 @@ void Compute(const Options& options, TF_OpKernelContext* context, bool back) {
   const int in = back ? 3 : 2, out = back ? 2 : 3;  // axes of the kernel
   convolution.channels = convolution.maps[0].channels;
   if (TF_NumDims(kernel) != 4 || TF_Dim(kernel, 0) != 3 || TF_Dim(kernel, 1) != 3 ||
-      TF_Dim(kernel, in) != convolution.channels || TF_Dim(kernel, out) % 16 != 0) {
-    return inputs.Fail("kernel must be (3, 3, C, K), C and K multiples of 16.");
+      TF_Dim(kernel, in) != convolution.channels || TF_Dim(kernel, out) % 16 != 0 || TF_Dim(kernel, out) < 16) {
+    return inputs.Fail("kernel must be (3, 3, C, K), C and K multiples of 16, at least 16. Received " +
+                       ShapeOf(kernel) + " for maps of " + std::to_string(convolution.channels) + " channels.");
   }
+  if (options.stride > kLongestStride) return inputs.Fail(WrongStride(options.stride));
   convolution.filters = TF_Dim(kernel, out);
   convolution.stride = options.stride;
   convolution.threads = options.threads;
   if (!back) {
     const TF_Tensor* bias = inputs[options.maps + 1];
-    if (TF_NumDims(bias) != 1 || TF_Dim(bias, 0) != convolution.filters) return inputs.Fail("bias must be (K,).");
+    if (TF_NumDims(bias) != 1 || TF_Dim(bias, 0) != convolution.filters) {
+      return inputs.Fail("bias must be (K,), one for each filter. Received " + ShapeOf(bias) + " for " +
+                         std::to_string(convolution.filters) + " filters.");
+    }
   }
   std::vector<TF_Tensor*> tensors;
   std::vector<float*> outputs;
@@ -121,19 +134,25 @@ void Compute(const Options& options, TF_OpKernelContext* context, bool back) {
     const Map output = convolution.Output(l);
     const int64_t shape[4] = {output.images, output.rows, output.columns, output.channels};
     tensors.push_back(inputs.Allocate(l, TF_FLOAT, sizeof(float), shape, 4));
-    if (tensors.back() == nullptr) return;
+    if (tensors.back() == nullptr) {
+      tensors.pop_back();
+      for (TF_Tensor* tensor : tensors) TF_DeleteTensor(tensor);
+      return;
+    }
     outputs.push_back(static_cast<float*>(TF_TensorData(tensors.back())));
   }
   const auto run = TakesWinograd(convolution, options.way) ? ConvolveByWinograd : ConvolveDirectly;
   const float* weights = inputs.Data<float>(options.maps);
-  if (back) {
-    Buffer turned(9 * convolution.channels * convolution.filters);
-    Turn(weights, convolution.filters, convolution.channels, options.threads, turned.data());
-    const std::vector<float> zeros(convolution.filters, 0.0f);
-    run(convolution, turned.data(), zeros.data(), false, outputs);
-  } else {
-    run(convolution, weights, inputs.Data<float>(options.maps + 1), options.relu != 0, outputs);
-  }
+  inputs.Run([&] {
+    if (back) {
+      Buffer turned(9 * convolution.channels * convolution.filters);
+      Turn(weights, convolution.filters, convolution.channels, options.threads, turned.data());
+      const std::vector<float> zeros(convolution.filters, 0.0f);
+      run(convolution, turned.data(), zeros.data(), false, outputs);
+    } else {
+      run(convolution, weights, inputs.Data<float>(options.maps + 1), options.relu != 0, outputs);
+    }
+  });
   for (TF_Tensor* tensor : tensors) TF_DeleteTensor(tensor);
 }
 
@@ -153,6 +172,7 @@ void ComputeKernelGradient(void* kernel_options, TF_OpKernelContext* context) {
   std::string wrong = ReadMaps(inputs, 0, options.maps, &convolution.maps);
   if (wrong.empty()) wrong = ReadMaps(inputs, options.maps, options.maps, &upstreams);
   if (!wrong.empty()) return inputs.Fail(wrong);
+  if (options.stride > kLongestStride) return inputs.Fail(WrongStride(options.stride));
   convolution.channels = convolution.maps[0].channels;
   convolution.filters = upstreams[0].channels;
   convolution.stride = options.stride;
@@ -162,7 +182,8 @@ void ComputeKernelGradient(void* kernel_options, TF_OpKernelContext* context) {
     const Map expected = convolution.Output(l);
     if (upstreams[l].images != expected.images || upstreams[l].rows != expected.rows ||
         upstreams[l].columns != expected.columns) {
-      return inputs.Fail("upstreams must have the sizes of the outputs.");
+      return inputs.Fail("upstreams must have the sizes of the outputs. Received " + ShapeOf(inputs[options.maps + l]) +
+                         " for the map " + ShapeOf(inputs[l]) + ".");
     }
     data.push_back(upstreams[l].data);
   }
@@ -170,9 +191,13 @@ void ComputeKernelGradient(void* kernel_options, TF_OpKernelContext* context) {
   TF_Tensor* gradient = inputs.Allocate(0, TF_FLOAT, sizeof(float), shape, 4);
   if (gradient == nullptr) return;
   const auto run = TakesWinograd(convolution, options.way) ? KernelGradientByWinograd : KernelGradientDirectly;
-  run(convolution, data, static_cast<float*>(TF_TensorData(gradient)));
+  inputs.Run([&] { run(convolution, data, static_cast<float*>(TF_TensorData(gradient))); });
   TF_DeleteTensor(gradient);
 }
+
+void CheckForwardRanks(TF_ShapeInferenceContext* context, TF_Status* status) { CheckRanks(context, {4, 1}, status); }
+
+void CheckMapRanks(TF_ShapeInferenceContext* context, TF_Status* status) { CheckRanks(context, {}, status); }
 
 }  // namespace
 
@@ -181,12 +206,12 @@ void RegisterConvolution() {
   ChooseDirectWidth();
   RegisterOperator("KerasMaskrcnnConv3x3",
                    {"L: int >= 1", "stride: int >= 1", "relu: int >= 0", "way: int >= 0 = 0", "threads: int >= 1"},
-                   {"maps: L * float", "kernel: float", "bias: float"}, "outputs: L * float");
+                   {"maps: L * float", "kernel: float", "bias: float"}, "outputs: L * float", CheckForwardRanks);
   RegisterOperator("KerasMaskrcnnConv3x3Back", {"L: int >= 1", "way: int >= 0 = 0", "threads: int >= 1"},
-                   {"upstreams: L * float", "kernel: float"}, "gradients: L * float");
+                   {"upstreams: L * float", "kernel: float"}, "gradients: L * float", CheckMapRanks);
   RegisterOperator("KerasMaskrcnnConv3x3KernelGrad",
                    {"L: int >= 1", "stride: int >= 1", "way: int >= 0 = 0", "threads: int >= 1"},
-                   {"maps: L * float", "upstreams: L * float"}, "gradient: float");
+                   {"maps: L * float", "upstreams: L * float"}, "gradient: float", CheckMapRanks);
   RegisterKernel("KerasMaskrcnnConv3x3", MakeForwardOptions, ComputeForward, DeleteOptions);
   RegisterKernel("KerasMaskrcnnConv3x3Back", MakeBackOptions, ComputeBack, DeleteOptions);
   RegisterKernel("KerasMaskrcnnConv3x3KernelGrad", MakeKernelGradientOptions, ComputeKernelGradient, DeleteOptions);

@@ -26,16 +26,41 @@ Inputs::~Inputs() {
 }
 
 TF_Tensor* Inputs::Allocate(int index, int type, size_t size, const int64_t* shape, int rank) const {
-  for (int i = 0; i < rank; ++i) size *= shape[i];
+  int64_t numbers = 1;
+  for (int i = 0; i < rank; ++i) {
+    if (shape[i] < 0 || (shape[i] > 0 && numbers > kMostNumbers / shape[i])) {
+      Fail("An output must have at most " + std::to_string(kMostNumbers) + " numbers. Received inputs that need more.");
+      return nullptr;
+    }
+    numbers *= shape[i];
+  }
+  size *= numbers;
   TF_Tensor* tensor = TF_AllocateOutput(context_, index, type, shape, rank, size, status_);
   if (TF_GetCode(status_) == TF_OK) return tensor;
   TF_OpKernelContext_Failure(context_, status_);
   return nullptr;
 }
 
-void Inputs::Fail(const std::string& message) const {
-  TF_SetStatus(status_, TF_INVALID_ARGUMENT, (std::string(name_) + ": " + message).c_str());
+void Inputs::Fail(const std::string& message, int code) const {
+  TF_SetStatus(status_, code, (std::string(name_) + ": " + message).c_str());
   TF_OpKernelContext_Failure(context_, status_);
+}
+
+std::string ShapeOf(const TF_Tensor* tensor) {
+  std::string text = "(";
+  for (int i = 0; i < TF_NumDims(tensor); ++i) text += (i ? ", " : "") + std::to_string(TF_Dim(tensor, i));
+  return text + ")";
+}
+
+std::string WrongMap(const TF_Tensor* tensor, int number) {
+  bool right = TF_NumDims(tensor) == 4;
+  for (int axis = 1; right && axis < 4; ++axis) {
+    right = TF_Dim(tensor, axis) >= 1 && (axis == 3 || TF_Dim(tensor, axis) <= kLongestSide);
+  }
+  if (right) return "";
+  return "a map must be (B, H, W, C), with 1 to " + std::to_string(kLongestSide) +
+         " rows and columns and at least one channel. Received map " + std::to_string(number) + " of shape " +
+         ShapeOf(tensor) + ".";
 }
 
 void ReadAttributes(TF_OpKernelConstruction* construction, const std::vector<Attribute>& attributes) {
@@ -50,18 +75,30 @@ void ReadAttributes(TF_OpKernelConstruction* construction, const std::vector<Att
   TF_DeleteStatus(status);
 }
 
-static void UnknownShape(TF_ShapeInferenceContext* context, TF_Status* status) {
-  TF_ShapeInferenceContextSetUnknownShape(context, status);
+void CheckRanks(TF_ShapeInferenceContext* context, const std::vector<int>& last, TF_Status* status) {
+  const int64_t count = TF_ShapeInferenceContextNumInputs(context);
+  const int64_t maps = count - static_cast<int64_t>(last.size());
+  TF_ShapeHandle* shape = TF_NewShapeHandle();
+  for (int64_t i = 0; i < count; ++i) {
+    TF_ShapeInferenceContextGetInput(context, static_cast<int>(i), shape, status);
+    if (TF_GetCode(status) == TF_OK) {
+      TF_ShapeInferenceContextWithRank(context, shape, i < maps ? 4 : last[i - maps], shape, status);
+    }
+    if (TF_GetCode(status) != TF_OK) break;
+  }
+  TF_DeleteShapeHandle(shape);
+  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSetUnknownShape(context, status);
 }
 
 void RegisterOperator(const char* name, const std::vector<const char*>& attributes,
-                      const std::vector<const char*>& inputs, const char* output) {
+                      const std::vector<const char*>& inputs, const char* output,
+                      void (*check_ranks)(TF_ShapeInferenceContext*, TF_Status*)) {
   TF_Status* status = TF_NewStatus();
   TF_OpDefinitionBuilder* definition = TF_NewOpDefinitionBuilder(name);
   for (const char* attribute : attributes) TF_OpDefinitionBuilderAddAttr(definition, attribute);
   for (const char* input : inputs) TF_OpDefinitionBuilderAddInput(definition, input);
   TF_OpDefinitionBuilderAddOutput(definition, output);
-  TF_OpDefinitionBuilderSetShapeInferenceFunction(definition, UnknownShape);
+  TF_OpDefinitionBuilderSetShapeInferenceFunction(definition, check_ranks);
   TF_RegisterOpDefinition(definition, status);
   if (TF_GetCode(status) != TF_OK) std::fprintf(stderr, "keras_maskrcnn: %s\n", TF_Message(status));
   TF_DeleteStatus(status);

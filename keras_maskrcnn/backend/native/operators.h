@@ -4,10 +4,19 @@
 #ifndef KERAS_MASKRCNN_OPERATORS_H_
 #define KERAS_MASKRCNN_OPERATORS_H_
 
+#include <exception>
+#include <new>
 #include <string>
 #include <vector>
 
 #include "tensorflow_c_api.h"
+
+// Limits of all operators. Beyond them, int and float arithmetic on indices would be wrong.
+constexpr int64_t kLongestSide = int64_t{1} << 24;           // rows or columns of a map: float32 counts them exactly
+constexpr int64_t kMostPoints = int64_t{1} << 20;            // bins times points per bin, along one axis
+constexpr int64_t kMostCropped = (int64_t{1} << 31) - 1;     // numbers in all crops of a call
+constexpr int64_t kMostNumbers = int64_t{1} << 40;           // numbers in any output
+constexpr int32_t kLongestStride = 1 << 15;
 
 // Inputs and outputs of one call. The destructor releases the inputs. After a failure the call must return.
 class Inputs {
@@ -28,7 +37,19 @@ class Inputs {
   TF_Tensor* Allocate(int index, int type, size_t size, const int64_t* shape, int rank) const;
 
   // Ends the call with an error that names the operator.
-  void Fail(const std::string& message) const;
+  void Fail(const std::string& message, int code = TF_INVALID_ARGUMENT) const;
+
+  // Runs the body of a call. Exceptions must not leave an operator: TensorFlow would end the process.
+  template <typename Body>
+  void Run(Body body) const {
+    try {
+      body();
+    } catch (const std::bad_alloc&) {
+      Fail("There must be enough memory for the call. Received inputs that need more.", TF_RESOURCE_EXHAUSTED);
+    } catch (const std::exception& error) {
+      Fail(error.what());
+    }
+  }
 
  private:
   TF_OpKernelContext* context_;
@@ -36,6 +57,12 @@ class Inputs {
   std::vector<TF_Tensor*> tensors_;
   TF_Status* status_;
 };
+
+// "(2, 3, 4)".
+std::string ShapeOf(const TF_Tensor* tensor);
+
+// What is wrong with a map (B, H, W, C), or "". A batch may be empty; rows, columns and channels may not.
+std::string WrongMap(const TF_Tensor* tensor, int number);
 
 struct Attribute {
   const char* name;
@@ -46,9 +73,13 @@ struct Attribute {
 void ReadAttributes(TF_OpKernelConstruction* construction, const std::vector<Attribute>& attributes);
 
 // Output shapes stay unknown to TensorFlow. Python sets them (backend/native/__init__.py), because the C API does not
-// expose attributes to shape functions.
+// expose attributes to shape functions. `check_ranks` checks the inputs' ranks while a graph is built.
 void RegisterOperator(const char* name, const std::vector<const char*>& attributes,
-                      const std::vector<const char*>& inputs, const char* output);
+                      const std::vector<const char*>& inputs, const char* output,
+                      void (*check_ranks)(TF_ShapeInferenceContext*, TF_Status*));
+
+// For `check_ranks`: the last inputs have these ranks, all before them are maps of rank 4.
+void CheckRanks(TF_ShapeInferenceContext* context, const std::vector<int>& last, TF_Status* status);
 
 // The CPU kernel of an operator, for attribute T = `type` where it has one (else 0).
 void RegisterKernel(const char* name, void* (*make)(TF_OpKernelConstruction*),

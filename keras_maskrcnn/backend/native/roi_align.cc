@@ -101,10 +101,12 @@ struct Taps {
     first.assign(1, 0);
     cell.clear();
     weight.clear();
-    const int points = ratio > 0 ? ratio : static_cast<int>(std::ceil(length / bins));
+    const int64_t points = ratio > 0 ? ratio : Count(length / bins);
     const float last = static_cast<float>(extent - 1);
     for (int bin = 0; bin < bins; ++bin) {
-      for (int k = 0; k < points; ++k) {
+      int64_t begin = 0, end = points;
+      if (points > 2 * extent && ratio == 0) SkipOutside(start, length, bins, bin, extent, points, &begin, &end);
+      for (int64_t k = begin; k < end; ++k) {
         const float at = Point(start, length, bins, points, bin, k, ratio);
         if (!(at >= -1.0f && at <= last + 1.0f)) continue;
         const float inside = std::max(std::min(at, last), 0.0f);
@@ -122,8 +124,22 @@ struct Taps {
   int Highest() const { return *std::max_element(cell.begin(), cell.end()); }
 
  private:
+  // One point per cell: the length of a bin, rounded up. Boxes of any length have a count that an int64 holds.
+  static int64_t Count(float length) {
+    return length > 0.0f ? static_cast<int64_t>(std::min(std::ceil(length), 1e15f)) : 0;
+  }
+
+  // Of a bin much longer than the map, only the points near the map count: begin..end, with two more on each side.
+  static void SkipOutside(double start, double length, int bins, int bin, int64_t extent, int64_t points,
+                          int64_t* begin, int64_t* end) {
+    const double bin_length = length / bins, step = bin_length / static_cast<double>(points);
+    const double first = start + bin_length * bin + 0.5 * step, count = static_cast<double>(points);
+    *begin = static_cast<int64_t>(std::min(std::max((-1.0 - first) / step - 2.0, 0.0), count));
+    *end = static_cast<int64_t>(std::min(std::max((static_cast<double>(extent) - first) / step + 3.0, 0.0), count));
+  }
+
   // As bilinear.sample_points, or bilinear.adaptive_bin_weights for ratio 0.
-  static float Point(float start, float length, int bins, int points, int bin, int k, int ratio) {
+  static float Point(float start, float length, int bins, int64_t points, int bin, int64_t k, int ratio) {
     if (ratio > 0) {
       const float fraction = (static_cast<float>(bin * points + k) + 0.5f) / static_cast<float>(bins * points);
       const float along = length * fraction;
@@ -200,15 +216,32 @@ std::string Read(const Inputs& inputs, int first_map, int first_box, const Optio
   if (TF_GetCode(inputs.status()) != TF_OK) return TF_Message(inputs.status());
   for (int l = 0; l < options.levels; ++l) {
     const TF_Tensor* tensor = inputs[first_map + l];
-    if (TF_NumDims(tensor) != 4) return "a map must be (B, H, W, C); map " + std::to_string(l) + " is not.";
+    const std::string wrong = WrongMap(tensor, l);
+    if (!wrong.empty()) return wrong;
     maps->push_back({TF_Dim(tensor, 0), TF_Dim(tensor, 1), TF_Dim(tensor, 2), TF_Dim(tensor, 3)});
-    if (maps->back().channels != maps->front().channels) return "all maps must have the same channels.";
+    if (maps->back().channels != maps->front().channels) {
+      return "all maps must have the same channels. Received " + ShapeOf(inputs[first_map]) + " and " +
+             ShapeOf(tensor) + ".";
+    }
+  }
+  const int64_t points = std::max<int64_t>(options.ratio, 1);
+  if (std::max(options.bins_y, options.bins_x) * points > kMostPoints) {
+    return "bins times points per bin must be at most " + std::to_string(kMostPoints) + " along an axis. Received " +
+           std::to_string(options.bins_y) + " and " + std::to_string(options.bins_x) + " bins with ratio " +
+           std::to_string(options.ratio) + ".";
   }
   const TF_Tensor *frame = inputs[first_box], *images = inputs[first_box + 1], *levels = inputs[first_box + 2];
-  if (TF_NumDims(frame) != 2 || TF_Dim(frame, 1) != 4) return "frame must be (R, 4).";
+  if (TF_NumDims(frame) != 2 || TF_Dim(frame, 1) != 4) return "frame must be (R, 4). Received " + ShapeOf(frame) + ".";
   const int64_t count = TF_Dim(frame, 0);
   if (TF_NumDims(images) != 1 || TF_Dim(images, 0) != count || TF_NumDims(levels) != 1 || TF_Dim(levels, 0) != count) {
-    return "images and levels must be (R,), one for each of the " + std::to_string(count) + " boxes.";
+    return "images and levels must be (R,), one for each of the " + std::to_string(count) + " boxes. Received " +
+           ShapeOf(images) + " and " + ShapeOf(levels) + ".";
+  }
+  const int64_t bins = static_cast<int64_t>(options.bins_y) * options.bins_x, channels = maps->front().channels;
+  if (count > 0 && bins > kMostCropped / channels / count) {
+    return "crops must have at most " + std::to_string(kMostCropped) + " numbers. Received " + std::to_string(count) +
+           " boxes of " + std::to_string(options.bins_y) + "x" + std::to_string(options.bins_x) + " bins and " +
+           std::to_string(channels) + " channels.";
   }
   *boxes = {inputs.Data<float>(first_box), inputs.Data<int32_t>(first_box + 1), inputs.Data<int32_t>(first_box + 2),
             count};
@@ -217,6 +250,12 @@ std::string Read(const Inputs& inputs, int first_map, int first_box, const Optio
     if (level < 0 || level >= options.levels) return "level " + std::to_string(level) + " of a box does not exist.";
     if (image < 0 || image >= (*maps)[level].images) {
       return "image " + std::to_string(image) + " of a box does not exist.";
+    }
+    for (int side = 0; side < 4; ++side) {
+      if (!std::isfinite(boxes->frame[4 * r + side])) {
+        return "frames must be finite. Received " + std::to_string(boxes->frame[4 * r + side]) + " for box " +
+               std::to_string(r) + ".";
+      }
     }
   }
   return "";
@@ -414,7 +453,9 @@ void ComputeCrops(void* kernel, TF_OpKernelContext* context) {
   const int64_t shape[4] = {boxes.count, options.bins_y, options.bins_x, maps[0].channels};
   TF_Tensor* crops = inputs.Allocate(0, type, sizeof(T), shape, 4);
   if (crops == nullptr) return;
-  if (boxes.count) Crop(features, maps, boxes, options, static_cast<T*>(TF_TensorData(crops)));
+  if (boxes.count) {
+    inputs.Run([&] { Crop(features, maps, boxes, options, static_cast<T*>(TF_TensorData(crops))); });
+  }
   TF_DeleteTensor(crops);
 }
 
@@ -429,7 +470,7 @@ void ComputeGradients(void* kernel, TF_OpKernelContext* context) {
   const int64_t expected[4] = {boxes.count, options.bins_y, options.bins_x, maps[0].channels};
   for (int d = 0; d < 4; ++d) {
     if (TF_NumDims(inputs[0]) != 4 || TF_Dim(inputs[0], d) != expected[d]) {
-      return inputs.Fail("upstream must have the shape of the crops.");
+      return inputs.Fail("upstream must have the shape of the crops. Received " + ShapeOf(inputs[0]) + ".");
     }
   }
   std::vector<TF_Tensor*> outputs;
@@ -437,12 +478,19 @@ void ComputeGradients(void* kernel, TF_OpKernelContext* context) {
   for (int l = 0; l < options.levels; ++l) {
     const int64_t shape[4] = {maps[l].images, maps[l].rows, maps[l].columns, maps[l].channels};
     outputs.push_back(inputs.Allocate(l, type, sizeof(T), shape, 4));
-    if (outputs.back() == nullptr) return;
+    if (outputs.back() == nullptr) {
+      outputs.pop_back();
+      for (TF_Tensor* output : outputs) TF_DeleteTensor(output);
+      return;
+    }
     gradients.push_back(static_cast<T*>(TF_TensorData(outputs.back())));
   }
-  Spread(inputs.Data<T>(0), maps, boxes, options, gradients);
+  inputs.Run([&] { Spread(inputs.Data<T>(0), maps, boxes, options, gradients); });
   for (TF_Tensor* output : outputs) TF_DeleteTensor(output);
 }
+
+// Maps (and in the gradient the upstream) have rank 4, frame 2, images and levels 1.
+void CheckBoxRanks(TF_ShapeInferenceContext* context, TF_Status* status) { CheckRanks(context, {2, 1, 1}, status); }
 
 }  // namespace
 
@@ -459,10 +507,10 @@ void RegisterRoiAlign() {
   const std::vector<const char*> attributes = {"L: int >= 1",      "T: {float, bfloat16}", "bins_y: int >= 1",
                                                "bins_x: int >= 1", "ratio: int >= 0",      "threads: int >= 1"};
   RegisterOperator("KerasMaskrcnnRoiAlign", attributes,
-                   {"pyramid: L * T", "frame: float", "images: int32", "levels: int32"}, "crops: T");
+                   {"pyramid: L * T", "frame: float", "images: int32", "levels: int32"}, "crops: T", CheckBoxRanks);
   RegisterOperator("KerasMaskrcnnRoiAlignGrad", attributes,
                    {"upstream: T", "pyramid: L * T", "frame: float", "images: int32", "levels: int32"},
-                   "gradients: L * T");
+                   "gradients: L * T", CheckBoxRanks);
   RegisterKernel("KerasMaskrcnnRoiAlign", MakeOptions, ComputeCrops<float, TF_FLOAT>, DeleteOptions, TF_FLOAT);
   RegisterKernel("KerasMaskrcnnRoiAlign", MakeOptions, ComputeCrops<Bfloat16, TF_BFLOAT16>, DeleteOptions, TF_BFLOAT16);
   RegisterKernel("KerasMaskrcnnRoiAlignGrad", MakeOptions, ComputeGradients<float, TF_FLOAT>, DeleteOptions, TF_FLOAT);

@@ -17,9 +17,10 @@ struct TF_OpDefinitionBuilder;
 struct TF_OpKernelConstruction;
 struct TF_OpKernelContext;
 struct TF_ShapeInferenceContext;
+struct TF_ShapeHandle;
 
 enum { TF_FLOAT = 1, TF_INT32 = 3, TF_BFLOAT16 = 14 };  // TF_DataType
-enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3 };            // TF_Code
+enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_RESOURCE_EXHAUSTED = 8 };  // TF_Code
 
 // name, result, parameters
 #define TF_FUNCTIONS(F)                                                                                          \
@@ -40,6 +41,12 @@ enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3 };            // TF_Code
     (TF_OpDefinitionBuilder*, void (*)(TF_ShapeInferenceContext*, TF_Status*)))                                  \
   F(TF_RegisterOpDefinition, void, (TF_OpDefinitionBuilder*, TF_Status*))                                        \
   F(TF_ShapeInferenceContextSetUnknownShape, void, (TF_ShapeInferenceContext*, TF_Status*))                      \
+  F(TF_ShapeInferenceContextNumInputs, int64_t, (TF_ShapeInferenceContext*))                                     \
+  F(TF_NewShapeHandle, TF_ShapeHandle*, ())                                                                      \
+  F(TF_DeleteShapeHandle, void, (TF_ShapeHandle*))                                                               \
+  F(TF_ShapeInferenceContextGetInput, void, (TF_ShapeInferenceContext*, int, TF_ShapeHandle*, TF_Status*))       \
+  F(TF_ShapeInferenceContextWithRank, void,                                                                      \
+    (TF_ShapeInferenceContext*, TF_ShapeHandle*, int64_t, TF_ShapeHandle*, TF_Status*))                          \
   F(TF_NewKernelBuilder, TF_KernelBuilder*,                                                                      \
     (const char*, const char*, void* (*)(TF_OpKernelConstruction*), void (*)(void*, TF_OpKernelContext*),        \
      void (*)(void*)))                                                                                           \

@@ -1,0 +1,46 @@
+"""Operators refuse what they cannot compute, on every path and never by a signal. The cases are in native_faults.py."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import pytest
+
+TESTS = pathlib.Path(__file__).parent
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+PATHS = ["native", "stock", "jax"] if TENSORFLOW else ["jax"]
+
+
+def run_cases(path):
+    """Lines of a child process that runs all cases on one path."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    environment |= {"KERAS_BACKEND": "jax" if path == "jax" else "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment |= {"KERAS_MASKRCNN_NATIVE": "0"} if path == "stock" else {}
+    command = [sys.executable, str(TESTS / "native_faults.py"), path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert done.returncode == 0, f"{path} ended with {done.returncode} in {lines[-1:]}: {done.stderr[-2000:]}"
+    return lines
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_fault_is_an_error_with_what_was_received(path):
+    if path == "jax" and importlib.util.find_spec("jax") is None:
+        pytest.skip("JAX is not installed")
+    from native_faults import DOORS, native_cases
+
+    lines = run_cases(path)
+    expected = DOORS | (native_cases() if path == "native" else {})
+    found = {line["case"]: line for line in lines if "case" in line}
+    assert set(found) == set(expected)
+    for name, (_, part) in expected.items():
+        kinds = {"ValueError"} if name in DOORS else {"ValueError", "InvalidArgumentError"}
+        assert kinds & set(found[name]["error"] or []), (name, found[name])
+        assert part in found[name]["message"], (name, found[name])
+    valid = lines[-1]["valid"]
+    assert valid["wild"] and valid["empty"] == [0, 2, 2, 16] and valid["no images"] == [0, 8, 8, 16]
+    assert 0 < valid["far"] < 1e-14  # of 2e9 points a side about ten lie in the map
