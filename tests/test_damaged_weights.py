@@ -402,7 +402,7 @@ def with_config(source, path, change):
         (lambda text: text[: len(text) // 2], "was not read"),
         (lambda text: "[" * 10**5, "was not read"),
         (lambda text: "[]", "was not read"),
-        (lambda text: text.replace("keras_maskrcnn>MaskRCNN\"", "keras_maskrcnn>Nothing\""), "was not read"),
+        (lambda text: text.replace('keras_maskrcnn>MaskRCNN"', 'keras_maskrcnn>Nothing"'), "was not read"),
     ],
 )
 def test_forged_configs(tmp_path, saved, change, found):
