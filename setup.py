@@ -70,6 +70,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.5",
+            "hypothesis>=6.100",  # tests/fuzz
             "ruff>=0.6",
             "jax>=0.4.34",
             "safetensors>=0.4",

@@ -6,6 +6,8 @@ Read by `model.py`, which hands plain numbers to the stages; no stage sees the c
 
 import dataclasses
 import math
+import numbers
+import typing
 
 from keras_maskrcnn import branches as branch_room
 from keras_maskrcnn.branches.mask import MASK_RULES
@@ -159,10 +161,14 @@ class MaskRCNNConfig:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
+            elif isinstance(value, float) and value.is_integer() and float not in _types_of(field):
+                object.__setattr__(self, field.name, int(value))
         object.__setattr__(self, "branches", branch_room.resolve(self.branches))
+        _check_types(self)
         _check_counts(self)
         _check_choices(self)
         _check_pixels(self)
+        _check_ranges(self)
         _check_geometry(self)
         if not self.class_names:
             names = tuple(f"class {k}" for k in range(self.num_classes))
@@ -178,8 +184,13 @@ class MaskRCNNConfig:
 
     @classmethod
     def from_dict(cls, values):
-        """A config from `to_dict`'s values. Raises ValueError on a name that is no field."""
+        """A config from `to_dict`'s values. Raises ValueError on a name that is no field, and on a wrong value."""
         known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or "num_classes" not in values:
+            raise ValueError(
+                "A MaskRCNNConfig is made of a dictionary of its fields, num_classes among them. "
+                f"Received: {repr(values)[:200]}. `to_dict` of another config gives one."
+            )
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(
@@ -213,8 +224,61 @@ class MaskRCNNConfig:
         return min(self.max_positive_rois, self.mask_samples or self.max_positive_rois)
 
 
+# Types -------------------------------------------------------------------------------------------------------
+
+_MOST = 2**31 - 1  # of whole numbers: sizes and counts become 32-bit integers
+_TYPE_NAMES = {int: "a whole number", float: "a finite number", str: "text", bool: "True or False", tuple: "a sequence"}
+_ENTRIES = {  # field of several entries -> the type of each
+    "class_names": str,
+    "category_ids": int,
+    "pixel_mean": float,
+    "pixel_std": float,
+    "anchor_sizes": float,
+    "anchor_ratios": float,
+    "rpn_box_weights": float,
+    "box_weights": float,
+}
+
+
+def _types_of(field):
+    """The types that a field's annotation allows, without None."""
+    return tuple(kind for kind in typing.get_args(field.type) or (field.type,) if kind is not type(None))
+
+
+def _is_a(value, kind):
+    """Whether a value is of a type: numpy's numbers count as numbers, True and False do not."""
+    if kind is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(value) <= _MOST
+    if kind is float:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and _is_finite(value)
+    return isinstance(value, kind)
+
+
+def _is_finite(value):
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return False
+
+
+def _check_types(config):
+    """Every field has a value of its annotation's type; numbers are finite."""
+    for field in dataclasses.fields(config):
+        value, kinds = getattr(config, field.name), _types_of(field)
+        given = field.default is None and value is None or any(_is_a(value, kind) for kind in kinds)
+        entry = _ENTRIES.get(field.name)
+        if given and (value is None or entry is None or all(_is_a(each, entry) for each in value)):
+            continue
+        wanted = _TYPE_NAMES[kinds[0]] if entry is None else f"a sequence, each entry {_TYPE_NAMES[entry]}"
+        default = "" if field.default is dataclasses.MISSING else f" The default is {field.default!r}."
+        raise ValueError(f"{field.name} must be {wanted}. Received: {repr(value)[:200]}. Correct it.{default}")
+
+
+# Values ------------------------------------------------------------------------------------------------------
+
+
 def _check_counts(config):
-    if not isinstance(config.num_classes, int) or config.num_classes < 1:
+    if config.num_classes < 1:
         raise ValueError(
             "num_classes counts the object classes without background and is at least 1. "
             f"Received: {config.num_classes!r}. For one kind of object pass num_classes=1."
@@ -230,10 +294,14 @@ def _check_counts(config):
         "min_size", "max_size", "fpn_channels", "rpn_convs", "rpn_samples", "train_pre_nms", "train_post_nms",
         "test_pre_nms", "test_post_nms", "roi_samples", "box_fcs", "box_features", "mask_convs", "mask_channels",
         "gt_mask_size", "max_detections", "max_instances", "detection_candidates", "box_pool_size",
-        "mask_pool_size",
+        "mask_pool_size", "mask_size", "mask_samples",
     ):  # fmt: skip
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1. Received: {getattr(config, name)}.")
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1. Received: {value}. Correct it.")
+    for name in ("box_convs", "roi_sampling_ratio"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must not be negative. Received: {getattr(config, name)}. Correct it.")
 
 
 def _check_choices(config):
@@ -262,7 +330,7 @@ def _check_pixels(config):
             "pixel_mean and pixel_std hold one number for each channel of the images. "
             f"Received {len(mean)} and {len(std)}: {mean} and {std}. `keras-maskrcnn check-data` measures them."
         )
-    if not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
+    if min(std) <= 0:
         raise ValueError(
             "pixel_mean must be finite numbers and pixel_std finite ones above 0. "
             f"Received {mean} and {std}. A channel that never changes takes 1, or is better left out."
@@ -274,6 +342,21 @@ def _check_pixels(config):
         )
 
 
+def _check_ranges(config):
+    for name in ("anchor_sizes", "anchor_ratios", "rpn_box_weights", "box_weights"):
+        values = getattr(config, name)
+        if not values or min(values) <= 0:
+            raise ValueError(f"{name} must hold numbers above 0. Received: {values}. Correct them.")
+    for name in ("rpn_box_weights", "box_weights"):
+        if len(getattr(config, name)) != 4:
+            raise ValueError(
+                f"{name} holds four numbers, for dx, dy, dw and dh. Received: {getattr(config, name)}. Give four."
+            )
+    for name in ("rpn_min_size", "min_box_size", "smooth_l1_beta"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must not be negative. Received: {getattr(config, name)}. Correct it.")
+
+
 def _check_geometry(config):
     if len(config.anchor_sizes) != 5:
         raise ValueError(
@@ -281,7 +364,7 @@ def _check_geometry(config):
             f"Received: {config.anchor_sizes}. For small objects halve them: (16, 32, 64, 128, 256)."
         )
     doublings = math.log2(config.mask_size / config.mask_pool_size)
-    if doublings < 0 or doublings != int(doublings):
+    if doublings < 0 or not doublings.is_integer():
         raise ValueError(
             "mask_size must be mask_pool_size times a power of two (14 gives 14, 28, 56, 112). "
             f"Received: mask_size={config.mask_size}, mask_pool_size={config.mask_pool_size}."
@@ -294,12 +377,15 @@ def _check_geometry(config):
             f"Received: {config.trainable_layers!r}."
         )
     if not 0 <= config.norm_epsilon < 1:
-        raise ValueError(f"norm_epsilon must lie in 0..1. Received: {config.norm_epsilon!r}.")
+        raise ValueError(f"norm_epsilon must lie in 0..1. Received: {config.norm_epsilon!r}. Correct it.")
     if not config.rpn_negative_iou <= config.rpn_positive_iou:
         raise ValueError(
             "rpn_negative_iou must not exceed rpn_positive_iou. "
             f"Received: {config.rpn_negative_iou} and {config.rpn_positive_iou}."
         )
-    for name in ("score_threshold", "nms_threshold", "rpn_nms_threshold", "roi_iou", "roi_positive_fraction"):
+    for name in (
+        "score_threshold", "nms_threshold", "rpn_nms_threshold", "roi_iou", "roi_positive_fraction",
+        "rpn_positive_fraction", "rpn_positive_iou", "rpn_negative_iou", "crowd_ioa",
+    ):  # fmt: skip
         if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} must lie in 0..1. Received: {getattr(config, name)}.")
+            raise ValueError(f"{name} must lie in 0..1. Received: {getattr(config, name)}. Correct it.")

@@ -36,6 +36,8 @@ HOST_ONLY = (
     "test_batch",
     "test_doctor",
     "test_evaluation",
+    "test_input_values",
+    "test_fuzz",
     "test_progress",
     "test_run_page",
     "test_image_kinds",

@@ -152,7 +152,7 @@ def test_every_proposed_option_is_one_of_train_and_accepts_what_is_proposed():
     proposal = propose(inspect_dataset(dataset))
     assert set(proposal) <= set(PROPOSED) <= set(OPTIONS)
     for name, value in json.loads(json.dumps(proposal)).items():
-        assert OPTIONS[name].from_file(value) == value
+        assert OPTIONS[name].from_file(value, "x.json") == value
 
 
 def test_settled_prefers_given_then_proposed_then_default():

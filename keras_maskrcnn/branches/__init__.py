@@ -25,7 +25,7 @@ def resolve(branches):
     Raises:
         ValueError: an unknown name, another object, a name or a loss used twice, a class that is not registered.
     """
-    if isinstance(branches, (str, Branch)):
+    if not isinstance(branches, (tuple, list)):
         raise ValueError(f"branches is a sequence. Received: {branches!r}. Write branches=({branches!r},).")
     found = tuple(_resolve_one(branch) for branch in branches)
     names = [branch.name for branch in found]
@@ -68,17 +68,29 @@ def _describe_one(branch):
 
 
 def _deserialize(description):
+    if not isinstance(description.get("class_name"), str):
+        raise ValueError(
+            "A branch in a file is a dictionary with its class_name, as `describe` writes it. "
+            f"Received: {repr(description)[:200]}. Correct the file."
+        )
     import keras
 
+    name = description.get("registered_name") or description.get("class_name")
+    problem = f"The model has a branch of the class {name}, which is not registered in this process."
     try:
-        return keras.saving.deserialize_keras_object(description)
-    except TypeError as error:
-        name = description.get("registered_name") or description.get("class_name")
-        raise ValueError(
-            f"The model has a branch of the class {name}, which is not registered in this process. "
-            f"Import the module that defines it ({description.get('module')}) before loading the model, and decorate "
-            "the class with keras.saving.register_keras_serializable."
-        ) from error
+        branch = keras.saving.deserialize_keras_object(description)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ValueError(f"{problem} Received: {repr(description)[:200]}. {_remedy(description)}") from error
+    if not isinstance(branch, Branch):
+        raise ValueError(f"{problem} Received: {repr(branch)[:200]}. {_remedy(description)}")
+    return branch
+
+
+def _remedy(description):
+    return (
+        f"Import the module that defines it ({description.get('module')}) before loading the model, and decorate the "
+        "class with keras.saving.register_keras_serializable."
+    )
 
 
 def __getattr__(name):

@@ -7,7 +7,7 @@ import pathlib
 import shlex
 import sys
 
-from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, add_options
+from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, add_options, seed
 from keras_maskrcnn.cli.sources import (
     CLASS_ATTRIBUTE,
     FORMAT,
@@ -77,7 +77,7 @@ def split_arguments(command):
     command.add_argument(
         "--names", nargs="+", help="names of the parts (default: train, val and, for a third part, test)"
     )
-    command.add_argument("--seed", type=int, default=0, help="seed of the random split")
+    command.add_argument("--seed", type=seed, default=0, help="seed of the random split")
     command.add_argument(
         "--exact-copies-only",
         action="store_true",

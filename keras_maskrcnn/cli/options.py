@@ -2,21 +2,51 @@
 
 import argparse
 import dataclasses
+import math
 
 SUCCESS, CHECK_FAILED, MISTAKE = 0, 1, 2  # exit statuses; argparse uses 2 for wrong arguments, too
 
 
+_MOST = 2**31 - 1  # of whole numbers: counts and sizes become 32-bit integers
+
+
 def positive(kind):
-    """Make an argparse type for numbers of this kind above zero."""
+    """Make an argparse type for numbers of this kind above zero: finite ones, and whole ones below 2^31."""
 
     def parse(text):
         value = kind(text)
         if not value > 0:
             raise argparse.ArgumentTypeError(f"must be above zero, received {text}")
+        if kind is int and value > _MOST or value == math.inf:
+            raise argparse.ArgumentTypeError(
+                f"must be {'at most ' + str(_MOST) if kind is int else 'finite'}, received {text}"
+            )
         return value
 
     parse.__name__ = kind.__name__  # argparse shows it if the text is no number
     return parse
+
+
+def finite(text):
+    """The argparse type of numbers that are neither infinite nor NaN."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be finite, received {text}")
+    return value
+
+
+finite.__name__ = "float"
+
+
+def seed(text):
+    """The argparse type of seeds of random numbers, which take 32 bits."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 2^32, received {text}")
+    return value
+
+
+seed.__name__ = "int"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +95,11 @@ class Option:
         if self.old_flag:
             parser.add_argument(self.old_flag, help=argparse.SUPPRESS, **settings)
 
-    def from_file(self, value):
+    def from_file(self, value, path):
         """Check a value from a JSON file as the command line checks its text.
+
+        Args:
+            value: what the file holds. path: the file, for messages.
 
         Raises:
             ValueError: the option does not accept it.
@@ -78,8 +111,8 @@ class Option:
             checked = [self._checked(item) for item in (value if many else [value])]
         except (ValueError, TypeError, argparse.ArgumentTypeError):
             raise ValueError(
-                f"{self.name} must be a value that {self.flag} accepts: {self.help}. Received {value!r}. "
-                f"Correct it in the file, or give {self.flag} and remove it there."
+                f"{path}: {self.name} must be a value that {self.flag} accepts: {self.help}. "
+                f"Received {repr(value)[:200]}. Correct it in the file, or give {self.flag} and remove it there."
             ) from None
         return checked if many else checked[0]
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, add_options, positive
+from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, add_options, finite, positive
 from keras_maskrcnn.cli.results import ResultFiles, image_paths, read_known_images
 from keras_maskrcnn.cli.sources import DATASET, load_model, open_dataset
 
@@ -58,13 +58,13 @@ def predict_arguments(command):
         help="take image ids and category ids from this dataset, so that pycocotools compares detections.json with it "
         "(default: images are numbered from 1, and images.json lists them)",
     )
-    command.add_argument("--score", type=float, default=0.5, help="leave out detections with a lower score")
+    command.add_argument("--score", type=finite, default=0.5, help="leave out detections with a lower score")
     command.add_argument(
         "--tile", type=positive(int), help="cut larger images into overlapping squares of this side, image pixels"
     )
     command.add_argument(
         "--overlap",
-        type=float,
+        type=finite,
         default=0.2,
         help="share of a tile's side that neighbours overlap by; choose at least the size of the objects",
     )

@@ -180,12 +180,21 @@ def _tables(source):
             by_name.setdefault(parts[-1], []).append((parts, entry["id"]))
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
         used = {names[one["category_id"]] for one in content["annotations"] if one["category_id"] in names}
+        _check_ids(by_name, names)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
             "--annotations needs images with `id` and `file_name`, annotations with `category_id`, and categories with "
             f"`id` and `name`. Received {source}, where something is missing: {error!r}. check-data names it."
         ) from error
     return by_name, names, used
+
+
+def _check_ids(by_name, names):
+    """Raise TypeError unless every id of an image or a category is a whole number or text, and every name text."""
+    keys = [*names, *(key for entries in by_name.values() for _, key in entries)]
+    odd = [key for key in keys if type(key) not in (int, str)] + [name for name in names.values() if not name.strip()]
+    if odd:
+        raise TypeError(f"{odd[0]!r} is no id or no name")
 
 
 def _coco_content(source):

@@ -57,13 +57,13 @@ def read_options(path):
     if not isinstance(options, dict):
         unknown = [repr(content)[:40]]
     else:
-        unknown = [str(name) for name in options if name not in PROPOSED]
+        unknown = [name[:40] for name in options if name not in PROPOSED][:20]
     if unknown:
         raise ValueError(
             f"A config for training is a JSON object with some of {list(PROPOSED)}. Received {path} with {unknown}. "
             "Remove them, or give them as options."
         )
-    return {name: OPTIONS[name].from_file(value) for name, value in options.items() if value is not None}
+    return {name: OPTIONS[name].from_file(value, path) for name, value in options.items() if value is not None}
 
 
 def _check_places(args):

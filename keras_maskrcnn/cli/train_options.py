@@ -3,7 +3,7 @@
 A value comes from the command line, else from `--resume`, `--config` or `--auto`, else it is the default here.
 """
 
-from keras_maskrcnn.cli.options import Option, positive
+from keras_maskrcnn.cli.options import Option, finite, positive, seed
 from keras_maskrcnn.cli.sources import DATASET
 
 ARCHITECTURES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
@@ -24,7 +24,7 @@ DATA = (
     Option(
         "--negatives",
         "share of images without objects in an epoch, 0 to below 1; 0 leaves them out (default: as in the data)",
-        type=float,
+        type=finite,
         metavar="SHARE",
     ),
     Option(
@@ -62,7 +62,7 @@ RUN = (
     Option("--auto", "check the data first, then train with the options that check-data proposes", False, bool),
     Option("--evaluate-every", "epochs from one COCO evaluation to the next", 1, positive(int)),
     Option("--start-from", "fine-tune the model in this .keras file or run folder; its config is kept"),
-    Option("--seed", "seed of all random numbers", 0, int),
+    Option("--seed", "seed of all random numbers", 0, seed),
 )
 
 LENGTH = (  # one of them at most
@@ -88,12 +88,12 @@ OPTIMIZATION = (
         "batch / 16, Goyal et al. 2017)",
         type=positive(float),
     ),
-    Option("--weight-decay", "weight decay; the paper uses 1e-4", 1e-4, float),
+    Option("--weight-decay", "weight decay; the paper uses 1e-4", 1e-4, finite),
     Option(
         "--ema",
         "evaluate and save an exponential moving average of the weights. Without a number the momentum is 0.999, "
         "about the last 1000 updates",
-        type=float,
+        type=finite,
         nargs="?",
         const=0.999,
         metavar="MOMENTUM",
@@ -127,12 +127,12 @@ SIZES = (
 
 PIXELS = (  # check-data measures them
     Option(
-        "--pixel-mean", "mean of each channel (default: ImageNet's, for RGB)", type=float, nargs="+", metavar="VALUE"
+        "--pixel-mean", "mean of each channel (default: ImageNet's, for RGB)", type=finite, nargs="+", metavar="VALUE"
     ),
     Option(
         "--pixel-std",
         "standard deviation of each channel (default: ImageNet's, for RGB)",
-        type=float,
+        type=finite,
         nargs="+",
         metavar="VALUE",
     ),

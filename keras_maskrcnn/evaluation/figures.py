@@ -7,8 +7,10 @@ and by users who have detections of any model. faster-coco-eval does the matchin
 
 import numpy as np
 
+from keras_maskrcnn.evaluation.tables import COMPARED, KEYPOINTS, check_tables
+
 AREAS = {"all": "", "small": "s", "medium": "m", "large": "l"}  # COCOeval's labels: small < 32^2, medium < 96^2
-KEYPOINTS = 17  # of a person; COCO measured a tolerance for each
+_COUNTED = ("category_id", "iscrowd", "area", "bbox", "score", "segmentation", "keypoints", "num_keypoints", "ignore")
 
 
 def coco_metrics(ground_truth, detections, max_detections=100, iou_types=("bbox", "segm")):
@@ -31,16 +33,16 @@ def coco_metrics(ground_truth, detections, max_detections=100, iou_types=("bbox"
         and T_ARs. `max_detections` repeats the cap.
 
     Raises:
-        ValueError: for another `iou_type`, a cap below 1, and detections of images that are not in the ground truth
-            or that lack what is compared.
+        ValueError: for another `iou_type`, a cap below 1, detections of images that are not in the ground truth, and
+            entries that lack what is compared or hold something else (`tables.py`); it names the entry.
     """
     if max_detections < 1:
         raise ValueError(
             f"max_detections must be at least 1. Received: {max_detections}. Leave it out for COCO's own cap, 100."
         )
+    check_tables(ground_truth, detections, iou_types)
     image_ids = sorted((image["id"] for image in ground_truth["images"]), key=lambda key: (isinstance(key, str), key))
     numbers = {image_id: i for i, image_id in enumerate(image_ids, start=1)}
-    _check_images(detections, numbers)
     metrics = {}
     truth = _index(ground_truth, _truth_annotations(ground_truth["annotations"], numbers), numbers)
     for iou_type in iou_types:
@@ -160,69 +162,54 @@ def _index(ground_truth, annotations, numbers):
 
     coco = COCO()
     coco.dataset = {
-        "images": [{**image, "id": numbers[image["id"]]} for image in ground_truth["images"]],
-        "categories": ground_truth["categories"],
+        "images": [_sized(image, numbers) for image in ground_truth["images"]],
+        "categories": [{"id": int(each["id"]), "name": each["name"]} for each in ground_truth["categories"]],
         "annotations": annotations,
     }
     coco.createIndex()
     return coco
 
 
+def _sized(image, numbers):
+    return {"id": numbers[image["id"]]} | {side: int(image[side]) for side in ("height", "width") if side in image}
+
+
 def _truth_annotations(annotations, numbers):
-    """Copies with ids 1, 2, ...: COCOeval takes a match with id 0 for no match, and writes into annotations."""
+    """Annotations with ids 1, 2, ...: COCOeval takes a match with id 0 for no match, and writes into annotations."""
     listed = [annotation for annotation in annotations if annotation["image_id"] in numbers]
-    return [
-        {"iscrowd": 0, **annotation, "id": i, "image_id": numbers[annotation["image_id"]]}
-        for i, annotation in enumerate(listed, start=1)
-    ]
+    return [_counted(annotation, i, numbers) for i, annotation in enumerate(listed, start=1)]
 
 
 def _found_annotations(detections, iou_type, numbers):
     """COCO results as annotations, as pycocotools' loadRes makes them: the area is that of what is compared."""
     areas = _areas(detections, iou_type)
     return [
-        {**detection, "area": float(area), "iscrowd": 0, "id": i, "image_id": numbers[detection["image_id"]]}
+        _counted(detection, i, numbers) | {"area": float(area), "iscrowd": 0}
         for i, (detection, area) in enumerate(zip(detections, areas, strict=True), start=1)
     ]
 
 
+def _counted(entry, number, numbers):
+    """A copy with the fields that count: tools add others, of any type, which compiled code need not get."""
+    kept = {name: entry[name] for name in _COUNTED if name in entry}
+    whole = {"category_id": int(entry["category_id"]), "iscrowd": int(entry.get("iscrowd") or 0)}
+    return kept | whole | {"id": number, "image_id": numbers[entry["image_id"]]}
+
+
 def _areas(detections, iou_type):
-    key = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}.get(iou_type)
-    if key is None:
-        raise ValueError(f'iou_types must be among "bbox", "segm" and "keypoints". Received: {iou_type!r}.')
-    lacking = next((detection for detection in detections if key not in detection), None)
-    if lacking is not None:
-        raise ValueError(
-            f'Every detection needs "{key}" where iou_types has "{iou_type}". Received one with the keys '
-            f'{sorted(lacking)}. Leave "{iou_type}" out of iou_types for a model without it.'
-        )
+    compared = [detection[COMPARED[iou_type]] for detection in detections]
     if iou_type == "bbox":
-        return [detection["bbox"][2] * detection["bbox"][3] for detection in detections]
+        return [width * height for _, _, width, height in compared]
     if iou_type == "segm":
         from pycocotools import mask as rle
 
-        return [rle.area(detection["segmentation"]) for detection in detections]
-    return [_keypoint_area(detection["keypoints"]) for detection in detections]
+        return [rle.area(code) for code in compared]
+    return [_keypoint_area(keypoints) for keypoints in compared]
 
 
 def _keypoint_area(keypoints):
-    if len(keypoints) != 3 * KEYPOINTS:
-        raise ValueError(
-            f"COCO has tolerances for {KEYPOINTS} keypoints, [x, y, visibility] each. Received {len(keypoints)} "
-            'numbers. Leave "keypoints" out of iou_types for other objects than persons.'
-        )
     points = np.reshape(keypoints, (KEYPOINTS, 3))[:, :2]
     return np.prod(points.max(axis=0) - points.min(axis=0))
-
-
-def _check_images(detections, numbers):
-    unknown = next((d["image_id"] for d in detections if d["image_id"] not in numbers), None)
-    if unknown is not None:
-        raise ValueError(
-            "Every detection must be of an image that the ground truth lists. "
-            f"Received one of image {unknown!r}; the ground truth has {len(numbers)} images. "
-            "Are these the detections of another dataset?"
-        )
 
 
 def main_figure(names):
