@@ -321,3 +321,18 @@ def test_masks_of_arrays_are_finite():
     mask[3, 4] = math.nan
     with pytest.raises(ValueError, match="object 0 of image 1: a mask must hold finite numbers"):
         ArrayDataset([np.zeros((20, 30, 3), np.uint8)], [[mask]])
+
+
+def test_other_fields_that_json_cannot_hold_are_left_out_with_a_note(tmp_path):
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.png")
+    square = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]]}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 30}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [square | {"depth": math.nan, "pose": {"z": [1.0, math.inf]}, "view": "left", "turn": 0.5}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="the field '(depth|pose)' holds NaN or infinity, which JSON does not have"):
+        dataset = CocoDataset(tmp_path / "a.json", tmp_path)
+    assert dataset[0].instances[0].attributes == {"view": "left", "turn": 0.5}
+    assert json.loads(json.dumps(dataset.to_coco(), allow_nan=False))["annotations"][0]["view"] == "left"

@@ -148,3 +148,9 @@ def test_images_of_several_folders_keep_their_paths_in_coco(tmp_path):
     again = open_dataset(tmp_path / "out" / "coco.json", tmp_path / "d")
     with Image.open(tmp_path / "d" / "y" / "images" / "y.png") as image:
         np.testing.assert_array_equal(again.load_image(1), np.asarray(image))
+
+
+@pytest.mark.parametrize("name", ["missing", "a" * 5000, "b" * 300 + "/c.json"])
+def test_what_does_not_exist_is_named(tmp_path, name):
+    with pytest.raises(ValueError, match=f"Received {tmp_path / name}, which does not exist. Check the path"):
+        recognise(tmp_path / name)

@@ -299,7 +299,7 @@ def test_layer_is_made_again_from_its_config():
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"output_size": 0}, "at least 1"),
+        ({"output_size": 0}, "each from 1 to 1024"),
         ({"output_size": (7, 7, 7)}, r"\(7, 7, 7\)"),
         ({"sampling_ratio": -1}, "0 here"),
         ({"aggregation": "sum"}, "'sum'"),

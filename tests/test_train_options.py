@@ -27,7 +27,7 @@ def config(tmp_path, **values):
 def run_folder(tmp_path, **values):
     """A run of `keras-maskrcnn train` with these options, as far as settling reads it."""
     settings = vars(settle("--epochs", "4")) | {"training_recipe": {}} | values
-    (tmp_path / "config.json").write_text(json.dumps({"settings": settings}))
+    (tmp_path / "config.json").write_text(json.dumps({"settings": settings, "run_id": "a"}))
     return ["--resume", "--run-dir", str(tmp_path)]
 
 

@@ -15,6 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from keras import ops
 
 from keras_maskrcnn.backend import generic
+from keras_maskrcnn.backend.checks import check_convolution
 from keras_maskrcnn.geometry import bilinear
 
 LARGEST_CACHE = 4 << 30  # bytes of compiled programs; the oldest go first
@@ -43,6 +44,7 @@ apply_relu.defvjp(_relu_forward, _relu_backward)
 
 def convolve(maps, kernel, bias=None, strides=1, relu=False):
     """As `generic.convolve`, with the padding inside the convolution: no padded copy is kept for the gradient."""
+    check_convolution(maps, kernel, bias, strides)
     kernel, side = ops.convert_to_tensor(kernel), kernel.shape[0] // 2
     outputs = []
     for features in maps:

@@ -168,6 +168,8 @@ def _try_lock(path):
 def clean_up(folder):
     """Remove the temporary folders of killed processes; complete what was ready to be moved into place."""
     folder = pathlib.Path(folder)
+    if not os.path.isdir(folder):  # `glob` raises for a name that no disk can hold
+        return
     for place in folder.glob(f"{_PARTIAL}*"):
         if not place.is_dir():  # of an older version
             place.unlink(missing_ok=True)

@@ -150,7 +150,7 @@ class _Reader:
                 annotation_id=key,
                 area=_area(annotation.get("area"), note),
                 stated_box=_stated_box(annotation.get("bbox"), height, width, note),
-                attributes=_attributes(annotation),
+                attributes=_attributes(annotation, note),
             )
         except FaultyAnnotation as fault:
             self._fault(f"annotation {key} of {path}", *fault.args)
@@ -262,13 +262,26 @@ def _stated_box(box, height, width, note):
     return (x, y, w, h)
 
 
-def _attributes(annotation):
-    """All other fields, or None. A `score` must be a finite number."""
+def _attributes(annotation, note):
+    """All other fields, or None. A `score` must be a finite number; other fields with NaN or infinity are left out."""
     if annotation.keys() <= _FIELDS:
         return None
     if annotation.get("score") is not None:
         fields.number(annotation["score"], "`score`")
-    return {key: value for key, value in annotation.items() if key not in _FIELDS}
+    other = {key: value for key, value in annotation.items() if key not in _FIELDS}
+    for key in [key for key, value in other.items() if not _is_json(value)]:
+        note(f"the field {fields.shown(key)} holds NaN or infinity, which JSON does not have; it is left out")
+        del other[key]
+    return other or None
+
+
+def _is_json(value):
+    """Whether a value read by Python's json is one of standard JSON."""
+    if type(value) is float:
+        return math.isfinite(value)
+    if isinstance(value, (list, dict)):
+        return all(map(_is_json, value.values() if isinstance(value, dict) else value))
+    return True
 
 
 def _short(labels):

@@ -4,6 +4,7 @@ Called by the command line and by users.
 """
 
 import inspect
+import os
 import pathlib
 
 from keras_maskrcnn.data.readers import via
@@ -121,16 +122,13 @@ def recognise(source):
         ValueError: the path does not exist, no format fits, or several do.
     """
     source = pathlib.Path(source)
-    if not source.exists():
+    if not os.path.exists(source):
         clean_up(source.parent)  # a killed `split` may have left its files ready, but not yet in place
-    if source.is_dir():
-        found = _recognise_folder(source)
-    elif source.is_file():
-        found = _recognise_file(source), source
-    else:
+    if not os.path.exists(source):  # also a name that no disk can hold, for which pathlib raises
         raise ValueError(
             f"A dataset must be a file or a folder. Received {source}, which does not exist. Check the path."
         )
+    found = _recognise_folder(source) if source.is_dir() else (_recognise_file(source), source)
     if found is None or found[0] is None:
         raise ValueError(_nothing_found(source))
     return found
