@@ -50,6 +50,17 @@ HOST_ONLY = (
     "test_compatibility",
     "test_experiment",
     "test_tensorboard",
+    "test_damaged_weights",
+    "test_finding_files",
+    "test_fuzz",
+    "test_image_faults",
+    "test_input_values",
+    "test_kills",
+    "test_malformed_readers",
+    "test_messages",
+    "test_native",
+    "test_segmentation_shapes",
+    "test_state",
 )
 
 # Files that compare values of models which run once or twice. TensorFlow traces a model's step in 13 seconds and runs
@@ -76,6 +87,9 @@ LONG = (
     "test_optimize",
     "test_backbones",
     "test_compatibility",
+    "test_kills",
+    "test_damaged_weights",
+    "test_fuzz",
 )
 
 

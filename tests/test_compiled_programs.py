@@ -38,8 +38,19 @@ def test_the_next_process_finds_what_this_one_compiled(tmp_path):
     assert any(file.name.startswith("jit__lambda") for file in folder.iterdir())
 
 
-def test_the_user_decides(tmp_path):
-    assert run(tmp_path, KERAS_MASKRCNN_KEEP_COMPILED="0") == "None"
-    assert not (tmp_path / "keras_maskrcnn").exists()
-    chosen = tmp_path / "mine"
-    assert run(tmp_path, JAX_COMPILATION_CACHE_DIR=str(chosen)) == str(chosen)
+def test_the_user_decides(tmp_path, monkeypatch):
+    import jax
+
+    from keras_maskrcnn import backend
+    from keras_maskrcnn.host.caches import compiled_folder
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_MASKRCNN_KEEP_COMPILED", "0")
+    assert compiled_folder() is None and not list(tmp_path.iterdir())
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))  # as JAX_COMPILATION_CACHE_DIR does
+    try:
+        backend.keep_compiled(tmp_path / "ours")
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

@@ -55,7 +55,11 @@ SCENES = {
 }
 
 
-@pytest.mark.parametrize("name", SCENES)
+# A writer changes the disk up to sixty times, and each time one is killed.
+LONG = ("folder", "files that belong together")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SCENES])
 def test_a_kill_before_any_change_of_the_disk_leaves_the_old_or_the_new(tmp_path, name):
     work, allowed = SCENES[name]
     scene = Scene(name, work("old"), work("new"))

@@ -92,6 +92,7 @@ def test_losses_do_not_depend_on_the_canvas_or_rows_of_padding(model):
     assert padded == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.tensorflow  # of JAX too, but three graphs are compiled for a minute; the twins compare a batch of two
 def test_losses_of_a_batch_are_those_of_its_images_weighted_by_their_samples(model):
     singles = [random_batch([size], (128, 128)) for size in (SMALL, LARGE)]
     together = losses_of(model, random_batch([SMALL, LARGE], (128, 128)))
