@@ -156,6 +156,18 @@ def test_stock_operator_equals_the_reference(with_classes):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("most", [40, 600])
+def test_levels_by_the_stock_operator_equal_the_reference(most):
+    rng = np.random.default_rng(2)
+    boxes, scores = (keras.ops.convert_to_tensor(each) for each in clusters(rng, 2, 700))
+    args = (boxes, scores, (500, 150, 50), 0.6, most, scores > 0.1)
+    expected = to_numpy(generic.non_max_suppression_by_level(*args))
+    assert expected[1].any(axis=1).all() and expected[1].shape == (2, most)
+    for ours, theirs in zip(to_numpy(backend.non_max_suppression_by_level(*args)), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.tensorflow
 def test_number_of_images_and_boxes_may_be_free():
     import tensorflow as tf
 

@@ -1,0 +1,45 @@
+"""What differs between backends besides the operators: TensorFlow's versions give what the generic ones give."""
+
+import numpy as np
+import pytest
+from backend_tools import to_numpy
+
+from keras_maskrcnn import backend
+from keras_maskrcnn.backend import runtime
+
+MAPS = np.random.default_rng(0).standard_normal((2, 5, 7, 3)).astype("float32")
+ROWS = np.array([[4, 0, 4], [1, 2, 3]], "int32")
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_rows_of_each_image(axis):
+    expected = np.stack([np.take(one, rows, axis=axis - 1) for one, rows in zip(MAPS, ROWS, strict=True)])
+    for module in (backend, runtime):
+        np.testing.assert_array_equal(to_numpy(module.gather_each(MAPS, ROWS, axis)), expected)
+
+
+def test_each_cell_four_times():
+    expected = MAPS.repeat(2, axis=1).repeat(2, axis=2)
+    for module in (backend, runtime):
+        np.testing.assert_array_equal(to_numpy(module.upsample_twice(MAPS)), expected)
+
+
+def test_sizes_and_padding():
+    for module in (backend, runtime):
+        assert int(module.smaller(3, 5)) == 3 and int(module.smaller(5, 3)) == 3
+        padded = to_numpy(module.pad_to_multiple(MAPS, 4))
+        assert padded.shape == (2, 8, 8, 3) and not padded[:, 5:].any() and not padded[:, :, 7:].any()
+        np.testing.assert_array_equal(padded[:, :5, :7], MAPS)
+        rows = to_numpy(module.pad_columns(MAPS, 9))
+        assert rows.shape == (2, 9, 7, 3) and not rows[:, 5:].any()
+        assert len(module.devices()) >= 1
+
+
+def test_columns_after_the_last_valid_one_may_go():
+    valid = np.array([[True, False, False, False], [False, True, False, False]])
+    values = np.arange(8, dtype="float32").reshape(2, 4)
+    for module in (backend, runtime):
+        kept, trimmed = (to_numpy(each) for each in module.trim_to_valid(valid, values))
+        np.testing.assert_array_equal(kept, valid[:, : kept.shape[1]])
+        np.testing.assert_array_equal(trimmed, values[:, : kept.shape[1]])
+        assert kept.shape[1] >= 2  # generic ones keep all four
