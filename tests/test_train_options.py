@@ -7,7 +7,7 @@ import pytest
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.checkup import propose
-from keras_maskrcnn.cli import options, settling
+from keras_maskrcnn.cli import options, resume, settling
 from keras_maskrcnn.cli.train_options import OPTIONS, PROPOSED
 from keras_maskrcnn.data import ArrayDataset, generate_shapes
 
@@ -173,3 +173,19 @@ def test_neither_length_nor_two_sources_of_options_pass(tmp_path):
         settle(*config(tmp_path, epochs=1), "--auto")
     with pytest.raises(ValueError, match="no --images and no --val-images"):
         settling.settle(cli.build_parser().parse_args(["train", "--epochs", "1"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("minutes", float("nan")), ("epochs", "many"), ("anchor_sizes", 8), ("augment", "heavy")]
+)
+def test_an_option_of_a_run_that_was_changed_by_hand_is_named(tmp_path, monkeypatch, name, value):
+    monkeypatch.setattr(resume, "state_to_resume", lambda run_dir, words: (None, None))
+    settings = {"epochs": 3, "minutes": None, "training_recipe": {}}
+    for changed in (settings, settings | {name: value}):
+        content = {"model": {}, "settings": changed, "backend": "tensorflow", "versions": {}, "run_id": "a"}
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        if changed is settings:
+            assert resume.options_of_run(tmp_path) == {"epochs": 3, "minutes": None}
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(ValueError, match=f"config.json: {name} must be a value that {flag} accepts: .*Received"):
+        resume.options_of_run(tmp_path)

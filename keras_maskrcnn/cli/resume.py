@@ -16,7 +16,8 @@ def options_of_run(run_dir):
     """The options that a run was started with. Imports no framework.
 
     Raises:
-        ValueError: the folder holds no unfinished run of `keras-maskrcnn train`, or a damaged one.
+        ValueError: the folder holds no unfinished run of `keras-maskrcnn train`, or a damaged one, or its config.json
+            has a value that its option does not accept.
     """
     found = find_run(run_dir)
     if not (found.config or found.problem):
@@ -31,7 +32,9 @@ def options_of_run(run_dir):
             "Call train_model(..., resume=True) in that code."
         )
     state_to_resume(run_dir, COMMAND_LINE)
-    return {name: settings[name] for name in settings if name in OPTIONS and name not in NOT_OF_THE_RUN}
+    given = {name: settings[name] for name in settings if name in OPTIONS and name not in NOT_OF_THE_RUN}
+    path = found.run_dir / "config.json"
+    return {name: None if value is None else OPTIONS[name].from_file(value, path) for name, value in given.items()}
 
 
 def announce(run_dir):

@@ -172,7 +172,9 @@ def check_coco(dataset, path):
             if expected is not None:
                 different = int((expected != mask).sum())
                 need(different == 0, f"{different} pixels of annotation {instance.annotation_id} are not pycocotools'")
-                need(bool(entries[0].get("iscrowd", 0)) == instance.crowd, f"crowd of {instance.annotation_id}")
+                need(
+                    bool(float(entries[0].get("iscrowd") or 0)) == instance.crowd, f"crowd of {instance.annotation_id}"
+                )
 
 
 def _by_pycocotools(entry, height, width):

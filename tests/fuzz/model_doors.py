@@ -234,7 +234,9 @@ def read_run(case, path):
         from keras_maskrcnn.cli.resume import check_same_run, options_of_run
 
         options = options_of_run(path)
-        judge.need(isinstance(options, dict), f"options {options!r}")
+        for name, value in options.items():
+            for one in value if isinstance(value, list) else [value]:
+                judge.need(one is None or type(one) in (str, bool, int, float) and one == one, f"{name} {value!r}")
         check_same_run(path, json.loads((path / "config.json").read_text())["settings"])
     else:
         from keras_maskrcnn.runs.experiment import state_to_resume

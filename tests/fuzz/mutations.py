@@ -69,10 +69,11 @@ def change_number(number, rng):
     if kind == 2:
         return str(number)
     if kind == 3:
-        return number + rng.choice((-1, 1, 0.5, -0.25, 10, -30, 1000))
+        step = rng.choice((-1, 1, 0.5, -0.25, 10, -30, 1000))
+        return number + (step if abs(number) < 1e300 else int(step))
     if kind == 4:
         return -number
-    return rng.choice((float(min(number, 10**300)), [number], number * 10, bool(number)))
+    return rng.choice((float(max(-(10**300), min(number, 10**300))), [number], number * 10, bool(number)))
 
 
 def change_word(text, rng):

@@ -30,7 +30,8 @@ def read_yaml(path):
         _check_events(yaml.parse(text, Loader=loader), path)
         content = yaml.load(text, Loader=loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, LookupError, TypeError) as error:
-        raise ValueError(f"data.yaml must be YAML. Received {path}: {error}. Correct it.") from error
+        problem = " ".join(str(error).split())  # PyYAML's own text has several lines
+        raise ValueError(f"data.yaml must be YAML. Received {path}: {problem}. Correct it.") from error
     if not isinstance(content, dict):
         raise ValueError(f"data.yaml must contain `names`, `train` and `val`. Received {path} without them. Add them.")
     return {key: None if value in _NOTHING else value for key, value in content.items()}
