@@ -172,7 +172,7 @@ def test_resuming_takes_the_options_of_the_run_and_refuses_others(tmp_path, caps
     }
     settings |= {"seed": 3, "epochs": 4, "training_recipe": {"steps": 40, "learning_rate": 0.1}}
     (tmp_path / "config.json").write_text(json.dumps({"run_id": "x", "settings": settings}))
-    state = {"run_id": "x", "finished": False, "epochs_done": 2, "seconds": 90.0}
+    state = {"run_id": "x", "finished": False, "epochs_done": 2, "seconds": 90.0, "rows": [], "best": {}}
     with zipfile.ZipFile(tmp_path / "last.keras", "w") as archive:
         archive.writestr("run.json", json.dumps(state))
     options = options_of_run(tmp_path)

@@ -133,3 +133,12 @@ def test_rows_of_a_sheet_stand_above_each_other():
     assert sheet.shape == (24, 30, 3)
     assert not sheet[:10].any() and (sheet[10:18] == 255).all() and (sheet[18:, :20] == 9).all()
     assert (sheet[18:, 20:] == 255).all()
+
+
+def test_a_box_that_reaches_far_beyond_the_picture_costs_no_more():
+    image = np.zeros((40, 60, 3), np.uint8)
+    square = {"segmentation": [[10, 10, 30, 10, 30, 30, 10, 30]], "category_id": 1, "iscrowd": 0}
+    near, far = ({**square, "bbox": [5, 5, size, size]} for size in (1000, 1e12))
+    drawn = [draw_ground_truth(image, [one], captions=False) for one in (near, far)]
+    np.testing.assert_array_equal(*drawn)  # takes minutes if Pillow draws the whole of it
+    assert drawn[1][5, 5:].any(axis=1).all() and drawn[1][5:, 5].any(axis=1).all() and not drawn[1][:5].any()

@@ -181,7 +181,9 @@ def _draw(image, windows, boxes, captions, enlarge, gray=None, finish=None):
     thickness = max(1, min(picture.size) // 250)
     for i in reversed(range(len(windows))):
         if boxes is not None:
-            x1, y1, x2, y2 = (float(v) * enlarge for v in boxes[i])
+            # Lines far outside the picture would take Pillow minutes.
+            beyond = [side + 2 * thickness for side in (*picture.size, *picture.size)]
+            x1, y1, x2, y2 = np.clip(np.multiply(boxes[i], float(enlarge)), -2 * thickness, beyond).tolist()
             pen.rectangle([x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)], outline=colors[i], width=thickness)
     if finish is not None:
         finish(pen, colors)
