@@ -127,8 +127,8 @@ def test_a_case_is_the_same_each_time():
     ],
 )
 def test_every_outcome_is_seen_and_the_other_cases_go_on(does, outcome, monkeypatch):
-    monkeypatch.setattr(children, "SECONDS", 0.3)
-    monkeypatch.setattr(children, "MEMORY", 600 * 2**20)
+    monkeypatch.setattr(children, "SECONDS", 2 if does == "sleep" else 30)
+    monkeypatch.setattr(children, "MEMORY", 700 * 2**20)  # a child has less of this process, and takes 800 MB
     monkeypatch.setitem(
         doors.DOORS, "odd", doors.Door(lambda seed, kept=None: inputs.Case({}), _odd(does), named=False)
     )
@@ -152,7 +152,7 @@ def _odd(does):
             while True:
                 pass
         elif does == "take":
-            data = np.ones(2**28, np.uint8)
+            data = np.ones(800 * 2**20, np.uint8)
             while data.any():
                 pass
         elif does == "raise":
