@@ -158,6 +158,12 @@ def clip_boxes(boxes, image_sizes):
     )
 
 
+def sides_reach(boxes, length):
+    """Whether both sides of each box are at least `length` long: float (..., [x1, y1, x2, y2]) -> bool (...,)."""
+    x1, y1, x2, y2 = split_sides(boxes)
+    return ops.minimum(x2 - x1, y2 - y1) >= length
+
+
 def scale_boxes(boxes, factors):
     """Scale boxes from one frame to another, as when an image is resized.
 

@@ -6,7 +6,7 @@ Pure functions. B images, P proposals, K classes, D detections. Called by `model
 from keras import ops
 
 from keras_maskrcnn import backend
-from keras_maskrcnn.geometry.boxes import clip_boxes, decode_boxes
+from keras_maskrcnn.geometry.boxes import clip_boxes, decode_boxes, sides_reach
 
 
 def select_detections(
@@ -54,10 +54,7 @@ def select_detections(
     deltas = backend.gather_each(ops.reshape(deltas, (batch, -1, 4)), order)
     anchors = backend.gather_each(proposals, order // num_classes)
     boxes = clip_boxes(decode_boxes(deltas, anchors, box_weights), image_sizes)
-    large = ops.logical_and(
-        boxes[..., 2] - boxes[..., 0] >= min_box_size, boxes[..., 3] - boxes[..., 1] >= min_box_size
-    )
-    passed = ops.logical_and(passed, large)
+    passed = ops.logical_and(passed, sides_reach(boxes, min_box_size))
     classes = None if class_agnostic_nms or num_classes == 1 else labels
     limit = backend.smaller(max_detections, ops.shape(scores)[1])
     kept, valid = backend.non_max_suppression(boxes, scores, nms_threshold, limit, classes, passed)

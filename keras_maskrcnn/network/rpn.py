@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_maskrcnn import backend
-from keras_maskrcnn.geometry.boxes import clip_boxes, decode_boxes, split_sides
+from keras_maskrcnn.geometry.boxes import clip_boxes, decode_boxes, sides_reach
 from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
 from keras_maskrcnn.network.layers import ConvNorm, KernelAndBias
 from keras_maskrcnn.network.padding import zero_padding
@@ -114,8 +114,7 @@ def select_proposals(
     deltas = backend.gather_each(ops.stop_gradient(ops.concatenate(deltas, axis=1)), order)
     boxes = decode_boxes(deltas, ops.take(ops.concatenate(anchors, axis=0), order, axis=0), box_weights)
     boxes = clip_boxes(boxes, image_sizes)
-    x1, y1, x2, y2 = split_sides(boxes)
-    valid = ops.logical_and(ops.minimum(x2 - x1, y2 - y1) >= min_size, scores > NEVER / 2)
+    valid = ops.logical_and(sides_reach(boxes, min_size), scores > NEVER / 2)
     limit = backend.smaller(post_nms, ops.shape(scores)[1])
     kept, keep = backend.non_max_suppression_by_level(boxes, scores, sizes, nms_threshold, limit, valid)
     scores = ops.where(keep, backend.gather_each(scores, kept), NEVER)
