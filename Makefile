@@ -28,7 +28,7 @@ demo: $(BASE)
 	$(RUN) $(BIN)/keras-maskrcnn demo
 
 test: $(DEV)
-	$(RUN) KERAS_BACKEND=tensorflow PYTHONPATH=tests/hide_jax $(PYTEST) -n 3 $(SHARED) -m "not slow"
+	$(RUN) KERAS_BACKEND=tensorflow PYTHONPATH=$(CURDIR)/tests/hide_jax $(PYTEST) -n 3 $(SHARED) -m "not slow"
 	$(RUN) $(JAX) $(PYTEST) -n 2 $(SHARED) -m "not slow and not slow_on_jax and not tensorflow" $(TWINS)
 	$(RUN) $(JAX) XLA_FLAGS="$(QUICK_XLA)" $(PYTEST) -n 2 $(SHARED) -m "not slow and not slow_on_jax and not tensorflow" \
 	    $(TWINS:%=--ignore=%)

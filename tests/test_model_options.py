@@ -84,10 +84,7 @@ MARKS = {"group56max": pytest.mark.slow_on_jax}
 
 @pytest.mark.parametrize(
     "options",
-    [
-        pytest.param(options, id=name, marks=LATER if name == "group56max" else ONCE)
-        for name, options in OPTIONS.items()
-    ],
+    [pytest.param(options, id=name, marks=MARKS.get(name, ONCE)) for name, options in OPTIONS.items()],
 )
 def test_options_train_and_detect(options):
     config = tiny_config(**options)
