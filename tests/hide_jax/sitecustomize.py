@@ -17,7 +17,7 @@ class Hidden(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """The spec of JAX, and of nothing else."""
         return importlib.machinery.ModuleSpec(name, self) if name == "jax" else None
 
-    def create_module(self, spec):
+    def exec_module(self, module):
         """Refuse, as if it were not installed."""
         raise ModuleNotFoundError("JAX is hidden from tests that run on TensorFlow.", name="jax")
 
