@@ -322,12 +322,22 @@ class MaskRCNN(keras.Model):
         values = losses.rpn_losses(**y_pred["rpn"], beta=beta) | losses.box_head_losses(**y_pred["roi"], beta=beta)
         for name, head in self.branch_heads().items():
             values |= head.loss_values(y_pred[name])
-        batch = ops.cast(ops.shape(y_pred["rpn"]["logits"])[0], "float32")
+        batch = backend.share_of_count(ops.shape(y_pred["rpn"]["logits"])[0])
         for name, tracker in self.loss_trackers.items():
             tracker.update_state(values[name], sample_weight=batch)
         return backend.scale_loss(sum(values[name] for name in self.loss_trackers) + sum(self.losses))
 
     # Keras -----------------------------------------------------------------------------------------------------
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Build what `fit` needs under a `tf.distribute` strategy: the optimizer. Layers are built with the model.
+
+        Keras builds from the mean of the replicas' first batches, which bool arrays do not have.
+        """
+        optimizer = self.optimizer
+        if optimizer is not None and not optimizer.built:
+            with self.distribute_strategy.scope():
+                optimizer.build(self.trainable_variables)
 
     def get_config(self):
         """Keras serialisation."""

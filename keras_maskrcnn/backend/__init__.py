@@ -39,6 +39,7 @@ trim_to_valid = chosen_runtime.trim_to_valid
 pad_columns = chosen_runtime.pad_columns
 pad_to_multiple = chosen_runtime.pad_to_multiple
 scale_loss = chosen_runtime.scale_loss
+share_of_count = chosen_runtime.share_of_count
 devices = chosen_runtime.devices
 keep_compiled = getattr(chosen, "keep_compiled", runtime.keep_compiled)
 batches_ahead = chosen_runtime.batches_ahead

@@ -61,6 +61,14 @@ def scale_loss(loss):
     return loss
 
 
+def share_of_count(count):
+    """A replica's share of a count: the sum over all replicas, at least 1, divided by their number. Here there is one.
+
+    A loss divided by it and then by the number of replicas adds up to the mean of the whole batch.
+    """
+    return ops.maximum(ops.cast(count, "float32"), 1.0)
+
+
 def keep_compiled(folder):
     """Let later processes read what this one compiles. TensorFlow and PyTorch have nothing of the kind."""
 

@@ -76,6 +76,17 @@ def scale_loss(loss):
     return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def share_of_count(count):
+    """A replica's share of a count: the sum over all replicas, at least 1, divided by their number.
+
+    A loss divided by it and then by the number of replicas adds up to the mean of the whole batch.
+    """
+    count, replica = tf.cast(count, tf.float32), tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return tf.maximum(count, 1.0)
+    return tf.maximum(replica.all_reduce(tf.distribute.ReduceOp.SUM, count), 1.0) / replica.num_replicas_in_sync
+
+
 def fused_batch_norm(inputs, gamma, beta, epsilon):
     """Batch norm with batch statistics in one fused kernel, several times faster on CPU than separate operators.
 

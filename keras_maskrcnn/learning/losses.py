@@ -1,15 +1,18 @@
 """Losses of RPN and box head, in float32 under any dtype policy (Faster R-CNN eq. 1; Mask R-CNN section 3).
 
 Each is a sum over the relevant samples, divided by the number of samples in the batch, or by 1 if there are none. So a
-batch without objects has finite losses and a useful gradient for its background.
+batch without objects has finite losses and a useful gradient for its background. Where replicas share a batch
+(`tf.distribute`), the number is that of all of them, so that they compute what one device would.
 """
 
 from keras import ops
 
+from keras_maskrcnn import backend
+
 
 def _mean(values, weights, count):
     """Sum of the weighted values over max(count, 1)."""
-    return ops.sum(ops.where(weights, values, 0.0)) / ops.maximum(ops.cast(count, "float32"), 1.0)
+    return ops.sum(ops.where(weights, values, 0.0)) / backend.share_of_count(count)
 
 
 def _count(mask):

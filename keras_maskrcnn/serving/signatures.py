@@ -135,9 +135,7 @@ class GraphFunctions:
             return tf.cond(empty, lambda: tf.zeros(sides, array.dtype), lambda: array)
 
         filled = {name: one_more(array) for name, array in options.items()}
-        outputs = function(
-            tf.ensure_shape(one_more(inputs), inputs.shape), self._options(tf.maximum(count, 1), filled)
-        )
+        outputs = function(tf.ensure_shape(one_more(inputs), inputs.shape), self._options(tf.maximum(count, 1), filled))
         return {name: array[:count] for name, array in outputs.items()}
 
     def _to_images(self, images, options):
