@@ -80,15 +80,14 @@ def inspect_dataset(dataset, workers=None, progress=None):
             hashes.append(bits)
             if progress is not None:
                 progress(done)
-    instances = [instance for record in dataset.records for instance in record.instances]
-    counts = [len(record.instances) for record in dataset.records]
+    records = dataset.records
     inspection = Inspection(
         dataset,
         findings,
-        np.repeat(np.arange(len(dataset)), counts),
-        np.array([instance.label for instance in instances], np.int64),
-        np.array([instance.crowd for instance in instances], bool),
-        np.array([instance.box for instance in instances], float).reshape(-1, 4),
+        records.positions,
+        records.labels.astype(np.int64),
+        records.crowd,
+        records.boxes.astype(float),
         np.concatenate([*areas, np.zeros(0, np.int64)]),
         digests,
         hashes,
@@ -112,7 +111,7 @@ def leaks(train, val):
     """
     offset = len(train.digests)
     digests, hashes = train.digests + val.digests, train.hashes + val.hashes
-    records = train.dataset.records + val.dataset.records
+    records = [*train.dataset.records, *val.dataset.records]
     found = []
     for first, second, how in _copy_pairs(digests, hashes):
         if first < offset <= second:

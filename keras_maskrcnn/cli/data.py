@@ -220,7 +220,10 @@ def _fraction(text):
 
 def _copies(dataset, groups):
     """The groups of copies as lists of file names."""
-    names = [entry["file_name"] or f"image {entry['id']}" for entry in dataset.to_coco()["images"]]
+    from keras_maskrcnn.data.coco_output import file_names
+
+    pairs = zip(file_names(dataset), dataset.image_ids, strict=True)
+    names = [name or f"image {image_id}" for name, image_id in pairs]
     return [[names[position] for position in group] for group in groups]
 
 
@@ -229,9 +232,9 @@ def _table(dataset, names, parts):
     from keras_maskrcnn.host.tables import text_table
 
     rows = [("", *names), ("images", *(str(len(part)) for part in parts))]
-    empty = [str(sum(not record.instances for record in part.records)) for part in parts]
+    empty = [str((part.records.counts == 0).sum()) for part in parts]
     rows.append(("images without objects", *empty))
     for label, name in enumerate(dataset.class_names):
-        found = [sum(i.label == label for record in part.records for i in record.instances) for part in parts]
+        found = [(part.records.labels == label).sum() for part in parts]
         rows.append((name, *(str(count) for count in found)))
     return text_table(rows)

@@ -106,7 +106,7 @@ def _check_learnable(dataset):
 
 def unused_in_both(train, val):
     """Classes of the training data without an object that the validation data do not list: a list of names."""
-    used = {instance.label for record in train.records for instance in record.instances}
+    used = train.records.used_labels()
     unused = [name for k, name in enumerate(train.class_names) if k not in used and name in val.absent_classes]
     return unused if len(unused) < len(train.class_names) else []
 

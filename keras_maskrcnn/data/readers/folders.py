@@ -125,7 +125,7 @@ def by_unique_stem(collector, files, owner=str):
 
 def common_folder(files):
     """The deepest folder that contains all files, absolute; None if there are no files."""
-    folders = {str(pathlib.Path(file).absolute().parent) for file in files}
+    folders = {str(pathlib.Path(folder).absolute()) for folder in {os.path.dirname(file) for file in files}}
     return pathlib.Path(os.path.commonpath(folders)) if folders else None
 
 
