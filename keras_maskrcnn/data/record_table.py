@@ -119,7 +119,7 @@ class RecordTable(collections.abc.Sequence):
 
     @property
     def crowd(self):
-        """bool (objects,): which are crowd regions."""
+        """Which objects are crowd regions: bool (objects,)."""
         return self.columns["crowd"].view(bool)
 
     @property
@@ -312,6 +312,26 @@ class TableBuilder:
         columns["area"].append(np.nan if instance.area is None or not plain else instance.area)
         columns["stated_box"].extend([np.nan] * 4 if instance.stated_box is None or not plain else instance.stated_box)
         columns["attributes"].append(-1 if attributes is None else self.add_text(json.dumps(attributes)))
+
+    def add_rows(self, columns, rows):
+        """Add objects whose polygons and attributes were added before.
+
+        Args:
+            columns: dict of arrays by the names of columns, which is emptied; all ids are numbers, all masks polygons.
+            rows: int, those to add.
+        """
+        zeros = np.zeros(len(columns["label"]), np.uint8)
+        columns |= {"annotation_id_kind": zeros + _NUMBER, "mask_kind": zeros + POLYGONS}
+        for name, (code, _) in _OBJECT.items():
+            self.columns[name].frombytes(columns.pop(name)[rows].astype(np.dtype(code), copy=False).tobytes())
+
+    def image(self, position):
+        """(source, height, width) of an image whose source is text or a path."""
+        texts, begin = self.columns["texts"], self.columns["source"][position]
+        size = int.from_bytes(texts[begin : begin + 4].tobytes(), "little")
+        text = texts[begin + 4 : begin + 4 + size].tobytes().decode("utf-8", "surrogatepass")
+        source = pathlib.Path(text) if self.columns["source_kind"][position] == _PATH_SOURCE else text
+        return source, *self.columns["size"][2 * position : 2 * position + 2]
 
     def add_text(self, text):
         """Where a text begins in `texts`."""
