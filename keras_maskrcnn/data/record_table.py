@@ -44,6 +44,7 @@ _MASK = {
     "pixels": ("B", 1),
     "texts": ("B", 1),  # each after its length in 4 bytes
 }
+COLUMNS = _IMAGE | _OBJECT | _MASK | {"first": ("q", 1)}
 _OPTIONAL = ("area", "stated_box", "attributes", "annotation_id_kind", "id_kind")  # empty if no row has a value
 _NUMBER, _TEXT, _NONE = 0, 1, 2  # kinds of ids
 _OBJECT_SOURCE, _TEXT_SOURCE, _PATH_SOURCE = 0, 1, 2

@@ -10,7 +10,9 @@ import math
 
 import numpy as np
 
+from keras_maskrcnn.data.limits import UNCHECKED_PIXELS
 from keras_maskrcnn.data.readers import fields
+from keras_maskrcnn.data.readers.annotation_cache import Reading, remembered
 from keras_maskrcnn.data.readers.coco_categories import read_categories
 from keras_maskrcnn.data.readers.coco_content import read_content
 from keras_maskrcnn.data.readers.coco_polygons import FIELDS, rows_in_images
@@ -44,22 +46,32 @@ class CocoDataset(Dataset):
     """
 
     def __init__(self, annotation_file, image_dir=None, on_error="raise", category_ids=None, class_names=None):
-        content = read_content(annotation_file)
-        used = content.ordinary.category_ids
-        categories = read_categories(content.categories, used, str(annotation_file), category_ids, class_names)
-        reader = _Reader(content, str(annotation_file), ImageFinder(annotation_file, image_dir), categories)
-        records = reader.table()
-        super().__init__(
-            records,
-            categories.names,
-            categories.ids,
-            annotation_file,
-            on_error,
-            reader.faults,
-            image_dir,
-            [*categories.notes, *reader.finder.notes, *reader.notes.sentences(str(annotation_file))],
-            categories.absent,
+        options = (
+            "coco",
+            None if category_ids is None else tuple(category_ids),
+            None if class_names is None else tuple(class_names),
         )
+        arguments = remembered(
+            annotation_file, image_dir, options, lambda digest: _read(annotation_file, image_dir, *options[1:], digest)
+        )
+        super().__init__(**arguments, name=annotation_file, image_dir=image_dir, on_error=on_error)
+
+
+def _read(annotation_file, image_dir, category_ids, class_names, digest):
+    """The Reading of a file."""
+    source = str(annotation_file)
+    content = read_content(annotation_file, digest)
+    categories = read_categories(content.categories, content.ordinary.category_ids, source, category_ids, class_names)
+    reader = _Reader(content, source, ImageFinder(annotation_file, image_dir), categories)
+    arguments = {
+        "records": reader.table(),
+        "class_names": categories.names,
+        "category_ids": categories.ids,
+        "faults": reader.faults,
+        "notes": [*categories.notes, *reader.finder.notes, *reader.notes.sentences(source)],
+        "absent_classes": categories.absent,
+    }
+    return Reading(arguments, reader.finder, content.in_pieces and reader.reads_no_images)
 
 
 class _Reader:
@@ -75,6 +87,7 @@ class _Reader:
         self.notes = fields.Notes()
         self.image_ids = fields.Identifiers("images")
         self.images = {}  # id -> position in the table, or None after a fault
+        self.reads_no_images = True
 
     def table(self):
         """RecordTable of the images; the objects of each are in the order of the file."""
@@ -144,6 +157,7 @@ class _Reader:
         try:
             size = self._size(entry, where)
             path = self.finder.find(name)
+            self.reads_no_images &= size[0] * size[1] <= UNCHECKED_PIXELS
             check_stated_size(path, size, self.source)
         except FaultyAnnotation as fault:
             self._fault(where, *fault.args)

@@ -27,6 +27,7 @@ class Content:
         ordinary: OrdinaryAnnotations, most of these in columns, and the numbers of the others.
         categories: list, the entries of `categories`.
         builder: TableBuilder that holds the coordinates of `ordinary`.
+        in_pieces: whether it was read in pieces, each byte once.
     """
 
     images: list
@@ -34,6 +35,7 @@ class Content:
     ordinary: OrdinaryAnnotations
     categories: list
     builder: TableBuilder
+    in_pieces: bool
 
 
 def read_content(path, digest=None):
@@ -78,7 +80,7 @@ def _in_pieces(path, digest):
                 categories = value if key == "categories" else categories
     if not seen.issuperset(_REQUIRED) or not isinstance(categories, list):
         raise Unusual
-    return Content(images, Entries(path, firsts, places), ordinary, categories, builder)
+    return Content(images, Entries(path, firsts, places), ordinary, categories, builder, True)
 
 
 def _as_a_whole(path):
@@ -86,7 +88,7 @@ def _as_a_whole(path):
     builder = TableBuilder()
     ordinary = OrdinaryAnnotations(builder)
     ordinary.add(content["annotations"])
-    return Content(content["images"], _List(content["annotations"]), ordinary, content["categories"], builder)
+    return Content(content["images"], _List(content["annotations"]), ordinary, content["categories"], builder, False)
 
 
 class _List:

@@ -1,6 +1,6 @@
 """Read a large JSON file piece by piece: the members of its outermost object, and the entries of their lists.
 
-In: a path. Out: the values that `json.loads` of the whole file gives, with a block of the file in memory, not all of it.
+In: a path. Out: the values that `json.loads` of the whole file gives, with a block of the file in memory.
 Whatever is out of the ordinary raises `Unusual`: then the caller reads the file as a whole (`folders.read_json`), and
 its messages are the same as ever. Called by `coco_content.py`.
 """
