@@ -20,31 +20,32 @@ import time
 FOLDER = pathlib.Path(tempfile.gettempdir()) / "coco118k"
 HEIGHT, WIDTH, CLASSES, KINDS = 48, 64, 80, 8
 
-OURS = "import keras_maskrcnn.data as data; found = data.open_dataset(PATH); print(len(found), found.max_instances)"
+BARE = "import sys, keras_maskrcnn_launcher as launcher; launcher.register_package()\n"  # without Keras
+OURS = BARE + "from keras_maskrcnn.data.readers.opener import open_dataset; found = open_dataset(PATH)"
 CASES = {
     "pycocotools": "from pycocotools.coco import COCO; found = COCO(PATH)",
     "json.load": "import json; found = json.load(open(PATH))",
     "first": OURS,
     "cached": OURS,
     "no cache": OURS,
-    "check-data": "from keras_maskrcnn.cli import main; main(['check-data', PATH, '--output', OUTPUT])",
+    "check-data": BARE + "sys.argv[1:] = ['check-data', PATH, '--output', OUTPUT]; launcher.main()",
     "headers": "import pathlib\nfrom PIL import Image\n"
     "for file in (pathlib.Path(PATH).parent / 'images').iterdir():\n  with Image.open(file) as image: image.size",
 }
 MEASURE = """
 import resource, sys, time
 PATH, OUTPUT = sys.argv[1:]
-started = time.monotonic()
+started, used = time.monotonic(), time.process_time()
 try:
     exec(CODE)
 except SystemExit:
     pass
-seconds = time.monotonic() - started
+seconds, used = time.monotonic() - started, time.process_time() - used
 status = dict(line.split(":", 1) for line in open("/proc/self/smaps_rollup").read().splitlines()[1:])
 resident, private = (sum(int(status[name].split()[0]) for name in names) // 1024
                      for names in (["Rss"], ["Private_Clean", "Private_Dirty"]))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-print(f"RESULT {seconds:.1f} s, peak {peak} MB, steady {resident} MB, private {private} MB", flush=True)
+print(f"RESULT {seconds:.1f} s, {used:.1f} s of CPU, peak {peak} MB, steady {resident} MB, private {private} MB", flush=True)
 """
 
 

@@ -196,7 +196,7 @@ def test_the_ones_unused_for_longest_make_room(home, data, monkeypatch):
     os.utime(old, (1, 1))
     opened(data, class_names=["cell"])
     assert old.exists()
-    monkeypatch.setattr(annotation_cache, "MOST", old.stat().st_size * 2)
+    monkeypatch.setattr(annotation_cache, "MOST", int(old.stat().st_size * 2.5))
     opened(data, class_names=["cell", "other"])
     assert not old.exists() and len(list(home.iterdir())) == 2
 

@@ -25,8 +25,10 @@ def network_boxes(boxes, positions, image_sizes, config):
     Returns:
         (float (n, 4) network pixels, int (images, [height, width]) network pixels).
     """
-    sizes = np.array([network_size(*size, config) for size in image_sizes]).reshape(-1, 2)
-    scale = (sizes / np.array(image_sizes).reshape(-1, 2))[positions][:, [1, 0, 1, 0]]
+    own = np.array(image_sizes).reshape(-1, 2)
+    different, which = np.unique(own, axis=0, return_inverse=True)
+    sizes = np.array([network_size(*size, config) for size in different.tolist()]).reshape(-1, 2)[which.reshape(-1)]
+    scale = (sizes / own)[positions][:, [1, 0, 1, 0]]
     return boxes * scale, sizes
 
 

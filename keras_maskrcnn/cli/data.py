@@ -120,6 +120,11 @@ def check_arguments(command):
     command.add_argument("--images", help="folder of the images, if the annotations do not name it")
     command.add_argument("--val", help="validation data: checked, too, and compared to find images that are in both")
     command.add_argument("--val-images", help="folder of the validation images, if their annotations do not name it")
+    command.add_argument(
+        "--every-image",
+        action="store_true",
+        help="read all pixels and masks of more than 20000 images, too, where else their headers and a sample are read",
+    )
     command.add_argument("--output", default="check", help="folder to write index.html and report.json into")
     add_options(command, (FORMAT, CLASS_ATTRIBUTE))
     command.set_defaults(skip_faulty=True)
@@ -135,7 +140,7 @@ def check(args):
     from keras_maskrcnn.host.locks import locked_folder
 
     started = time.monotonic()
-    train = inspect_source(args, args.source, args.images, "train")
+    train = inspect_source(args, args.source, args.images, "train", args.every_image)
     extra = _val_findings(args, train) if args.val else []
     report = checkup.make_report(train, checkup.propose(train), extra, time.monotonic() - started)
     output = pathlib.Path(args.output)
@@ -160,7 +165,7 @@ def _val_findings(args, train):
     classes = {"class_names": names if is_named(names) else None, "category_ids": train.dataset.category_ids}
     try:
         with in_words({"image_dir": "--val-images"}):
-            val = inspect_source(args, args.val, args.val_images, "val", **classes)
+            val = inspect_source(args, args.val, args.val_images, "val", args.every_image, **classes)
     except ClassesDiffer as error:
         return [Finding(ERROR, "other classes in validation", f"validation: {args.val}", str(error))]
     unused = unused_in_both(train.dataset, val.dataset)

@@ -49,6 +49,12 @@ def coco_content(dataset, names=None):
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
+def coco_annotations(dataset, position):
+    """The annotations of one image, as in `coco_content` but without ids: a list of dict."""
+    record = dataset[position]
+    return [_annotation(record, instance, dataset.category_ids) for instance in record.instances]
+
+
 def file_names(dataset):
     """The path of each image inside `dataset.image_dir`, by position; "" for images that are no files."""
     root = dataset.image_dir
