@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 from reader_tools import save_image, scene
 
-from keras_maskrcnn.checkup import inspect_dataset
+from keras_maskrcnn.checkup import inspect_dataset, inspection
 from keras_maskrcnn.checkup.files import file_findings
 from keras_maskrcnn.checkup.findings import examine_objects, points_inside
 from keras_maskrcnn.checkup.inspection import leaks
@@ -227,8 +227,8 @@ def test_of_very_many_images_headers_and_boxes_show_what_is_wrong(tmp_path, monk
     assert f"of {5 + 4}: " in note.message and done == list(range(1, 41))
     assert [one for one in part.findings if one != note] == whole.findings and len(whole.findings) >= 6
     assert {one.kind for one in whole.findings} >= {
-        "outline leaves the image", "bbox does not fit the mask", "area does not fit the mask", "annotated twice",
-        "image of another size", "unreadable image",
+        "partly outside the image", "bbox does not fit the mask", "area does not fit the mask", "annotated twice",
+        "image of another size: wrong size", "unreadable image",
     }  # fmt: skip
     np.testing.assert_array_equal(part.areas, whole.areas)
     assert sum(one is not None for one in part.pixels) == 10  # sampled, doubtful, and the one of another size

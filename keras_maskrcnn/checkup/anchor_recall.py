@@ -10,6 +10,7 @@ from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
 from keras_maskrcnn.geometry.resizing import network_size
 from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
 
+_AT_ONCE = 100_000  # boxes
 BUCKETS = (0, 16, 32, 64, 128, 256, np.inf)  # square root of an object's area, network pixels
 
 
@@ -45,11 +46,18 @@ def best_overlaps(boxes, positions, sizes, anchor_sizes, anchor_ratios):
     Returns:
         float (n,).
     """
+    blocks = np.array_split(np.arange(len(boxes)), 1 + len(boxes) // _AT_ONCE)
+    parts = [_best_overlaps(boxes[rows], sizes[positions[rows]], anchor_sizes, anchor_ratios) for rows in blocks]
+    return np.concatenate(parts)
+
+
+def _best_overlaps(boxes, sizes, anchor_sizes, anchor_ratios):
+    """As `best_overlaps`, of some boxes. `sizes`: int (n, [height, width]), of each box's image."""
     best = np.zeros(len(boxes))
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     for stride, size in zip(PYRAMID_STRIDES, anchor_sizes, strict=True):
-        last = -(-sizes[positions][:, ::-1] // stride) - 1  # the last column and row of the level's map
+        last = -(-sizes[:, ::-1] // stride) - 1  # the last column and row of the level's map
         cell = np.clip(np.rint(centre / stride), 0, last) * stride
         for anchor in cell_anchors(size, anchor_ratios):
             low = np.maximum(boxes[:, :2], cell + anchor[:2])

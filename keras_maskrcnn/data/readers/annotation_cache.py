@@ -18,6 +18,7 @@ import logging
 import mmap
 import os
 import pathlib
+import time
 
 import numpy as np
 
@@ -32,6 +33,7 @@ SMALLEST = 2**20  # bytes: smaller files are read in a tenth of a second
 MOST = 4 * 2**30  # bytes of all caches; those that were not used for longest go first
 _MAGIC = b"keras-maskrcnn annotations 1\n"
 _ALIGNED = 64  # bytes
+_YOUNG = 2 * 10**9  # nanoseconds
 _DIGEST = hashlib.sha256().digest_size
 _ENDING = ".annotations"
 _log = logging.getLogger(__name__)
@@ -72,11 +74,11 @@ def remembered(path, image_dir, options, read):
         return read(None).arguments
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no cache, or not a sound one
         return _load(place, path, image_dir)
-    digest = hashlib.sha256()
+    digest, about = hashlib.sha256(), _about(path)
     reading = read(digest)
-    if reading.keep and not any(reading.arguments["records"].odd.values()):
+    if reading.keep and about == _about(path) and not any(reading.arguments["records"].odd.values()):
         try:
-            _store(place, reading, path, digest.hexdigest())
+            _store(place, reading, about, digest.hexdigest())
         except (OSError, ValueError, TypeError) as error:
             _log.debug("The annotations of %s were not kept: %s", path, error)
     return reading.arguments
@@ -109,24 +111,34 @@ def _code():
 
 def _is_current(header, path, image_dir):
     """Whether the annotation file and the image files are those that were read."""
-    if os.path.getsize(path) != header["bytes"]:
+    about = _about(path)
+    if about[0] != header["about"][0]:
         return False
-    digest = hashlib.sha256()
-    for block in read_blocks(path):
-        digest.update(block)
-    if digest.hexdigest() != header["sha256"]:
-        return False
+    # As git does: a file with the times of before may be another one if it is as young as what was written about it.
+    if about != header["about"] or header["written"] - max(about[1:3]) < _YOUNG:
+        digest = hashlib.sha256()
+        for block in read_blocks(path):
+            digest.update(block)
+        if digest.hexdigest() != header["sha256"]:
+            return False
     return ImageFinder(path, image_dir).state_of(**header["looked_at"]) == header["state"]
 
 
-def _store(place, reading, path, sha256):
+def _about(path):
+    """[bytes, time of the content, time of the last change of any kind, inode] of a file: a list of int."""
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _store(place, reading, about, sha256):
     arguments, looked_at = dict(reading.arguments), reading.finder.looked_at()
     columns, layout, end = arguments.pop("records").columns, {}, 0
     for name, values in columns.items():
         layout[name] = [end, list(values.shape)]
         end += -(-values.nbytes // _ALIGNED) * _ALIGNED
     header = {
-        "bytes": os.path.getsize(path),
+        "about": about,
+        "written": time.time_ns(),
         "sha256": sha256,
         "looked_at": looked_at,
         "state": reading.finder.state_of(**looked_at),

@@ -64,6 +64,9 @@ class OrdinaryAnnotations:
         for number, entry in enumerate(entries, start=self.count):
             if type(entry) is not dict:
                 continue
+            category = entry.get("category_id")
+            if isinstance(category, (int, float, str)):
+                self._category_ids.setdefault(category)
             if not self._take(number, entry):
                 self._other_ids.append(_canonical(entry.get("id")))
         self.count += len(entries)
@@ -85,10 +88,7 @@ class OrdinaryAnnotations:
     def _take(self, number, entry):
         """Add an entry if it is ordinary. Returns whether it is."""
         get, columns, builder = entry.get, self._columns, self._builder.columns
-        category = get("category_id")
-        if isinstance(category, (int, float, str)):
-            self._category_ids.setdefault(category)
-        key, image, parts = get("id"), get("image_id"), get("segmentation")
+        key, image, category, parts = get("id"), get("image_id"), get("category_id"), get("segmentation")
         if not (type(key) is type(image) is type(category) is int) or max(abs(key), abs(image), abs(category)) > _KEYS:
             return False
         crowd, area, box = get("iscrowd"), _area(get("area")), get("bbox")
