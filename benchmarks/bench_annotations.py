@@ -45,7 +45,8 @@ status = dict(line.split(":", 1) for line in open("/proc/self/smaps_rollup").rea
 resident, private = (sum(int(status[name].split()[0]) for name in names) // 1024
                      for names in (["Rss"], ["Private_Clean", "Private_Dirty"]))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-print(f"RESULT {seconds:.1f} s, {used:.1f} s of CPU, peak {peak} MB, steady {resident} MB, private {private} MB", flush=True)
+memory = f"peak {peak} MB, steady {resident} MB, private {private} MB"
+print(f"RESULT {seconds:.1f} s, {used:.1f} s of CPU, {memory}", flush=True)
 """
 
 

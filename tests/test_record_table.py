@@ -9,6 +9,7 @@ import pytest
 
 from keras_maskrcnn.data.record_table import RecordTable
 from keras_maskrcnn.data.records import Dataset, Instance, MaskWindow, Polygons, Record, RunLengths
+from keras_maskrcnn.data.table_builder import as_table
 
 BOX = np.array([1.5, 2, 30, 40.25], np.float32)
 SQUARE = np.array([[1.5, 2], [30, 2], [30, 40.25], [1.5, 40.25]])
@@ -100,7 +101,7 @@ def records():
 
 
 def test_records_of_every_kind_come_out_as_they_went_in():
-    table = RecordTable.of(record for record in records())
+    table = as_table(record for record in records())
     assert len(table) == 7 and same(list(table), records())
     assert same(table[-1], records()[-1]) and same(list(reversed(table)), records()[::-1])
     with pytest.raises(IndexError):
@@ -110,11 +111,11 @@ def test_records_of_every_kind_come_out_as_they_went_in():
 @pytest.mark.parametrize("mask", MASKS)
 def test_datasets_of_one_kind_of_mask(mask):
     given = [Record(1, "a.png", 50, 60, (instance(MASKS[mask], FIELDS["plain"]),)), Record(2, "b.png", 50, 60)]
-    assert same(list(RecordTable.of(given)), given)
+    assert same(list(as_table(given)), given)
 
 
 def test_columns_hold_what_the_records_hold():
-    given, table = records(), RecordTable.of(records())
+    given, table = records(), as_table(records())
     found = [instance for record in given for instance in record.instances]
     assert table.labels.tolist() == [one.label for one in found]
     assert table.crowd.tolist() == [one.crowd for one in found]
@@ -135,19 +136,19 @@ def test_corners_of_polygons_are_not_clipped_and_those_of_other_masks_unknown():
         Record(2, "b.png", 50, 60, (instance(Polygons((SQUARE,)), {}),)),
     ]
     expected = [[-18.5, -18, 1009.625, 1009.5], [np.nan] * 4, [5, 5, 9.125, 9], [1.5, 2, 30, 40.25]]
-    np.testing.assert_array_equal(RecordTable.of(given).outline_corners(), expected)
-    np.testing.assert_array_equal(RecordTable.of(given).take([1]).outline_corners(), expected[3:])
+    np.testing.assert_array_equal(as_table(given).outline_corners(), expected)
+    np.testing.assert_array_equal(as_table(given).take([1]).outline_corners(), expected[3:])
 
 
 def test_a_part_of_a_table_is_the_table_of_these_records():
-    given, table = records(), RecordTable.of(records())
+    given, table = records(), as_table(records())
     assert same(list(table.take([5, 0, 3, 3])), [given[5], given[0], given[3], given[3]])
     assert same(list(table[1::2]), given[1::2]) and same(list(table[:0]), [])
     assert same(list(table[1::2][1:]), given[3::2])
 
 
 def test_other_labels_in_every_object():
-    changed = RecordTable.of(records()).with_labels({1: 4, 2: 0, 3: 3})
+    changed = as_table(records()).with_labels({1: 4, 2: 0, 3: 3})
     expected = [
         dataclasses.replace(
             r, instances=tuple(dataclasses.replace(i, label={1: 4, 2: 0, 3: 3}[i.label]) for i in r.instances)

@@ -12,7 +12,7 @@ from keras_maskrcnn.data.images.reading import ImageError, read_image
 from keras_maskrcnn.data.instances import Instance, MaskWindow, Polygons, Record, RunLengths
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation, class_name
 from keras_maskrcnn.data.readers.folders import common_folder
-from keras_maskrcnn.data.record_table import RecordTable
+from keras_maskrcnn.data.table_builder import as_table
 from keras_maskrcnn.host.messages import argument
 
 __all__ = ["Dataset", "Fault", "Instance", "MaskWindow", "Polygons", "Record", "RunLengths", "size_message"]
@@ -106,7 +106,8 @@ class Dataset:
 
     @records.setter
     def records(self, records):
-        self._records = RecordTable.of(records)
+        """Any iterable of Record."""
+        self._records = as_table(records)
 
     @property
     def image_ids(self):

@@ -11,7 +11,7 @@ from keras_maskrcnn.data.readers import fields
 from keras_maskrcnn.data.readers.coco_polygons import OrdinaryAnnotations
 from keras_maskrcnn.data.readers.folders import read_json
 from keras_maskrcnn.data.readers.json_stream import Entries, JsonStream, Unusual
-from keras_maskrcnn.data.record_table import TableBuilder
+from keras_maskrcnn.data.table_builder import TableBuilder
 
 _REQUIRED = ("images", "annotations", "categories")
 _OF_IMAGES = ("id", "file_name", "coco_url", "height", "width")  # the other fields are not kept

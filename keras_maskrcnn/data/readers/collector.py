@@ -8,8 +8,8 @@ from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.data.limits import UNCHECKED_PIXELS
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation, Notes, class_name
 from keras_maskrcnn.data.readers.folders import image_files_and_others
-from keras_maskrcnn.data.record_table import TableBuilder
 from keras_maskrcnn.data.records import Fault, Instance, Record, size_message
+from keras_maskrcnn.data.table_builder import TableBuilder
 
 
 def check_stated_size(path, stated, name):
