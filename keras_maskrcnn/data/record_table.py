@@ -1,8 +1,8 @@
 """All records of a dataset in a few numpy arrays: a sequence of `Record` whose arrays are views.
 
-`table_builder.py` and `readers/coco.py` make the arrays. A dataset of 118,000 images and 825,000 polygons takes its coordinates and about 100 bytes an object; as Python objects it
-takes six times as much. The arrays are contiguous and read-only, so that processes share them: through memory-mapped
-files (`readers/annotation_cache.py`), or as buffers of pickle's protocol 5.
+`table_builder.py` and `readers/coco.py` make the arrays. A dataset of 118,000 images and 825,000 polygons takes its
+coordinates and about 100 bytes an object. The arrays are contiguous and read-only, so that processes share them:
+through memory-mapped files (`readers/annotation_cache.py`), or as buffers of pickle's protocol 5.
 
 What no column can hold exactly stays a Python object: sources that are functions or arrays, instances with masks or
 values of other types. The names and types of the columns are in `IMAGE`, `OBJECT` and `MASK`.
