@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 from reader_tools import save_image, scene
 
-from keras_maskrcnn.checkup import inspect_dataset
+from keras_maskrcnn.checkup import inspect_dataset, inspection
 from keras_maskrcnn.checkup.files import file_findings
 from keras_maskrcnn.checkup.findings import examine_objects, points_inside
 from keras_maskrcnn.checkup.inspection import leaks
@@ -197,3 +197,50 @@ def test_a_large_image_is_drawn_and_hashed_from_every_kth_pixel(tmp_path, monkey
     expected[10:40, 5:55] = True
     np.testing.assert_array_equal(segmentation_mask(drawn["segmentation"], (75, 125)), expected)
     np.testing.assert_array_equal(duplicates._thinned(stored_image(tmp_path / "a.png")).pixels, pixels[::2, ::2])
+
+
+def many(tmp_path, count=40):
+    """A dataset of JPEG files whose objects are squares; some of it is wrong, in ways that headers and boxes show."""
+    names, annotations = [], []
+    rng = np.random.default_rng(0)
+    for number in range(1, count + 1):
+        names.append(f"{number}.jpg")
+        Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(tmp_path / names[-1])
+        square = [10, 10, 30, 10, 30, 30, 10, 30]
+        annotations.append(annotation(number, image_id=number, segmentation=[square], bbox=[10, 10, 20, 20], area=400))
+    annotations[6]["segmentation"] = [[10, 10, 90, 10, 90, 30, 10, 30]]  # leaves the image
+    annotations[9]["bbox"] = [50, 30, 20, 20]
+    annotations[13]["area"] = 40000
+    annotations.append({**annotations[17], "id": 100})  # annotated twice
+    Image.new("RGB", (40, 30)).save(tmp_path / "24.jpg")  # another size
+    (tmp_path / "27.jpg").write_bytes(b"no image")
+    return opened(tmp_path, names, annotations, (60, 80))
+
+
+def test_of_very_many_images_headers_and_boxes_show_what_is_wrong(tmp_path, monkeypatch):
+    dataset, done = many(tmp_path), []
+    whole = inspect_dataset(dataset, workers=2, every_image=True)
+    monkeypatch.setattr(inspection, "MOST_IMAGES", 39)
+    monkeypatch.setattr(inspection, "SAMPLE", 5)
+    part = inspect_dataset(dataset, workers=2, progress=done.append)
+    [note] = of_kind(part.findings, "examined in part")
+    assert f"of {5 + 4}: " in note.message and done == list(range(1, 41))
+    assert [one for one in part.findings if one != note] == whole.findings and len(whole.findings) >= 6
+    assert {one.kind for one in whole.findings} >= {
+        "partly outside the image", "bbox does not fit the mask", "area does not fit the mask", "annotated twice",
+        "image of another size: wrong size", "unreadable image",
+    }  # fmt: skip
+    np.testing.assert_array_equal(part.areas, whole.areas)
+    assert sum(one is not None for one in part.pixels) == 10  # sampled, doubtful, and the one of another size
+    assert sum(one is not None for one in whole.pixels) == 39
+
+
+def test_each_copy_is_told_once_with_the_first_image_that_it_equals(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (60, 80, 3), dtype=np.uint8) for _ in range(3)]
+    names = [f"{number}.png" for number in range(60)]
+    for number, name in enumerate(names):
+        Image.fromarray(pictures[number % 3]).save(tmp_path / name)
+    found = of_kind(inspect_dataset(opened(tmp_path, names, [], (60, 80))).findings, "image twice")
+    assert len(found) == 57 and [one.image for one in found] == sorted(range(3, 60), key=lambda k: (k % 3, k))
+    assert all(f"the same file as {tmp_path / names[one.image % 3]}" in one.message for one in found)

@@ -10,6 +10,7 @@ from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
 from keras_maskrcnn.geometry.resizing import network_size
 from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
 
+_AT_ONCE = 100_000  # boxes
 BUCKETS = (0, 16, 32, 64, 128, 256, np.inf)  # square root of an object's area, network pixels
 
 
@@ -25,8 +26,10 @@ def network_boxes(boxes, positions, image_sizes, config):
     Returns:
         (float (n, 4) network pixels, int (images, [height, width]) network pixels).
     """
-    sizes = np.array([network_size(*size, config) for size in image_sizes]).reshape(-1, 2)
-    scale = (sizes / np.array(image_sizes).reshape(-1, 2))[positions][:, [1, 0, 1, 0]]
+    own = np.array(image_sizes).reshape(-1, 2)
+    different, which = np.unique(own, axis=0, return_inverse=True)
+    sizes = np.array([network_size(*size, config) for size in different.tolist()]).reshape(-1, 2)[which.reshape(-1)]
+    scale = (sizes / own)[positions][:, [1, 0, 1, 0]]
     return boxes * scale, sizes
 
 
@@ -43,11 +46,18 @@ def best_overlaps(boxes, positions, sizes, anchor_sizes, anchor_ratios):
     Returns:
         float (n,).
     """
+    blocks = np.array_split(np.arange(len(boxes)), 1 + len(boxes) // _AT_ONCE)
+    parts = [_best_overlaps(boxes[rows], sizes[positions[rows]], anchor_sizes, anchor_ratios) for rows in blocks]
+    return np.concatenate(parts)
+
+
+def _best_overlaps(boxes, sizes, anchor_sizes, anchor_ratios):
+    """As `best_overlaps`, of some boxes. `sizes`: int (n, [height, width]), of each box's image."""
     best = np.zeros(len(boxes))
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     for stride, size in zip(PYRAMID_STRIDES, anchor_sizes, strict=True):
-        last = -(-sizes[positions][:, ::-1] // stride) - 1  # the last column and row of the level's map
+        last = -(-sizes[:, ::-1] // stride) - 1  # the last column and row of the level's map
         cell = np.clip(np.rint(centre / stride), 0, last) * stride
         for anchor in cell_anchors(size, anchor_ratios):
             low = np.maximum(boxes[:, :2], cell + anchor[:2])

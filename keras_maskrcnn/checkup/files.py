@@ -24,7 +24,7 @@ def file_findings(dataset):
     Args:
         dataset: Dataset.
     """
-    paths = [os.path.abspath(record.source) if is_file(record) else None for record in dataset.records]
+    paths = [None if file is None else os.path.abspath(file) for file in dataset.records.files()]
     listed = {path for path in paths if path is not None}
     there = [str(file) for folder in sorted({os.path.dirname(path) for path in listed}) for file in image_files(folder)]
     unlisted = [path for path in there if path not in listed]
@@ -53,6 +53,18 @@ def header_findings(record, position, channels):
         message = f"it has {several}, of which the first is read. Save each image in a file of its own."
         found.append((WARNING, "pages", message))
     return [Finding(severity, kind, name_of(record), message, position) for severity, kind, message in found]
+
+
+def jpeg_size(source):
+    """(height, width) of an upright JPEG file, from its header; None of anything else, or if something is wrong."""
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    try:
+        with Image.open(source, formats=("JPEG",)) as image:
+            upright = image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) == 1
+            return image.size[::-1] if upright else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def some(names):

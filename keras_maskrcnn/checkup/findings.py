@@ -73,6 +73,37 @@ def examine_objects(record, position, names):
     return findings, areas
 
 
+def doubtful_objects(records):
+    """Objects for which `examine_objects` may find something, by their boxes: int, rows of a RecordTable.
+
+    Those with outlines that leave the image, stated boxes that do not fit, stated areas far above the box's, boxes
+    thinner than a pixel, and boxes that another object of the image has, too. What only masks show is not found.
+    """
+    boxes, positions, columns = records.boxes.astype(float), records.positions, records.columns
+    sides = boxes[:, 2:] - boxes[:, :2]
+    doubtful = sides.min(axis=1, initial=np.inf) < 1
+    height, width = columns["size"][positions].T
+    x1, y1, x2, y2 = records.outline_corners().T
+    doubtful |= (np.minimum(x1, y1) < -_BEYOND) | (x2 > width + _BEYOND) | (y2 > height + _BEYOND)  # false of NaN
+    if len(columns["stated_box"]):
+        x, y, w, h = columns["stated_box"].T
+        doubtful |= _paired_iou(np.stack([x, y, x + w, y + h], axis=1), boxes) < _BOX_IOU
+    if len(columns["area"]):
+        doubtful |= columns["area"] > _AREA_RATIO * sides.prod(axis=1) + sides.sum(axis=1)
+    order = np.lexsort((*boxes.T, positions))
+    twice = (boxes[order[1:]] == boxes[order[:-1]]).all(axis=1) & (positions[order[1:]] == positions[order[:-1]])
+    doubtful[order[1:][twice]] = True
+    return np.flatnonzero(doubtful)
+
+
+def _paired_iou(first, second):
+    """IoU of the boxes in each row. float (n, [x1, y1, x2, y2]) twice -> (n,); NaN spreads."""
+    low, high = np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])
+    shared = np.maximum(high - low, 0).prod(axis=1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
+    return shared / np.maximum(areas[0] + areas[1] - shared, 1e-9)
+
+
 def name_of(record):
     """Name of an image in messages."""
     return str(record.source) if is_file(record) else f"image {record.image_id}"

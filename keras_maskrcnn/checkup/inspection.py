@@ -1,4 +1,4 @@
-"""One pass over a dataset that reads every image and checks every object once.
+"""One pass over a dataset that reads every image and checks every object once; of very many images the headers.
 
 In: a Dataset opened with on_error="skip", so that its `faults` list what the reader rejected. Out: an Inspection.
 """
@@ -11,17 +11,28 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_maskrcnn.checkup.files import file_findings, header_findings, some
-from keras_maskrcnn.checkup.findings import ERROR, NOTE, WARNING, Finding, box_areas, examine_objects, name_of
+from keras_maskrcnn.checkup.files import file_findings, header_findings, jpeg_size, some
+from keras_maskrcnn.checkup.findings import (
+    ERROR,
+    NOTE,
+    WARNING,
+    Finding,
+    box_areas,
+    doubtful_objects,
+    examine_objects,
+    name_of,
+)
 from keras_maskrcnn.checkup.pixels import measure, pixel_findings
-from keras_maskrcnn.data.coco_output import is_file
 from keras_maskrcnn.data.duplicates import NEAR_BITS, near_pairs, perceptual_hash
 from keras_maskrcnn.data.images.reading import ImageError, stored_image
 from keras_maskrcnn.data.images.showing import picture_of
 from keras_maskrcnn.data.learnable import nothing_to_learn
 from keras_maskrcnn.data.records import size_message
 
+MOST_IMAGES = 20_000  # of which all is examined
+SAMPLE = 1000  # images examined of more
 _BLOCK = 2**22  # bytes read at once
+_BLOCKS = 2000  # tasks for the threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +64,17 @@ class Inspection:
     pixels: list
 
 
-def inspect_dataset(dataset, workers=None, progress=None):
-    """Check every image and object of a dataset.
+def inspect_dataset(dataset, workers=None, progress=None, every_image=False):
+    """Check the images and objects of a dataset.
+
+    Of more than `MOST_IMAGES` the headers of all are read, and the boxes of all are checked; the pixels and outlines of
+    `SAMPLE` images, evenly spread, and of those whose boxes look wrong.
 
     Args:
         dataset: Dataset, opened with on_error="skip".
         workers: threads; None takes the machine's cores.
         progress: function called with the number of finished images, or None.
+        every_image: whether to examine all of every image, however many there are.
 
     Returns:
         Inspection.
@@ -69,36 +84,82 @@ def inspect_dataset(dataset, workers=None, progress=None):
         for fault in dataset.faults
     ]
     findings += [Finding(WARNING, "decided by the reader", dataset.name, note) for note in dataset.notes]
-    digests, hashes, areas, pixels = [], [], [], []
+    records, names = dataset.records, _names(dataset)
+    whole = np.ones(len(dataset), bool) if every_image or len(dataset) <= MOST_IMAGES else _sample(records)
+    findings += [] if whole.all() else [_examined_in_part(dataset, int(whole.sum()))]
+    digests, hashes, pixels, areas = ([None] * len(dataset) for _ in range(4))
+    blocks = np.array_split(np.arange(len(dataset)), min(len(dataset), _BLOCKS))  # a task for each image takes memory
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        results = pool.map(lambda position: _examine(dataset, position), range(len(dataset)))
-        for done, (found, area, digest, bits, measured) in enumerate(results, start=1):
-            findings += found
-            pixels.append(measured)
-            areas.append(area)
-            digests.append(digest)
-            hashes.append(bits)
+        for results in pool.map(lambda block: [_look(dataset, k, whole[k]) for k in block.tolist()], blocks):
+            for position, (found, area, digest, bits, measured) in results:
+                findings += found
+                areas[position], digests[position], hashes[position], pixels[position] = area, digest, bits, measured
             if progress is not None:
-                progress(done)
-    instances = [instance for record in dataset.records for instance in record.instances]
-    counts = [len(record.instances) for record in dataset.records]
+                progress(results[-1][0] + 1)
     inspection = Inspection(
         dataset,
         findings,
-        np.repeat(np.arange(len(dataset)), counts),
-        np.array([instance.label for instance in instances], np.int64),
-        np.array([instance.crowd for instance in instances], bool),
-        np.array([instance.box for instance in instances], float).reshape(-1, 4),
-        np.concatenate([*areas, np.zeros(0, np.int64)]),
+        records.positions,
+        records.labels.astype(np.int64),
+        records.crowd,
+        records.boxes.astype(float),
+        _all_areas(records, areas),
         digests,
         hashes,
         pixels,
     )
-    findings += pixel_findings(pixels, [name_of(record) for record in dataset.records])
+    findings += pixel_findings(pixels, names)
     findings += (
         _copies(inspection) + _class_findings(inspection) + file_findings(dataset) + _nothing_to_learn(inspection)
     )
     return inspection
+
+
+def _names(dataset):
+    """Names of the images in messages, by position."""
+    pairs = zip(dataset.records.files(), dataset.image_ids, strict=True)
+    return [f"image {image_id}" if file is None else file for file, image_id in pairs]
+
+
+def _sample(records):
+    """Which images are examined whole: bool (images,)."""
+    whole = np.zeros(len(records), bool)
+    whole[np.linspace(0, len(records) - 1, SAMPLE).round().astype(int)] = True
+    doubtful = np.unique(records.positions[doubtful_objects(records)])
+    whole[doubtful[:: -(-len(doubtful) // SAMPLE) or 1]] = True
+    return whole
+
+
+def _examined_in_part(dataset, count):
+    message = (
+        f"the headers and boxes of all {len(dataset)} images were checked; the pixels, outlines and masks of {count}: "
+        "some evenly spread, and some whose boxes look wrong. Copies are found among these alone. --every-image "
+        "examines all."
+    )
+    return Finding(NOTE, "examined in part", dataset.name, message)
+
+
+def _all_areas(records, areas):
+    """int64 (objects,): pixels of the masks that were made; else the stated area, or the box's."""
+    boxes = records.boxes.astype(float)
+    found = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    stated = records.columns["area"]
+    if len(stated):
+        found = np.where(np.isnan(stated), found, stated)
+    found, first = found.astype(np.int64), records.columns["first"].tolist()
+    for position, area in enumerate(areas):
+        if area is not None:
+            found[first[position] : first[position + 1]] = area
+    return found
+
+
+def _look(dataset, position, whole):
+    """(position, what `_examine` returns) of an image; without pixels and masks unless it is examined as a whole."""
+    if not whole:
+        size = jpeg_size(dataset.records.source(position))
+        if size == tuple(dataset.records.columns["size"][position].tolist()):
+            return position, ([], None, None, None, None)
+    return position, _examine(dataset, position)
 
 
 def leaks(train, val):
@@ -112,12 +173,12 @@ def leaks(train, val):
     """
     offset = len(train.digests)
     digests, hashes = train.digests + val.digests, train.hashes + val.hashes
-    records = train.dataset.records + val.dataset.records
+    names = _names(train.dataset) + _names(val.dataset)
     found = []
     for first, second, how in _copy_pairs(digests, hashes):
         if first < offset <= second:
-            message = f"it is {how} {name_of(records[first])} of the training part. Keep both in the same part."
-            found.append(Finding(WARNING, "copy in both parts", name_of(records[second]), message, second - offset))
+            message = f"it is {how} {names[first]} of the training part. Keep both in the same part."
+            found.append(Finding(WARNING, "copy in both parts", names[second], message, second - offset))
     return found + _classes_of_one_part(train, val)
 
 
@@ -175,27 +236,32 @@ def _read(record):
 
 
 def _copy_pairs(digests, hashes):
-    """(i, j, how) of images that are identical or look the same, i < j. Exact copies appear in one pair each."""
-    known = [k for k, bits in enumerate(hashes) if bits is not None]
-    near = near_pairs(np.stack([hashes[k] for k in known]), NEAR_BITS) if len(known) > 1 else []
-    near = [(known[a], known[b]) for a, b in near]
-    return [(a, b, "the same file as" if digests[a] == digests[b] else "a re-saved copy of") for a, b in near]
+    """(i, j, how) of images that are identical or look the same, i < j: each j once, with the first such i."""
+    known = np.array([k for k, bits in enumerate(hashes) if bits is not None], np.int64)
+    if len(known) < 2:
+        return []
+    packed = np.packbits(np.stack([hashes[k] for k in known]), axis=1)
+    _, first, group = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    partner = first.copy()  # of each group of equal hashes: the first image that looks the same
+    for a, b in near_pairs(np.stack([hashes[known[k]] for k in first]), NEAR_BITS):
+        partner[a], partner[b] = min(partner[a], first[b]), min(partner[b], first[a])
+    pairs = zip(known[partner[group.reshape(-1)]].tolist(), known.tolist(), strict=True)
+    return [(i, j, "the same file as" if digests[i] == digests[j] else "a re-saved copy of") for i, j in pairs if i < j]
 
 
 def _copies(inspection):
     """Findings about copies within a dataset: each copy once, with the first image that it equals."""
-    records, told, found = inspection.dataset.records, set(), []
+    names, paths, found = _names(inspection.dataset), list(inspection.dataset.records.files()), []
     for first, second, how in sorted(_copy_pairs(inspection.digests, inspection.hashes)):
-        same_file = is_file(records[first]) and _path(records[first]) == _path(records[second])
-        if second not in told and not same_file:  # listed twice: a finding of its own
-            told.add(second)
-            message = f"it is {how} {name_of(records[first])}. Remove one, or keep both in the same part of a split."
-            found.append(Finding(WARNING, "image twice", name_of(records[second]), message, second))
+        same_file = paths[first] is not None and _path(paths[first]) == _path(paths[second])
+        if not same_file:  # listed twice: a finding of its own
+            message = f"it is {how} {names[first]}. Remove one, or keep both in the same part of a split."
+            found.append(Finding(WARNING, "image twice", names[second], message, second))
     return found
 
 
-def _path(record):
-    return os.path.abspath(record.source) if is_file(record) else None
+def _path(file):
+    return None if file is None else os.path.abspath(file)
 
 
 def _class_findings(inspection):

@@ -52,7 +52,9 @@ def _classes(inspection):
     rows = []
     for label, name in enumerate(inspection.dataset.class_names):
         chosen = inspection.labels == label
-        rows.append({"name": name, "objects": int(chosen.sum()), "images": len(set(inspection.positions[chosen]))})
+        rows.append(
+            {"name": name, "objects": int(chosen.sum()), "images": len(np.unique(inspection.positions[chosen]))}
+        )
     return rows
 
 

@@ -120,6 +120,11 @@ def check_arguments(command):
     command.add_argument("--images", help="folder of the images, if the annotations do not name it")
     command.add_argument("--val", help="validation data: checked, too, and compared to find images that are in both")
     command.add_argument("--val-images", help="folder of the validation images, if their annotations do not name it")
+    command.add_argument(
+        "--every-image",
+        action="store_true",
+        help="read all pixels and masks of more than 20000 images, too, where else their headers and a sample are read",
+    )
     command.add_argument("--output", default="check", help="folder to write index.html and report.json into")
     add_options(command, (FORMAT, CLASS_ATTRIBUTE))
     command.set_defaults(skip_faulty=True)
@@ -135,7 +140,7 @@ def check(args):
     from keras_maskrcnn.host.locks import locked_folder
 
     started = time.monotonic()
-    train = inspect_source(args, args.source, args.images, "train")
+    train = inspect_source(args, args.source, args.images, "train", args.every_image)
     extra = _val_findings(args, train) if args.val else []
     report = checkup.make_report(train, checkup.propose(train), extra, time.monotonic() - started)
     output = pathlib.Path(args.output)
@@ -160,7 +165,7 @@ def _val_findings(args, train):
     classes = {"class_names": names if is_named(names) else None, "category_ids": train.dataset.category_ids}
     try:
         with in_words({"image_dir": "--val-images"}):
-            val = inspect_source(args, args.val, args.val_images, "val", **classes)
+            val = inspect_source(args, args.val, args.val_images, "val", args.every_image, **classes)
     except ClassesDiffer as error:
         return [Finding(ERROR, "other classes in validation", f"validation: {args.val}", str(error))]
     unused = unused_in_both(train.dataset, val.dataset)
@@ -220,7 +225,10 @@ def _fraction(text):
 
 def _copies(dataset, groups):
     """The groups of copies as lists of file names."""
-    names = [entry["file_name"] or f"image {entry['id']}" for entry in dataset.to_coco()["images"]]
+    from keras_maskrcnn.data.coco_output import file_names
+
+    pairs = zip(file_names(dataset), dataset.image_ids, strict=True)
+    names = [name or f"image {image_id}" for name, image_id in pairs]
     return [[names[position] for position in group] for group in groups]
 
 
@@ -229,9 +237,9 @@ def _table(dataset, names, parts):
     from keras_maskrcnn.host.tables import text_table
 
     rows = [("", *names), ("images", *(str(len(part)) for part in parts))]
-    empty = [str(sum(not record.instances for record in part.records)) for part in parts]
+    empty = [str((part.records.counts == 0).sum()) for part in parts]
     rows.append(("images without objects", *empty))
     for label, name in enumerate(dataset.class_names):
-        found = [sum(i.label == label for record in part.records for i in record.instances) for part in parts]
+        found = [(part.records.labels == label).sum() for part in parts]
         rows.append((name, *(str(count) for count in found)))
     return text_table(rows)

@@ -106,13 +106,13 @@ def _check_learnable(dataset):
 
 def unused_in_both(train, val):
     """Classes of the training data without an object that the validation data do not list: a list of names."""
-    used = {instance.label for record in train.records for instance in record.instances}
+    used = train.records.used_labels()
     unused = [name for k, name in enumerate(train.class_names) if k not in used and name in val.absent_classes]
     return unused if len(unused) < len(train.class_names) else []
 
 
-def inspect_source(args, source, images, part, **classes):
-    """Read a whole dataset with a progress bar. Returns an Inspection, which lists faults instead of raising them."""
+def inspect_source(args, source, images, part, every_image=False, **classes):
+    """Check a whole dataset with a progress bar. Returns an Inspection, which lists faults instead of raising them."""
     from keras_maskrcnn.checkup import inspect_dataset
     from keras_maskrcnn.host.progress import progress_bar
 
@@ -120,7 +120,7 @@ def inspect_source(args, source, images, part, **classes):
         warnings.simplefilter("ignore", UserWarning)  # the report names the entries that the reader skips
         dataset = open_source(args, source, images, part, **classes)
     progress = progress_bar(len(dataset), unit_name="image")
-    return inspect_dataset(dataset, progress=lambda done: progress.update(done))
+    return inspect_dataset(dataset, progress=lambda done: progress.update(done), every_image=every_image)
 
 
 def load_model(path):

@@ -83,7 +83,7 @@ def with_classes(dataset, class_names):
     if tuple(class_names) == tuple(dataset.class_names):
         return dataset, []
     own = tuple(dataset.class_names)
-    used = {own[instance.label] for record in dataset.records for instance in record.instances}
+    used = {own[label] for label in dataset.records.used_labels()}
     joined = join_classes(own, class_names, used, dataset.name)
     other = copy.copy(dataset)  # shares the list of faults
     other.class_names = tuple(class_names)
@@ -97,7 +97,7 @@ def with_classes(dataset, class_names):
         len(class_names),
     )
     label_of = {label: joined.labels.get(name) for label, name in enumerate(own)}
-    other.records = [_relabelled(record, label_of) for record in dataset.records]
+    other.records = dataset.records.with_labels(label_of)
     return other, joined.notes(dataset.name)
 
 
@@ -219,8 +219,3 @@ def shown(names):
     """Names in a message, as a list."""
     names = list(names)
     return repr(names) if len(names) <= _LISTED else f"{names[:_LISTED]!r}... ({len(names)})"
-
-
-def _relabelled(record, label_of):
-    instances = tuple(dataclasses.replace(one, label=label_of[one.label]) for one in record.instances)
-    return dataclasses.replace(record, instances=instances)

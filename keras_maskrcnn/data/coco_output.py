@@ -31,13 +31,13 @@ def coco_content(dataset, names=None):
         dict with "images", "annotations", "categories".
     """
     if names is None:
-        names = [_file_name(record, dataset.image_dir) for record in dataset.records]
+        names = file_names(dataset)
     categories = [
         {"id": int(key), "name": name} for key, name in zip(dataset.category_ids, dataset.class_names, strict=True)
     ]
     images = [
-        {"id": r.image_id, "height": r.height, "width": r.width, "file_name": name}
-        for r, name in zip(dataset.records, names, strict=True)
+        {"id": image_id, "height": height, "width": width, "file_name": name}
+        for image_id, (height, width), name in zip(dataset.image_ids, dataset.image_sizes, names, strict=True)
     ]
     annotations = [
         _annotation(record, instance, dataset.category_ids)
@@ -47,6 +47,18 @@ def coco_content(dataset, names=None):
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def coco_annotations(dataset, position):
+    """The annotations of one image, as in `coco_content` but without ids: a list of dict."""
+    record = dataset[position]
+    return [_annotation(record, instance, dataset.category_ids) for instance in record.instances]
+
+
+def file_names(dataset):
+    """The path of each image inside `dataset.image_dir`, by position; "" for images that are no files."""
+    root = dataset.image_dir
+    return ["" if file is None else _relative(file, root) for file in dataset.records.files()]
 
 
 def write_coco(dataset, path):
@@ -82,8 +94,8 @@ def coco_with_images(dataset, path):
     """
     root = dataset.image_dir or _images_folder(path)
     names = [
-        _file_name(record, root) or _write_image(dataset, index, _images_folder(path), root)
-        for index, record in enumerate(dataset.records)
+        _write_image(dataset, index, _images_folder(path), root) if file is None else _relative(file, root)
+        for index, file in enumerate(dataset.records.files())
     ]
     return coco_content(dataset, names)
 
@@ -144,10 +156,6 @@ def _write_tiff(file, pixels):
     # As for arrays, the first three of four channels are RGB where a model takes three.
     colors = {"photometric": "rgb", "extrasamples": ["unspecified"]} if pixels.shape[2] == 4 else {}
     tifffile.imwrite(file, pixels, **{"photometric": "minisblack", **colors}, planarconfig="contig", compression="zlib")
-
-
-def _file_name(record, root):
-    return _relative(record.source, root) if is_file(record) else ""
 
 
 def _relative(path, root):

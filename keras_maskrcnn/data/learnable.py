@@ -13,8 +13,8 @@ def nothing_to_learn(dataset):
     Returns:
         str with what was expected, what was received and the remedy; None if there is an object that counts.
     """
-    crowds = [instance.crowd for record in dataset.records for instance in record.instances]
-    return None if not all(crowds) else lacking(dataset.name, len(dataset.records), len(crowds), dataset.notes)
+    crowd = dataset.records.crowd
+    return None if not crowd.all() else lacking(dataset.name, len(dataset.records), len(crowd), dataset.notes)
 
 
 def lacking(name, images, crowds, notes=()):

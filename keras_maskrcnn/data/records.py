@@ -1,142 +1,21 @@
-"""The annotations of an image, before its pixels are read: a `Record` of `Instance`s with masks.
+"""A `Dataset`: records of images and objects, class names, and what a reader found wrong.
 
-Masks stay polygons or run lengths until a loader needs one. Then only the pixels inside the object's
-box are computed, never an (H, W, N) stack. All coordinates are image pixels. `data/readers/` creates
-records; `data/samples/` converts them to network pixels.
+In: records (`instances.py`) and faults from `data/readers/`. They are stored as a `RecordTable`.
 """
 
 import dataclasses
 import warnings
 
-import numpy as np
-
 from keras_maskrcnn.data.classes import check_unique
 from keras_maskrcnn.data.coco_output import coco_content, is_file, write_coco
 from keras_maskrcnn.data.images.reading import ImageError, read_image
+from keras_maskrcnn.data.instances import Instance, MaskWindow, Polygons, Record, RunLengths
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation, class_name
 from keras_maskrcnn.data.readers.folders import common_folder
-from keras_maskrcnn.geometry import polygons, rle
+from keras_maskrcnn.data.table_builder import as_table
 from keras_maskrcnn.host.messages import argument
 
-
-@dataclasses.dataclass(frozen=True)
-class MaskWindow:
-    """The pixels of one mask inside a window of its image.
-
-    Args:
-        pixels: uint8 0/1 (h, w).
-        x, y: int, image pixels: top-left corner of the window.
-    """
-
-    pixels: np.ndarray
-    x: int
-    y: int
-
-    def window(self, height, width):
-        """Returns itself: the mask is already decoded."""
-        del height, width
-        return self
-
-    def segmentation(self, height, width):
-        """COCO's uncompressed run-length code, {"size", "counts"}."""
-        runs = rle.encode_window(self.pixels, self.x, self.y, height, width)
-        return {"size": [height, width], "counts": runs.tolist()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Polygons:
-    """A mask as the union of polygons, rasterised by COCO's rule when needed.
-
-    Args:
-        parts: tuple of float64 (k, [x, y]), k >= 3, image pixels; may extend beyond the image.
-    """
-
-    parts: tuple
-
-    def box(self, height, width):
-        """Extent of the polygons, clipped to the image. float32 [x1, y1, x2, y2]."""
-        points = np.concatenate(self.parts)
-        corners = np.concatenate([points.min(0), points.max(0)])
-        return np.clip(corners, 0, (width, height, width, height)).astype(np.float32)
-
-    def window(self, height, width):
-        """Rasterise, through run lengths of the whole image. Returns MaskWindow; very thin polygons may be empty."""
-        return RunLengths(polygons.union_runs(self.parts, height, width)).window(height, width)
-
-    def segmentation(self, height, width):
-        """COCO's list of flat coordinate lists."""
-        del height, width
-        return [part.ravel().tolist() for part in self.parts]
-
-
-@dataclasses.dataclass(frozen=True)
-class RunLengths:
-    """A mask as COCO run lengths of the whole image, column by column.
-
-    Args:
-        counts: int (runs,), from `rle.parse_counts`.
-    """
-
-    counts: np.ndarray
-
-    def window(self, height, width):
-        """Decode the smallest window that contains the mask. Returns MaskWindow."""
-        del width
-        box = rle.extent(self.counts, height)
-        if box is None:
-            return MaskWindow(np.zeros((0, 0), np.uint8), 0, 0)
-        return MaskWindow(rle.decode_window(self.counts, height, box), int(box[0]), int(box[1]))
-
-    def segmentation(self, height, width):
-        """COCO's uncompressed run-length code, {"size", "counts"}."""
-        return {"size": [height, width], "counts": self.counts.tolist()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Instance:
-    """One annotated object, in image pixels.
-
-    Args:
-        label: int, 0..K-1.
-        box: float32 [x1, y1, x2, y2], the extent of the mask.
-        mask: MaskWindow, Polygons or RunLengths.
-        crowd: whether the annotation is a crowd region (COCO's `iscrowd`), not a single object.
-        annotation_id: the dataset's id, for messages.
-        area: mask area in square pixels as given by the dataset, or None.
-        stated_box: [x, y, width, height] as given by the dataset, or None.
-        attributes: dict of all other fields of the annotation, unchanged, for branches; or None.
-        frame: ((a, b, c), (d, e, f)): the affine map from the pixels of the attributes to those of box and mask. The
-            identity unless the object was moved or pasted.
-    """
-
-    label: int
-    box: np.ndarray
-    mask: object
-    crowd: bool = False
-    annotation_id: int | str | None = None
-    area: float | None = None
-    stated_box: tuple | None = None
-    attributes: dict | None = None
-    frame: tuple = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One image and its objects.
-
-    Args:
-        image_id: the dataset's id.
-        source: path of the file, any other input of `read_image`, or a function that returns one
-            of these (for images inside other files).
-        height, width: int, image pixels after EXIF rotation.
-        instances: tuple of Instance.
-    """
-
-    image_id: int | str
-    source: object
-    height: int
-    width: int
-    instances: tuple = ()
+__all__ = ["Dataset", "Fault", "Instance", "MaskWindow", "Polygons", "Record", "RunLengths", "size_message"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +34,7 @@ class Dataset:
     """Records with class names. Base class of the readers; input of the loader and the evaluation.
 
     Args:
-        records: list of Record.
+        records: iterable of Record, or a RecordTable.
         class_names: list of str, by label.
         category_ids: list of int, the dataset's id of each label.
         name: str, name of the dataset in messages (its file or folder).
@@ -168,6 +47,7 @@ class Dataset:
         absent_classes: those of `class_names` that the annotations do not list.
 
     Attributes:
+        records: RecordTable, a sequence of Record; any iterable of Record can be assigned.
         faults: list of Fault; grows when an image turns out to be unreadable.
         max_instances: int, largest number of annotations on one image.
 
@@ -189,7 +69,7 @@ class Dataset:
     ):
         if on_error not in ("raise", "skip"):
             raise ValueError(f'on_error must be "raise" or "skip". Received: {on_error!r}.')
-        self.records = list(records)
+        self.records = records
         self.class_names = _checked_names(class_names)
         self.category_ids = tuple(category_ids)
         self.name = str(name)
@@ -201,7 +81,7 @@ class Dataset:
         self._report_faults()
         for note in self.notes:
             warnings.warn(note, stacklevel=3)
-        if not self.records:
+        if not len(self.records):
             raise ValueError(
                 f"A dataset needs at least one usable image. Received {self.name} without any. "
                 + (
@@ -210,7 +90,7 @@ class Dataset:
                     else "Check the path and the listed images."
                 )
             )
-        self.max_instances = max(len(record.instances) for record in self.records)
+        self.max_instances = int(self.records.counts.max())
 
     def __len__(self):
         return len(self.records)
@@ -220,20 +100,30 @@ class Dataset:
         return self.records[index]
 
     @property
+    def records(self):
+        """The records by position: a RecordTable, which makes each Record when it is asked for."""
+        return self._records
+
+    @records.setter
+    def records(self, records):
+        """Any iterable of Record."""
+        self._records = as_table(records)
+
+    @property
     def image_ids(self):
         """Ids of the images, by position."""
-        return [record.image_id for record in self.records]
+        return self.records.image_ids
 
     @property
     def image_sizes(self):
         """(height, width) of the images in image pixels, by position."""
-        return [(record.height, record.width) for record in self.records]
+        return self.records.image_sizes
 
     @property
     def image_dir(self):
         """Folder that image names in `to_coco` are relative to; None if no image is a file."""
         if self._image_dir is None:
-            self._image_dir = common_folder(record.source for record in self.records if is_file(record))
+            self._image_dir = common_folder(file for file in self.records.files() if file is not None)
         return self._image_dir
 
     def load_image(self, index, channels=3, dtype="uint8"):

@@ -36,7 +36,8 @@ def split_dataset(dataset, fractions, seed=0, groups=()):
         raise ValueError(f"Fractions must be two or more positive numbers that sum to 1. Received {fractions}.")
     together = {position for group in groups for position in group}
     units = [list(group) for group in groups] + [[k] for k in range(len(dataset)) if k not in together]
-    counts = np.stack([sum(_has_class(dataset, position) for position in unit) for unit in units])
+    flags = _class_flags(dataset)
+    counts = np.stack([flags[unit].sum(axis=0) for unit in units])
     parts = _deal(counts, np.array([len(unit) for unit in units]), np.array(fractions), np.random.default_rng(seed))
     positions = [
         sorted(k for unit, part in zip(units, parts, strict=True) if part == p for k in unit)
@@ -72,7 +73,7 @@ def write_parts(folder, parts, copies):
 
 def _subset(dataset, positions, number):
     return Dataset(
-        [dataset[position] for position in positions],
+        dataset.records.take(positions),
         dataset.class_names,
         dataset.category_ids,
         f"part {number} of {dataset.name}",
@@ -81,11 +82,12 @@ def _subset(dataset, positions, number):
     )
 
 
-def _has_class(dataset, position):
-    """Int (K + 1,): 1 for each class in an image; the last entry is for images without objects."""
-    flags = np.zeros(len(dataset.class_names) + 1, np.int64)
-    labels = [instance.label for instance in dataset[position].instances]
-    flags[labels if labels else -1] = 1
+def _class_flags(dataset):
+    """Int (images, K + 1): 1 for each class in an image; the last column is for images without objects."""
+    records = dataset.records
+    flags = np.zeros((len(records), len(dataset.class_names) + 1), np.int64)
+    flags[records.positions, records.labels] = 1
+    flags[records.counts == 0, -1] = 1
     return flags
 
 

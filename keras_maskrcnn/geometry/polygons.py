@@ -17,7 +17,7 @@ from keras_maskrcnn.geometry import rle
 MOST_STEPS = 2**22  # of one outline: 64 MB in pycocotools
 FARTHEST = 1e9  # pixels; a corner beyond is damage. Up to here float64 follows a side exactly
 MOST_CROSSINGS = 2**23  # of an outline and the columns of its image: seconds
-_SCALE = 5
+SCALE = 5
 _AT_ONCE = 2**18  # crossings
 
 
@@ -45,10 +45,10 @@ def is_long(points, corners=None):
     """
     if corners is not None:
         longest = max(corners[2] - corners[0], corners[3] - corners[1])
-        if len(points) * (_SCALE * longest + 1) <= MOST_STEPS:
+        if len(points) * (SCALE * longest + 1) <= MOST_STEPS:
             return False
     sides = np.abs(points - np.roll(points, -1, axis=0)).max(axis=1)
-    return bool(_SCALE * sides.sum() + len(points) > MOST_STEPS)
+    return bool(SCALE * sides.sum() + len(points) > MOST_STEPS)
 
 
 def column_runs(points, height, width):
@@ -63,7 +63,7 @@ def column_runs(points, height, width):
     Raises:
         ValueError: the outline crosses the columns more than `MOST_CROSSINGS` times.
     """
-    corners = np.trunc(_SCALE * np.asarray(points, np.float64) + 0.5).astype(np.int64)
+    corners = np.trunc(SCALE * np.asarray(points, np.float64) + 0.5).astype(np.int64)
     sides = _sides_in_columns(corners, np.roll(corners, -1, axis=0), width)
     ends = np.cumsum(sides[-1])
     if len(ends) and ends[-1] > MOST_CROSSINGS:
@@ -101,8 +101,8 @@ def _sides_in_columns(begin, end, width):
     flip = (begin[rows, longer] > end[rows, longer])[:, None]
     begin, end = np.where(flip, end, begin), np.where(flip, begin, end)
     low, high = np.minimum(begin[:, 0], end[:, 0]), np.maximum(begin[:, 0], end[:, 0])
-    first = np.maximum(-((2 - low) // _SCALE), 0)  # the first column with 5c + 2 >= low
-    count = np.minimum((high - 3) // _SCALE, width - 1) - first + 1
+    first = np.maximum(-((2 - low) // SCALE), 0)  # the first column with 5c + 2 >= low
+    count = np.minimum((high - 3) // SCALE, width - 1) - first + 1
     crossing = count > 0
     return begin[crossing], end[crossing], first[crossing], count[crossing]
 
@@ -115,11 +115,11 @@ def _crossings(begin, end, first, count):
     flat = across >= np.abs(down)
     upper = np.empty(len(side), np.int64)
     slope = down[flat] / across[flat]
-    right = _SCALE * column[flat] + 3 - u[flat]  # steps to the point right of the border
+    right = SCALE * column[flat] + 3 - u[flat]  # steps to the point right of the border
     on_line = [np.trunc(v[flat] + slope * step + 0.5) for step in (right - 1, right)]
     upper[flat] = np.minimum(*on_line)
     steep = ~flat
-    upper[steep] = v[steep] + _steps_before(u[steep], across[steep], down[steep], _SCALE * column[steep] + 3)
+    upper[steep] = v[steep] + _steps_before(u[steep], across[steep], down[steep], SCALE * column[steep] + 3)
     return column, upper
 
 
@@ -141,7 +141,7 @@ def _steps_before(u, across, down, right):
 
 def _positions(column, upper, height):
     """Positions, column by column, from which on inside and outside are swapped."""
-    row = np.ceil(np.clip((upper + 0.5) / _SCALE - 0.5, 0, height)).astype(np.int64)
+    row = np.ceil(np.clip((upper + 0.5) / SCALE - 0.5, 0, height)).astype(np.int64)
     return column * height + row
 
 

@@ -1,4 +1,4 @@
-"""The user's cache folder: downloaded and converted weights, compiled programs."""
+"""The user's cache folder: downloaded and converted weights, compiled programs, annotations."""
 
 import contextlib
 import os
@@ -6,6 +6,7 @@ import pathlib
 import platform
 
 SWITCH = "KERAS_MASKRCNN_KEEP_COMPILED"  # environment: 0 keeps no compiled programs
+ANNOTATIONS_SWITCH = "KERAS_MASKRCNN_KEEP_ANNOTATIONS"  # environment: 0 keeps no annotations
 
 
 def cache_folder():
@@ -50,4 +51,16 @@ def compiled_folder():
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None  # then each process compiles, as it did before
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def annotations_folder():
+    """The folder of annotations that were read before, or None if the environment says no or there is no place."""
+    if os.environ.get(ANNOTATIONS_SWITCH, "1") == "0":
+        return None
+    try:
+        folder = cache_folder() / "annotations"
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None  # then each process reads the file, as it did before
     return folder if os.access(folder, os.W_OK) else None

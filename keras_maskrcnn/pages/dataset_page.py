@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from keras_maskrcnn.data.coco_output import is_file
+from keras_maskrcnn.data.coco_output import coco_annotations, is_file
 from keras_maskrcnn.data.images.reading import RGB, ImageError
 from keras_maskrcnn.inference.visualize import draw_ground_truth, segmentation_mask
 from keras_maskrcnn.pages.html import write_page_file
@@ -98,15 +98,10 @@ def _pictures(report, dataset):
     pixels = (None, None) if "pixel_mean" in report["proposal"] else RGB
     noted = list(dict.fromkeys(found["image"] for found in findings if found["image"] is not None))[: PICTURES // 2]
     evenly = np.linspace(0, len(dataset) - 1, PICTURES).round().astype(int).tolist()
-    truth = dataset.to_coco()
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    objects = {}
-    for annotation in truth["annotations"]:
-        objects.setdefault(annotation["image_id"], []).append(annotation)
+    names = {int(key): name for key, name in zip(dataset.category_ids, dataset.class_names, strict=True)}
     for position in list(dict.fromkeys([*noted, *evenly]))[:PICTURES]:
         found = [finding["kind"] for finding in findings if finding["image"] == position]
-        annotations = objects.get(dataset[position].image_id, [])
-        yield _picture(dataset, position, pixels, annotations, names, sorted(set(found)))
+        yield _picture(dataset, position, pixels, coco_annotations(dataset, position), names, sorted(set(found)))
 
 
 def _picture(dataset, position, pixels, annotations, names, kinds):

@@ -81,7 +81,7 @@ class EpochOrder:
 
     def __init__(self, dataset, shuffle, seed, repeat_threshold=None, negatives=None):
         self.shuffle, self.seed = shuffle, seed
-        labels = [[i.label for i in record.instances if not i.crowd] for record in dataset.records]
+        labels = dataset.records.labels_by_image()
         self.negative = np.array([not each for each in labels])
         self.factors = np.ones(len(labels)) if repeat_threshold is None else repeat_factors(labels, repeat_threshold)
         if negatives is not None:

@@ -8,18 +8,20 @@ when the file is read.
 
 import math
 
+import numpy as np
+
+from keras_maskrcnn.data.limits import UNCHECKED_PIXELS
 from keras_maskrcnn.data.readers import fields
+from keras_maskrcnn.data.readers.annotation_cache import Reading, remembered
 from keras_maskrcnn.data.readers.coco_categories import read_categories
+from keras_maskrcnn.data.readers.coco_content import read_content
+from keras_maskrcnn.data.readers.coco_polygons import FIELDS, rows_in_images
 from keras_maskrcnn.data.readers.collector import check_stated_size
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
-from keras_maskrcnn.data.readers.folders import read_json
 from keras_maskrcnn.data.readers.image_finder import ImageFinder, shown_name
 from keras_maskrcnn.data.readers.segmentations import read_segmentation
-from keras_maskrcnn.data.records import Dataset, Fault, Instance, Record
+from keras_maskrcnn.data.records import Dataset, Fault, Instance
 
-_REQUIRED = ("images", "annotations", "categories")
-# Of an annotation; what else it holds becomes `Instance.attributes`.
-_FIELDS = frozenset(("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd"))
 _OTHER_FORM = "`{}` is text where the ids of `{}` are numbers, or the reverse; equal ones were taken for the same"
 
 
@@ -44,72 +46,124 @@ class CocoDataset(Dataset):
     """
 
     def __init__(self, annotation_file, image_dir=None, on_error="raise", category_ids=None, class_names=None):
-        content = _read_content(annotation_file)
-        categories = read_categories(content, str(annotation_file), category_ids, class_names)
-        reader = _Reader(content, str(annotation_file), ImageFinder(annotation_file, image_dir), categories)
-        records = reader.records()
-        super().__init__(
-            records,
-            categories.names,
-            categories.ids,
-            annotation_file,
-            on_error,
-            reader.faults,
-            image_dir,
-            [*categories.notes, *reader.finder.notes, *reader.notes.sentences(str(annotation_file))],
-            categories.absent,
+        options = (
+            "coco",
+            None if category_ids is None else tuple(category_ids),
+            None if class_names is None else tuple(class_names),
         )
+        arguments = remembered(
+            annotation_file, image_dir, options, lambda digest: _read(annotation_file, image_dir, *options[1:], digest)
+        )
+        super().__init__(**arguments, name=annotation_file, image_dir=image_dir, on_error=on_error)
+
+
+def _read(annotation_file, image_dir, category_ids, class_names, digest):
+    """The Reading of a file."""
+    source = str(annotation_file)
+    content = read_content(annotation_file, digest)
+    categories = read_categories(content.categories, content.ordinary.category_ids, source, category_ids, class_names)
+    reader = _Reader(content, source, ImageFinder(annotation_file, image_dir), categories)
+    arguments = {
+        "records": reader.table(),
+        "class_names": categories.names,
+        "category_ids": categories.ids,
+        "faults": reader.faults,
+        "notes": [*categories.notes, *reader.finder.notes, *reader.notes.sentences(source)],
+        "absent_classes": categories.absent,
+    }
+    return Reading(arguments, reader.finder, content.in_pieces and reader.reads_no_images)
 
 
 class _Reader:
-    """Turns the JSON content into records. Collects faults and notes."""
+    """Turns the content into a table of records. Collects faults and notes."""
 
     def __init__(self, content, source, finder, categories):
         self.content = content
         self.source = source
         self.finder = finder
         self.categories = categories
+        self.builder = content.builder
         self.faults = list(categories.faults)
         self.notes = fields.Notes()
         self.image_ids = fields.Identifiers("images")
+        self.images = {}  # id -> position in the table, or None after a fault
+        self.reads_no_images = True
 
-    def records(self):
-        images = {key: self._image(key, entry) for key, entry in self._entries("image", self.image_ids)}
-        instances = {key: [] for key in images}
-        for key, annotation in self._entries("annotation", fields.Identifiers("annotations")):
-            image_id, found = self._instance(key, annotation, images)
-            if found is not None:
-                instances[image_id].append(found)
-        return [
-            Record(key, *place, tuple(instances[key]))  # path, height, width
-            for key, place in images.items()
-            if place is not None
-        ]
+    def table(self):
+        """RecordTable of the images; the objects of each are in the order of the file."""
+        for number, entry in enumerate(self.content.images):
+            key = self._key("image", number, entry, self.image_ids)
+            if key is not None:
+                self.images[key] = self._image(key, entry)
+        self.content.images.clear()
+        columns = self.content.ordinary.columns()
+        sizes = np.array(self.builder.columns["size"], np.int64).reshape(-1, 2)
+        good, lost, found = rows_in_images(columns, self.images, sizes, self.categories.labels)
+        del columns["corners"], columns["image_id"], columns["category_id"]
+        numbers, positions = self._one_at_a_time(columns, good, good | lost)
+        rows = np.flatnonzero(good)
+        numbers, positions = (
+            np.append(np.array(one, np.int64), other[rows])
+            for one, other in ((numbers, columns["number"]), (positions, found["position"]))
+        )
+        columns.update(found)
+        del found
+        self.builder.add_rows(columns, rows)
+        return self.builder.table(positions, np.lexsort((numbers, positions)))
 
-    def _entries(self, kind, ids):
-        """(id, entry) of each entry that is a dictionary with an id of its own; another one is a fault."""
-        for number, entry in enumerate(self.content[f"{kind}s"]):
-            try:
-                if not isinstance(entry, dict):
-                    raise FaultyAnnotation(f"it must be a dictionary. Received {fields.shown(entry)}.", "Remove it.")
-                key = ids.add(entry.get("id"))
-            except FaultyAnnotation as fault:
-                self._fault(_where(kind, number, entry), *fault.args)
-            else:
-                yield key, entry
+    def _one_at_a_time(self, columns, good, plain):
+        """Add the annotations that are not ordinary, in the order of the file.
+
+        Args:
+            columns: dict, of the ordinary ones. good: bool (n,), which of these count; it is set to False where an id
+                is there twice. plain: bool (n,), which need not be read again.
+
+        Returns:
+            (numbers, positions): lists of int, of each object that was added.
+        """
+        ordinary, entries = self.content.ordinary, self.content.annotations
+        row_of = np.full(ordinary.count, -1)
+        row_of[columns["number"]] = np.arange(len(plain))
+        known = row_of >= 0
+        known[known] = plain[row_of[known]]
+        numbers = np.arange(ordinary.count) if ordinary.ids_may_recur(columns) else np.flatnonzero(~known)
+        ids, found, positions = fields.Identifiers("annotations"), [], []
+        for number, entry in zip(numbers.tolist(), entries.some(numbers.tolist()), strict=True):
+            key = self._key("annotation", number, entry, ids)
+            if known[number]:
+                good[row_of[number]] &= key is not None
+            elif key is not None:
+                position, instance = self._instance(key, entry)
+                if instance is not None:
+                    self.builder.add_instance(instance)
+                    found.append(number)
+                    positions.append(position)
+        return found, positions
+
+    def _key(self, kind, number, entry, ids):
+        """The id of an entry that is a dictionary with an id of its own; None after recording a fault."""
+        try:
+            if not isinstance(entry, dict):
+                raise FaultyAnnotation(f"it must be a dictionary. Received {fields.shown(entry)}.", "Remove it.")
+            return ids.add(entry.get("id"))
+        except FaultyAnnotation as fault:
+            self._fault(_where(kind, number, entry), *fault.args)
+            return None
 
     def _image(self, key, entry):
-        """(path, height, width) of an image, or None after recording a fault."""
+        """The position of an image in the table, or None after recording a fault."""
         name = entry.get("file_name") or entry.get("coco_url")  # LVIS has the URL alone
         where = f"image {key} ({_plain(name)})"
         try:
             size = self._size(entry, where)
             path = self.finder.find(name)
+            self.reads_no_images &= size[0] * size[1] <= UNCHECKED_PIXELS
             check_stated_size(path, size, self.source)
         except FaultyAnnotation as fault:
             self._fault(where, *fault.args)
             return None
-        return path, *size
+        self.builder.add_image(key, path, *size)
+        return len(self.builder) - 1
 
     def _size(self, entry, where):
         """(height, width) of an image."""
@@ -128,21 +182,22 @@ class _Reader:
                 "Write the file's own size into the annotations.",
             ) from None
 
-    def _instance(self, key, annotation, images):
-        """(image id, Instance) of an annotation; the Instance is None after recording a fault."""
+    def _instance(self, key, annotation):
+        """(position of the image, Instance) of an annotation; the Instance is None after recording a fault."""
         image_id = annotation.get("image_id")
-        if type(image_id) is not int or image_id not in images:
+        if type(image_id) is not int or image_id not in self.images:
             image_id = self._image_of(key, image_id)
-        if image_id is None or images[image_id] is None:
-            return image_id, None  # the image or the annotation already has a fault
-        path, height, width = images[image_id]
+        position = None if image_id is None else self.images[image_id]
+        if position is None:
+            return None, None  # the image or the annotation already has a fault
+        path, height, width = self.builder.image(position)
 
         def note(what):
             self.notes.add(what, f"annotation {key} of {path}")
 
         try:
             mask, box = read_segmentation(annotation.get("segmentation"), height, width, note)
-            return image_id, Instance(
+            return position, Instance(
                 label=self._label(annotation.get("category_id"), note),
                 box=box,
                 mask=mask,
@@ -156,7 +211,7 @@ class _Reader:
             self._fault(f"annotation {key} of {path}", *fault.args)
         except ValueError as error:
             self._fault(f"annotation {key} of {path}", str(error), "Or remove it.")
-        return image_id, None
+        return position, None
 
     def _image_of(self, key, stated):
         """The id of the image that an annotation names in another form, as text or as a number; None is a fault."""
@@ -188,22 +243,6 @@ class _Reader:
 
     def _fault(self, where, problem, remedy):
         self.faults.append(Fault(where, problem, remedy))
-
-
-def _read_content(path):
-    content = read_json(path)
-    missing = [key for key in _REQUIRED if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise ValueError(
-            f"COCO annotations must contain {list(_REQUIRED)}. Received {path} without {missing}. "
-            "Use an instances file, not captions or results."
-        )
-    for key in _REQUIRED:
-        if not isinstance(content[key], list):
-            raise ValueError(
-                f"{path}: `{key}` must be a list. Received {fields.shown(content[key])}. Export the annotations again."
-            )
-    return content
 
 
 def _where(kind, number, entry):
@@ -264,11 +303,11 @@ def _stated_box(box, height, width, note):
 
 def _attributes(annotation, note):
     """All other fields, or None. A `score` must be a finite number; other fields with NaN or infinity are left out."""
-    if annotation.keys() <= _FIELDS:
+    if annotation.keys() <= FIELDS:
         return None
     if annotation.get("score") is not None:
         fields.number(annotation["score"], "`score`")
-    other = {key: value for key, value in annotation.items() if key not in _FIELDS}
+    other = {key: value for key, value in annotation.items() if key not in FIELDS}
     for key in [key for key, value in other.items() if not _is_json(value)]:
         note(f"the field {fields.shown(key)} holds NaN or infinity, which JSON does not have; it is left out")
         del other[key]

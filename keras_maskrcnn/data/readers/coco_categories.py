@@ -31,11 +31,12 @@ class Categories:
     faults: tuple = ()
 
 
-def read_categories(content, source, ids=None, names=None):
+def read_categories(entries, used, source, ids=None, names=None):
     """Give the categories of a COCO file labels.
 
     Args:
-        content: dict, the file. source: str, its name in messages.
+        entries: list, the file's `categories`. used: the different ids that annotations have. source: str, the file in
+            messages.
         ids: category ids by label, or None. names: class names by label, or None. Where names are given, categories
             are joined by name, and ids only serve those that the file does not list or name.
 
@@ -52,7 +53,7 @@ def read_categories(content, source, ids=None, names=None):
             f"category_ids={tuple(ids)}. Take both from the training set, or leave category_ids out."
         )
     given = dict(zip(ids, names, strict=True)) if ids is not None and names is not None else {}
-    known, written, faults = _listed(content["categories"], given)
+    known, written, faults = _listed(entries, given)
     if not written and ids is None:
         received = f"none that can be used: {faults[0]}" if faults else "an empty list."
         raise ValueError(
@@ -61,7 +62,8 @@ def read_categories(content, source, ids=None, names=None):
         )
     numbers, notes = _numbered(written, source)
     listed = {numbers[key]: name for key, name in written.items()}
-    used = _used_ids(content["annotations"], known, numbers)
+    found = {known.find(key) for key in used}
+    used = {numbers[key] for key in found if key in numbers}
     listed, twins = _without_unused_twins(listed, used, source)
     notes += twins
     if names is None:
@@ -116,13 +118,6 @@ def _numbered(written, source):
         taken.add(number)
     changed = ", ".join(f"{key!r} became {numbers[key]}" for key in texts[:10])
     return numbers, [f"{source}: category ids that are text became numbers: {changed}."] if texts else []
-
-
-def _used_ids(annotations, known, numbers):
-    """Numbers of the listed categories that annotations have."""
-    keys = [a.get("category_id") for a in annotations if isinstance(a, dict)]
-    found = {known.find(key) for key in {key for key in keys if isinstance(key, (int, float, str))}}
-    return {numbers[key] for key in found if key in numbers}
 
 
 def _without_unused_twins(listed, used, source):

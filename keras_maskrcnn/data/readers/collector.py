@@ -3,14 +3,13 @@
 A reader adds the objects of each image by class *name*. `finish` turns the result into arguments of `Dataset.__init__`.
 """
 
-import dataclasses
-
 from keras_maskrcnn.data.classes import ClassesDiffer, check_unique, differing, join_classes
 from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.data.limits import UNCHECKED_PIXELS
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation, Notes, class_name
 from keras_maskrcnn.data.readers.folders import image_files_and_others
 from keras_maskrcnn.data.records import Fault, Instance, Record, size_message
+from keras_maskrcnn.data.table_builder import TableBuilder
 
 
 def check_stated_size(path, stated, name):
@@ -52,7 +51,7 @@ class Collector:
         self.faults = []
         self.notes = []
         self._counted = Notes()
-        self._records = []
+        self._records = TableBuilder()
         self._given = None if class_names is None else list(class_names)
         self.default = class_names[0] if class_names is not None and len(class_names) == 1 else "object"
         self._declared = []
@@ -130,7 +129,7 @@ class Collector:
         """Add an image with its objects. Entries that are None (faulty objects) are dropped. Ids count from 1."""
         image_id = len(self._records) + 1 if image_id is None else image_id
         found = tuple(instance for instance in instances if instance is not None)
-        self._records.append(Record(image_id, source, *size, found))
+        self._records.add(Record(image_id, source, *size, found))
 
     def finish(self, category_ids=None):
         """Arguments of `Dataset.__init__`. Classes found are sorted by name; declared classes keep their order.
@@ -200,13 +199,7 @@ class Collector:
 
     def _labelled(self, names):
         """The records with final labels. Only classes that were found, not declared, need reordering."""
+        records = self._records.table()
         if self._given or self._declared or not self._found:
-            return self._records
-        final = {number: names.index(name) for name, number in self._found.items()}
-        return [
-            dataclasses.replace(
-                record,
-                instances=tuple(dataclasses.replace(found, label=final[found.label]) for found in record.instances),
-            )
-            for record in self._records
-        ]
+            return records
+        return records.with_labels({number: names.index(name) for name, number in self._found.items()})

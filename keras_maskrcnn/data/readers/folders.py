@@ -1,6 +1,7 @@
 """Find and read the files of a dataset: images in folders, text and JSON. Called by the readers."""
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ IMAGE_SUFFIXES = (
     ".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".npy",
 )  # fmt: skip
 _SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")  # of Windows, archives from macOS, Synology
+_BLOCK = 2**20  # bytes
 _SHOWN = 4  # kinds of files in a note
 IMAGE_FOLDERS = ("images", "image", "imgs")
 
@@ -96,7 +98,7 @@ def named_folders(folder, names):
         List of Path, in the order of the names; an exact name goes before the same one in other case.
     """
     try:
-        found = [path for path in sorted(pathlib.Path(folder).iterdir()) if path.name.lower() in names]
+        found = sorted(pathlib.Path(folder, name) for name in os.listdir(folder) if name.lower() in names)
     except OSError:
         return []
     found.sort(key=lambda path: (names.index(path.name.lower()), path.name not in names))
@@ -125,7 +127,7 @@ def by_unique_stem(collector, files, owner=str):
 
 def common_folder(files):
     """The deepest folder that contains all files, absolute; None if there are no files."""
-    folders = {str(pathlib.Path(file).absolute().parent) for file in files}
+    folders = {str(pathlib.Path(folder).absolute()) for folder in {os.path.dirname(file) for file in files}}
     return pathlib.Path(os.path.commonpath(folders)) if folders else None
 
 
@@ -165,9 +167,30 @@ def read_bytes(path, most=None):
         ValueError: the file does not exist, cannot be read or is too large.
     """
     path = pathlib.Path(path)
+    with _named_faults(path), open(path, "rb") as file:
+        data = file.read(-1 if most is None else most + 1)
+    check_count(len(data), most or len(data), f"bytes of {path}")
+    return data
+
+
+def read_blocks(path, overlap=0):
+    """The content of an annotation file in blocks, each after the last `overlap` bytes of the one before. Yields bytes.
+
+    Raises:
+        ValueError: as `read_bytes`.
+    """
+    path, end = pathlib.Path(path), b""
+    with _named_faults(path), open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            yield end + block
+            end = block[-overlap:] if overlap else b""
+
+
+@contextlib.contextmanager
+def _named_faults(path):
+    """What goes wrong in reading a file becomes a ValueError that names it."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(-1 if most is None else most + 1)
+        yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f"An annotation file must exist. Received {path}, which does not exist. Check the path."
@@ -176,8 +199,6 @@ def read_bytes(path, most=None):
         raise ValueError(
             f"An annotation file must be readable. Received {path}: {error}. Check its name and its permissions."
         ) from error
-    check_count(len(data), most or len(data), f"bytes of {path}")
-    return data
 
 
 def read_json(path):

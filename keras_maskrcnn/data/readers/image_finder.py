@@ -20,6 +20,7 @@ Called by the readers.
 import collections
 import filecmp
 import functools
+import hashlib
 import os
 import pathlib
 import re
@@ -64,7 +65,8 @@ class ImageFinder:
             beside, above = named_folders(own, folders), named_folders(_above(own), folders)
             self._tiers = [[own, *beside], [*above, _above(own)]]
             self._searched = [own, *(folder for folder in above if folder.resolve() != own.resolve())]
-        self._names = functools.cache(_file_names)  # folder -> names of its files
+        self._names = _Listings()  # folder -> names of its files
+        self._endings = set()  # of the names that were looked up
         self._indices = {}
         self._users = {}  # path -> the name that led to it, of files found by less than their whole name
         self._too_large = []
@@ -83,6 +85,35 @@ class ImageFinder:
             f"An image was {how}: {self._examples[how]}{f', and {count - 1} more' if count > 1 else ''}."
             for how, count in self._found_by.items()
         ]
+
+    def looked_at(self):
+        """What the paths found so far depend on: a dict for `state_of`, which JSON can hold."""
+        return {
+            "folders": sorted(self._names),
+            "endings": sorted(self._endings | set(IMAGE_SUFFIXES)),
+            "searched": "_files" in vars(self),
+        }
+
+    def state_of(self, folders, endings, searched):
+        """A digest of the files on which paths depend; while it is the same, names lead to the same files.
+
+        Files of other endings are left out: logs and such come and go in the folder of the annotations.
+
+        Args:
+            folders: those that are listed. endings: of the files that count. searched: whether sub-folders count, too.
+        """
+        digest, endings = hashlib.sha256(), tuple(ending.lower() for ending in endings if ending)
+
+        def counts(name):
+            return "." not in name or name.lower().endswith(endings)
+
+        for folder in folders:
+            names = sorted(filter(counts, self._names[folder]))
+            digest.update("\0".join([folder, *names, ""]).encode("utf-8", "surrogatepass"))
+        places = [str(place) for tier in self._tiers for place in tier] + [str(place) for place in self._searched]
+        places += [str(file) for file in self._files if counts(file.name)] if searched else []
+        digest.update("\0".join(places).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def locate(self, collector, name):
         """As `find`; None after recording the fault in a Collector."""
@@ -116,20 +147,21 @@ class ImageFinder:
                 f"an image needs the name of its file. Received {shown_name(name)}.", "Add the name, or remove it."
             )
         forms = name_forms(name)
+        self._endings.add(os.path.splitext(name)[1])
         return self._absolute(name) or self._exact(name, forms) or self._similar(name, forms)
 
     def _absolute(self, name):
         if not os.path.isabs(name):
             return None
         folder, base = os.path.split(name)
-        return pathlib.Path(name) if base in self._names(folder) else None
+        return pathlib.Path(name) if base in self._names[folder] else None
 
     def _exact(self, name, forms):
         """The file at one of the forms of its name inside one of the places."""
         for tier in self._tiers:
             for form in forms:
                 folder, base = os.path.split(form)
-                found = [place for place in tier if base in self._names(f"{place}/{folder}")]
+                found = [place for place in tier if base in self._names[f"{place}/{folder}"]]
                 if found:
                     path = _only(name, [place / form for place in found])
                     self._note_outside(name, path, form)
@@ -200,6 +232,14 @@ class ImageFinder:
             f"the file does not exist. Looked for {names} in {', '.join(places[:_SHOWN])} and in sub-folders{but}.",
             f"Name the folder of the images: {argument('image_dir')}; or correct the name.",
         )
+
+
+class _Listings(dict):
+    """{folder: names of its files}; each folder is listed when it is first asked for."""
+
+    def __missing__(self, folder):
+        self[folder] = names = _file_names(folder)
+        return names
 
 
 def name_forms(name):

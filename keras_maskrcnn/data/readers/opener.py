@@ -16,7 +16,7 @@ from keras_maskrcnn.data.readers.folders import (
     folders_in,
     image_files,
     named_folders,
-    read_bytes,
+    read_blocks,
 )
 from keras_maskrcnn.data.readers.instance_files import MASK_FOLDERS, InstanceFilesDataset
 from keras_maskrcnn.data.readers.label_images import (
@@ -146,16 +146,18 @@ def _recognise_file(path):
 
 def _recognise_json(path):
     """The tool that wrote a .json file, by its keys. Searching the bytes is much faster than parsing large files."""
-    data = read_bytes(path)
-    for name, keys in (
-        ("labelme", (b'"shapes"', b'"imagePath"')),
-        ("via3", (b'"vid_list"', b'"fname"', b'"metadata"')),
-        ("via", (b'"filename"', b'"regions"')),
-        ("coco", (b'"images"', b'"annotations"', b'"categories"')),
-    ):
-        if all(key in data for key in keys):
-            return name
-    return None
+    missing = {
+        "labelme": [b'"shapes"', b'"imagePath"'],
+        "via3": [b'"vid_list"', b'"fname"', b'"metadata"'],
+        "via": [b'"filename"', b'"regions"'],
+        "coco": [b'"images"', b'"annotations"', b'"categories"'],
+    }
+    for block in read_blocks(path, overlap=16):
+        for keys in missing.values():
+            keys[:] = [key for key in keys if key not in block]
+        if not missing["labelme"]:
+            break
+    return next((name for name, keys in missing.items() if not keys), None)
 
 
 def _recognise_folder(folder):

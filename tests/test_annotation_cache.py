@@ -1,0 +1,210 @@
+"""What is kept of a large COCO file: the same records, faults and notes as without; anew after every change."""
+
+import json
+import logging
+import os
+import pathlib
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_record_table import same
+
+from keras_maskrcnn.data.readers import annotation_cache, coco
+from keras_maskrcnn.data.readers.coco import CocoDataset
+from keras_maskrcnn.host import caches
+
+SQUARE = [1.25, 2, 30, 2, 30, 20.5, 1.25, 20.5]
+KINDS = {
+    "plain": {"segmentation": [SQUARE]},
+    "parts": {"segmentation": [SQUARE, [2, 2, 9, 2, 9, 9]], "bbox": [1.25, 2, 28.75, 18.5], "area": 530},
+    "runs": {"segmentation": {"size": [24, 32], "counts": [30, 10, 728]}, "iscrowd": 1},
+    "attributes": {"segmentation": [SQUARE], "attributes": {"occluded": True, "name": "ü"}},
+    "noted": {"segmentation": SQUARE},
+    "line": {"segmentation": [SQUARE, [1, 1, 2, 2, 3, 3]]},
+    "outside": {"segmentation": [[100, 100, 120, 100, 120, 120]]},
+    "unknown image": {"segmentation": [SQUARE], "image_id": 99},
+}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty cache folder."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "keras_maskrcnn" / "annotations"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A COCO file of more than the smallest size, and its images."""
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    for name in ("a.png", "b.png", "ü.png"):
+        Image.new("RGB", (32, 24)).save(folder / "images" / name)
+    write(folder / "coco.json", KINDS.values())
+    return folder / "coco.json"
+
+
+def write(path, kinds, **more):
+    content = {
+        "info": {"padding": " " * annotation_cache.SMALLEST},
+        "images": [
+            {"id": number, "file_name": name, "height": 24, "width": 32}
+            for number, name in enumerate(["a.png", "b.png", "ü.png", "missing.png"], start=1)
+        ],
+        "annotations": [
+            {"id": number, "image_id": 1 + number % 3, "category_id": 5} | kind for number, kind in enumerate(kinds)
+        ],
+        "categories": [{"id": 5, "name": "cell"}],
+    }
+    path.write_text(json.dumps(content | more, ensure_ascii=False), encoding="utf-8")
+
+
+def opened(path, **options):
+    """(dataset, whether the file was read)."""
+    reads = []
+    original = coco.read_content
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(coco, "read_content", lambda *args: reads.append(1) or original(*args))
+        return CocoDataset(path, on_error="skip", **options), bool(reads)
+
+
+def content(dataset):
+    return list(dataset.records), dataset.faults, dataset.notes, dataset.class_names, dataset.category_ids
+
+
+def test_the_second_opening_is_the_same_and_reads_nothing(home, data, monkeypatch):
+    first, read = opened(data)
+    again, read_again = opened(data)
+    assert (read, read_again) == (True, False) and len(list(home.iterdir())) == 1
+    assert same(content(first), content(again))
+    assert len(again.faults) == 3 and len(again.notes) == 2 and len(again) == 3
+    assert sum(len(record.instances) for record in again.records) == 6
+    monkeypatch.setenv(caches.ANNOTATIONS_SWITCH, "0")
+    plain, read = opened(data)
+    assert read and same(content(plain), content(again))
+
+
+def test_faults_raise_the_same_message_from_the_cache(home, data):
+    messages = []
+    for _ in range(2):
+        with pytest.raises(ValueError, match="must have no faults. Received 3") as caught, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            CocoDataset(data)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1] and len(list(home.iterdir())) == 1
+
+
+def changed_text(data, home):
+    text = data.read_text(encoding="utf-8")
+    about = data.stat()
+    data.write_text(text.replace("1.25", "1.75"), encoding="utf-8")
+    os.utime(data, ns=(about.st_atime_ns, about.st_mtime_ns))  # of the same size and time
+
+
+def added_image(data, home):
+    Image.new("RGB", (32, 24)).save(data.parent / "images" / "missing.png")
+
+
+def removed_image(data, home):
+    (data.parent / "images" / "b.png").unlink()
+
+
+def damaged(data, home):
+    place = next(home.iterdir())
+    raw = bytearray(place.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    place.write_bytes(raw)
+
+
+def truncated(data, home):
+    place = next(home.iterdir())
+    place.write_bytes(place.read_bytes()[:-100])
+
+
+def emptied(data, home):
+    next(home.iterdir()).write_bytes(b"")
+
+
+def foreign(data, home):
+    next(home.iterdir()).write_bytes(b"PK\3\4 an archive" * 100)
+
+
+@pytest.mark.parametrize(
+    "change", [changed_text, added_image, removed_image, damaged, truncated, emptied, foreign], ids=lambda f: f.__name__
+)
+def test_after_a_change_the_file_is_read_anew_and_kept_again(change, home, data):
+    before, _ = opened(data)
+    before = content(before)
+    change(data, home)
+    after, read = opened(data)
+    again, read_again = opened(data)
+    assert read and not read_again and same(content(after), content(again))
+    assert same(content(after), before) == (change in (damaged, truncated, emptied, foreign))
+    assert len(list(home.iterdir())) == 1
+
+
+def test_other_files_and_times_do_not_matter(home, data):
+    opened(data)
+    (data.parent / "log.txt").write_text("...")
+    (data.parent.parent / "other").mkdir()
+    os.utime(data, (1, 1))
+    assert not opened(data)[1]
+
+
+def test_other_options_and_paths_are_kept_apart(home, data, monkeypatch):
+    assert (
+        opened(data)[1]
+        and opened(data, class_names=["other", "cell"])[1]
+        and opened(str(data), image_dir=data.parent / "images")[1]
+    )
+    assert opened(data)[0][0].instances[0].label == 0
+    dataset, read = opened(data, class_names=["other", "cell"])
+    assert not read and dataset[0].instances[0].label == 1
+    monkeypatch.chdir(data.parent)
+    relative, read = opened("coco.json")
+    assert read and relative[0].source == pathlib.Path("images/a.png")
+    monkeypatch.chdir(data.parent.parent)
+    with pytest.raises(ValueError, match="does not exist"):
+        CocoDataset("coco.json")
+
+
+def test_small_files_leave_nothing(home, data):
+    write(data, KINDS.values(), info={})
+    assert opened(data)[1] and opened(data)[1] and not home.exists()
+
+
+def test_without_a_place_the_file_is_read(home, data, monkeypatch, caplog):
+    home.parent.mkdir(parents=True)
+    home.write_text("a file where the folder should be")
+    assert opened(data)[1] and opened(data)[1]
+    home.unlink()
+
+    def fail(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr(annotation_cache, "write_atomically", fail)
+    with caplog.at_level(logging.DEBUG):
+        assert opened(data)[1] and "no room" in caplog.text
+
+
+def test_the_ones_unused_for_longest_make_room(home, data, monkeypatch):
+    opened(data)
+    old = next(home.iterdir())
+    os.utime(old, (1, 1))
+    opened(data, class_names=["cell"])
+    assert old.exists()
+    monkeypatch.setattr(annotation_cache, "MOST", int(old.stat().st_size * 2.5))
+    opened(data, class_names=["cell", "other"])
+    assert not old.exists() and len(list(home.iterdir())) == 2
+
+
+def test_arrays_of_a_cache_are_mapped_and_read_only(home, data):
+    opened(data)
+    columns = opened(data)[0].records.columns
+    assert not any(values.flags.writeable for values in columns.values())
+    with pytest.raises(ValueError, match="read-only"):
+        columns["coordinates"][0] = 1.0
+    assert type(columns["coordinates"]) is np.ndarray
