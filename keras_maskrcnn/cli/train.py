@@ -41,6 +41,7 @@ def train(args):
         shuffle=True,
         seed=args.seed,
         workers=args.workers,
+        worker_type=args.worker_type,
         augmentation=augmentation,
         repeat_threshold=args.repeat_threshold,
         negatives=args.negatives,
@@ -49,6 +50,7 @@ def train(args):
         f"{len(train)} training and {len(val)} validation images; an epoch has {len(loader.order)} images in "
         f"{len(loader)} batches"
     )
+    print(loader.workers_chosen)
     recipe = recipe_of(args, loader)
     model.compile(recipe.make_optimizer())
     settings = {**vars(args), "training_recipe": dataclasses.asdict(recipe)}
@@ -67,6 +69,7 @@ def train(args):
         resume=args.resume,
         overwrite=args.overwrite,
         tensorboard=args.tensorboard,
+        save_minutes=args.save_minutes,
     )
     run_dir = pathlib.Path(args.run_dir)
     if metrics:
