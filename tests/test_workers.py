@@ -30,7 +30,7 @@ CONFIG = MaskRCNNConfig(num_classes=1, image_scale=1.0, max_instances=2, gt_mask
 SCENES = os.path.join(os.path.dirname(__file__), "worker_parts.py")
 
 
-def maker_of(count=8, transforms=None, batch_size=2, workers=2, **options):
+def maker_of(count=8, transforms=None, batch_size=2, workers=1, **options):
     options = {"worker_type": "process", "worker_timeout": 60, **options}
     return BatchMaker(ArrayDataset(*pictures(count)), CONFIG, batch_size, transforms, workers=workers, **options)
 
@@ -172,14 +172,14 @@ def test_packed_objects_come_back_and_large_arrays_are_shared():
     rng = np.random.default_rng(0)
     large, small = rng.random((1000, 30)), rng.random(5)
     content = {"large": large, "turned": large.T[::2], "small": small, "names": ["a", None], "text": np.array(["ab"])}
-    descriptor, size, length, places = packing.pack(content)
-    assert len(places) == 2 and length < 2000
-    found = packing.unpack(descriptor, size, length, places)
+    descriptor, size, length, table = packing.pack(content)
+    assert length < 2000 and length + large.nbytes * 1.5 < table < length + large.nbytes * 1.5 + 128
+    found = packing.unpack(descriptor, size, length, table)
     os.close(descriptor)
     for name in ("large", "turned", "small", "text"):
         np.testing.assert_array_equal(found[name], content[name])
     assert found["names"] == ["a", None] and not found["large"].flags.writeable
-    assert all(start % 64 == 0 for start, _ in places)
+    assert found["large"].ctypes.data % 64 == 0 and found["large"].base is not None
 
 
 def test_without_memfd_the_shared_memory_is_a_file_without_a_name(monkeypatch, tmp_path):
@@ -226,7 +226,7 @@ def test_a_worker_that_is_killed_while_idle_is_an_error_too():
     maker = maker_of(workers=1)
     maker[0]
     os.kill(maker._pool.process_ids[0], signal.SIGKILL)
-    with pytest.raises(WorkerLost, match="SIGKILL.*image 3, image 4.*worker_type=\"thread\""):
+    with pytest.raises(WorkerLost, match='SIGKILL.*image 3, image 4.*worker_type="thread"'):
         maker[1]
     maker.close()
 
@@ -271,7 +271,7 @@ def test_an_image_that_cannot_be_read_is_the_same_error(damaged):
     config = MaskRCNNConfig(len(dataset.class_names), image_scale=1.0)
     errors = []
     for kind in ("thread", "process"):
-        maker = BatchMaker(dataset, config, 2, worker_type=kind)
+        maker = BatchMaker(dataset, config, 2, workers=1, worker_type=kind)
         with pytest.raises(ImageError) as caught:
             maker[2]
         errors.append((type(caught.value), str(caught.value)))
@@ -379,7 +379,7 @@ def test_closing_and_forgetting_end_the_workers_and_free_everything():
         maker = maker_of()
         maker[0]
         ids = maker._pool.process_ids
-        assert len(ids) == 2 and all(map(is_running, ids))
+        assert len(ids) == 1 and all(map(is_running, ids))
         if end == "close":
             maker.close()
             assert colours(maker[1]) == [2, 3]  # new workers

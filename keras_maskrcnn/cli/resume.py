@@ -43,10 +43,10 @@ def announce(run_dir):
     """Print how far the stopped run is. Errors as `state_to_resume`."""
     state, _ = _state(run_dir)
     if state is None:
-        print(f"{run_dir} has no complete epoch and no save within one: the run begins again, with its options")
+        print(f"{run_dir} has no complete epoch: the run begins again, with its options")
         return
     what = "finishing the report of" if state["finished"] else "resuming"
-    print(f"{what} {run_dir} after {position(state)}, {state['seconds'] / 60:.1f} minutes")
+    print(f"{what} {run_dir} after {position(state)} and {state['seconds'] / 60:.1f} minutes")
 
 
 def load_last(run_dir):

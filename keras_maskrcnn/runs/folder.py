@@ -1,9 +1,9 @@
 """What a run folder holds: which run, how far it is, what is damaged. Imports no framework.
 
 The member `run.json` of `last.keras` holds the state of the run: an epoch counts from the moment its `last.keras` is in
-place. `best.keras` is a copy of it, so that a run can also go on from there. `midway.keras` is the same within an epoch,
-and counts until the epoch ends. A run is finished when its report, `index.html`, is written. Called by `experiment.py`
-and the command line.
+place. `best.keras` is a copy of it, so that a run can also go on from there. `midway.keras` is the same within an
+epoch, and counts until the epoch ends. A run is finished when its report, `index.html`, is written. Called by
+`experiment.py` and the command line.
 """
 
 import dataclasses
@@ -78,9 +78,9 @@ class FoundRun:
 
 
 def position(state):
-    """How far a state is, in words: "3 epochs", "3 epochs and 1200 batches"."""
+    """How far a state is, in words: "3 epochs", "3 epochs, 1200 batches"."""
     midway = state.get("midway")
-    return f"{state['epochs_done']} epochs" + (f" and {midway['batches']} batches" if midway else "")
+    return f"{state['epochs_done']} epochs" + (f", {midway['batches']} batches" if midway else "")
 
 
 def find_run(run_dir):

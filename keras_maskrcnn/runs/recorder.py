@@ -169,7 +169,8 @@ class RunRecorder(keras.callbacks.Callback):
             self._hinted = True
             _LOG.info(
                 "  the loader is slower than the model, which waited for data %.0f%% of the time: raise --workers "
-                "(DataLoader's workers) towards the number of cores, augment less, or store smaller images",
+                "(DataLoader's workers) towards the number of cores with --worker-type process (worker_type), augment "
+                "less, or store smaller images",
                 100 * waited,
             )
 

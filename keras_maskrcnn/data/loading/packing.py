@@ -23,7 +23,7 @@ def pack(content):
     """Write an object into a new shared file.
 
     Returns:
-        (descriptor, size, length of the pickle, list of (offset, length) of the arrays).
+        (descriptor, size, length of the pickle, offset of the table of arrays), for `unpack`.
 
     Raises:
         NotSendable: a part of it cannot be pickled, or worker processes could not import it.
@@ -37,9 +37,10 @@ def pack(content):
         raise
 
 
-def unpack(descriptor, size, length, places):
+def unpack(descriptor, size, length, table):
     """The object that `pack` wrote; its large arrays are read-only views of the shared memory."""
     memory = memoryview(mapped(descriptor, size, writable=False))
+    places = pickle.loads(memory[table:])
     return pickle.loads(memory[:length], buffers=[memory[start : start + count] for start, count in places])
 
 
@@ -60,7 +61,7 @@ def _write(content, file):
         places.append((aligned(end), raw.nbytes))
         file.write(raw)
         end = aligned(end) + raw.nbytes
-    return end, length, places
+    return end + file.write(pickle.dumps(places)), length, end
 
 
 class _Pickler(pickle.Pickler):
