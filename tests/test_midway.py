@@ -56,15 +56,12 @@ def assert_same_state(model, other):
 def test_runs_killed_within_epochs_end_like_one_that_was_left_alone(tmp_path, ema):
     recipe = km.choose_recipe(2, 4, epochs=4, learning_rate=0.05, accumulate=3, ema=ema)
     straight, loader = start(recipe)
-    steps = len(loader)
-    assert steps == 5
+    assert len(loader) == 4
     train_model(straight, loader, None, tmp_path / "straight", epochs=4, verbose=0)
     run, resume, seen = tmp_path / "run", False, []
-    # Killed in the first epoch, in the same one again, in the third before its last batch, and left alone.
-    for kill_after, position in ((3, (0, 2)), (2, (0, 3)), (9, (2, 1)), (3, (2, 3)), (None, None)):
-        model, loader = start(recipe, seed=len(seen))
-        if len(seen) == 2:
-            loader = DataLoader(loader.dataset, CONFIG, 2, loader.transforms, loader.options, workers=2)
+    # Killed in the first epoch, in the same one again in its last step, in the third epoch twice, and left alone.
+    for kill_after, position in ((3, (0, 2)), (2, (0, 3)), (7, (2, 1)), (2, (2, 2)), (None, None)):
+        model, loader = start(recipe, seed=3 + len(seen))
         watch = Steps(kill_after)
         options = {"epochs": 4, "callbacks": [watch], "verbose": 0, "save_minutes": 0.0, "resume": resume}
         if kill_after is None:
@@ -77,7 +74,7 @@ def test_runs_killed_within_epochs_end_like_one_that_was_left_alone(tmp_path, em
             assert ("last.keras" in {path.name for path in run.iterdir()}) == (position[0] > 0)
         seen.append({epoch: len(batches) for epoch, batches in watch.epochs.items()})
         resume = True
-    assert seen == [{0: 3}, {0: 2}, {0: 2, 1: 5, 2: 2}, {2: 3}, {2: 2, 3: 5}]
+    assert seen == [{0: 3}, {0: 2}, {0: 1, 1: 4, 2: 2}, {2: 2}, {2: 2, 3: 4}]
     assert rows_of(run) == rows_of(tmp_path / "straight") and len(rows_of(run)) == 4
     assert_same_state(model, straight)
     assert read_state(run / "last.keras")["finished"] and not (run / "midway.keras").exists()
@@ -112,16 +109,16 @@ def test_minutes_and_the_rate_go_on_within_an_epoch(tmp_path, monkeypatch):
     model, loader = start(recipe)
     first = Clock(monkeypatch)
     with pytest.raises(Killed):
-        train_model(model, loader, None, tmp_path, callbacks=[first, Steps(9)], **options)
+        train_model(model, loader, None, tmp_path, callbacks=[first, Steps(8)], **options)
     found = find_run(tmp_path).midway
-    # A second a step. Epochs of five steps end at 5, 10: saved at 3, 8 (the clock starts again at each end).
-    assert (found["epochs_done"], found["midway"]["batches"], found["seconds"]) == (1, 3, 8.0)
+    # A second a step. The first epoch of four steps ends at 4, where the time to the next save starts again.
+    assert (found["epochs_done"], found["midway"]["batches"], found["seconds"]) == (1, 3, 7.0)
     second = Clock(monkeypatch)
     second.now = 1000.0  # the pause does not count
     model, loader = start(recipe)
     train_model(model, loader, None, tmp_path, callbacks=[second], resume=True, **options)
     cosine = 0.05 * (1 + np.cos(np.pi * np.arange(20) / 20)) * np.minimum(1, np.arange(1, 21) / 2)
-    np.testing.assert_allclose(first.rates[:8] + second.rates, cosine, rtol=1e-5)
+    np.testing.assert_allclose(first.rates[:7] + second.rates, cosine, rtol=1e-5)
     assert not (tmp_path / "midway.keras").exists()
 
 
@@ -136,7 +133,7 @@ def killed_run(tmp_path, steps, **options):
 
 @pytest.mark.tensorflow
 def test_what_is_said_of_a_run_that_stopped_within_an_epoch(tmp_path, capsys):
-    recipe = killed_run(tmp_path, 9)
+    recipe = killed_run(tmp_path, 8)
     model, loader = start(recipe)
     with pytest.raises(ValueError, match="a run stopped after 1 epochs, 3 batches. Add resume=True"):
         train_model(model, loader, None, tmp_path, epochs=3, verbose=0)
@@ -148,7 +145,7 @@ def test_what_is_said_of_a_run_that_stopped_within_an_epoch(tmp_path, capsys):
 
 @pytest.mark.tensorflow
 def test_a_midway_file_that_is_damaged_old_or_of_another_run_does_not_count(tmp_path):
-    recipe = killed_run(tmp_path / "run", 9)
+    recipe = killed_run(tmp_path / "run", 8)
     straight, loader = start(recipe)
     train_model(straight, loader, None, tmp_path / "straight", epochs=3, verbose=0)
     midway = tmp_path / "run" / "midway.keras"
@@ -164,14 +161,14 @@ def test_a_midway_file_that_is_damaged_old_or_of_another_run_does_not_count(tmp_
         assert rows_of(folder) == rows_of(tmp_path / "straight") and len(watch.epochs[1]) == count
         assert not (folder / "midway.keras").exists()
 
-    resume(tmp_path / "whole", 2)
+    resume(tmp_path / "whole", 1)
     cut(midway)
     with pytest.warns(UserWarning, match="midway.keras is damaged: .* goes on after its last complete epoch"):
-        resume(tmp_path / "damaged", 5)
+        resume(tmp_path / "damaged", 4)
     for number, change in enumerate([{"run_id": "another"}, {"epochs_done": 0}, {"midway": None}]):
         midway.write_bytes(kept)
         change_state(midway, change)
-        resume(tmp_path / str(number), 5)
+        resume(tmp_path / str(number), 4)
 
 
 def change_state(path, change):
@@ -239,16 +236,16 @@ def test_the_loader_offers_the_rest_of_an_epoch():
     _, loader = start(km.choose_recipe(2, 4, epochs=2))
     loader.set_epoch(1)
     whole = [batch["images"] for batch in loader]
-    loader.start_at(1, 3)
+    loader.start_at(1, 2)
     loader.set_epoch(0)
-    assert loader.num_batches == 5
+    assert loader.num_batches == 4
     loader.set_epoch(1)
     rest = [batch["images"] for batch in loader]
-    assert loader.num_batches == 2 and len(loader) == 5
-    for ours, theirs in zip(rest, whole[3:], strict=True):
+    assert loader.num_batches == 2 and len(loader) == 4
+    for ours, theirs in zip(rest, whole[2:], strict=True):
         np.testing.assert_array_equal(ours, theirs)
     loader.on_epoch_end()
-    assert (loader.epoch, loader.num_batches) == (2, 5)
+    assert (loader.epoch, loader.num_batches) == (2, 4)
 
 
 @pytest.mark.tensorflow

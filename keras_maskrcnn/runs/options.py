@@ -41,8 +41,8 @@ class RunOptions:
     verbose: int = 1
     resume: bool = False
     overwrite: bool = False
-    tensorboard: bool = False
     save_minutes: float | None = 10.0
+    tensorboard: bool = False
 
     def __post_init__(self):
         """Check what can be checked without a model."""

@@ -34,10 +34,9 @@ from keras_maskrcnn.host.messages import argument
 AHEAD = 8  # finished batches that wait for the model, beside those in the making
 _GLANCE = 1.0  # seconds between two looks whether a silent process still lives
 _GRACE = 5.0  # seconds that a process takes to end after its pipe was closed
-_ENVIRONMENT = {  # a worker needs one thread, and no accelerator even if a module of the user imports a framework
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
+# No accelerator, even if a module of the user imports a framework. The number of BLAS threads stays as it is here: with
+# another one sums of many channels could be rounded otherwise.
+_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "CUDA_VISIBLE_DEVICES": "-1",
     "JAX_PLATFORMS": "cpu",
