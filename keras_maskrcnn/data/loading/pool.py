@@ -13,6 +13,7 @@ after `os._exit` of the process that trained.
 import collections
 import contextlib
 import json
+import mmap
 import os
 import pickle
 import queue
@@ -246,6 +247,7 @@ class _Slots:
         self._memory = mapped(self.descriptor, size, writable=True)
         self._free = collections.deque(range(self.count))
         self._permits = collections.deque(range(lent))
+        self._seen = set()
 
     def take(self):
         return self._free.pop()
@@ -256,6 +258,9 @@ class _Slots:
     def lend(self, slot, rows):
         """The batch in a slot. The slot comes back when the last of its arrays is gone."""
         batch, owner = self.layout.arrays(self._memory, slot, rows)
+        if slot not in self._seen:  # mapped here at once: else its pages would count as those of the worker alone
+            self._seen.add(slot)
+            owner[:: mmap.PAGESIZE].max()
         try:
             permit = self._permits.pop()
         except IndexError:
