@@ -1,6 +1,7 @@
 """A run that is killed within an epoch goes on with the very next batch, and gives the numbers of one left alone."""
 
 import json
+import re
 import shutil
 import warnings
 import zipfile
@@ -146,7 +147,7 @@ def test_what_is_said_of_a_run_that_stopped_within_an_epoch(tmp_path, capsys):
     with pytest.raises(ValueError, match="a run stopped after 1 epochs, 3 batches. Add resume=True"):
         train_model(model, loader, None, tmp_path, epochs=3, verbose=0)
     cli_resume.announce(tmp_path)
-    assert f"resuming {tmp_path} after 1 epochs, 3 batches and 0.0 minutes" in capsys.readouterr().out
+    assert re.search("resuming .* after 1 epochs, 3 batches and [0-9.]+ minutes", capsys.readouterr().out)
     assert state_to_resume(tmp_path)[1] == tmp_path / "midway.keras"
     assert find_model(tmp_path) == tmp_path / "last.keras"  # models are those of whole epochs
 
