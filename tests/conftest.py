@@ -61,6 +61,7 @@ HOST_ONLY = (
     "test_native",
     "test_segmentation_shapes",
     "test_state",
+    "test_workers",
 )
 
 # Files that compare values of models which run once or twice. TensorFlow traces a model's step in 13 seconds and runs

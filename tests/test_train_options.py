@@ -34,10 +34,26 @@ def run_folder(tmp_path, **values):
 def test_defaults_apply_where_nothing_is_given():
     args = settle("--epochs", "2")
     assert (args.min_size, args.max_size, args.image_scale, args.batch_size) == (800, 1333, None, 4)
-    assert (args.augment, args.optimizer, args.seed, args.workers, args.run_dir) == ("flip", "adamw", 0, 2, "run")
+    assert (args.augment, args.optimizer, args.seed, args.workers, args.run_dir) == ("flip", "adamw", 0, "auto", "run")
     assert args.anchor_sizes == (32, 64, 128, 256, 512) and args.epochs == 2 and args.minutes is None
     assert (args.resume, args.any_way_up, args.skip_faulty, args.tensorboard) == (False,) * 4
     assert args.architecture == "maskrcnn_resnet50_fpn" and args.ema is None
+    assert (args.worker_type, args.save_minutes) == ("auto", 10.0)
+
+
+@pytest.mark.parametrize(("word", "value"), [("auto", "auto"), ("16", 16)])
+def test_workers_are_a_number_or_auto(tmp_path, word, value):
+    assert settle("--epochs", "1", "--workers", word, "--worker-type", "process").workers == value
+    run = run_folder(tmp_path, workers=value, worker_type="process", save_minutes=2.5)
+    args = settling.settle(cli.build_parser().parse_args(["train", *run]))
+    assert (args.workers, args.worker_type, args.save_minutes) == (value, "process", 2.5)
+
+
+@pytest.mark.parametrize("word", ["0", "-2", "many", "1.5"])
+def test_other_workers_are_refused(capsys, word):
+    with pytest.raises(SystemExit):
+        settle("--epochs", "1", "--workers", word)
+    assert "--workers" in capsys.readouterr().err
 
 
 def test_the_file_of_config_sets_options_and_the_command_line_overrides_it(tmp_path):

@@ -27,6 +27,14 @@ def positive(kind):
     return parse
 
 
+def count_or_auto(text):
+    """The argparse type of a number of workers, which "auto" leaves open."""
+    return text if text == "auto" else positive(int)(text)
+
+
+count_or_auto.__name__ = "int"
+
+
 def finite(text):
     """The argparse type of numbers that are neither infinite nor NaN."""
     value = float(text)

@@ -4,10 +4,12 @@ import json
 import warnings
 
 from keras_maskrcnn.cli.train_options import OPTIONS
-from keras_maskrcnn.runs.folder import COMMAND_LINE, find_run, read_config, state_to_resume
+from keras_maskrcnn.runs.folder import COMMAND_LINE, find_run, position, read_config, state_to_resume
 
 # Options that may differ: they change neither the order of the data nor any number.
-FREE = ("images", "annotations", "val_images", "val_annotations", "workers", "tensorboard")
+FREE = (
+    "images", "annotations", "val_images", "val_annotations", "workers", "worker_type", "save_minutes", "tensorboard",
+)  # fmt: skip
 NOT_OF_THE_RUN = ("command", "debug", "resume", "overwrite", "run_dir", "config", "auto")
 _RENAMED = {"recipe": "architecture"}  # settings of runs that older versions wrote
 
@@ -44,11 +46,11 @@ def announce(run_dir):
         print(f"{run_dir} has no complete epoch: the run begins again, with its options")
         return
     what = "finishing the report of" if state["finished"] else "resuming"
-    print(f"{what} {run_dir} after {state['epochs_done']} epochs and {state['seconds'] / 60:.1f} minutes")
+    print(f"{what} {run_dir} after {position(state)} and {state['seconds'] / 60:.1f} minutes")
 
 
 def load_last(run_dir):
-    """Load the model as it was after the last complete epoch, not compiled; None if no epoch is complete."""
+    """Load the model as it was when it was last saved, not compiled; None if it was not."""
     from keras_maskrcnn.weights import models
 
     _, file = _state(run_dir)

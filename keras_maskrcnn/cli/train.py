@@ -42,6 +42,7 @@ def train(args):
         shuffle=True,
         seed=args.seed,
         workers=args.workers,
+        worker_type=args.worker_type,
         augmentation=augmentation,
         repeat_threshold=args.repeat_threshold,
         negatives=args.negatives,
@@ -50,6 +51,7 @@ def train(args):
         f"{len(train)} training and {len(val)} validation images; an epoch has {len(loader.order)} images in "
         f"{len(loader)} batches"
     )
+    print(loader.workers_chosen)
     recipe = recipe_of(args, loader)
     model.compile(recipe.make_optimizer())
     settings = {**vars(args), "training_recipe": dataclasses.asdict(recipe)}
@@ -68,6 +70,7 @@ def train(args):
         resume=args.resume,
         overwrite=args.overwrite,
         tensorboard=args.tensorboard,
+        save_minutes=args.save_minutes,
     )
     run_dir = pathlib.Path(args.run_dir)
     if metrics:

@@ -3,7 +3,7 @@
 A value comes from the command line, else from `--resume`, `--config` or `--auto`, else it is the default here.
 """
 
-from keras_maskrcnn.cli.options import Option, finite, positive, seed
+from keras_maskrcnn.cli.options import Option, count_or_auto, finite, positive, seed
 from keras_maskrcnn.cli.sources import DATASET
 
 ARCHITECTURES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
@@ -33,7 +33,20 @@ DATA = (
         False,
         bool,
     ),
-    Option("--workers", "threads that read and augment images", 2, positive(int)),
+    Option(
+        "--workers",
+        "threads or processes that read and augment images, or auto: by the cores and the size of the data",
+        "auto",
+        count_or_auto,
+        metavar="N|auto",
+    ),
+    Option(
+        "--worker-type",
+        "thread, process, or auto: threads on small machines and where all decoded images fit into memory. The batches "
+        "are the same",
+        "auto",
+        choices=("auto", "thread", "process"),
+    ),
 )
 
 RUN = (
@@ -45,11 +58,18 @@ RUN = (
     ),
     Option(
         "--resume",
-        "continue the stopped run in --run-dir after its last complete epoch, with its options, or write its missing "
-        "report. Only the paths of the "
-        "data, --workers and --tensorboard may differ",
+        "continue the stopped run in --run-dir with the batch after the last save, with its options, or write its "
+        "missing report. Only the paths of the data, --workers, --worker-type, --save-minutes and --tensorboard may "
+        "differ",
         False,
         bool,
+    ),
+    Option(
+        "--save-minutes",
+        "within long epochs save after each so many minutes what --resume needs",
+        10.0,
+        positive(float),
+        metavar="MINUTES",
     ),
     Option("--overwrite", "start anew in --run-dir even if it holds an unfinished run", False, bool),
     Option(

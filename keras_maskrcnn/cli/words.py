@@ -15,6 +15,8 @@ WORDS = {  # argument, or argument with its value -> option
     "resume=True": "--resume",
     "allow_empty=True": "--allow-empty",
     "max_instances": "--max-instances",
+    "worker_type": "--worker-type",
+    'worker_type="thread"': "--worker-type thread",
     "max_detections": "--max-detections",
 }
 

@@ -144,10 +144,22 @@ class DataWait(keras.callbacks.Callback):
         self.loader = loader
         self._ahead = backend.batches_ahead()
 
+        self._before = None
+
+    def state(self):
+        """Return what a run needs that is resumed within this epoch: JSON-ready dict of waited and seconds."""
+        return {"waited": self._waited, "seconds": self._ended - self._began}
+
+    def restore(self, state):
+        """Count these seconds of the epoch that begins next."""
+        self._before = state
+
     def on_epoch_begin(self, epoch, logs=None):
         """Start the epoch's clock."""
-        self._began = self._ended = time.monotonic()
-        self._waited = 0.0
+        before, self._before = self._before or {"waited": 0.0, "seconds": 0.0}, None
+        self._ended = time.monotonic()
+        self._began = self._ended - before["seconds"]
+        self._waited = before["waited"]
 
     def on_train_batch_begin(self, batch, logs=None):
         """Note when the step begins."""
@@ -156,14 +168,46 @@ class DataWait(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Add the time from the step's beginning until its batch was ready."""
         self._ended = time.monotonic()
-        last = batch + self._ahead  # Keras fetches this far ahead within the step
-        ready = [self.loader.ready_at.get(index, 0.0) for index in range(batch, last + 1)]
+        first = batch + getattr(self.loader, "skipped", 0)
+        last = first + self._ahead  # Keras fetches this far ahead within the step
+        ready = [self.loader.ready_at.get(index, 0.0) for index in range(first, last + 1)]
         self._waited += max(0.0, max(ready) - self._asked)
 
     def on_epoch_end(self, epoch, logs=None):
         """Add the share to the logs."""
         if logs is not None:
             logs["data_wait"] = self._waited / max(self._ended - self._began, 1e-9)
+
+
+class RestOfEpoch(keras.callbacks.Callback):
+    """Resumes within an epoch: its first steps were taken before the run was stopped. Put it last.
+
+    Args:
+        loader: DataLoader given to `fit`; EpochSync must come earlier in the list.
+        epoch: int, from 0: the epoch to go on with.
+        midway: dict of `folder.read_state`: `batches` taken and the values of the `metrics`.
+    """
+
+    def __init__(self, loader, epoch, midway):
+        super().__init__()
+        self.loader, self.metrics, self.first = loader, midway["metrics"], epoch
+        loader.start_at(epoch, midway["batches"])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Put the running means where they were, after Keras has reset them."""
+        if epoch == self.first:
+            for variable, value in zip(self.model.metrics_variables, self.metrics, strict=True):
+                variable.assign(keras.ops.convert_to_tensor(value, variable.dtype))
+
+    def on_train_batch_end(self, batch, logs=None):
+        """End the epoch after the last of its batches: Keras counts on as many in each."""
+        if self.loader.skipped and batch + 1 >= self.loader.num_batches:
+            raise StopIteration  # Keras takes it as the end of the data
+
+
+def running_means(model):
+    """The values of the model's metrics so far in this epoch, for RestOfEpoch: a JSON-ready list."""
+    return [keras.ops.convert_to_numpy(variable).tolist() for variable in model.metrics_variables]
 
 
 def save_model(model, path):

@@ -9,6 +9,7 @@ In: a compiled model, a training loader, a validation dataset. Out: the final CO
     metrics.json  the figures of the best epoch, with those of each class
     best.keras    the model of the best epoch, by mask AP (by box AP if the model predicts no masks)
     last.keras    the model after the last epoch, with everything that `resume=True` needs
+    midway.keras  the same within an epoch, every `save_minutes`; removed at the epoch's end
     overlays/     validation images: ground truth beside the detections of the best model
     tensorboard/  event files, if they were asked for
     index.html    all of it on one page, by pages/run_page.py
@@ -17,6 +18,7 @@ Every file is replaced as a whole, so a run that is killed leaves a readable fol
 at a time writes there. `folder.py` tells how far a run is. Called by the command line and the samples.
 """
 
+import contextlib
 import importlib.metadata
 import logging
 import pathlib
@@ -38,7 +40,7 @@ from keras_maskrcnn.host.memory import keep_for_models
 from keras_maskrcnn.host.messages import messages_shown
 from keras_maskrcnn.inference.overlays import draw_overlays
 from keras_maskrcnn.pages.run_page import write_run_page
-from keras_maskrcnn.runs.callbacks import DataWait, TimeBudget, restore_weights
+from keras_maskrcnn.runs.callbacks import DataWait, RestOfEpoch, TimeBudget, restore_weights
 from keras_maskrcnn.runs.folder import (
     BEST,
     CONFIG,
@@ -47,6 +49,7 @@ from keras_maskrcnn.runs.folder import (
     damage_of,
     find_model,
     find_run,
+    position,
     read_config,
     read_state,
     state_to_resume,
@@ -67,9 +70,10 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
     (`choose_recipe` makes one). If the optimizer has `use_ema`, the averaged weights are evaluated and saved. In the
     end the model holds the best weights.
 
-    `resume=True` continues a run that was killed, from its last whole epoch, or writes its missing report. With the
-    same model, optimizer and arguments it computes the same numbers as a run without interruption. Your own callbacks
-    must keep their own state.
+    `resume=True` continues a run that was killed, or writes its missing report: with the batch after the last save
+    within an epoch (`save_minutes`), else from its last whole epoch. With the same model, optimizer and arguments it
+    computes the same numbers as a run without interruption. Your own callbacks must keep their own state; in an epoch
+    that is resumed they get its remaining batches, numbered from 0.
 
     Training keeps freed memory in the process (`host/memory.py`), unless the environment has
     KERAS_MASKRCNN_KEEP_MEMORY=0. On JAX it keeps compiled programs in the user's cache folder (`host/caches.py`),
@@ -105,6 +109,8 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
         else:
             former = _begin(model, run_dir, options)
             best = _fit_new(*data, former)
+        if isinstance(train_loader, DataLoader):
+            train_loader.close()  # its worker processes
         _report(model, val_dataset, run_dir, options)
     return best
 
@@ -132,34 +138,36 @@ def _begin(model, run_dir, options):
 
 
 def _fit_new(model, train_loader, val_dataset, run_dir, options, former):
-    """`_fit`; if an error ends it before an epoch is complete, the folder is as it was before this run."""
+    """`_fit`; if an error ends it before anything was saved, the folder is as it was before this run."""
     try:
         return _fit(model, train_loader, val_dataset, run_dir, options, None)
     except Exception:
-        path = run_dir / CONFIG
-        if find_run(run_dir).state is None and former is None:
+        path, found = run_dir / CONFIG, find_run(run_dir)
+        saved = found.state or found.midway
+        if not saved and former is None:
             path.unlink()
-        elif find_run(run_dir).state is None:
+        elif not saved:
             write_atomically(path, lambda place: place.write_bytes(former))
         raise
 
 
 def _resume(model, run_dir):
-    """Put the model where the old run stood. Returns the old run's state, or None if it has no complete epoch."""
+    """Put the model where the old run stood. Returns the old run's state, or None if nothing of it was saved."""
     state, file = state_to_resume(run_dir)
     _check_model(model, run_dir)
     if state is None:
         return None
-    _restore_model(model, file)
+    _restore_model(model, file, averaged=not state.get("midway"))
     if file.name == BEST:
         copy_file(file, run_dir / LAST)  # in the place of the damaged one
     if state["best"]:
-        _restore_best(run_dir, state, file)
-    write_course(run_dir, state["rows"], state["best"])
+        _restore_best(run_dir, state)
+    if state["rows"]:
+        write_course(run_dir, state["rows"], state["best"])
     return state
 
 
-def _restore_best(run_dir, state, file):
+def _restore_best(run_dir, state):
     """Make best.keras that of the state: a kill may have come between the two files, or it may be damaged."""
     best, number = run_dir / BEST, state.get("best_epoch")
     problem = damage_of(best) if best.is_file() else "it is missing"
@@ -169,7 +177,7 @@ def _restore_best(run_dir, state, file):
     if problem is None and (kept["run_id"], kept["epochs_done"]) == (state["run_id"], number):
         return
     if number == state["epochs_done"]:
-        copy_file(file, best)
+        copy_file(run_dir / LAST, best)
         return
     warnings.warn(
         f"{best} is damaged: {problem or 'it is of another epoch'}. The best of the epochs to come replaces it."
@@ -194,7 +202,11 @@ def _fit(model, train_loader, val_dataset, run_dir, options, state):
     evaluator = None if val_dataset is None else CocoEvaluator(val_dataset, options.evaluate_every)
     budget = None if options.minutes is None else TimeBudget(options.minutes, warmup_steps=options.warmup_steps)
     run_id = read_config(run_dir)["run_id"]
-    recorder = RunRecorder(run_dir, evaluator, budget, options.epochs, options.verbose, run_id)
+    ours = isinstance(train_loader, DataLoader)
+    loader = train_loader if ours and options.steps_per_epoch is None else None  # one that can go on within an epoch
+    wait = DataWait(train_loader) if ours else None
+    place = (options.save_minutes, loader, wait)
+    recorder = RunRecorder(run_dir, evaluator, budget, options.epochs, options.verbose, run_id, *place)
     if state:
         recorder.restore(state)
         if budget is not None:
@@ -202,26 +214,65 @@ def _fit(model, train_loader, val_dataset, run_dir, options, state):
     checks = [] if evaluator is None else [evaluator]
     if options.tensorboard:
         checks.append(_board(run_dir, val_dataset, options.num_overlays, state))
-    model.fit(
-        train_loader,
-        epochs=options.epochs or ENDLESS,
-        initial_epoch=state["epochs_done"] if state else 0,
-        steps_per_epoch=options.steps_per_epoch,
-        shuffle=False,  # the loader shuffles, by its own seed
-        callbacks=[*_first_callbacks(model, train_loader, budget), *options.callbacks, *checks, recorder],
-        verbose=0,
-    )
+    first = _first_callbacks(model, train_loader, budget, wait)
+    rest = _rest_of_epoch(loader, state, wait)
+    with _end_of_data_expected(rest), _own_errors(train_loader):
+        model.fit(
+            train_loader,
+            epochs=options.epochs or ENDLESS,
+            initial_epoch=state["epochs_done"] if state else 0,
+            steps_per_epoch=options.steps_per_epoch,
+            shuffle=False,  # the loader shuffles, by its own seed
+            callbacks=[*first, *options.callbacks, *checks, recorder, *rest],
+            verbose=0,
+        )
     return recorder.best
 
 
-def _first_callbacks(model, train_loader, budget):
+def _first_callbacks(model, train_loader, budget, wait):
     """Callbacks that act before the others look: learning rate, the loader's epoch, averaged weights."""
     first = [] if budget is None else [budget]
-    if isinstance(train_loader, DataLoader):
-        first += [EpochSync(train_loader), DataWait(train_loader)]
+    if wait is not None:
+        first += [EpochSync(train_loader), wait]
     if uses_average(model.optimizer):
         first.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     return first
+
+
+def _rest_of_epoch(loader, state, wait):
+    """The callback that resumes a run within an epoch, in a list; no callback if it stopped between two epochs."""
+    midway = state and state.get("midway")
+    if not midway:
+        return []
+    if loader is None:
+        raise ValueError(
+            f"A run that stopped after {position(state)} goes on with a DataLoader, without steps_per_epoch. "
+            "Received another one. Pass the arguments that the run began with."
+        )
+    if midway["data_wait"]:
+        wait.restore(midway["data_wait"])
+    return [RestOfEpoch(loader, state["epochs_done"], midway)]
+
+
+@contextlib.contextmanager
+def _end_of_data_expected(rest):
+    """Silence Keras' warning about an epoch that ends early, if the rest of one is trained."""
+    with warnings.catch_warnings() if rest else contextlib.nullcontext():
+        if rest:
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+        yield
+
+
+@contextlib.contextmanager
+def _own_errors(loader):
+    """Raise the loader's own error where the backend raises one of its kind in its place."""
+    try:
+        yield
+    except Exception as error:
+        failure = getattr(loader, "failure", None)
+        if failure is None or failure is error:
+            raise
+        raise failure from error
 
 
 def uses_average(optimizer):
@@ -240,11 +291,15 @@ def _check_model(model, run_dir):
         )
 
 
-def _restore_model(model, file):
-    """Load weights, sampler and optimizer as they were when the file was written."""
+def _restore_model(model, file, averaged):
+    """Load weights, sampler and optimizer as they were when the file was written.
+
+    Args:
+        model: MaskRCNN, compiled. file: pathlib.Path. averaged: whether it was written at an epoch's end.
+    """
     model.optimizer.build(model.trainable_variables)  # makes the variables that the file's moments are loaded into
     model.load_weights(file)
-    if uses_average(model.optimizer):
+    if averaged and uses_average(model.optimizer):
         # SwapEMAWeights had swapped weights and averages when the file was written: swap them back.
         swap = keras.callbacks.SwapEMAWeights()
         swap.set_model(model)

@@ -1,8 +1,9 @@
 """What a run folder holds: which run, how far it is, what is damaged. Imports no framework.
 
 The member `run.json` of `last.keras` holds the state of the run: an epoch counts from the moment its `last.keras` is in
-place. `best.keras` is a copy of it, so that a run can also go on from there. A run is finished when its report,
-`index.html`, is written. Called by `experiment.py` and the command line.
+place. `best.keras` is a copy of it, so that a run can also go on from there. `midway.keras` is the same within an
+epoch, and counts until the epoch ends. A run is finished when its report, `index.html`, is written. Called by
+`experiment.py` and the command line.
 """
 
 import dataclasses
@@ -12,8 +13,8 @@ import types
 import warnings
 import zipfile
 
-CONFIG, BEST, LAST, PAGE = "config.json", "best.keras", "last.keras", "index.html"
-STATE = "run.json"  # member of last.keras
+CONFIG, BEST, LAST, MIDWAY, PAGE = "config.json", "best.keras", "last.keras", "midway.keras", "index.html"
+STATE = "run.json"  # member of last.keras and midway.keras
 _LONGEST = 1e10  # seconds; no run lasts three hundred years
 
 # What the messages name: arguments, or options of the command line.
@@ -40,12 +41,16 @@ class FoundRun:
         config: dict, its config.json; empty if there is none or it is damaged.
         state: dict of its last complete epoch (`read_state`), or None. A last.keras of an earlier run does not count.
         problem: str that names config.json or last.keras, if one of them is damaged; else empty.
+        midway: dict, as `state`, of the epoch that the run was stopped in, or None. It is at the same `epochs_done`.
+        midway_problem: str that names midway.keras if it is damaged; else empty.
     """
 
     run_dir: pathlib.Path
     config: dict
     state: dict | None
     problem: str
+    midway: dict | None = None
+    midway_problem: str = ""
 
     @property
     def started(self):
@@ -64,10 +69,18 @@ class FoundRun:
 
     def progress(self):
         """How far it is, in words."""
+        if self.midway is not None:
+            return f"stopped after {position(self.midway)}"
         if self.state is None:
             return "without a complete epoch"
-        epochs = f"{self.state['epochs_done']} epochs"
+        epochs = position(self.state)
         return f"of {epochs} without its report" if self.state["finished"] else f"stopped after {epochs}"
+
+
+def position(state):
+    """How far a state is, in words: "3 epochs", "3 epochs, 1200 batches"."""
+    midway = state.get("midway")
+    return f"{state['epochs_done']} epochs" + (f", {midway['batches']} batches" if midway else "")
 
 
 def find_run(run_dir):
@@ -81,8 +94,22 @@ def find_run(run_dir):
             problem = f"{run_dir / LAST} is damaged: {damage}."
     except Damaged as error:
         problem = str(error)
-    own = state is not None and state["run_id"] == config.get("run_id")
-    return FoundRun(run_dir, config, state if own else None, problem)
+    state = state if state is not None and state["run_id"] == config.get("run_id") else None
+    midway, midway_problem = _midway(run_dir / MIDWAY, config.get("run_id"), state["epochs_done"] if state else 0)
+    return FoundRun(run_dir, config, state, problem, midway, midway_problem)
+
+
+def _midway(file, run_id, epochs_done):
+    """(state, problem) of the midway.keras of this run and epoch; one of an epoch that has ended does not count."""
+    try:
+        state = read_state(file)
+        damage = state and damage_of(file)
+    except Damaged as error:
+        return None, str(error)
+    if damage:
+        return None, f"{file} is damaged: {damage}."
+    own = state is not None and (state["run_id"], state["epochs_done"]) == (run_id, epochs_done) and state.get("midway")
+    return (state if own else None), ""
 
 
 def check_new_run(run_dir, overwrite, words=PYTHON):
@@ -107,10 +134,12 @@ def check_new_run(run_dir, overwrite, words=PYTHON):
 
 
 def state_to_resume(run_dir, words=PYTHON):
-    """Read the state of the unfinished run in a folder. If last.keras is damaged, that of best.keras, with a warning.
+    """Read the state of the unfinished run in a folder: within an epoch, else after the last complete one.
+
+    If last.keras is damaged it is the state of best.keras, and if midway.keras is, that of last.keras, with a warning.
 
     Returns:
-        (dict as `read_state`, pathlib.Path of the file to load); (None, None) if no epoch is complete: the run begins
+        (dict as `read_state`, pathlib.Path of the file to load); (None, None) if nothing was saved: the run begins
         again.
 
     Raises:
@@ -131,6 +160,10 @@ def state_to_resume(run_dir, words=PYTHON):
             f"Only an unfinished run can be resumed. Received {run_dir}, whose run finished after "
             f"{state['epochs_done']} epochs. To train its model further, {words.start.format(run_dir)}."
         )
+    if found.midway is not None and not found.problem:
+        return found.midway, found.run_dir / MIDWAY
+    if found.midway_problem:
+        warnings.warn(f"{found.midway_problem} The run goes on after its last complete epoch.")
     return (state, file) if state else (None, None)
 
 
@@ -165,10 +198,12 @@ def read_config(run_dir):
 
 
 def read_state(checkpoint):
-    """Read the state of the run from a last.keras; None if there is no such file, or no run in it.
+    """Read the state of the run from a last.keras or midway.keras; None if there is no such file, or no run in it.
 
     Returns:
-        dict of run_id, epochs_done, finished, seconds, budget (`TimeBudget.state`, or None), rows, best, best_epoch.
+        dict of run_id, epochs_done, finished, seconds, budget (`TimeBudget.state`, or None), rows, best, best_epoch,
+        and midway: None after an epoch; within one a dict of batches (trained on in this epoch), metrics (the values
+        of the model's running means, lists) and data_wait (`DataWait.state`, or None).
 
     Raises:
         Damaged: the file cannot be read.
@@ -191,7 +226,8 @@ def _wrong_in(state):
         return "the value"
     good = {
         "run_id": lambda value: isinstance(value, str),
-        "epochs_done": lambda value: type(value) is int and value > 0,
+        "epochs_done": lambda value: type(value) is int and value >= (0 if state.get("midway") else 1),
+        "midway": lambda value: value is None or _is_midway(value),
         "finished": lambda value: isinstance(value, bool),
         "seconds": lambda value: _is_number(value) and 0 <= value < _LONGEST,
         "budget": lambda value: value is None or isinstance(value, dict) and all(map(_is_number, value.values())),
@@ -199,6 +235,16 @@ def _wrong_in(state):
         "best": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
     }
     return next((f"`{name}`" for name, check in good.items() if not check(state.get(name))), None)
+
+
+def _is_midway(value):
+    return (
+        isinstance(value, dict)
+        and type(value.get("batches")) is int
+        and value["batches"] > 0
+        and isinstance(value.get("metrics"), list)
+        and isinstance(value.get("data_wait") or {}, dict)
+    )
 
 
 def _is_number(value):

@@ -22,6 +22,8 @@ class RunOptions:
         verbose: 0 is silent, 1 shows a progress bar and the run's messages.
         resume: whether to continue the unfinished run in the run folder.
         overwrite: whether a new run may replace an unfinished one in the run folder.
+        save_minutes: float, minutes between two saves within an epoch, from which `resume` goes on with the very next
+            batch; None saves at the end of epochs alone. Needs a DataLoader, and no steps_per_epoch.
         tensorboard: whether to write losses, rates, COCO figures and `num_overlays` pictures for TensorBoard.
 
     Raises:
@@ -39,6 +41,7 @@ class RunOptions:
     verbose: int = 1
     resume: bool = False
     overwrite: bool = False
+    save_minutes: float | None = 10.0
     tensorboard: bool = False
 
     def __post_init__(self):
@@ -51,6 +54,10 @@ class RunOptions:
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(
                 f"minutes must be positive. Received minutes={self.minutes}. A first try on a CPU takes about 5."
+            )
+        if self.save_minutes is not None and not self.save_minutes >= 0:
+            raise ValueError(
+                f"save_minutes must not be negative. Received save_minutes={self.save_minutes}. The default is 10."
             )
         if self.resume and self.overwrite:
             raise ValueError(

@@ -1,7 +1,8 @@
 """Writes the run folder during training: metrics.csv, curves.png, metrics.json, last.keras for resuming, best.keras.
 
 last.keras is a Keras archive with one more member, `run.json`, which holds the state of the run (`folder.read_state`
-reads it). So the states of the model, the optimizer and the run are replaced in one step. Called by `experiment.py`.
+reads it). So the states of the model, the optimizer and the run are replaced in one step. Within long epochs
+midway.keras does the same. Called by `experiment.py`.
 """
 
 import csv
@@ -17,7 +18,8 @@ import numpy as np
 from keras_maskrcnn.evaluation.figures import main_figure
 from keras_maskrcnn.host.files import copy_file, write_atomically, write_json
 from keras_maskrcnn.host.progress import progress_bar
-from keras_maskrcnn.runs.folder import BEST, LAST, PAGE, STATE
+from keras_maskrcnn.runs.callbacks import running_means
+from keras_maskrcnn.runs.folder import BEST, LAST, MIDWAY, PAGE, STATE
 
 SLOW_LOADER = 0.2  # share of an epoch spent waiting for data above which the user gets a hint
 
@@ -37,9 +39,23 @@ class RunRecorder(keras.callbacks.Callback):
         epochs: int, the length of a run without a budget.
         verbose: 0 draws no progress bar, 1 does. Messages go to the log in both cases.
         run_id: str of the run, as in its config.json.
+        save_minutes: float, time between two saves within an epoch; None saves at its end alone.
+        loader: DataLoader given to `fit`; without one nothing is saved within an epoch.
+        wait: DataWait earlier in the list, or None.
     """
 
-    def __init__(self, run_dir, evaluator=None, budget=None, epochs=None, verbose=1, run_id=None):
+    def __init__(
+        self,
+        run_dir,
+        evaluator=None,
+        budget=None,
+        epochs=None,
+        verbose=1,
+        run_id=None,
+        save_minutes=None,
+        loader=None,
+        wait=None,
+    ):
         super().__init__()
         self.run_dir = pathlib.Path(run_dir)
         self.evaluator = evaluator
@@ -47,6 +63,8 @@ class RunRecorder(keras.callbacks.Callback):
         self.epochs = epochs
         self.verbose = verbose
         self.run_id = run_id
+        self.save_seconds = None if save_minutes is None or loader is None else 60.0 * save_minutes
+        self.loader, self.wait = loader, wait
         self.rows = []
         self.best, self.best_epoch = {}, None
         self._seconds_before = 0.0
@@ -60,18 +78,23 @@ class RunRecorder(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Start the clock."""
-        self._started = time.monotonic()
+        self._started = self._saved = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
         """Announce the epoch and start its progress bar."""
+        self._epoch = epoch
         minutes = self.budget and f", {self._seconds() / 60:.1f} of {self.budget.seconds / 60:g} minutes"
         compiles = "; the first step also compiles the model" if self._bar is None else ""
         _LOG.info("epoch %d%s%s", epoch + 1, minutes or f" of {self.epochs}", compiles)
         self._bar = progress_bar(self.params["steps"], verbose=self.verbose)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Advance the bar."""
-        self._bar.update(batch + 1, loss=float((logs or {}).get("loss", np.nan)))
+        """Advance the bar; save if it is time, and if the epoch does not end with this batch."""
+        done = batch + 1 + getattr(self.loader, "skipped", 0)
+        self._bar.update(done, loss=float((logs or {}).get("loss", np.nan)))
+        due = self.save_seconds is not None and time.monotonic() - self._saved >= self.save_seconds
+        if due and done < self.params["steps"] and not self.model.stop_training:
+            self._save_midway(done)
 
     def on_epoch_end(self, epoch, logs=None):
         """Write every file that this epoch changes."""
@@ -92,19 +115,38 @@ class RunRecorder(keras.callbacks.Callback):
             self._remove_former()
         if self.best_epoch == epoch + 1:
             copy_file(self.run_dir / LAST, self.run_dir / BEST)
+        (self.run_dir / MIDWAY).unlink(missing_ok=True)
+        self._saved = time.monotonic()
         _LOG.info("%s", _summary(logs))
         self._hint(logs.get("data_wait", 0.0))
 
     def _write_checkpoint(self, epoch):
+        finished = bool(self.model.stop_training or epoch + 1 == self.params.get("epochs"))
+        self._write_model(LAST, epoch + 1, finished, midway=None)
+
+    def _save_midway(self, batches):
+        """Write the model within an epoch. Its weights are not swapped with their averages, as they are at the end."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # otherwise the variables are those of the epoch's start
+        midway = {
+            "batches": batches,
+            "metrics": running_means(self.model),
+            "data_wait": self.wait and self.wait.state(),
+        }
+        self._write_model(MIDWAY, self._epoch, finished=False, midway=midway)
+        self._saved = time.monotonic()
+
+    def _write_model(self, name, epochs_done, finished, midway):
         state = {
             "run_id": self.run_id,
-            "epochs_done": epoch + 1,
-            "finished": bool(self.model.stop_training or epoch + 1 == self.params.get("epochs")),
+            "epochs_done": epochs_done,
+            "finished": finished,
             "seconds": self._seconds(),
             "budget": self.budget and self.budget.state(),
             "rows": self.rows,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "midway": midway,
         }
 
         def write(path):
@@ -112,7 +154,7 @@ class RunRecorder(keras.callbacks.Callback):
             with zipfile.ZipFile(path, "a") as archive:
                 archive.writestr(STATE, json.dumps(state))
 
-        write_atomically(self.run_dir / LAST, write)
+        write_atomically(self.run_dir / name, write)
 
     def _remove_former(self):
         """Remove what an earlier run left and this one has not replaced: from now on the folder is this run's."""
@@ -127,7 +169,8 @@ class RunRecorder(keras.callbacks.Callback):
             self._hinted = True
             _LOG.info(
                 "  the loader is slower than the model, which waited for data %.0f%% of the time: raise --workers "
-                "(DataLoader's workers) towards the number of cores, augment less, or store smaller images",
+                "(DataLoader's workers) towards the number of cores with --worker-type process (worker_type), augment "
+                "less, or store smaller images",
                 100 * waited,
             )
 

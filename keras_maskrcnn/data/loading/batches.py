@@ -1,52 +1,59 @@
-"""Batches from a dataset, by position: read, transform, pad. Only numpy; `loader.py` gives them to Keras.
+"""Batches from a dataset, by position. Only numpy; `loader.py` gives them to Keras.
 
-Comes in: a Dataset and the model's config. Goes out: dicts as `batch.py` describes them.
+Comes in: a Dataset and the model's config. Goes out: dicts as `batch.py` describes them. The calling thread makes a
+batch itself (`rows.py`), or a worker process does (`pool.py`): the bytes are the same.
 """
 
-import dataclasses
+import os
+import threading
 import time
 import warnings
 
 import numpy as np
 
-from keras_maskrcnn.batch import empty_batch, fill_row
+from keras_maskrcnn.batch import empty_batch
 from keras_maskrcnn.data.classes import for_config
-from keras_maskrcnn.data.images.reading import ImageError
 from keras_maskrcnn.data.learnable import nothing_to_learn
-from keras_maskrcnn.data.loading.cache import SampleCache
+from keras_maskrcnn.data.loading.choosing import PROCESS, THREAD, Workers, choose_workers
 from keras_maskrcnn.data.loading.epoch_order import EpochOrder
 from keras_maskrcnn.data.loading.options import LoaderOptions
-from keras_maskrcnn.data.records import Fault
+from keras_maskrcnn.data.loading.packing import NotSendable
+from keras_maskrcnn.data.loading.pool import WorkerPool
+from keras_maskrcnn.data.loading.rows import RowMaker
 from keras_maskrcnn.data.transforms.moves import bound_after
 from keras_maskrcnn.data.transforms.presets import preset, resize_as
 from keras_maskrcnn.geometry.resizing import canvas_size
 from keras_maskrcnn.host.messages import argument
 
 
-class BatchMaker:
+class BatchMaker(RowMaker):
     """Reads, transforms and pads images with their objects; the same seed gives the same batches.
 
     The result for an image depends only on (seed, epoch, position of the image, how often it was shown before in
-    the epoch), not on the order in which batches are made. Every batch has the same canvas, so that
-    compiled steps are compiled once. Objects with less than a visible pixel are dropped; objects
+    the epoch), not on the order in which batches are made, nor on who makes them. Every batch has the same canvas, so
+    that compiled steps are compiled once. Objects with less than a visible pixel are dropped; objects
     beyond `max_instances` are dropped at random with a warning.
+
+    Worker processes start with the first batch. They end with `close`, with the object, and with this process, however
+    it ends.
 
     Args:
         dataset: a Dataset (CocoDataset, DsbDataset, ArrayDataset). Its classes are joined with the config's by name
             (`classes.for_config`).
         config: MaskRCNNConfig, for classes, image size, channels, max_instances and the branches' arrays.
-        batch_size: images per batch.
+        batch_size: images per batch, over all hosts.
         transforms: list of `(sample, rng) -> sample`, in order; None resizes as the config says.
         options: LoaderOptions, or None.
         **fields: fields of LoaderOptions by name, which override `options`.
 
     Attributes:
         ready_at: dict, when the batch at an index was last finished (`time.monotonic`).
+        workers_chosen: choosing.Workers: what makes the batches, and why.
 
     Raises:
         ClassesDiffer: a ValueError: objects have classes that the config does not name.
         ValueError: without names, classes of dataset and config disagree; the canvas is no multiple of 32; not one
-            batch; a share of negatives that the dataset cannot give.
+            batch; a share of negatives that the dataset cannot give; options that contradict each other.
     """
 
     def __init__(self, dataset, config, batch_size, transforms=None, options=None, **fields):
@@ -58,26 +65,28 @@ class BatchMaker:
         if problem:
             warnings.warn(problem, stacklevel=2)
         augmentation = options.augmentation
-        self.dataset = dataset
-        self.config = config
+        transforms = [resize_as(config)] if transforms is None else list(transforms)
+        transforms += preset(augmentation, config) if isinstance(augmentation, str) else augmentation or []
+        max_instances = options.max_instances or config.max_instances
+        super().__init__(dataset, config, transforms, max_instances, options.seed, options.cache_bytes)
         self.batch_size = batch_size
-        self.transforms = [resize_as(config)] if transforms is None else list(transforms)
-        self.transforms += preset(augmentation, config) if isinstance(augmentation, str) else augmentation or []
-        self.seed = options.seed
+        self.options = options
+        self.shard = _checked_shard(options.shard, batch_size)
         self.drop_last = options.shuffle if options.drop_last is None else options.drop_last
-        self.max_instances = options.max_instances or config.max_instances
         self.canvas = _checked_canvas(options.canvas) if options.canvas else self._smallest_canvas()
         self.epoch = 0
         self.order = EpochOrder(dataset, options.shuffle, options.seed, options.repeat_threshold, options.negatives)
         self.ready_at = {}
         self._images = (None, None)
-        self.cache = SampleCache(dataset, options.cache_bytes, config)
-        self._warned_of_cut = False
+        self.workers_chosen = choose_workers(options, dataset.image_sizes, config)
+        self._pool = None
+        self._pool_lock = threading.Lock()
         if len(self) == 0:
             raise ValueError(
                 f"A loader needs at least one full batch. Received {len(self.order)} images for "
                 f"{argument('batch_size', batch_size)}. Set {argument('batch_size', len(self.order))}."
             )
+        self._check_last_shard()
 
     def __len__(self):
         """Batches per epoch."""
@@ -85,89 +94,82 @@ class BatchMaker:
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
     def __getitem__(self, index):
-        """The batch at a position of the current epoch: a dict of numpy arrays (see batch.py)."""
+        """The batch at a position of the current epoch: a dict of numpy arrays (see batch.py).
+
+        Raises:
+            WorkerLost: an OSError: a worker process crashed or hung; it names the images of its batch.
+            NotSendable: a ValueError: data or transforms cannot be sent to worker processes.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"Batches are numbered 0..{len(self) - 1}. Received {index}.")
         epoch = self.epoch
-        images = self._epoch_images(epoch)
-        chosen = images[index * self.batch_size : (index + 1) * self.batch_size]
-        batch = empty_batch(len(chosen), self.canvas, self.max_instances, self.config)
-        for row, (position, repeat) in enumerate(chosen.tolist()):
-            self._fill(batch, row, position, np.random.default_rng([self.seed, epoch, position, 1 + repeat]))
+        chosen = self.images_of(epoch, index)
+        pool = self._running_pool()
+        batch = self._made_here(epoch, chosen) if pool is None else pool.batch(epoch, chosen)
         self.ready_at[index] = time.monotonic()
         return batch
 
     def set_epoch(self, epoch):
         """Choose the epoch that the next batches belong to, as when a run is resumed."""
         self.epoch = int(epoch)
+        if self._pool is not None and self._pool.failed:
+            self.close()  # new workers take the place of those that were lost
 
-    def _fill(self, batch, row, position, rng):
-        sample = dataclasses.replace(self._read(position), draw=self._draw)
-        for transform in self.transforms:
-            sample = transform(sample, rng)
-        shown, num_cut = sample.network_objects(self.max_instances, rng)
-        if num_cut and not self._warned_of_cut:
-            self._warned_of_cut = True
-            warnings.warn(
-                f"{num_cut} of {num_cut + len(shown)} objects of image "
-                f"{self.dataset[position].image_id} were left out, and so may be others': there "
-                f"are {self.max_instances} rows of ground truth. Raise max_instances: "
-                f"the fullest image of this dataset has {self.dataset.max_instances} objects."
-            )
-        fill_row(batch, row, sample.network_image(), ground_truth(shown, self.config))
-
-    def _draw(self, rng):
-        """Any image of the dataset, as the record has it, for transforms that mix two."""
-        return self._read(int(rng.integers(len(self.dataset))))
-
-    def _read(self, position):
-        """The sample at a position, or the next readable one where faults are to be skipped."""
-        for step in range(len(self.dataset)):
-            current = (position + step) % len(self.dataset)
-            try:
-                return self.cache.read(current)
-            except ImageError as error:
-                if self.dataset.on_error == "raise":
-                    raise
-                record = self.dataset[current]
-                self.dataset.add_fault(Fault(f"image {record.image_id}", str(error), "The next image takes its place."))
-        raise ImageError(f"No image of {self.dataset.name} can be read. Check the first one's message.")
-
-    def _epoch_images(self, epoch):
+    def images_of(self, epoch, index):
+        """This host's images of a batch: int (n, [position in the dataset, how often it was shown before])."""
         known, images = self._images
         if known != epoch:
             images = self.order.images(epoch)
             self._images = (epoch, images)
-        return images
+        chosen = images[index * self.batch_size : (index + 1) * self.batch_size]
+        return np.array_split(chosen, self.shard[1])[self.shard[0]]
+
+    def close(self):
+        """End the worker processes, if there are any. The next batch starts new ones."""
+        with self._pool_lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+    def _made_here(self, epoch, chosen):
+        batch = empty_batch(len(chosen), self.canvas, self.max_instances, self.config)
+        self.fill(batch, epoch, chosen)
+        return batch
+
+    def _running_pool(self):
+        """The pool of worker processes, started if it must be; None where threads make the batches."""
+        if self.workers_chosen.kind == THREAD:
+            return None
+        with self._pool_lock:
+            if self._pool is not None and (self._pool.interrupted or self._pool.owner != os.getpid()):
+                self._pool = None  # after Ctrl-C, or in a fork of the process that the workers belong to
+            if self._pool is None and self.workers_chosen.kind == PROCESS:
+                self._start_pool()
+            return self._pool
+
+    def _start_pool(self):
+        rows = -(-self.batch_size // self.shard[1])
+        template = empty_batch(rows, self.canvas, self.max_instances, self.config)
+        chosen = self.workers_chosen
+        try:
+            self._pool = WorkerPool(self, template, chosen.count, chosen.cache_bytes, self.options.worker_timeout)
+        except NotSendable as error:
+            if chosen.asked_for:
+                raise
+            self.workers_chosen = Workers(THREAD, chosen.count, "worker processes cannot take over these data")
+            warnings.warn(f"Threads make the batches. {error}", stacklevel=5)
+
+    def _check_last_shard(self):
+        rest = 0 if self.drop_last else len(self.order) % self.batch_size
+        if 0 < rest < self.shard[1]:
+            raise ValueError(
+                f"Each of the {self.shard[1]} hosts of shard={self.shard} needs an image of every batch. Received a "
+                f"last batch of {rest} images. Pass drop_last=True, or another batch_size."
+            )
 
     def _smallest_canvas(self):
         sizes = np.array([bound_after(self.transforms, *size) for size in set(self.dataset.image_sizes)])
         return canvas_size(*(int(side) for side in sizes.max(0)))
-
-
-def ground_truth(shown, config):
-    """The ground-truth rows of objects: class, box and what each branch adds.
-
-    Args:
-        shown: list of n VisibleObject, network pixels. config: MaskRCNNConfig.
-
-    Returns:
-        dict of gt_boxes float32 (n, [x1, y1, x2, y2]), gt_labels int32 (n,), gt_crowd bool (n,) and the branches'
-        arrays (n, ...).
-    """
-    rows = {
-        "gt_boxes": np.array([one.box for one in shown], np.float32).reshape(-1, 4),
-        "gt_labels": np.array([one.instance.label for one in shown], np.int32),
-        "gt_crowd": np.array([one.crowd for one in shown], bool),
-    }
-    for branch in config.branches:
-        fields = {name: field for name, field in branch.truth(config).items() if not field.optional}
-        made = [branch.make_truth(one, config) for one in shown]
-        for name, field in fields.items():
-            rows[name] = field.empty(len(shown))
-            for row, values in zip(rows[name], made):
-                row[...] = values[name]
-    return rows
 
 
 def _checked_canvas(canvas):
@@ -177,3 +179,19 @@ def _checked_canvas(canvas):
             f"The next larger one is {canvas_size(*canvas)}."
         )
     return tuple(canvas)
+
+
+def _checked_shard(shard, batch_size):
+    """(index, count) of this host; (0, 1) for a single one."""
+    index, count = (0, 1) if shard is None else shard
+    if not 0 <= index < count:
+        raise ValueError(
+            f"shard is (index, count), this host among all, with 0 <= index < count. Received {shard}. "
+            "On JAX it is (jax.process_index(), jax.process_count())."
+        )
+    if batch_size % count:
+        raise ValueError(
+            f"batch_size counts the images of all hosts, and each takes the same number. Received "
+            f"batch_size={batch_size} for {count} hosts. Make it a multiple of {count}."
+        )
+    return index, count
