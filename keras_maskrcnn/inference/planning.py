@@ -58,16 +58,16 @@ def plan_batches(members, batch_size, window):
 
 
 def _around_oldest(waiting, batch_size):
-    """The oldest image that waits, and those of its group that make the smallest common canvases with it."""
+    """The oldest image that waits, and those of its group that need the least padding beside it."""
     oldest = next(iter(waiting.values()))
 
-    def common_area(member):
-        return max(member.canvas[0], oldest.canvas[0]) * max(member.canvas[1], oldest.canvas[1])
+    def padding(member):
+        """Padding of the common canvas of the two, pixels."""
+        height, width = (max(sides) for sides in zip(member.canvas, oldest.canvas, strict=True))
+        return 2 * height * width - sum(one.canvas[0] * one.canvas[1] for one in (member, oldest))
 
     group = [member for member in waiting.values() if member.group == oldest.group]
-    exact = [member for member in group if member.canvas == oldest.canvas]
-    others = [member for member in group if member.canvas != oldest.canvas]
-    return [*exact, *sorted(others, key=common_area)][:batch_size]
+    return sorted(group, key=padding)[:batch_size]
 
 
 def _taken(chosen, waiting, by_canvas):
