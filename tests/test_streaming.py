@@ -1,6 +1,5 @@
 """Many images through a predictor: their order, what shares a batch, how many are in memory, what errors leave."""
 
-import itertools
 import threading
 import time
 import weakref
@@ -299,7 +298,8 @@ def test_tiles_of_a_large_image_share_batches_and_give_the_same():
     assert isinstance(answers[1].result, TiledInstances) and len(answers[1].result) > 5
     for answer, found in zip(answers, expected, strict=True):
         same(answer.result, found)
-    assert [shape[0] for shape, _ in model.batches].count(3) == 5  # fifteen tiles
+    tiles = [sizes for shape, sizes in model.batches if shape[0] == 3 and [1, 1] not in sizes]
+    assert tiles == [[[64, 64]] * 3] * 5
     assert no_thread_is_left()
 
 
@@ -307,11 +307,11 @@ def test_tiles_of_a_large_image_share_batches_and_give_the_same():
 def test_a_model_finds_in_batches_what_it_finds_one_at_a_time(options):
     model = scatter_weights(km.MaskRCNN(tiny_config(**options)))
     rng = np.random.default_rng(0)
-    sizes = [(64, 96), (50, 80), (64, 96), (96, 64), (40, 90), (64, 90)]
+    sizes = [(64, 96), (50, 80), (64, 90)] + [(40, 380), (40, 330)] * (not ON_JAX)  # JAX compiles each canvas
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
     predictor = Predictor(model)
     answers = list(predictor.stream(images, batch_size=4))
-    for answer, image in itertools.islice(zip(answers, images, strict=True), 0, None, 2):
+    for answer, image in zip(answers, images, strict=True):
         expected = predictor(image)
         assert len(expected) > 0
         np.testing.assert_array_equal(answer.result.labels, expected.labels)
