@@ -8,8 +8,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 RUN := TF_CPP_MIN_LOG_LEVEL=3
 PYTEST := $(BIN)/python -m pytest -q
-# Two workers, each with whole files, the long ones first (tests/conftest.py).
-TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# Workers take whole files, the long ones first (tests/conftest.py). On TensorFlow three keep two cores busy: some tests
+# wait for processes that they started.
+SHARED := --dist loadfile --no-loadscope-reorder
 # On JAX what is compared with torchvision's numbers runs with XLA's defaults, as users compile it. The rest compiles for
 # longer than it runs: half of the time goes without LLVM's optimiser.
 TWINS := $(addprefix tests/test_,torchvision_v1.py torchvision_v2.py ops_boxes.py ops_masks.py ops_nms.py ops_roi_align.py training.py)
@@ -27,12 +28,14 @@ demo: $(BASE)
 	$(RUN) $(BIN)/keras-maskrcnn demo
 
 test: $(DEV)
-	$(RUN) KERAS_BACKEND=tensorflow $(PYTEST) $(TWO) -m "not slow"
-	$(RUN) $(JAX) $(PYTEST) $(TWO) -m "not slow and not tensorflow" $(TWINS)
-	$(RUN) $(JAX) XLA_FLAGS="$(QUICK_XLA)" $(PYTEST) $(TWO) -m "not slow and not tensorflow" $(TWINS:%=--ignore=%)
+	$(RUN) KERAS_BACKEND=tensorflow PYTHONPATH=$(CURDIR)/tests/hide_jax $(PYTEST) -n 3 $(SHARED) -m "not slow"
+	$(RUN) $(JAX) $(PYTEST) -n 2 $(SHARED) -m "not slow and not slow_on_jax and not tensorflow" $(TWINS)
+	$(RUN) $(JAX) XLA_FLAGS="$(QUICK_XLA)" $(PYTEST) -n 2 $(SHARED) -m "not slow and not slow_on_jax and not tensorflow" \
+	    $(TWINS:%=--ignore=%)
 
 test-slow: $(DEV)
 	$(RUN) $(PYTEST) -m slow
+	$(RUN) $(JAX) $(PYTEST) -m "slow_on_jax and not tensorflow"
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -389,6 +389,7 @@ def train_args(*given):
     return settle(cli.build_parser().parse_args(arguments))
 
 
+@pytest.mark.slow_on_jax
 def test_train_starts_from_the_imagenet_weights_of_an_application(monkeypatch):
     calls, make = [], keras.applications.MobileNetV3Small
 

@@ -103,6 +103,7 @@ def test_losses_of_a_batch_are_those_of_its_images_weighted_by_their_samples(mod
         assert together[name] == pytest.approx(expected, rel=1e-4), name
 
 
+@pytest.mark.slow_on_jax
 def test_padding_counts_where_torchvision_counts_it():
     # The twin of torchvision must show the very effect that the model above does not have.
     twin = scatter_weights(km.MaskRCNN(sample_everything(mask_padding=False)))

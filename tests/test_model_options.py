@@ -79,11 +79,12 @@ OPTIONS = {
 }
 # On JAX the whole of v1 and v2, with ResNet-50, runs in test_torchvision_v1.py and v2; compiling takes the time.
 ONCE = pytest.mark.tensorflow
+MARKS = {"group56max": pytest.mark.slow_on_jax}
 
 
 @pytest.mark.parametrize(
     "options",
-    [pytest.param(options, id=name, marks=[] if name == "group56max" else ONCE) for name, options in OPTIONS.items()],
+    [pytest.param(options, id=name, marks=MARKS.get(name, ONCE)) for name, options in OPTIONS.items()],
 )
 def test_options_train_and_detect(options):
     config = tiny_config(**options)

@@ -41,6 +41,7 @@ def test_folded_model_gives_the_same_answers(options):
     np.testing.assert_allclose(found["masks"], expected["masks"], atol=1e-4)
 
 
+@pytest.mark.slow_on_jax  # where folding is what XLA does; the answers are compared above
 def test_features_agree_to_1e_5_and_the_model_is_left_alone():
     model = scatter_weights(km.MaskRCNN(tiny_config(norm="batch", head_norm="batch")))
     before = [np.array(weight) for weight in model.weights]

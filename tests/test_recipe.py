@@ -10,7 +10,8 @@ from keras import ops
 from tiny import random_batch, scatter_weights, tiny_config
 
 import keras_maskrcnn as km
-from keras_maskrcnn.cli.recipe import prepare_model
+from keras_maskrcnn import backend
+from keras_maskrcnn.cli.recipe import prepare_model, settle_precision
 
 
 def rates(recipe, steps):
@@ -180,6 +181,20 @@ def test_the_arguments_freeze_parts_and_choose_the_precision(capsys):
         np.testing.assert_array_equal(ops.convert_to_numpy(after), ops.convert_to_numpy(before))
     prepare_model(arguments(freeze=["none"]), mixed)
     assert len(mixed.trainable_variables) == len(km.MaskRCNN(tiny_config()).trainable_variables)
+
+
+def test_automatic_precision_is_that_of_the_device(monkeypatch, capsys):
+    for device, chosen, told in (
+        ("NVIDIA H100", "bfloat16", "precision: bfloat16 (faster on this device, NVIDIA H100)\n"),
+        (None, None, f"precision: float32 (no faster bfloat16 on {', '.join(backend.devices())})\n"),
+    ):
+        monkeypatch.setattr(backend, "fast_bfloat16", lambda device=device: device)
+        args = arguments(mixed_precision="auto")
+        settle_precision(args)
+        assert args.mixed_precision == chosen and capsys.readouterr().out == told
+    args = arguments(mixed_precision="float16")
+    settle_precision(args)
+    assert args.mixed_precision == "float16" and capsys.readouterr().out == ""
 
 
 @pytest.mark.slow

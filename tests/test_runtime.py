@@ -1,5 +1,7 @@
 """What differs between backends besides the operators: TensorFlow's versions give what the generic ones give."""
 
+import types
+
 import numpy as np
 import pytest
 from backend_tools import to_numpy
@@ -43,3 +45,28 @@ def test_columns_after_the_last_valid_one_may_go():
         np.testing.assert_array_equal(kept, valid[:, : kept.shape[1]])
         np.testing.assert_array_equal(trimmed, values[:, : kept.shape[1]])
         assert kept.shape[1] >= 2  # generic ones keep all four
+
+
+@pytest.mark.tensorflow
+def test_bfloat16_is_faster_on_a_cpu_with_amx_tiles(tmp_path):
+    flags = tmp_path / "cpuinfo"
+    flags.write_text("flags\t\t: fpu avx512_bf16 amx_tile amx_bf16 amx_int8\n")
+    assert backend.fast_bfloat16(flags) == "CPU with AMX"
+    flags.write_text("flags\t\t: fpu avx2 avx512_bf16\n")
+    assert backend.fast_bfloat16(flags) is None
+    assert backend.fast_bfloat16(tmp_path / "missing") is None
+
+
+def test_bfloat16_is_faster_on_gpus_from_ampere_and_on_tpus(monkeypatch):
+    assert [runtime.has_bfloat16_cores(each) for each in ((7, 5), (8, 0), (9, 0), (10, 0))] == [False, True, True, True]
+    jax = pytest.importorskip("jax")
+    for platform, capability, name, expected in (
+        ("gpu", "9.0", "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3"),
+        ("gpu", "7.5", "Tesla T4", None),
+        ("gpu", None, "AMD Instinct", None),
+        ("tpu", None, "TPU v5 lite", "TPU v5 lite"),
+        ("cpu", None, "cpu", None),
+    ):
+        device = types.SimpleNamespace(platform=platform, compute_capability=capability, device_kind=name)
+        monkeypatch.setattr(jax, "devices", lambda device=device: [device])
+        assert runtime._fast_in_jax() == expected

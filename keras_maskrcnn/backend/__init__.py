@@ -11,8 +11,9 @@ from keras import ops
 
 from keras_maskrcnn.backend import checks, generic, runtime
 
+chosen_runtime = runtime
 if keras.backend.backend() == "tensorflow":
-    from keras_maskrcnn.backend import runtime_tensorflow as runtime
+    from keras_maskrcnn.backend import runtime_tensorflow as chosen_runtime
     from keras_maskrcnn.backend import tensorflow as chosen
 elif keras.backend.backend() == "jax":
     from keras_maskrcnn.backend import jax as chosen
@@ -27,20 +28,21 @@ trainable_multilevel_roi_align = chosen.trainable_multilevel_roi_align
 non_max_suppression = chosen.non_max_suppression
 non_max_suppression_by_level = chosen.non_max_suppression_by_level
 
-SUPPORTS_JIT = runtime.SUPPORTS_JIT
-HAS_FUSED_BATCH_NORM = runtime.HAS_FUSED_BATCH_NORM
-FOLDS_NORMS = runtime.FOLDS_NORMS
-fused_batch_norm = getattr(runtime, "fused_batch_norm", None)
-smaller = runtime.smaller
-gather_each = runtime.gather_each
-upsample_twice = runtime.upsample_twice
-trim_to_valid = runtime.trim_to_valid
-pad_columns = runtime.pad_columns
-pad_to_multiple = runtime.pad_to_multiple
-scale_loss = runtime.scale_loss
-devices = runtime.devices
+SUPPORTS_JIT = chosen_runtime.SUPPORTS_JIT
+HAS_FUSED_BATCH_NORM = chosen_runtime.HAS_FUSED_BATCH_NORM
+FOLDS_NORMS = chosen_runtime.FOLDS_NORMS
+fused_batch_norm = getattr(chosen_runtime, "fused_batch_norm", None)
+smaller = chosen_runtime.smaller
+gather_each = chosen_runtime.gather_each
+upsample_twice = chosen_runtime.upsample_twice
+trim_to_valid = chosen_runtime.trim_to_valid
+pad_columns = chosen_runtime.pad_columns
+pad_to_multiple = chosen_runtime.pad_to_multiple
+scale_loss = chosen_runtime.scale_loss
+devices = chosen_runtime.devices
 keep_compiled = getattr(chosen, "keep_compiled", runtime.keep_compiled)
-batches_ahead = runtime.batches_ahead
+batches_ahead = chosen_runtime.batches_ahead
+fast_bfloat16 = chosen_runtime.fast_bfloat16
 operators = chosen.operators
 stock_operators = getattr(chosen, "stock_operators", contextlib.nullcontext)
 portable_operators = getattr(chosen, "portable_operators", contextlib.nullcontext)

@@ -3,9 +3,12 @@
 XLA has no kernels for crop_and_resize and stock NMS, so the model turns Keras' XLA compilation off (`SUPPORTS_JIT`).
 """
 
+import pathlib
+
 import tensorflow as tf
 
 from keras_maskrcnn.backend import portable
+from keras_maskrcnn.backend.runtime import has_bfloat16_cores
 
 SUPPORTS_JIT = False
 HAS_FUSED_BATCH_NORM = True
@@ -94,13 +97,26 @@ def fused_batch_norm(inputs, gamma, beta, epsilon):
     return outputs, mean, variance
 
 
-def keep_compiled(folder):
-    """Nothing: TensorFlow traces anew in each process."""
-
-
 def devices():
     """Names of TensorFlow's devices, such as "CPU:0"."""
     return [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices()]
+
+
+def fast_bfloat16(cpu_description="/proc/cpuinfo"):
+    """The device if it computes convolutions faster in bfloat16 than in float32, by name; else None.
+
+    NVIDIA GPUs from compute capability 8.0, and CPUs with AMX tiles, which oneDNN uses (flag `amx_bf16` of the kernel).
+
+    Args:
+        cpu_description: file with the CPU's flags; where it is missing, as on other systems than Linux, there is none.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        fast = has_bfloat16_cores(details.get("compute_capability") or (0, 0))
+        return details.get("device_name", "GPU") if fast else None
+    path = pathlib.Path(cpu_description)
+    return "CPU with AMX" if path.is_file() and "amx_bf16" in path.read_text(encoding="utf-8").split() else None
 
 
 def batches_ahead():

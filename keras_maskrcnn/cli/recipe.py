@@ -3,6 +3,18 @@
 from keras_maskrcnn.cli.train_options import POLICIES
 
 
+def settle_precision(args):
+    """Replace `--mixed-precision auto` by what is faster on this device, and print it."""
+    if args.mixed_precision != "auto":
+        return
+    from keras_maskrcnn import backend
+
+    device = backend.fast_bfloat16()
+    args.mixed_precision = "bfloat16" if device else None
+    reason = f"faster on this device, {device}" if device else f"no faster bfloat16 on {', '.join(backend.devices())}"
+    print(f"precision: {args.mixed_precision or 'float32'} ({reason})")
+
+
 def prepare_model(args, model):
     """Give the model the precision of `--mixed-precision` and freeze the parts of `--freeze`; print what is trained."""
     from keras_maskrcnn.runs.freezing import format_parameters, freeze

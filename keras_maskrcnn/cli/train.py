@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from keras_maskrcnn.cli.options import SUCCESS, add_options
-from keras_maskrcnn.cli.recipe import prepare_model, recipe_of
+from keras_maskrcnn.cli.recipe import prepare_model, recipe_of, settle_precision
 from keras_maskrcnn.cli.resume import announce, check_same_run, load_last
 from keras_maskrcnn.cli.sources import load_model, open_parts
 from keras_maskrcnn.cli.train_options import GROUPS, LENGTH, pixel_fields
@@ -27,6 +27,7 @@ def train(args):
     from keras_maskrcnn.evaluation import format_metrics
     from keras_maskrcnn.runs.experiment import train_model
 
+    settle_precision(args)
     if args.resume:
         announce(args.run_dir)
     keras.utils.set_random_seed(args.seed)

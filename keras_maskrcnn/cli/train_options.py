@@ -101,8 +101,10 @@ OPTIMIZATION = (
     Option(
         "--mixed-precision",
         "compute convolutions and dense layers in 16 bits; weights, boxes and losses stay in 32. Without a word it is "
-        "bfloat16, which needs no loss scaling (Kalamkar et al. 2019); float16 is for NVIDIA GPUs before Ampere",
-        choices=tuple(POLICIES),
+        "bfloat16, which needs no loss scaling (Kalamkar et al. 2019); float16 is for NVIDIA GPUs before Ampere; auto "
+        "is bfloat16 where the device computes it faster (TPUs, NVIDIA GPUs from Ampere, on TensorFlow CPUs with AMX), "
+        "else 32 bits",
+        choices=(*POLICIES, "auto"),
         nargs="?",
         const="bfloat16",
     ),

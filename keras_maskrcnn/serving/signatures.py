@@ -81,7 +81,7 @@ def without_files(config):
 
 
 class GraphFunctions:
-    """The graph functions, which share one copy of the model's graph.
+    """The graph functions. Signatures with options and without share one copy of each graph, the model's included.
 
     Args:
         model: MaskRCNN.
@@ -93,51 +93,74 @@ class GraphFunctions:
         # Predictions of these models depend on the padding, so each image gets its own canvas.
         norms = (config.norm, config.head_norm)
         self.one_by_one = not config.mask_padding or not describe(model.backbone).masks_padding or "group" in norms
-        self.detect = tf.function(
-            self._detect,
-            autograph=False,
-            input_signature=[
-                tf.TensorSpec((None, None, None, config.num_channels), tf.float32),
-                tf.TensorSpec((None, 2), tf.int32),
-                {name: tf.TensorSpec((None,), dtype) for name, dtype in OPTIONS.items()},
-            ],
+        options = {name: tf.TensorSpec((None,), dtype) for name, dtype in OPTIONS.items()}
+        files = tf.TensorSpec((None,), tf.string)
+        side_by_side = (None, None, None, config.num_channels)
+        self.detect = _traced_once(
+            self._detect, tf.TensorSpec(side_by_side, tf.float32), tf.TensorSpec((None, 2), tf.int32), options
         )
+        pixels = INPUT_DTYPES[config.image_dtype]
+        self._from_images = _traced_once(self._to_images, tf.TensorSpec(side_by_side, pixels), options)
+        self._from_files = _traced_once(self._to_files, files, options)
+        self._in_codes = _traced_once(self._to_run_lengths, files, options)
 
     def to_images(self, images, **options):
         """`serving_default`: resize images of one size, detect, convert boxes to image pixels."""
-        return _for_any_count(self._to_images, images, options)
+        return self._for_any_count(self._from_images, images, options)
 
     def to_files(self, image_bytes, **options):
         """`serve_bytes`: the same for files of mixed sizes, on one canvas or one after the other."""
-        return _for_any_count(self._to_files, image_bytes, options)
+        return self._for_any_count(self._from_files, image_bytes, options)
 
     def in_run_lengths(self, image_bytes, **options):
         """`serve_rle`: as `to_files`, with each mask as COCO's run-length code in image pixels."""
+        return self._for_any_count(self._in_codes, image_bytes, options)
 
-        def find(image_bytes, **options):
-            return in_run_lengths(self._to_files(image_bytes, **options), self.config)
+    def _for_any_count(self, function, inputs, options):
+        """Call a function of at least one image with any number of them, 0 included: the outputs then have no rows.
 
-        return _for_any_count(find, image_bytes, options)
+        Args:
+            function: of a tensor (B, ...) and the options, returns a dict of tensors (B, ...).
+            inputs: tensor (B, ...), images or files. options: dict of tensors (B,), those that are given.
 
-    def _to_images(self, images, **options):
+        Returns:
+            dict of tensors (B, ...). Raises InvalidArgumentError for images without pixels, as resizing does.
+        """
+        count = tf.shape(inputs)[0]
+        empty = tf.equal(count, 0)
+
+        def one_more(array):
+            # An image without objects, an empty file, an option's zero: one row in place of none.
+            sides = tf.concat([[1], tf.maximum(tf.shape(array)[1:], 1)], axis=0)
+            return tf.cond(empty, lambda: tf.zeros(sides, array.dtype), lambda: array)
+
+        filled = {name: one_more(array) for name, array in options.items()}
+        outputs = function(
+            tf.ensure_shape(one_more(inputs), inputs.shape), self._options(tf.maximum(count, 1), filled)
+        )
+        return {name: array[:count] for name, array in outputs.items()}
+
+    def _to_images(self, images, options):
         batch, source = tf.shape(images)[0], tf.shape(images)[1:3]
         network = self.network_size(source)
         # The same float32 arithmetic as resize_bilinear, which Predictor uses.
         resized = tf.image.resize(images, network, "bilinear", antialias=False)
         sizes = tf.broadcast_to(network[None], (batch, 2))
-        found = self.detect(resized, sizes, self._options(batch, options))
+        found = self.detect(resized, sizes, options)
         return self._in_image_frame(found, sizes, tf.broadcast_to(source[None], (batch, 2)))
 
-    def _to_files(self, image_bytes, **options):
+    def _to_files(self, image_bytes, options):
         pixels = (self.config.num_channels, self.config.image_dtype)
         batch = read_batch(image_bytes, self.network_size, pixels)
-        options = self._options(tf.size(image_bytes), options)
         detect = self._detect_one_by_one if self.one_by_one else self.detect
         found = detect(batch["images"], batch["network_sizes"], options)
         readable = tf.equal(tf.strings.length(batch["problems"]), 0)
         found = {name: _where_rows(readable, array) for name, array in found.items()}
         outputs = self._in_image_frame(found, batch["network_sizes"], batch["image_sizes"])
         return outputs | {"problems": batch["problems"]}
+
+    def _to_run_lengths(self, image_bytes, options):
+        return in_run_lengths(self._from_files(image_bytes, options), self.config)
 
     def network_size(self, source):
         """`geometry.resizing.network_size` on tensors: int32 [height, width] -> int32 [height, width], in float64."""
@@ -207,27 +230,9 @@ def in_image_frame(found, config, network, source):
     return moved
 
 
-def _for_any_count(function, inputs, options):
-    """Call a function of at least one image with any number of them, 0 included: the outputs then have no rows.
-
-    Args:
-        function: of a tensor (B, ...) and keyword tensors (B,), returns a dict of tensors (B, ...).
-        inputs: tensor (B, ...), images or files. options: dict of tensors (B,).
-
-    Returns:
-        dict of tensors (B, ...). Raises InvalidArgumentError for images without pixels, as resizing does.
-    """
-    count = tf.shape(inputs)[0]
-    empty = tf.equal(count, 0)
-
-    def one_more(array):
-        # An image without objects, an empty file, an option's zero: one row in place of none.
-        sides = tf.concat([[1], tf.maximum(tf.shape(array)[1:], 1)], axis=0)
-        return tf.cond(empty, lambda: tf.zeros(sides, array.dtype), lambda: array)
-
-    filled = {name: one_more(array) for name, array in options.items()}
-    outputs = function(tf.ensure_shape(one_more(inputs), inputs.shape), **filled)
-    return {name: array[:count] for name, array in outputs.items()}
+def _traced_once(function, *inputs):
+    """A graph function of these tensors, as its callers' graphs call it: one copy for all of them."""
+    return tf.function(function, autograph=False, input_signature=inputs)
 
 
 def _where_rows(kept, array):

@@ -13,6 +13,7 @@ import tempfile
 
 import h5py
 
+from keras_maskrcnn.host.files import scratch_folder
 from keras_maskrcnn.weights.archive import open_archive
 from keras_maskrcnn.weights.h5_files import array_shapes, open_h5, read_array
 from keras_maskrcnn.weights.inflation import inflate, inflates, note
@@ -44,7 +45,7 @@ def load_keras_file(model, path, heads=True, skip_mismatch=False):
         WeightFileError: the file is damaged, forged, or holds something else than finite numbers.
         ValueError: datasets are missing, have another shape, or are unknown.
     """
-    with tempfile.TemporaryDirectory() as folder, open_weights(path) as theirs:
+    with scratch_folder(tempfile.gettempdir()) as folder, open_weights(path) as theirs:
         merged = pathlib.Path(folder) / "merged.weights.h5"
         model.save_weights(merged)
         receipt = _merge(theirs, merged, str(path), None if heads else _predictors(model.config), skip_mismatch)
@@ -61,14 +62,14 @@ def open_weights(path):
     """
     with contextlib.ExitStack() as stack:
         with reading(path, EXPECTED, REMEDY):
-            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folder = pathlib.Path(stack.enter_context(scratch_folder(tempfile.gettempdir())))
             file = stack.enter_context(open_h5(_weights_file(pathlib.Path(path), folder)))
         yield file
 
 
 def write_backbone(model, path):
     """Write only the backbone's weights, as a `.weights.h5` file for `load_keras_file`."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder(tempfile.gettempdir()) as folder:
         whole = pathlib.Path(folder) / "whole.weights.h5"
         model.save_weights(whole)
         with h5py.File(whole, "r") as source, h5py.File(path, "w") as target:
