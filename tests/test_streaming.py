@@ -1,5 +1,6 @@
 """Many images through a predictor: their order, what shares a batch, how many are in memory, what errors leave."""
 
+import pathlib
 import threading
 import time
 import weakref
@@ -179,6 +180,38 @@ def test_functions_are_called_late_and_wrong_sizes_cost_time_only():
     for sizes in (None, SIZES, SIZES[::-1], [None, *SIZES[1:]]):
         answers = Predictor(model_for(free=True)).stream(sources, batch_size=3, sizes=sizes)
         assert [answer.result.to_coco(1) for answer in answers] == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_one_pil_image_many_times_and_sizes_that_no_image_has(tmp_path, batch_size):
+    Image.fromarray(picture(70, (300, 200))).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as lazy:
+        answers = list(Predictor(model_for()).stream([lazy] * 20, batch_size=batch_size))
+    assert [answer.result.labels.tolist() for answer in answers] == [[1]] * 20
+    sources, sizes = [picture(k, (20, 20)) for k in range(3)], [(0, 20), (20, 20), (-1, -1)]
+    answers = Predictor(model_for()).stream(sources, batch_size=batch_size, sizes=sizes)
+    assert [answer.result.labels.tolist() for answer in answers] == [[0], [1], [2]]
+
+
+def test_images_too_large_for_one_batch_are_alone(monkeypatch):
+    make = Predictor._new_batch
+
+    def new_batch(self, sizes, batch_size, alone):
+        if len(sizes) > 1:
+            raise MemoryError
+        return make(self, sizes, batch_size, alone)
+
+    monkeypatch.setattr(Predictor, "_new_batch", new_batch)
+    model = model_for()
+    answers = Predictor(model).stream([picture(k, (20, 20)) for k in range(4)], batch_size=2)
+    assert [answer.result.labels.tolist() for answer in answers] == [[0], [1], [2], [0]]
+    assert [shape[0] for shape, _ in model.batches] == [1] * 4
+
+
+@pytest.mark.parametrize("sources", ["photo.jpg", pathlib.Path("photo.jpg"), b"PNG", None, Image.new("RGB", (5, 5))])
+def test_one_image_is_no_stream(sources):
+    with pytest.raises(ValueError, match=f"many images.*Received {type(sources).__name__}. Call the predictor for one"):
+        Predictor(model_for()).stream(sources)
 
 
 def test_an_accelerator_gets_batches_of_eight_and_cpus_of_one(monkeypatch):

@@ -11,9 +11,13 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import numbers
 import os
+import threading
+
+from PIL import Image
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.data.images.reading import image_size
@@ -21,6 +25,7 @@ from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.inference.planning import Member, plan_batches
 
 UNREADABLE = (ValueError, MemoryError)  # what reading an image may raise; the other images go on
+_LOADING = threading.Lock()
 _MOST_THREADS = 16
 _WINDOW = 4  # batches: how far images may be moved forward to fill one
 
@@ -81,12 +86,17 @@ class Streaming:
             its answer. No thread is left when the iterator ends, is closed or raises.
 
         Raises:
-            ValueError: batch_size or window is below 1.
+            ValueError: batch_size or window is below 1, or sources is one image.
         """
         if batch_size is None:
             batch_size = self._default_batch_size()
         check_count("batch_size", batch_size)
         check_count("window", window)
+        if isinstance(sources, (str, bytes, os.PathLike)) or not hasattr(sources, "__iter__"):
+            raise ValueError(
+                "stream takes many images: a list, or another iterable. "
+                f"Received {type(sources).__name__}. Call the predictor for one image, or put it into a list."
+            )
         if hasattr(sources, "__len__"):
             batch_size = min(batch_size, max(1, len(sources)))
         return _Flow(self, sources, finish, batch_size, sizes, window or _WINDOW * batch_size).answers()
@@ -148,7 +158,10 @@ class _Flow:
                 yield self._member(index, source, size)
 
     def _member(self, index, source, size):
-        place = None if size is None else self.predictor._group(size)
+        try:
+            place = None if size is None else self.predictor._group(size)
+        except UNREADABLE:  # an impossible size: the image itself will tell
+            place = None
         return Member(index, source) if place is None else Member(index, source, tuple(size), *place)
 
     def _batches_read(self):
@@ -166,13 +179,15 @@ class _Flow:
     def _start_reading(self, members):
         batch = None
         if members[0].group is not None:
-            batch = self.predictor._new_batch([member.size for member in members], self.batch_size, alone=False)
+            sizes = [member.size for member in members]
+            with contextlib.suppress(MemoryError):  # then each is alone
+                batch = self.predictor._new_batch(sizes, self.batch_size, alone=False)
         return [(member, self.pool.submit(self._read, member, batch, row)) for row, member in enumerate(members)]
 
     def _read(self, member, batch, row):
         """(image, its batch, its row), or the error of an image that cannot be read."""
         try:
-            image = self.predictor._read(member.source() if callable(member.source) else member.source)
+            image = self.predictor._read(_loaded(member.source))
             if batch is None or image.shape[:2] != member.size:
                 batch, row = self.predictor._new_batch([image.shape[:2]], self.batch_size, alone=True), 0
             batch.fill(row, image)
@@ -241,11 +256,20 @@ def _in_threads(pool, function, items, ahead):
         yield item, future.result()
 
 
+def _loaded(source):
+    """What a source stands for. A PIL image is decoded: it does that itself, once, and not in two threads at a time."""
+    source = source() if callable(source) else source
+    if isinstance(source, Image.Image):
+        with _LOADING, contextlib.suppress(Exception):  # reading it will say what is wrong
+            source.load()
+    return source
+
+
 def _header_size(source):
     """(height, width) of an image. None: only reading it can tell, or will say what is wrong."""
     if callable(source):
         return None
     try:
-        return tuple(image_size(source))
+        return tuple(image_size(_loaded(source)))
     except UNREADABLE:
         return None
