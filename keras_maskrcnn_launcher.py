@@ -30,14 +30,14 @@ def register_package():
 
 
 def prepare_models():
-    """Get the process ready for models: import Keras and the package's classes quietly, keep freed memory."""
+    """Get the process ready for models: keep freed memory, import Keras and the package's classes quietly."""
+    from keras_maskrcnn.host.memory import keep_for_models
+
+    keep_for_models()  # first: it has less effect after a framework has started threads
     package = sys.modules[PACKAGE]
     if not hasattr(package, "__version__"):  # `__init__` has not been executed
         with quiet_tensorflow():
             package.__spec__.loader.exec_module(package)
-    from keras_maskrcnn.host.memory import keep_for_models
-
-    keep_for_models()
 
 
 @contextlib.contextmanager

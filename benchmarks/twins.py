@@ -44,7 +44,6 @@ def our_model(**overrides):
     """The model of this package with these weights."""
     import keras_maskrcnn as km
 
-    km.keep_freed_memory()  # as the command line does
     model = km.maskrcnn_resnet50_fpn(90, **overrides)
     km.load_weights(model, dict(np.load(STATE)))
     return model
