@@ -44,6 +44,7 @@ def main():
             began = time.perf_counter()
             way()
             seconds[name].append((time.perf_counter() - began) / count)
+            print(f"  {name:15} {seconds[name][-1] * 1e3:8.1f} ms an image", flush=True)
     base = statistics.median(seconds["one at a time"])
     print(f"{count} images, {sum(map(len, results['one at a time']))} detections")
     for name, times in seconds.items():
