@@ -67,7 +67,7 @@ HOST_ONLY = (
 # Files that compare values of models which run once or twice. TensorFlow traces a model's step in 13 seconds and runs
 # it in 0.1, so these run eagerly; tests marked `compiled` do not. Graphs of the whole model are traced by the twins,
 # the exports, the samples and the tests of `fit`.
-EAGER = ("test_model", "test_optimize", "test_cli")
+EAGER = ("test_model", "test_optimize", "test_cli", "test_streaming")
 
 # Files of minutes go first: two workers that share whole files (--dist loadfile) then end at about the same time.
 LONG = (

@@ -1,5 +1,8 @@
 """A model that gives known detections and a dataset in memory: what evaluation and prediction are tested on."""
 
+import threading
+import types
+
 import numpy as np
 
 from keras_maskrcnn.config import MaskRCNNConfig
@@ -42,6 +45,34 @@ class KnownModel:
         out["labels"][0, :count] = labels
         out["masks"][0, :count] = 1.0
         out["valid"][0, :count] = True
+        return out
+
+
+class ColourModel:
+    """Finds one box in each image of a batch, with size, score and label as the colour of its first pixel says.
+
+    Args:
+        config: MaskRCNNConfig. free: whether its backbone says that the padding does not show.
+    """
+
+    def __init__(self, config, free=False):
+        self.config = config
+        self.backbone = types.SimpleNamespace(masks_padding=free)
+        self.batches, self.threads = [], set()
+
+    def predict_on_batch(self, batch):
+        self.batches.append((batch["images"].shape, batch["image_sizes"].tolist()))
+        self.threads.add(threading.get_ident())
+        count, rows = len(batch["images"]), self.config.max_detections
+        shapes = {"boxes": (4,), "scores": (), "labels": (), "valid": (), "masks": (28, 28)}
+        out = {name: np.zeros((count, rows, *shape), np.float32) for name, shape in shapes.items()}
+        out["labels"], out["masks"] = out["labels"].astype(np.int32), out["masks"] + 1
+        for row, (height, width) in enumerate(batch["image_sizes"]):
+            colour = int(batch["images"][row, 0, 0, 0])
+            out["boxes"][row, 0] = 0, 0, min(width, 1 + colour % 30), min(height, 1 + colour % 23)
+            out["scores"][row, 0] = 0.5 + colour / 1000
+            out["labels"][row, 0] = colour % 3
+            out["valid"][row, 0] = True
         return out
 
 

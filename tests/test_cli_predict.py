@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import tifffile
-from known_answers import KnownModel, small_config
+from known_answers import ColourModel, KnownModel, small_config
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -97,21 +97,53 @@ def test_names_of_any_length_and_larger_images_than_the_limit(folder, model, tmp
 
 
 def test_results_are_there_while_it_goes_on(folder, model, tmp_path, monkeypatch):
+    """Some images behind the model, because others are drawn meanwhile; in order, and whole after an interrupt."""
     output, seen = tmp_path / "found", []
     monkeypatch.setattr(result_files, "_SHARE", 0)  # write after each image, however long it takes
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    for k in range(3, 20):
+        Image.fromarray(picture(k % 3)).save(folder / f"{'abcdefghijklmnopqrst'[k]}.png")
+    model.answers *= 7
 
     def watch(batch, answer=model.predict_on_batch):
         if (output / "detections.json").is_file():
             seen.append(len(json.loads((output / "detections.json").read_text())))
-        if len(seen) == 2:
+        if len(set(seen)) == 3:
             raise KeyboardInterrupt
         return answer(batch)
 
     monkeypatch.setattr(model, "predict_on_batch", watch)
     assert cli.main(["predict", "model.keras", str(folder), "--output", str(output)]) == 130
-    assert seen == [1, 2]
-    assert [one["image_id"] for one in json.loads((output / "detections.json").read_text())] == [1, 2]
-    assert len(json.loads((output / "images.json").read_text())["images"]) == 2
+    count = seen[-1]
+    assert seen == sorted(seen) and 3 <= count < len(model.batches) + 1 < 20
+    assert len(model.batches) - count <= 6  # being drawn, or waiting for one that is
+    results = json.loads((output / "detections.json").read_text())
+    assert [one["image_id"] for one in results] == list(range(1, count + 1))
+    assert [one["category_id"] for one in results] == [k % 3 + 1 for k in range(count)]
+    assert len(json.loads((output / "images.json").read_text())["images"]) == count
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_batches_write_what_single_images_do(folder, monkeypatch, tmp_path, size):
+    for k in range(5):
+        Image.fromarray(picture(k)[: 20 + k // 2, :40]).save(folder / f"d{k}.png")
+    (folder / "d2.png").write_bytes(b"damaged")
+    known = ColourModel(small_config(3, class_names=NAMES, category_ids=(1, 2, 3)))
+    monkeypatch.setattr(predict, "_predictor", lambda args: Predictor(known))
+    one, several = tmp_path / "one", tmp_path / "several"
+    assert run(folder, one)[0] == run(folder, several, "--batch-size", str(size))[0] == cli.CHECK_FAILED
+    assert max(shape[0] for shape, _ in known.batches) == size or size == 8
+    names = sorted(path.name for path in one.iterdir())
+    assert len([name for name in names if name.endswith(".png")]) == 7
+    assert names == sorted(path.name for path in several.iterdir())
+    for name in names:
+        assert (one / name).read_bytes() == (several / name).read_bytes(), name
+
+
+def test_a_batch_has_at_least_one_image(folder, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["predict", "model.keras", str(folder), "--batch-size", "0"])
+    assert "--batch-size: must be above zero, received 0" in capsys.readouterr().err
 
 
 def test_without_annotations_pycocotools_takes_the_results_with_the_images_table(folder, model, tmp_path):

@@ -7,11 +7,12 @@ import types
 
 import numpy as np
 import pytest
-from known_answers import KnownDataset, KnownModel, answers_from, rectangle_rle, small_config
+from known_answers import ColourModel, KnownDataset, KnownModel, answers_from, rectangle_rle, small_config
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from keras_maskrcnn.data import ArrayDataset, ImageError, read_image
 from keras_maskrcnn.evaluation import CocoEvaluator, coco_metrics, evaluate_coco, format_metrics
 from keras_maskrcnn.evaluation.coco import iou_types_of
 
@@ -86,6 +87,45 @@ def test_more_than_a_hundred_objects_count_up_to_the_models_cap():
     assert capped["segm_AR100"] == pytest.approx(100 / 150)
     assert capped["segm_AP"] == pytest.approx(67 / 101)  # recall points 0, 0.01, ..., 0.66
     assert "count up to 300 detections" in format_metrics(metrics)
+
+
+def scenes_of_sizes():
+    """A dataset of images of several sizes, each of one colour, and what ColourModel has to find in it."""
+    sizes = [(30, 40), (64, 64), (33, 20), (20, 31), (64, 10), (30, 30), (64, 60)]
+    colours = [11, 22, 33, 44, 55, 66, 77]
+    images = [np.full((*size, 3), colour, np.uint8) for size, colour in zip(sizes, colours, strict=True)]
+    corners = [(min(w, 1 + c % 30), min(h, 1 + c % 23)) for (h, w), c in zip(sizes, colours, strict=True)]
+    masks = [np.zeros((1, *size), np.uint8) for size in sizes]
+    for mask, (x, y) in zip(masks, corners, strict=True):
+        mask[0, :y, : max(1, x - 2)] = 1  # not quite what is found
+    labels = [[colour % 3] for colour in colours]
+    return ArrayDataset(images, masks, labels, class_names=("a", "b", "c"))
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+@pytest.mark.parametrize("free", [False, True])
+def test_batches_give_the_figures_of_one_image_at_a_time(batch_size, free):
+    dataset = scenes_of_sizes()
+    config = small_config(3, class_names=("a", "b", "c"), max_detections=1)
+    several, one = ColourModel(config, free), ColourModel(config, free)
+    expected = evaluate_coco(one, dataset)
+    metrics = evaluate_coco(several, dataset, batch_size=batch_size)
+    assert {shape[0] for shape, _ in one.batches} == {1} and max(shape[0] for shape, _ in several.batches) > 1
+    del metrics["seconds_per_image"], expected["seconds_per_image"]
+    assert metrics == expected and 0 < metrics["segm_AP"] < 1 and metrics["images_at_cap"] == 7
+
+
+def test_evaluation_names_the_image_that_cannot_be_read_and_the_wrong_batch_size(tmp_path, monkeypatch):
+    dataset, config = scenes_of_sizes(), small_config(3, class_names=("a", "b", "c"))
+    with pytest.raises(ValueError, match="batch_size=... must be a whole number of images, at least 1. Received: 0"):
+        evaluate_coco(ColourModel(config), dataset, batch_size=0)
+    with pytest.raises(ValueError, match="batch_size=... must be a whole number of images, at least 1. Received: -1"):
+        CocoEvaluator(dataset, batch_size=-1)
+    load = dataset.load_image
+    broken = lambda index, *pixels: load(index, *pixels) if index != 3 else read_image(b"broken")  # noqa: E731
+    monkeypatch.setattr(dataset, "load_image", broken)
+    with pytest.raises(ImageError, match="<6 bytes>"):
+        evaluate_coco(ColourModel(config), dataset, batch_size=2)
 
 
 def test_images_that_fill_the_models_rows_are_counted():

@@ -178,6 +178,22 @@ def test_run_length_codes_are_the_masks_that_the_predictor_pastes(model, served)
     assert not any(answer["mask_rle"][1])
 
 
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_a_stream_through_an_export_gives_what_single_calls_do(export, batch_size):
+    image = random_batch([(96, 128)], (96, 128))["images"][0]
+    images = [image, image[:64, :70].copy(), image[::-1].copy(), b"no image"]
+    predictor = km.serving.SavedModelPredictor(export)
+    answers = list(predictor.stream(images, lambda index, _, found: (index, found), batch_size))
+    assert [answer.error is None for answer in answers] == [True, True, True, False]
+    for k, answer in enumerate(answers[:3]):
+        index, found = answer.result
+        expected = predictor(images[k])
+        assert index == k and len(found) == len(expected) > 0 and found.image_size == images[k].shape[:2]
+        for name, values in (("boxes", found.boxes), ("scores", found.scores), ("masks", found.box_masks)):
+            theirs = expected.box_masks if name == "masks" else getattr(expected, name)
+            np.testing.assert_allclose(values, theirs, atol=TOLERANCES[name], err_msg=name)
+
+
 def test_predict_with_the_export_writes_what_the_predictor_finds(model, export, tmp_path):
     from keras_maskrcnn import cli
 

@@ -2,9 +2,15 @@
 
 import sys
 
-from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, add_options, finite, positive
+from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, Option, add_options, finite, positive
 from keras_maskrcnn.cli.results import ResultFiles, image_paths, read_known_images
 from keras_maskrcnn.cli.sources import DATASET, load_model, open_dataset
+
+BATCH_SIZE = Option(
+    "--batch-size",
+    "most images that the model sees at once (default: 8 on a GPU or TPU, 1 on CPUs, 1 with --saved-model)",
+    type=positive(int),
+)
 
 # evaluate --------------------------------------------------------------------------------------------------
 
@@ -18,6 +24,7 @@ def evaluate_arguments(command):
         type=positive(int),
         help="highest-scoring detections in an image to evaluate (default: the larger of 100 and the model's limit)",
     )
+    BATCH_SIZE.add_to(command)
     command.add_argument("--json", help="JSON file for all figures, those of each class included")
 
 
@@ -32,7 +39,7 @@ def evaluate(args):
     problem = nothing_to_learn(dataset)
     if problem:
         raise ValueError(f"Without objects to find, average precision is undefined. {problem}")
-    metrics = evaluate_coco(model, dataset, args.max_detections, verbose=1)
+    metrics = evaluate_coco(model, dataset, args.max_detections, verbose=1, batch_size=args.batch_size)
     print(format_metrics(metrics))
     if args.json:
         write_json(args.json, metrics)
@@ -68,6 +75,7 @@ def predict_arguments(command):
         default=0.2,
         help="share of a tile's side that neighbours overlap by; choose at least the size of the objects",
     )
+    BATCH_SIZE.add_to(command)
 
 
 def check_predict(args):
@@ -91,23 +99,19 @@ def check_predict(args):
 
 def predict(args):
     """Find instances; write pictures and COCO results. The status says if an image could not be read."""
-    from keras_maskrcnn.data import read_image
     from keras_maskrcnn.host.progress import progress_bar
 
     predictor = _predictor(args)
-    pixels = (predictor.config.num_channels, predictor.config.image_dtype)
     progress = progress_bar(len(args.images), unit_name="image")
     failures = []
     with ResultFiles(args.output, predictor.config, args.known) as files:
-        for i, path in enumerate(args.images):
-            try:
-                image = read_image(path, *pixels)
-                found = predictor(image)
-            except (ValueError, MemoryError) as error:
-                failures.append(f"{path}: {str(error) or type(error).__name__}")
+        finish = lambda index, image, found: files.draw(index, args.images[index], image, found)  # noqa: E731
+        for answer in predictor.stream(args.images, finish, args.batch_size):
+            if answer.error is None:
+                files.add(answer.result)
             else:
-                files.add(i, path, image, found)
-            progress.update(i + 1)
+                failures.append(f"{answer.source}: {str(answer.error) or type(answer.error).__name__}")
+            progress.update(answer.index + 1)
     print(files.summary())
     if failures:
         print(f"{len(failures)} of {len(args.images)} images failed:", *failures, sep="\n  ", file=sys.stderr)

@@ -67,11 +67,14 @@ class ResultFiles:
         finally:
             self._lock.__exit__(*error)
 
-    def add(self, number, path, image, found):
-        """Write the picture of an image, and add its instances.
+    def draw(self, number, path, image, found):
+        """Write the picture of an image; several threads may do so at once.
 
         Args:
             number: int, position of the image. path: its file. image: (H, W, C). found: FoundInstances.
+
+        Returns:
+            (entry of images.json, list of entries of detections.json), for `add`.
         """
         from PIL import Image
 
@@ -85,8 +88,14 @@ class ResultFiles:
         )
         image_id = number + 1 if self.known is None else self.known.ids[path]
         height, width = image.shape[:2]
-        self.images.append({"id": image_id, "file_name": str(path), "height": height, "width": width})
-        self.results += [one | {"file": str(path)} for one in found.to_coco(image_id, self.category_ids)]
+        entry = {"id": image_id, "file_name": str(path), "height": height, "width": width}
+        return entry, [one | {"file": str(path)} for one in found.to_coco(image_id, self.category_ids)]
+
+    def add(self, drawn):
+        """Add the instances of an image, as `draw` returned them, to the results."""
+        image, results = drawn
+        self.images.append(image)
+        self.results += results
         if time.monotonic() >= self._next:
             self._write()
 

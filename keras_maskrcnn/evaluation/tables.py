@@ -8,10 +8,10 @@ import numpy as np
 
 from keras_maskrcnn.data.readers import fields
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
+from keras_maskrcnn.evaluation.columns import FARTHEST, detections_are_right
 from keras_maskrcnn.geometry import rle
 
 KEYPOINTS = 17  # of a person; COCO measured a tolerance for each
-_FARTHEST = 1e6  # pixels: coordinates beyond it are of no image
 _MOST_PIXELS = 2**31  # of an image; run lengths count in 32 bits
 COMPARED = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # IoU type -> field
 
@@ -38,12 +38,10 @@ def check_tables(ground_truth, detections, iou_types):
         )
     sizes = _each(ground_truth.get("images"), "ground_truth, images", lambda entry: _image(entry, iou_types))
     _each(ground_truth.get("categories"), "ground_truth, categories", _category)
-    for name, table, check in (
-        ("ground_truth, annotations", ground_truth.get("annotations"), _truth),
-        ("detections", detections, _detection),
-    ):
-        sides = dict(sizes)
-        _each(table, name, lambda entry, check=check, sides=sides: check(entry, sides, iou_types))
+    sizes = dict(sizes)
+    _each(ground_truth.get("annotations"), "ground_truth, annotations", lambda entry: _truth(entry, sizes, iou_types))
+    if not detections_are_right(detections, sizes, iou_types):
+        _each(detections, "detections", lambda entry: _detection(entry, sizes, iou_types))
 
 
 def _each(table, name, check):
@@ -146,8 +144,8 @@ def _common(entry, iou_types):
             raise FaultyAnnotation(
                 f"`bbox` must be [x, y, width, height]. Received {fields.shown(box)}.", "Correct `bbox`."
             )
-        for value, least in zip(numbers, (-_FARTHEST, -_FARTHEST, 0, 0)):
-            _number(value, "each number of `bbox`", least, _FARTHEST)
+        for value, least in zip(numbers, (-FARTHEST, -FARTHEST, 0, 0)):
+            _number(value, "each number of `bbox`", least, FARTHEST)
     if "keypoints" in iou_types:
         _keypoints(entry["keypoints"])
 
@@ -161,7 +159,7 @@ def _keypoints(points):
             'Leave "keypoints" out of iou_types for other objects than persons.',
         )
     for value in numbers:
-        _number(value, "each number of `keypoints`", -_FARTHEST, _FARTHEST)
+        _number(value, "each number of `keypoints`", -FARTHEST, FARTHEST)
 
 
 def _truth_mask(segmentation, size):
@@ -178,7 +176,7 @@ def _truth_mask(segmentation, size):
         )
     for part in parts:
         for value in part:
-            _number(value, "each coordinate", -_FARTHEST, _FARTHEST)
+            _number(value, "each coordinate", -FARTHEST, FARTHEST)
 
 
 def _run_lengths(code, size, kinds):

@@ -9,6 +9,7 @@ for one 3024 x 4032 image with 450 objects that is 5 GB.
 import numpy as np
 
 _LONGEST = 2**38  # pixels
+_AT_ONCE = 500  # codes: of more the arrays do not stay in the processor's cache
 _LONGEST_CODE = 8  # characters of a run: of 5 bits each
 
 
@@ -25,16 +26,50 @@ def parse_counts(counts):
         ValueError: it is no run-length code, or a run is negative or longer than any image.
     """
     if isinstance(counts, (str, bytes)):
-        runs = _decompress(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
+        runs = _decompress(_as_bytes(counts))
     else:
         runs = _whole_numbers(counts)
+    _check_lengths(runs)
+    return runs
+
+
+def totals_and_areas(texts):
+    """What the run lengths of many compressed codes sum to, and the pixels in each mask.
+
+    Args:
+        texts: list of str or bytes.
+
+    Returns:
+        (int64 (n,), the pixels of each image; int64 (n,), those of its mask).
+
+    Raises:
+        ValueError: one of them is nothing that `parse_counts` would take.
+    """
+    wrong = [text for text in texts if not isinstance(text, (str, bytes))]
+    if wrong:
+        raise ValueError(f"Compressed run lengths are text. Received {str(wrong[0])[:40]}. Compress them.")
+    parts = [_totals_and_areas(texts[start : start + _AT_ONCE]) for start in range(0, len(texts), _AT_ONCE)]
+    totals, areas = zip(*parts) if parts else ([np.zeros(0, np.int64)],) * 2
+    return np.concatenate(totals), np.concatenate(areas)
+
+
+def _totals_and_areas(texts):
+    runs, first = _decompress_all([_as_bytes(text) for text in texts])
+    _check_lengths(runs)
+    return np.add.reduceat(runs, first), np.add.reduceat(runs * _is_odd(first, len(runs)), first)
+
+
+def _as_bytes(counts):
+    return counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
+
+
+def _check_lengths(runs):
     least, most = runs.min(initial=0), runs.max(initial=0)
     if least < 0 or most > _LONGEST:
         raise ValueError(
             "Run lengths must not be negative, nor longer than an image. "
             f"Received {least if least < 0 else most}. The run-length code is damaged. Export the mask again."
         )
-    return runs
 
 
 def extent(runs, height):
@@ -86,10 +121,14 @@ def encode_window(pixels, x, y, height, width):
     Returns:
         int64 (runs,), their sum is height * width.
     """
-    columns = np.zeros((pixels.shape[1], height), np.int8)
-    columns[:, y : y + pixels.shape[0]] = np.asarray(pixels).T != 0
-    flat = np.concatenate([[0], columns.reshape(-1), [0]])
-    changes = np.flatnonzero(np.diff(flat)) + x * height
+    rows, columns = pixels.shape
+    padded = np.zeros((columns, rows + 2), bool)
+    padded[:, 1:-1] = pixels.T
+    column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    changes = (x + column) * height + y + row
+    if rows == height:  # a run may go on from the last row of a column to row 0 of the next
+        ends = np.flatnonzero(changes[1:] == changes[:-1])
+        changes = np.delete(changes, np.concatenate([ends, ends + 1]))
     runs = np.diff(np.concatenate([[0], changes, [height * width]]))
     return runs[:-1] if len(changes) and changes[-1] == height * width else runs
 
@@ -109,23 +148,67 @@ def _whole_numbers(counts):
 
 
 def _decompress(text):
-    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((codes & 0x20) == 0)
-    begins = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
-    lengths = ends - begins + 1
-    whole = len(ends) > 0 and ends[-1] == len(codes) - 1 and lengths.max() <= _LONGEST_CODE
-    if not whole or (codes < 0).any() or (codes > 63).any():
-        raise ValueError(
-            "Compressed run lengths must be the text of pycocotools' `encode`. "
-            f"Received {text[:40]!r}. The mask is damaged. Export it again."
-        )
-    shifts = 5 * (np.arange(len(codes)) - np.repeat(begins, lengths))
-    values = np.add.reduceat((codes & 0x1F) << shifts, begins)
-    values -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * lengths), 0)
+    """Run lengths of one code of bytes, int64 (runs,)."""
+    values, _ = _stored_values(text, np.array([len(text)]))
     # From the fourth run on, the difference from the second last run is stored.
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values
+
+
+def _decompress_all(texts):
+    """(int64 (runs,) of codes of bytes, one after the other; int64 (n,), the first run of each)."""
+    sizes = np.array([len(text) for text in texts])
+    stops = np.cumsum(sizes)
+    values, ends = _stored_values(b"".join(texts), stops)
+    first = np.searchsorted(ends, stops - sizes)
+    odd = _is_odd(first, len(values))
+    heads, values[first] = values[first], 0  # of the even ones the first is no difference
+    for chain in (np.flatnonzero(odd), np.flatnonzero(~odd)):
+        values[chain] = _summed(values[chain], np.searchsorted(chain, first))
+    values[first] = heads
+    return values, first
+
+
+def _is_odd(first, count):
+    """Bool (count,): whether a run has an odd position in its code. `first`: int (n,), the first run of each code."""
+    codes_odd = np.repeat(first & 1 == 1, np.diff(first, append=count))
+    return codes_odd ^ (np.arange(count) & 1 == 1)
+
+
+def _summed(values, begins):
+    """Cumulative sums that start anew at each position of `begins`, which may be equal or the end."""
+    sums = np.concatenate([[0], np.cumsum(values)])
+    return sums[1:] - np.repeat(sums[begins], np.diff(begins, append=len(values)))
+
+
+def _stored_values(text, stops):
+    """The numbers in compressed codes.
+
+    Args:
+        text: bytes, the codes one after the other. stops: int (n,), where each ends.
+
+    Returns:
+        (int64 (runs,), int64 (runs,): the last character of each run).
+    """
+    codes = np.frombuffer(text, np.uint8) - np.uint8(48)  # characters below "0" wrap around to large ones
+    last = (codes & 0x20) == 0  # characters that end a run
+    ends = np.flatnonzero(last)
+    begins = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    lengths = ends - begins + 1
+    whole = stops[0] > 0 and (stops[1:] > stops[:-1]).all() and last[stops - 1].all() and lengths.max() <= _LONGEST_CODE
+    if not whole or codes.max() > 63:
+        raise ValueError(
+            "Compressed run lengths must be the text of pycocotools' `encode`. "
+            f"Received {text[:40]!r}. The mask is damaged. Export it again."
+        )
+    values = (codes[begins] & 0x1F).astype(np.int64)
+    for place in range(1, lengths.max()):
+        longer = np.flatnonzero(lengths > place)
+        values[longer] += (codes[begins[longer] + place] & 0x1F).astype(np.int64) << 5 * place
+    negative = np.flatnonzero(codes[ends] & 0x10)
+    values[negative] -= np.int64(1) << (5 * lengths[negative])
+    return values, ends
 
 
 def _spans(runs):

@@ -1,9 +1,12 @@
-"""From one image to its instances, in the pixels of that image.
+"""From an image to its instances, in the pixels of that image; `stream` does it for many.
 
 In: a path, PIL image or array. Out: `FoundInstances` with boxes, scores, labels and masks in image pixels. Called by
 users, by `evaluation/` and by the command line. Masks stay 28x28 in the frame of their box until full ones are
 requested.
 """
+
+import copy
+import functools
 
 import keras
 import numpy as np
@@ -14,16 +17,16 @@ from keras_maskrcnn.geometry.resizing import (
     bucket_size,
     canvas_size,
     network_size,
-    pad_to_canvas,
     resize_bilinear,
 )
 from keras_maskrcnn.host.caches import compiled_folder
 from keras_maskrcnn.inference.frames import boxes_in_image, moved_values
-from keras_maskrcnn.inference.tiling import find_in_tiles, tile_grid
+from keras_maskrcnn.inference.streaming import Streaming
+from keras_maskrcnn.inference.tiling import find_in_tiles, merge_pieces, pieces_of, tile_grid
 
 
-class Predictor:
-    """Finds the instances of one image with a trained model.
+class Predictor(Streaming):
+    """Finds the instances of images with a trained model: of one by a call, of many with `stream`.
 
     Args:
         model: MaskRCNN, or anything with `.config` and `.predict_on_batch(batch)`.
@@ -64,36 +67,151 @@ class Predictor:
         Returns:
             FoundInstances, by descending score; TiledInstances of an image larger than `tile`.
         """
-        image = read_image(image, self.config.num_channels, self.config.image_dtype)
-        if self.tile is None or max(image.shape[:2]) <= self.tile:
+        image = self._read(image)
+        if not self._is_tiled(image.shape):
             return self._find(image)
         pieces = find_in_tiles(image, self._find, self.tile, self.overlap)
         return TiledInstances(pieces, image.shape[:2], self.config)
 
     def _find(self, image):
         """Detect in one piece, an image (H, W, C) of the model's channels and dtype."""
-        height, width = image.shape[:2]
-        size = network_size(height, width, self.config)
-        # TensorFlow handles any size with one graph; JAX compiles once per canvas. A coarse grid of canvases limits
-        # that, if predictions do not depend on the canvas.
-        coarse = keras.backend.backend() == "jax" and self.config.mask_padding
-        canvas = (bucket_size if coarse else canvas_size)(*size)
-        batch = {
-            "images": pad_to_canvas(resize_bilinear(image, size), canvas)[None],
-            "image_sizes": np.array([size], np.int32),
+        batch = NetworkBatch(self, [image.shape[:2]])
+        batch.fill(0, image)
+        batch.run()
+        return batch.found(0, image)
+
+    def _is_tiled(self, shape):
+        return self.tile is not None and max(shape[:2]) > self.tile
+
+    # Streaming -------------------------------------------------------------------------------------------------
+
+    def _read(self, source):
+        return read_image(source, self.config.num_channels, self.config.image_dtype)
+
+    def _group(self, size):
+        if self._is_tiled(size):
+            return None
+        size = network_size(*size, self.config)
+        canvas = self.canvas(*size)
+        return bucket_size(*size) if self._canvas_is_free() else canvas, canvas
+
+    def _new_batch(self, sizes, batch_size, alone):
+        if self._is_tiled(sizes[0]):
+            return TileBatch(self, batch_size)
+        full = _compiles_each_shape() and not alone  # a program is of one number of images
+        return NetworkBatch(self, sizes, batch_size if full else len(sizes))
+
+    def canvas(self, height, width):
+        """Canvas (height, width) of an image of this size alone, network pixels.
+
+        TensorFlow handles any size with one graph; JAX compiles once per canvas. A coarse grid of canvases limits that,
+        if predictions do not depend on the canvas.
+        """
+        coarse = _compiles_each_shape() and self.config.mask_padding
+        return (bucket_size if coarse else canvas_size)(height, width)
+
+    def _canvas_is_free(self):
+        """Whether an image has the same answer on any canvas: group norm's statistics are of a whole canvas."""
+        config, backbone = self.config, getattr(self.model, "backbone", None)
+        own = config.mask_padding and "group" not in (config.norm, config.head_norm)
+        return own and getattr(backbone, "masks_padding", False)
+
+
+class NetworkBatch:
+    """Images of several sizes on one canvas, and what the model finds in them.
+
+    Args:
+        predictor: Predictor.
+        sizes: list of (height, width), image pixels.
+        rows: int, images of the batch: those beyond `sizes` stay empty. None: as many as sizes.
+    """
+
+    def __init__(self, predictor, sizes, rows=None):
+        config = predictor.config
+        largest = np.max([network_size(*size, config) for size in sizes], axis=0)
+        canvas, rows = predictor.canvas(*(int(side) for side in largest)), rows or len(sizes)
+        self.predictor = predictor
+        self.outputs = None
+        # A row that nothing is written into is a black image of one pixel: that costs least.
+        self.inputs = {
+            "images": np.zeros((rows, *canvas, config.num_channels), np.float32),
+            "image_sizes": np.ones((rows, 2), np.int32),
         }
-        out = {key: np.asarray(value)[0] for key, value in self.model.predict_on_batch(batch).items()}
-        kept = out["valid"].astype(bool) & (out["scores"] >= self.score_threshold)
+
+    def fill(self, row, image):
+        """Write an image (H, W, C) into a row: resized, at the top left."""
+        height, width = network_size(*image.shape[:2], self.predictor.config)
+        self.inputs["images"][row, :height, :width] = resize_bilinear(image, (height, width))
+        self.inputs["image_sizes"][row] = height, width
+
+    def run(self):
+        """Detect; afterwards the images are dropped."""
+        found = self.predictor.model.predict_on_batch(self.inputs)
+        sizes = self.inputs["image_sizes"]
+        self.outputs = {key: np.asarray(value) for key, value in found.items()} | {"image_sizes": sizes}
+        self.inputs = None
+
+    def found(self, row, image):
+        """FoundInstances of a row, in the pixels of its image."""
+        config, (height, width) = self.predictor.config, image.shape[:2]
+        out = {key: values[row] for key, values in self.outputs.items()}
+        kept = out["valid"].astype(bool) & (out["scores"] >= self.predictor.score_threshold)
+        size = out.pop("image_sizes")
         rows = {key: values[kept] for key, values in out.items()}
         scale = np.array([[width / size[1], height / size[0]]], np.float32)
         return FoundInstances(
             boxes=boxes_in_image(rows["boxes"], scale, (height, width)),
             scores=rows["scores"],
             labels=rows["labels"],
-            values=moved_values(rows, self.config, scale),
+            values=moved_values(rows, config, scale),
             image_size=(height, width),
-            config=self.config,
+            config=config,
         )
+
+
+class TileBatch:
+    """One image that is cut into tiles, which go through the model in batches.
+
+    Args:
+        predictor: Predictor. batch_size: int, tiles that the model sees at once.
+    """
+
+    def __init__(self, predictor, batch_size):
+        self.predictor = predictor
+        self.batch_size = batch_size
+        self.image = None
+        self.pieces = []
+
+    def fill(self, row, image):
+        """Keep the image (H, W, C); a memory-mapped one is read tile by tile."""
+        del row
+        self.image = image
+
+    def run(self):
+        """Detect in all tiles."""
+        whole = copy.copy(self.predictor)
+        whole.tile = None
+        tiles = self._tiles(self.image)
+        crops = [functools.partial(tile.cut, self.image) for tile in tiles]
+        cut_up = lambda index, _, found: pieces_of(found, index, tiles[index])  # noqa: E731
+        for answer in whole.stream(crops, cut_up, self.batch_size, [tile.size for tile in tiles]):
+            if answer.error is not None:
+                raise answer.error
+            self.pieces += answer.result
+        self.image = None
+
+    def found(self, row, image):
+        """TiledInstances of the image."""
+        del row
+        size = image.shape[:2]
+        return TiledInstances(merge_pieces(self.pieces, self._tiles(image), size), size, self.predictor.config)
+
+    def _tiles(self, image):
+        return tile_grid(*image.shape[:2], self.predictor.tile, self.predictor.overlap)
+
+
+def _compiles_each_shape():
+    return keras.backend.backend() == "jax"
 
 
 class FoundInstances:

@@ -33,6 +33,15 @@ class Tile:
     x2: int
     y2: int
 
+    @property
+    def size(self):
+        """(height, width)."""
+        return self.y2 - self.y1, self.x2 - self.x1
+
+    def cut(self, image):
+        """The tile's pixels, (h, w, C), of an image (H, W, C): a copy, or the image if it has no other pixels."""
+        return np.ascontiguousarray(image[self.y1 : self.y2, self.x1 : self.x2])
+
     def shared(self, other):
         """The rectangle that two tiles share. Its area is zero or negative if they do not overlap."""
         return Tile(max(self.x1, other.x1), max(self.y1, other.y1), min(self.x2, other.x2), min(self.y2, other.y2))
@@ -107,8 +116,7 @@ def find_in_tiles(image, find, tile, overlap):
     tiles = tile_grid(*image.shape[:2], tile, overlap)
     pieces = []
     for index, one in enumerate(tiles):
-        found = find(np.ascontiguousarray(image[one.y1 : one.y2, one.x1 : one.x2]))
-        pieces += _pieces(found, index, one)
+        pieces += pieces_of(find(one.cut(image)), index, one)
     return merge_pieces(pieces, tiles, image.shape[:2])
 
 
@@ -127,6 +135,34 @@ def tile_grid(height, width, tile, overlap):
         )
     rows, columns = (_starts(side, tile, overlap) for side in (height, width))
     return [Tile(x, y, min(x + tile, width), min(y + tile, height)) for y in rows for x in columns]
+
+
+def pieces_of(found, index, tile):
+    """The instances of one tile, in the pixels of the whole image.
+
+    Args:
+        found: FoundInstances of the tile's pixels. index: int, of the tile. tile: Tile.
+
+    Returns:
+        list of Piece; instances without a mask pixel are left out.
+    """
+    pieces = []
+    windows = found.mask_windows
+    kept = {key for branch in found.config.branches if branch.survives_tiling for key in branch.found(found.config)}
+    values = {key: array for key, array in found.values.items() if key in kept}
+    values = moved_values(values, found.config, offset=((tile.x1, tile.y1),))
+    rows = [{key: array[i] for key, array in values.items()} for i in range(len(found))]
+    columns = (found.boxes, found.scores, found.labels, windows, rows)
+    for box, score, label, (window, x, y), own in zip(*columns, strict=True):
+        filled = filled_box(window)
+        if filled is None:
+            continue
+        left, top, right, bottom = filled
+        part = window[top:bottom, left:right]
+        place = int(tile.x1 + x + left), int(tile.y1 + y + top)
+        moved = np.asarray(box, np.float64) + (tile.x1, tile.y1, tile.x1, tile.y1)
+        pieces.append(Piece(index, moved, float(score), int(label), *place, _encode(part), own))
+    return pieces
 
 
 def merge_pieces(pieces, tiles, image_size):
@@ -154,26 +190,6 @@ def _starts(side, tile, overlap):
     shared = min(math.ceil(tile * overlap), tile - 1)
     count = math.ceil((side - shared) / (tile - shared))
     return np.linspace(0, side - tile, count).round().astype(int).tolist()
-
-
-def _pieces(found, index, tile):
-    pieces = []
-    windows = found.mask_windows
-    kept = {key for branch in found.config.branches if branch.survives_tiling for key in branch.found(found.config)}
-    values = {key: array for key, array in found.values.items() if key in kept}
-    values = moved_values(values, found.config, offset=((tile.x1, tile.y1),))
-    rows = [{key: array[i] for key, array in values.items()} for i in range(len(found))]
-    columns = (found.boxes, found.scores, found.labels, windows, rows)
-    for box, score, label, (window, x, y), own in zip(*columns, strict=True):
-        filled = filled_box(window)
-        if filled is None:
-            continue
-        left, top, right, bottom = filled
-        part = window[top:bottom, left:right]
-        place = int(tile.x1 + x + left), int(tile.y1 + y + top)
-        moved = np.asarray(box, np.float64) + (tile.x1, tile.y1, tile.x1, tile.y1)
-        pieces.append(Piece(index, moved, float(score), int(label), *place, _encode(part), own))
-    return pieces
 
 
 def _encode(window):

@@ -7,12 +7,15 @@ import numpy as np
 
 from keras_maskrcnn.data.images.reading import read_image
 from keras_maskrcnn.inference.predictor import FoundInstances
+from keras_maskrcnn.inference.streaming import Streaming
 from keras_maskrcnn.serving.assets import read_config
 from keras_maskrcnn.serving.saved_model import find_version
 
 
-class SavedModelPredictor:
-    """Finds the instances of one image with an export. Same interface as `Predictor`.
+class SavedModelPredictor(Streaming):
+    """Finds the instances of images with an export. Same interface as `Predictor`.
+
+    In `stream`, images of one size share a batch if `batch_size` says so; without it each is alone.
 
     Args:
         path: folder of a SavedModel, or of its versions (the highest is used).
@@ -47,15 +50,66 @@ class SavedModelPredictor:
         Returns:
             FoundInstances, by descending score.
         """
+        image = self._read(image)
+        batch = self._new_batch([image.shape[:2]])
+        batch.fill(0, image)
+        batch.run()
+        return batch.found(0, image)
+
+    # Streaming -------------------------------------------------------------------------------------------------
+
+    def _read(self, source):
+        return read_image(source, self.config.num_channels, self.config.image_dtype)
+
+    def _group(self, size):
+        return size, size
+
+    def _new_batch(self, sizes, batch_size=1, alone=True):
+        del batch_size, alone
+        return ExportBatch(self, sizes)
+
+    def _default_batch_size(self):
+        return 1
+
+    def _detect(self, images):
+        """The signature's outputs, numpy, of images of one size, (B, H, W, C)."""
         import tensorflow as tf
 
-        image = read_image(image, self.config.num_channels, self.config.image_dtype)
         options = {
-            name: tf.constant([-1.0 if value is None else value], tf.float32) for name, value in self.options.items()
+            name: tf.fill([len(images)], tf.constant(-1.0 if value is None else value, tf.float32))
+            for name, value in self.options.items()
         }
-        options["max_detections"] = tf.constant([-1])
-        outputs = self._signature(images=tf.constant(image[None], self._input_dtype), **options)
-        return found_instances({name: value.numpy()[0] for name, value in outputs.items()}, self.config)
+        options["max_detections"] = tf.fill([len(images)], -1)
+        outputs = self._signature(images=tf.constant(images, self._input_dtype), **options)
+        return {name: value.numpy() for name, value in outputs.items()}
+
+
+class ExportBatch:
+    """Images of one size, and what an export finds in them.
+
+    Args:
+        predictor: SavedModelPredictor. sizes: list of (height, width), image pixels, all the same.
+    """
+
+    def __init__(self, predictor, sizes):
+        config = predictor.config
+        self.predictor = predictor
+        self.images = np.zeros((len(sizes), *sizes[0], config.num_channels), config.image_dtype)
+        self.outputs = None
+
+    def fill(self, row, image):
+        """Put an image (H, W, C) into a row."""
+        self.images[row] = image
+
+    def run(self):
+        """Detect; afterwards the images are dropped."""
+        self.outputs = self.predictor._detect(self.images)
+        self.images = None
+
+    def found(self, row, image):
+        """FoundInstances of a row."""
+        del image
+        return found_instances({name: values[row] for name, values in self.outputs.items()}, self.predictor.config)
 
 
 def found_instances(row, config):
