@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset
 from keras_maskrcnn.data.coco_output import coco_image_dir
-from keras_maskrcnn.data.loading.batches import ground_truth
+from keras_maskrcnn.data.loading.rows import ground_truth
 
 HEIGHT, WIDTH = 40, 60  # not square, so that swapped sides show
 Y, X = np.mgrid[:HEIGHT, :WIDTH] + 0.5  # pixel centres

@@ -101,6 +101,7 @@ def main(scene):
     """Run a scene; "wait" waits for a signal, "busy" too while its workers hang, "end" ends, "error" raises."""
     import keras_maskrcnn_launcher
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # processes in the background start without it
     keras_maskrcnn_launcher.register_package()
     from concurrent.futures import ThreadPoolExecutor
 

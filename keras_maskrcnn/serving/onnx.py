@@ -42,7 +42,8 @@ def export_onnx(model, path, input_dtype=None, opset=OPSET, overwrite=False):
     onnx, _ = need("onnx", "onnx"), need("tf2onnx", "onnx")
     with locked_file(path):
         check_new(path, overwrite)
-        proto = _convert(trace(model, input_dtype).graph, opset)
+        traced = trace(model, input_dtype)  # holds the weights that the graph reads
+        proto = _convert(traced.graph, opset)
         onnx.helper.set_model_props(proto, describe(model))
         _name_free_sizes(proto.graph)
         onnx.checker.check_model(proto)
