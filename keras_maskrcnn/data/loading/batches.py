@@ -191,7 +191,7 @@ def _checked_shard(shard, batch_size):
         )
     if batch_size % count:
         raise ValueError(
-            f"batch_size counts the images of all hosts, and each takes the same number. Received "
-            f"batch_size={batch_size} for {count} hosts. Make it a multiple of {count}."
+            "A batch holds the images of all hosts, and each takes the same number. Received "
+            f"{argument('batch_size', batch_size)} for {count} hosts. Make it a multiple of {count}."
         )
     return index, count
