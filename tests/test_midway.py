@@ -90,6 +90,7 @@ def test_runs_killed_within_epochs_end_like_one_that_was_left_alone(tmp_path, em
     assert not list(run.glob(".partial*"))
 
 
+@pytest.mark.slow  # that the batches of processes are those of threads is in test_workers.py
 def test_it_is_the_same_with_worker_processes(tmp_path):
     recipe = km.choose_recipe(2, 4, epochs=2, learning_rate=0.05)
     straight, loader = start(recipe)

@@ -10,15 +10,15 @@ import pytest
 
 TESTS = pathlib.Path(__file__).parent
 LOSSES = ("rpn_objectness_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss")
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
     ("case", "tolerance"),
     [
         ("uneven", 1e-6),  # the last batch is one image: a replica has none
-        pytest.param("averaged", 1e-6, marks=pytest.mark.slow),
-        pytest.param("bfloat16", 1e-3, marks=pytest.mark.slow),  # gradients are rounded before they are added
+        ("averaged", 1e-6),
+        ("bfloat16", 1e-3),  # gradients are rounded before they are added
     ],
 )
 def test_two_replicas_train_as_one_device(tmp_path, case, tolerance):

@@ -277,6 +277,7 @@ def write_bowl(folder, count):
     return folder
 
 
+@pytest.mark.slow  # the reader's tests have the layout, the other samples the rest
 def test_nuclei_on_the_bowls_own_layout(tmp_path, capsys):
     write_bowl(tmp_path / "data", 4)
     run = tmp_path / "run"
