@@ -62,6 +62,9 @@ HOST_ONLY = (
     "test_segmentation_shapes",
     "test_state",
     "test_workers",
+    "test_record_table",
+    "test_coco_pieces",
+    "test_annotation_cache",
 )
 
 # Files that compare values of models which run once or twice. TensorFlow traces a model's step in 13 seconds and runs

@@ -154,3 +154,13 @@ def test_images_of_several_folders_keep_their_paths_in_coco(tmp_path):
 def test_what_does_not_exist_is_named(tmp_path, name):
     with pytest.raises(ValueError, match=f"Received {tmp_path / name}, which does not exist. Check the path"):
         recognise(tmp_path / name)
+
+
+@pytest.mark.parametrize(("extra", "expected"), [("", "coco"), ('"shapes": 1, "imagePath": 2, ', "labelme")])
+def test_a_large_file_is_recognised_by_its_ends(tmp_path, extra, expected):
+    path, filler = tmp_path / "large.json", '"' + "x" * (9 * 2**20) + '"'
+    path.write_text(f'{{{extra}"images": [], "annotations": [{filler}], "categories": []}}')
+    assert recognise(path) == (expected, path)
+    inside = '{"shapes": 0, "imagePath": 0}'
+    path.write_text(f'{{"images": [], "annotations": [{filler}, {inside}], "categories": [{filler}]}}')
+    assert recognise(path) == ("labelme", path)  # the ends do not tell: everything is searched

@@ -53,6 +53,7 @@ FORMATS = {  # name -> (description, reader)
     ),
 }
 ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "jsons")  # that hold annotation files beside images
+_END = 2**20  # bytes at each end of a large file that tell whether it is COCO's
 _SNIFFED = 5  # .json files per folder that are inspected
 
 
@@ -146,6 +147,8 @@ def _recognise_file(path):
 
 def _recognise_json(path):
     """The tool that wrote a .json file, by its keys. Searching the bytes is much faster than parsing large files."""
+    if _is_large_coco(path):
+        return "coco"
     missing = {
         "labelme": [b'"shapes"', b'"imagePath"'],
         "via3": [b'"vid_list"', b'"fname"', b'"metadata"'],
@@ -158,6 +161,18 @@ def _recognise_json(path):
         if not missing["labelme"]:
             break
     return next((name for name, keys in missing.items() if not keys), None)
+
+
+def _is_large_coco(path):
+    """Whether a file is so large that searching takes seconds, and both its ends are of COCO instances."""
+    if os.path.getsize(path) < 8 * _END:
+        return False
+    with open(path, "rb") as file:
+        ends = file.read(_END)
+        file.seek(-_END, os.SEEK_END)
+        ends += file.read()
+    others = (b'"shapes"', b'"imagePath"', b'"vid_list"', b'"regions"')
+    return b'"images"' in ends and b'"categories"' in ends and not any(key in ends for key in others)
 
 
 def _recognise_folder(folder):
