@@ -10,9 +10,8 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from test_resume import CONFIG, Clock, Killed, cut, images, rows_of
+from test_resume import CONFIG, Clock, Killed, cut, images, rows_of, whole_runs
 from test_resume import start as start_compiled
-from tiny import tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn.cli import resume as cli_resume
@@ -272,18 +271,7 @@ def test_the_loaders_own_error_ends_the_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.tensorflow
 def test_a_whole_mask_rcnn_goes_on_within_an_epoch_to_the_bit(tmp_path):
-    annotations = km.data.generate_shapes(tmp_path, num_images=8, image_size=64, seed=0, max_shapes=2)
-    dataset = km.CocoDataset(annotations, tmp_path / "images")
-    config = tiny_config(norm="batch", class_names=dataset.class_names)
-    recipe = km.choose_recipe(2, 4, epochs=2, learning_rate=1e-3, ema=0.9)
-
-    def begin(seed=0):
-        keras.utils.set_random_seed(seed)
-        model = km.MaskRCNN(config)
-        loader = DataLoader(dataset, config, 2, shuffle=True, seed=1, augmentation="light", canvas=(64, 64))
-        model.compile(recipe.make_optimizer())
-        return model, loader
-
+    begin = whole_runs(tmp_path, batches=4)
     options = {"epochs": 2, "verbose": 0, "save_minutes": 0.0}
     straight, loader = begin()
     train_model(straight, loader, None, tmp_path / "straight", **options)
