@@ -459,7 +459,7 @@ def test_waiting_by_hand(monkeypatch):
 
 
 def whole_runs(folder, batches):
-    """A function of a seed: a Mask R-CNN for generated shapes, compiled for two epochs of two-image batches; its loader."""
+    """A function of a seed: a compiled Mask R-CNN for generated shapes and its loader, two images in a batch."""
     annotations = km.data.generate_shapes(folder, num_images=2 * batches, image_size=64, seed=0, max_shapes=2)
     dataset = km.CocoDataset(annotations, folder / "images")
     config = tiny_config(norm="batch", class_names=dataset.class_names)
