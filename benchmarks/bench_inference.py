@@ -20,12 +20,18 @@ CASES = {
     "model, 800x1056, 1000 detections": {"detections": 1000},
     "model, 4 images of 512x672": {"image": (512, 672), "batch": 4},
     "model, 8 images of 512x672": {"image": (512, 672), "batch": 8},
+    "in bfloat16, 800x1056, 100 detections": {"dtype": "mixed_bfloat16"},
+    "in bfloat16, 8 images of 512x672": {"dtype": "mixed_bfloat16", "image": (512, 672), "batch": 8},
 }
-CASES = {name: {"image": (800, 1056), "batch": 1, "detections": 100, "exported": None} | c for name, c in CASES.items()}
+DEFAULTS = {"image": (800, 1056), "batch": 1, "detections": 100, "exported": None, "dtype": "float32"}
+CASES = {name: DEFAULTS | case for name, case in CASES.items()}
 
 
 def ours(case):
     """`predict_on_batch`, or the export's signature, without resizing."""
+    import keras
+
+    keras.config.set_dtype_policy(case["dtype"])
     height, width = case["image"]
     images = twins.make_images(case["batch"], height, width)
     model = twins.our_model(
@@ -47,7 +53,10 @@ def ours(case):
 
 
 def theirs(case):
-    """Torchvision's model, without pasting masks into whole images, which our model does only on request."""
+    """Torchvision's model, without pasting masks into whole images, which our model does only on request.
+
+    bfloat16 is torch's autocast.
+    """
     import torch
 
     height, width = case["image"]
@@ -56,10 +65,11 @@ def theirs(case):
     model = twins.their_model(box_score_thresh=0.02, **settings).eval()
     model.transform.postprocess = lambda result, image_shapes, original_image_sizes: result
     tensors = [torch.from_numpy(image.transpose(2, 0, 1).astype("float32") / 255) for image in images]
+    device, low = twins.their_device(), case["dtype"] != "float32"
 
     def run():
-        with torch.inference_mode():
-            found = model([tensor.to(twins.their_device()) for tensor in tensors])
+        with torch.inference_mode(), torch.autocast(str(device), torch.bfloat16, enabled=low):
+            found = model([tensor.to(device) for tensor in tensors])
         found = [{name: values.cpu() for name, values in image.items()} for image in found]  # as in our outputs
         assert len(found[0]["boxes"]) == case["detections"], len(found[0]["boxes"])
 

@@ -26,6 +26,7 @@ from pairs import main
 FOLDER = pathlib.Path(tempfile.gettempdir()) / "keras_maskrcnn_benchmark_images"
 COUNT, HEIGHT, WIDTH, CANVAS, BATCH = 64, 480, 640, 1024, 4
 CASES = {f"{COUNT} images, {objects} objects each": {"objects": objects} for objects in (8, 40)}
+KINDS = ("thread", "process")
 
 
 def write_dataset(objects):
@@ -122,11 +123,12 @@ def compare_workers():
     """Time threads and processes in turns, and print images per second."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", required=True, help="numbers of threads and of processes")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of workers")
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each")
     parser.add_argument("--images", type=int, default=256, help="images in a run; take more for many workers")
     args = parser.parse_args()
     register_package()
-    cases = [(kind, count) for kind in ("thread", "process") for count in args.workers]
+    cases = [(kind, count) for kind in args.kinds for count in args.workers]
     makers = {case: _maker(*case) for case in cases}
     rates = {case: [] for case in cases}
     for run in range(args.runs + 1):  # the first one starts the workers
