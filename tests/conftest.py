@@ -72,6 +72,10 @@ HOST_ONLY = (
 # the exports, the samples and the tests of `fit`.
 EAGER = ("test_model", "test_optimize", "test_cli", "test_streaming")
 
+# TensorFlow's graph optimiser takes two thirds of a graph's first call, and most graphs of tests are called once or
+# twice. These files and the processes that tests start run with it, as users do; the others do without.
+OPTIMISED = ("test_torchvision", "test_ops", "test_training", "test_samples", "test_overfit")
+
 # Files of minutes go first: two workers that share whole files (--dist loadfile) then end at about the same time.
 LONG = (
     "test_torchvision",
@@ -132,6 +136,19 @@ def fixed_seed():
     numpy.random.seed(0)
     if "keras" in sys.modules:
         sys.modules["keras"].utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_graphs(request):
+    """Leave out TensorFlow's graph optimiser, but for the files of OPTIMISED."""
+    if backend() != "tensorflow" or "tensorflow" not in sys.modules or request.path.name.startswith(OPTIMISED):
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,14 @@ def make_model(**overrides):
     return scatter_weights(km.MaskRCNN(config))
 
 
+def export_images_alone(monkeypatch):
+    """Exports of a test hold `serving_default` and nothing else: the other signatures take most of the time."""
+    from keras_maskrcnn.serving import signatures
+
+    every = signatures.signatures
+    monkeypatch.setattr(signatures, "signatures", lambda served: {"serving_default": every(served)["serving_default"]})
+
+
 def picture(height, width, seed=0):
     """Coarse noise, uint8 (height, width, 3)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3), np.uint8)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from serving_answers import export_images_alone
 from tiny import images_only, random_batch, scatter_weights, tiny_config
 
 import keras_maskrcnn as km
@@ -324,13 +325,10 @@ def train_two_steps(model, batch):
 
 
 def export_and_call(model, folder, images, monkeypatch):
-    """What the SavedModel's `serving_default` returns; the other signatures only take time."""
+    """What the SavedModel's `serving_default` returns."""
     import tensorflow as tf
 
-    from keras_maskrcnn.serving import signatures
-
-    every = signatures.signatures
-    monkeypatch.setattr(signatures, "signatures", lambda served: {"serving_default": every(served)["serving_default"]})
+    export_images_alone(monkeypatch)
     exported = tf.saved_model.load(str(km.export_saved_model(model, folder)))
     return {name: value.numpy() for name, value in exported.signatures["serving_default"](tf.constant(images)).items()}
 

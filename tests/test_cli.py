@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serving_answers import export_images_alone
+
 from keras_maskrcnn import cli
 from keras_maskrcnn.cli import sources, train
 from keras_maskrcnn.cli.settling import settle
@@ -282,8 +284,10 @@ def test_predict_writes_a_picture_for_each_image_and_coco_results(shapes, model_
 
 
 @pytest.mark.tensorflow
-def test_export_writes_a_version_and_overwrites_it_when_told(model_file, tmp_path, capsys):
+@pytest.mark.compiled  # eagerly, each signature would trace the model anew
+def test_export_writes_a_version_and_overwrites_it_when_told(model_file, tmp_path, capsys, monkeypatch):
     """What is in it: test_serving.py."""
+    export_images_alone(monkeypatch)
     target = tmp_path / "saved"
     (target / "2").mkdir(parents=True)
     arguments = ["export", str(model_file), str(target), "--version"]

@@ -10,8 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from test_resume import CONFIG, Clock, Killed, cut, images, rows_of, whole_runs
-from test_resume import start as start_compiled
+from test_resume import CONFIG, Clock, Killed, cut, images, rows_of, start, whole_runs
 
 import keras_maskrcnn as km
 from keras_maskrcnn.cli import resume as cli_resume
@@ -19,13 +18,6 @@ from keras_maskrcnn.data import DataLoader
 from keras_maskrcnn.runs.experiment import train_model
 from keras_maskrcnn.runs.folder import find_model, find_run, read_state, state_to_resume
 from keras_maskrcnn.runs.options import RunOptions
-
-
-def start(recipe, seed=3):
-    """Model and loader; on TensorFlow without graphs, whose tracing takes longer than the steps."""
-    model, loader = start_compiled(recipe, seed)
-    model.run_eagerly = keras.backend.backend() == "tensorflow"
-    return model, loader
 
 
 class Steps(keras.callbacks.Callback):

@@ -23,6 +23,7 @@ def learn_by_heart(config, dataset, steps, learning_rate):
     return km.evaluate_coco(model, dataset)
 
 
+@pytest.mark.slow  # `make demo` learns shapes too; that the losses fall is in test_new_branch.py
 @pytest.mark.tensorflow  # of JAX too, but there it takes three times as long
 def test_generated_shapes(tmp_path):
     annotations = km.data.generate_shapes(tmp_path, num_images=2, image_size=64, seed=0, max_shapes=2)

@@ -80,13 +80,16 @@ def images(count):
     return ArrayDataset(pictures, [masks if k % 3 else [] for k in range(count)])
 
 
-def start(recipe, seed=3):
-    """A new process would begin like this: model, loader, optimizer from the same numbers."""
+def start(recipe, seed=3, graphs=keras.backend.backend() != "tensorflow"):
+    """A new process would begin like this: model, loader, optimizer from the same numbers.
+
+    On TensorFlow without graphs, unless they are asked for: tracing takes longer than the steps.
+    """
     keras.utils.set_random_seed(seed)
     model = Noisy()
     transforms = [RandomCrop(32), RandomFlip(True, True)]
     loader = DataLoader(images(10), CONFIG, 2, transforms, shuffle=True, seed=4, canvas=(32, 32), negatives=0.3)
-    model.compile(recipe.make_optimizer())
+    model.compile(recipe.make_optimizer(), run_eagerly=not graphs)
     return model, loader
 
 
@@ -97,15 +100,15 @@ def rows_of(run):
 
 def test_two_epochs_a_kill_and_two_more_are_four(tmp_path):
     recipe = km.choose_recipe(2, 4, epochs=4, learning_rate=0.05, accumulate=3, ema=0.9)
-    straight, loader = start(recipe)
+    straight, loader = start(recipe, graphs=True)
     train_model(straight, loader, None, tmp_path / "straight", epochs=4, verbose=0)
 
-    killed, loader = start(recipe)
+    killed, loader = start(recipe, graphs=True)
     run = tmp_path / "killed"
     with pytest.raises(Killed):
         train_model(killed, loader, None, run, epochs=4, callbacks=[Kill(2)], verbose=0)
     assert read_state(run / "last.keras")["epochs_done"] == 2 and len(rows_of(run)) == 2
-    resumed, loader = start(recipe, seed=5)  # what the process began with does not matter
+    resumed, loader = start(recipe, seed=5, graphs=True)  # what the process began with does not matter
     train_model(resumed, loader, None, run, epochs=4, verbose=0, resume=True)
 
     assert rows_of(run) == rows_of(tmp_path / "straight") and len(rows_of(run)) == 4

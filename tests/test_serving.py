@@ -178,11 +178,15 @@ def test_run_length_codes_are_the_masks_that_the_predictor_pastes(model, served)
     assert not any(answer["mask_rle"][1])
 
 
+@pytest.fixture(scope="module")
+def predictor(export):
+    return km.serving.SavedModelPredictor(export)
+
+
 @pytest.mark.parametrize("batch_size", [None, 2])
-def test_a_stream_through_an_export_gives_what_single_calls_do(export, batch_size):
+def test_a_stream_through_an_export_gives_what_single_calls_do(predictor, batch_size):
     image = random_batch([(96, 128)], (96, 128))["images"][0]
     images = [image, image[:64, :70].copy(), image[::-1].copy(), b"no image"]
-    predictor = km.serving.SavedModelPredictor(export)
     answers = list(predictor.stream(images, lambda index, _, found: (index, found), batch_size))
     assert [answer.error is None for answer in answers] == [True, True, True, False]
     for k, answer in enumerate(answers[:3]):
@@ -245,7 +249,8 @@ def run_without_python(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("signature", ["serve_bytes", "serving_default"])
+# What the second signature answers is compared with the model above; that a program without Python runs, by the first.
+@pytest.mark.parametrize("signature", ["serve_bytes", pytest.param("serving_default", marks=pytest.mark.slow)])
 def test_without_python_the_export_answers_the_same(signature, export, served, run_without_python, tmp_path):
     """On generated pictures, and on photographs where ../shared is beside the checkout."""
     shared = pathlib.Path(__file__).parents[2] / "shared"  # not everywhere: the pictures do without it
