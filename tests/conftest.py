@@ -179,6 +179,14 @@ def path(request):
         yield
 
 
+@pytest.fixture
+def quick_curves(monkeypatch):
+    """Runs draw no curves, which takes longer than the epochs of the smallest models; test_experiment.py has them."""
+    from keras_maskrcnn.runs import recorder
+
+    monkeypatch.setattr(recorder, "_plot", lambda path, rows: path.write_bytes(b"no picture"))
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of real images beside the repository; tests that need it skip where it is missing."""

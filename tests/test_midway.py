@@ -19,6 +19,8 @@ from keras_maskrcnn.runs.experiment import train_model
 from keras_maskrcnn.runs.folder import find_model, find_run, read_state, state_to_resume
 from keras_maskrcnn.runs.options import RunOptions
 
+pytestmark = pytest.mark.usefixtures("quick_curves")
+
 
 class Steps(keras.callbacks.Callback):
     """Counts the steps of each epoch; a kill comes after so many of them all."""

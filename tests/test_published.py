@@ -13,12 +13,12 @@ import time
 import numpy as np
 import pytest
 from keras import ops
-from torchvision_golden import golden_state
+from tiny import scatter_weights
 
 import keras_maskrcnn as km
 from keras_maskrcnn.host.files import write_json
 from keras_maskrcnn.host.locks import locked_file
-from keras_maskrcnn.weights import published
+from keras_maskrcnn.weights import published, zoo
 
 safetensors = pytest.importorskip("safetensors.numpy")
 
@@ -156,10 +156,18 @@ def serve_state(folder, state, monkeypatch, table, key):
     return file
 
 
-def test_coco_in_one_line(cache, server, monkeypatch, capsys, caplog):
+@pytest.fixture
+def narrow(monkeypatch):
+    """The published models with few and narrow layers: files of a fraction of the size."""
+    few = {"backbone": "resnet18", "fpn_channels": 32, "box_features": 32, "mask_convs": 1, "mask_channels": 16}
+    real = zoo.MaskRCNNConfig
+    monkeypatch.setattr(zoo, "MaskRCNNConfig", lambda **fields: real(**(fields | few)))
+
+
+def test_coco_in_one_line(cache, server, monkeypatch, capsys, caplog, narrow):
     caplog.set_level(logging.INFO, "keras_maskrcnn")
     folder, requests = server
-    state = golden_state("v1")
+    state = km.torchvision_state_dict(scatter_weights(km.maskrcnn_resnet50_fpn(90)))
     file = serve_state(folder, state, monkeypatch, published.COCO_FILES, "maskrcnn_resnet50_fpn")
     monkeypatch.setitem(published.NORM_EPSILONS, file, 0.0)
 
@@ -191,7 +199,7 @@ def test_coco_in_one_line(cache, server, monkeypatch, capsys, caplog):
     np.testing.assert_array_equal(again.rpn.deltas.kernel, model.rpn.deltas.kernel)
 
 
-def test_imagenet_backbone(cache, server, monkeypatch):
+def test_imagenet_backbone(cache, server, monkeypatch, narrow):
     folder, requests = server
     source = km.torchvision_state_dict(km.maskrcnn_resnet18_fpn(1, seed=5))
     prefix = "backbone.body."

@@ -20,6 +20,8 @@ from keras_maskrcnn.runs.callbacks import DataWait
 from keras_maskrcnn.runs.experiment import train_model
 from keras_maskrcnn.runs.folder import find_model, read_state
 
+pytestmark = pytest.mark.usefixtures("quick_curves")
+
 CONFIG = MaskRCNNConfig(num_classes=1, image_scale=1.0, max_instances=2, gt_mask_size=14)
 
 
