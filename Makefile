@@ -7,6 +7,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 RUN := TF_CPP_MIN_LOG_LEVEL=3
+# What one process compiled, the next one reads: tests start dozens that import TensorFlow.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -q
 # Workers take whole files, the long ones first (tests/conftest.py). On TensorFlow three keep two cores busy: some tests
 # wait for processes that they started.

@@ -81,7 +81,6 @@ LONG = (
     "test_torchvision",
     "test_model",
     "test_cli",
-    "test_overfit",
     "test_published",
     "test_weights",
     "test_serving",

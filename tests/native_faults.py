@@ -3,10 +3,10 @@
 A signal ends this process, not the tests, and the line before it names the case.
 """
 
+import contextlib
 import json
 import sys
 
-import keras
 import numpy as np
 from keras import ops as kops
 
@@ -175,10 +175,15 @@ def report(**values):
 
 
 def main():
-    """Run every case."""
-    cases = dict(DOORS)
-    if keras.backend.backend() == "tensorflow" and "stock" not in sys.argv:
-        cases |= native_cases()
+    """Run every case on the paths of the arguments: native, stock, jax."""
+    for path in sys.argv[1:]:
+        report(path=path)
+        with backend.stock_operators() if path == "stock" else contextlib.nullcontext():
+            run(DOORS | (native_cases() if path == "native" else {}))
+
+
+def run(cases):
+    """Report what each case gives, and the values of those that are no faults."""
     for name, (call, _) in cases.items():
         report(begins=name)
         try:

@@ -1,5 +1,6 @@
 """Operators refuse what they cannot compute, on every path and never by a signal. The cases are in native_faults.py."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -15,16 +16,18 @@ TENSORFLOW = keras.backend.backend() == "tensorflow"
 PATHS = ["native", "stock", "jax"] if TENSORFLOW else ["jax"]
 
 
-def run_cases(path):
-    """Lines of a child process that runs all cases on one path."""
+@functools.cache
+def run_cases(*paths):
+    """Of a child process that runs all cases on these paths of one backend: dict of a path to its lines."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
-    environment |= {"KERAS_BACKEND": "jax" if path == "jax" else "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment |= {"KERAS_MASKRCNN_NATIVE": "0"} if path == "stock" else {}
-    command = [sys.executable, str(TESTS / "native_faults.py"), path]
+    environment |= {"KERAS_BACKEND": "jax" if "jax" in paths else "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, str(TESTS / "native_faults.py"), *paths]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert done.returncode == 0, f"{path} ended with {done.returncode} in {lines[-1:]}: {done.stderr[-2000:]}"
-    return lines
+    assert done.returncode == 0, f"{paths} ended with {done.returncode} in {lines[-1:]}: {done.stderr[-2000:]}"
+    starts = [number for number, line in enumerate(lines) if "path" in line]
+    assert [lines[start]["path"] for start in starts] == list(paths)
+    return {path: lines[a:b] for path, a, b in zip(paths, starts, [*starts[1:], len(lines)], strict=True)}
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -33,7 +36,7 @@ def test_every_fault_is_an_error_with_what_was_received(path):
         pytest.skip("JAX is not installed")
     from native_faults import DOORS, native_cases
 
-    lines = run_cases(path)
+    lines = run_cases("jax")[path] if path == "jax" else run_cases("native", "stock")[path]
     expected = DOORS | (native_cases() if path == "native" else {})
     found = {line["case"]: line for line in lines if "case" in line}
     assert set(found) == set(expected)
