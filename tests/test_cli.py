@@ -13,7 +13,6 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-
 from serving_answers import export_images_alone
 
 from keras_maskrcnn import cli

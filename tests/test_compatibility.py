@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from child_processes import python_path
 from keras import ops
 from old_files import CANVAS, batch_of, found_by, known_values, losses_of, read_cases, write_archive, write_weights
 
@@ -67,7 +68,7 @@ def test_a_keras_file_of_other_options_loads_in_a_new_process(tmp_path):
     """With group norm, five channels of uint16, trained batch norm, torchvision's anchors, and padding unmasked."""
     case = CASES["others"]
     path = write_archive(case, tmp_path / "old.keras")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment = {**os.environ, "PYTHONPATH": python_path(ROOT, ROOT / "tests")}
     done = subprocess.run(
         [sys.executable, "-c", IN_A_NEW_PROCESS, str(path)], env=environment, capture_output=True, text=True
     )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from child_processes import python_path
 
 ROOT = pathlib.Path(__file__).parents[1]
 PATCHES = ROOT / "docs" / "extending"
@@ -166,7 +167,7 @@ print("receipt:", len(receipt.used), "tensors")
 
 def test_what_the_patches_add_works(patched):
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(patched), str(ROOT / "tests")]),
+        "PYTHONPATH": python_path(patched, ROOT / "tests"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "KERAS_MASKRCNN_NATIVE": "0",

@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+from child_processes import python_path
 from kills import Scene, in_a_process, kill_this_process, killed_at_step, leftovers, start_process, visible, wait_for
 
 from keras_maskrcnn import cli
@@ -199,7 +200,11 @@ def test_two_processes_that_split_into_one_folder_are_told_apart(tmp_path, sourc
 def kill_models(backend, seed, *jobs):
     """Run kill_server.py; returns its report."""
     words = [word for name, kills in jobs for word in ("--job", name, str(kills))]
-    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(HERE.parent)}
+    environment = os.environ | {
+        "KERAS_BACKEND": backend,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": python_path(HERE.parent),
+    }
     command = [sys.executable, str(HERE / "kill_server.py"), "--seed", str(seed), *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

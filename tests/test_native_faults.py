@@ -10,6 +10,7 @@ import sys
 
 import keras
 import pytest
+from child_processes import python_path
 
 TESTS = pathlib.Path(__file__).parent
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -19,7 +20,7 @@ PATHS = ["native", "stock", "jax"] if TENSORFLOW else ["jax"]
 @functools.cache
 def run_cases(*paths):
     """Of a child process that runs all cases on these paths of one backend: dict of a path to its lines."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    environment = {**os.environ, "PYTHONPATH": python_path(TESTS.parent, TESTS)}
     environment |= {"KERAS_BACKEND": "jax" if "jax" in paths else "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, str(TESTS / "native_faults.py"), *paths]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)

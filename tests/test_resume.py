@@ -82,16 +82,17 @@ def images(count):
     return ArrayDataset(pictures, [masks if k % 3 else [] for k in range(count)])
 
 
-def start(recipe, seed=3, graphs=keras.backend.backend() != "tensorflow"):
+def start(recipe, seed=3, graphs=False):
     """A new process would begin like this: model, loader, optimizer from the same numbers.
 
     On TensorFlow without graphs, unless they are asked for: tracing takes longer than the steps.
     """
+    eager = keras.backend.backend() == "tensorflow" and not graphs
     keras.utils.set_random_seed(seed)
     model = Noisy()
     transforms = [RandomCrop(32), RandomFlip(True, True)]
     loader = DataLoader(images(10), CONFIG, 2, transforms, shuffle=True, seed=4, canvas=(32, 32), negatives=0.3)
-    model.compile(recipe.make_optimizer(), run_eagerly=not graphs)
+    model.compile(recipe.make_optimizer(), run_eagerly=eager)
     return model, loader
 
 

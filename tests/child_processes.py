@@ -1,0 +1,8 @@
+"""What processes need that tests start."""
+
+import os
+
+
+def python_path(*folders):
+    """PYTHONPATH of these folders and of what this process has, `hide_jax` among it."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
