@@ -6,6 +6,7 @@ boxes of 7x7 in (256, 256, 256). A loop over the bins takes 170 ms.
 """
 
 import functools
+import math
 
 import jax
 import numpy as np
@@ -22,6 +23,8 @@ LARGEST_CACHE = 4 << 30  # bytes of compiled programs; the oldest go first
 
 # A loop step is unrolled over the points of a bin. Above this number, compilation takes too long.
 LARGEST_UNROLLED_RATIO = 4
+
+NUM_PARTS = 4  # of `part_by_part`
 
 
 @jax.custom_vjp
@@ -75,6 +78,19 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
 trainable_multilevel_roi_align = multilevel_roi_align
 
 
+def part_by_part(function, *arrays):
+    """As `generic.part_by_part`: four parts of the rows, one after the other, computed again for the gradient.
+
+    Until then only the arguments are kept, and what one part needs. The images stay together: they may be on several
+    devices.
+    """
+    images, rows = arrays[0].shape[:2]
+    parts, again = math.gcd(rows, NUM_PARTS), jax.checkpoint(function)
+    split = [jnp.moveaxis(each.reshape(images, parts, rows // parts, *each.shape[2:]), 1, 0) for each in arrays]
+    results = jnp.moveaxis(lax.map(lambda part: again(*part), split), 0, 1)
+    return results.reshape(images, rows, *results.shape[3:])
+
+
 def known_values(tensor):
     """As `generic.known_values`: None while a function is traced."""
     return None if isinstance(tensor, jax.core.Tracer) else np.asarray(tensor)
@@ -114,7 +130,7 @@ def _spread_by_scatter(bins, ratio, like, boxes, upstream):
     """
     frame, images, levels = boxes
     channels = upstream.shape[-1]
-    cells = jnp.zeros((sum(shape.size for shape in like) // channels, channels), "float32")
+    cells = _empty_cells(sum(shape.size for shape in like) // channels, upstream)
     for places, weights in generic.bin_taps(like, frame, images, levels, bins, ratio):
         shares = (weights[..., None] * upstream).reshape(-1, channels)
         cells = cells.at[places.reshape(-1)].add(shares, mode="promise_in_bounds")
@@ -153,9 +169,18 @@ def _spread_by_loop(bins, ratio, like, boxes, upstream):
         return cells
 
     # The right neighbour of the last cell has weight 0 but is read and written: add one row for it.
-    cells = jnp.zeros((sum(shape.size for shape in like) // channels + 1, channels), "float32")
+    cells = _empty_cells(sum(shape.size for shape in like) // channels + 1, upstream)
     cells = lax.fori_loop(0, num_boxes * num_rows * num_columns, add_bin, cells)
     return _split_cells(cells, like)
+
+
+def _empty_cells(count, upstream):
+    """A table of zeros (count, C), as large as the pyramid, that XLA cannot make before it has `upstream`.
+
+    A constant it would make once, early, and copy for each RoIAlign: a third table in memory.
+    """
+    never = upstream.reshape(-1)[0] > jnp.inf
+    return jnp.broadcast_to(jnp.where(never, 1.0, 0.0), (count, upstream.shape[-1]))
 
 
 def _split_cells(cells, like):
