@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from keras_maskrcnn.geometry import native
+
 STRIDE = 32  # stride of the coarsest backbone level (C5); canvas sides are multiples of it
 
 
@@ -50,13 +52,17 @@ def resize_bilinear(image, size):
         float32 (height, width, C).
     """
     height, width = image.shape[:2]
-    image = image.astype(np.float32)
     if (height, width) == tuple(size):
-        return image
+        return image.astype(np.float32)
     low, high, weight = _taps(height, size[0])
+    columns = _taps(width, size[1])
+    resized = native.resize_floats(image, (low, high, weight), columns)
+    if resized is not None:
+        return resized
     # Resample only the source rows that are used, each once along x.
+    image = image.astype(np.float32)
     rows, position = np.unique(np.concatenate([low, high]), return_inverse=True)
-    along_x = _blend(image[rows], *_taps(width, size[1]), axis=1)
+    along_x = _blend(image[rows], *columns, axis=1)
     return _blend(along_x, position[: size[0]], position[size[0] :], weight, axis=0)
 
 

@@ -12,6 +12,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from keras_maskrcnn.geometry import native
+
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 _SYMMETRIES = {  # (transposed, rows flipped, columns flipped)
     (False, False, False): None,
@@ -121,7 +123,7 @@ class View:
             array = array.swapaxes(0, 1)
         return array[:: -1 if self.scale[1] < 0 else 1, :: -1 if self.scale[0] < 0 else 1]
 
-    def pixels(self, image, fill=FILL):
+    def pixels(self, image, fill=FILL, recolor=None):
         """What the view shows of the image: bilinear at half-pixel centres, not antialiased.
 
         The same rule as `resizing.resize_bilinear`, so training and prediction see the same pixels
@@ -130,15 +132,36 @@ class View:
         Args:
             image: (H, W, C), image pixels, uint8, uint16 or float32.
             fill: one value, or one a channel: what a free turn shows beyond the image.
+            recolor: effects.Recolor of the result, or None: along with resizing it costs less.
 
         Returns:
             (height, width, C), view pixels, of the image's dtype.
         """
-        if not self.axis_aligned:
-            return self._turned_pixels(image, np.broadcast_to(fill, image.shape[2:]))
+        pixels = self._enlarged(image, recolor)
+        if pixels is not None:
+            return pixels
+        pixels = self._sampled(image) if self.axis_aligned else self._turned_pixels(image, fill)
+        return pixels if recolor is None else recolor(pixels)
+
+    def _box_in(self, image):
+        """What the view shows of the image: float64 [x1, y1, x2, y2], clipped to it."""
         height, width = image.shape[:2]
-        box = self.to_image([[0, 0, self.width, self.height]])[0]
-        box = np.clip(box, 0, (width, height, width, height))
+        return np.clip(self.to_image([[0, 0, self.width, self.height]])[0], 0, (width, height, width, height))
+
+    def _enlarged(self, image, recolor):
+        """`pixels` by native code, which gives those of `_sampled`: of enlarged RGB in memory. Else None."""
+        upright = self.axis_aligned and not self.transposed
+        if not upright or not _is_rgb(image) or isinstance(image, np.memmap):
+            return None
+        scale = np.array(self.scale)
+        if (np.abs(scale) < 1).any() or (np.abs(scale) == 1).all():
+            return None
+        matrix = None if recolor is None else recolor.matrix
+        return native.enlarge_rgb(image, self._box_in(image), (self.width, self.height), scale < 0, matrix)
+
+    def _sampled(self, image):
+        """`pixels` of an axis-aligned view, by Pillow."""
+        box = self._box_in(image)
         scale = np.abs(self.scale[::-1] if self.transposed else self.scale)
         size = (self.height, self.width) if self.transposed else (self.width, self.height)
         if (scale == 1).all() and (box == np.rint(box)).all():
@@ -154,6 +177,8 @@ class View:
         return image if operation is None else image.transpose(operation)
 
     def _turned_pixels(self, image, fill):
+        """`pixels` of a view that is freely turned."""
+        fill = np.broadcast_to(fill, image.shape[2:])
         size, matrix = (self.width, self.height), self.inverse()
         corners = matrix @ [[0, self.width, 0, self.width], [0, 0, self.height, self.height], [1, 1, 1, 1]]
         box = np.concatenate([corners.min(1), corners.max(1)])
