@@ -58,6 +58,19 @@ def test_a_training_size_has_pillows_bits(monkeypatch):
     np.testing.assert_array_equal(fast, np.asarray(resized.convert("RGB", tuple(sample.effects[0].matrix.ravel()))))
 
 
+def test_a_box_moves_to_the_image_as_boxes_do():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        view = View(*rng.integers(5, 900, 2).tolist())
+        for move in rng.integers(0, 4, rng.integers(0, 5)):
+            moves = (view.flipped_horizontally, view.flipped_vertically, view.turned)
+            view = moves[move]() if move < 3 else view.resized(*rng.integers(5, 900, 2).tolist())
+        box = rng.uniform(-10, 900, 4)
+        assert view.box_to_image(box.tolist()) == view.to_image(box[None])[0].tolist()
+        turned = view.rotated(rng.uniform(-50, 50))
+        np.testing.assert_allclose(turned.box_to_image(box.tolist()), turned.to_image(box[None])[0], atol=1e-9)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 1), (5, 7), (33, 64)])
 def test_recolouring_has_pillows_bits_and_leaves_its_input(monkeypatch, size):
     rng = np.random.default_rng(size)
@@ -153,6 +166,7 @@ def test_runs_have_numpys_values(monkeypatch, seed):
     text = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
     fast, slow = both_ways(monkeypatch, lambda: rle.parse_counts(text))
     np.testing.assert_array_equal(fast, slow)
+    fast = fast.astype(rng.choice([np.int32, np.int64]))
     fast_box, slow_box = both_ways(monkeypatch, lambda: rle.extent(fast, height))
     assert (None if fast_box is None else fast_box.tolist()) == (None if slow_box is None else slow_box.tolist())
     x, y = np.sort(rng.integers(0, width + 1, 2)), np.sort(rng.integers(0, height + 1, 2))

@@ -112,6 +112,17 @@ class View:
         """Extents of boxes of the view in image pixels; inverts `from_image` of an axis-aligned view."""
         return _extents(boxes, self.inverse())
 
+    def box_to_image(self, box):
+        """`to_image` of one box: four floats in, four out, without what numpy costs for so few."""
+        (a, b, c), (d, e, f) = self.matrix
+        scale = a * e - b * d
+        low, high = [], []
+        for p, q, r in ((e, -b, b * f - e * c), (-d, a, d * c - a * f)):
+            u, v = (p / scale * box[0], p / scale * box[2]), (q / scale * box[1], q / scale * box[3])
+            low.append(min(u) + min(v) + r / scale)
+            high.append(max(u) + max(v) + r / scale)
+        return low + high
+
     def inverse(self):
         """float64 (2, 3): the matrix from view pixels to image pixels."""
         (a, b, c), (d, e, f) = self.matrix

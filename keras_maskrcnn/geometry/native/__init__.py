@@ -164,12 +164,12 @@ def runs_extent(runs, height):
     """The box of the runs of 1: int64 [x1, y1, x2, y2], without pixels if there are none; or None.
 
     Args:
-        runs: int64 (runs,). height: int, image pixels.
+        runs: int (runs,). height: int, image pixels.
     """
     library = load()
-    if library is None or not _are_runs(runs) or height < 1:
+    if library is None or height < 1:
         return None
-    box = np.zeros(4, np.int64)
+    runs, box = np.ascontiguousarray(runs, np.int64), np.zeros(4, np.int64)
     library.km_runs_extent(_address(runs), ctypes.c_int64(len(runs)), ctypes.c_int64(height), _address(box))
     return box
 
@@ -178,20 +178,16 @@ def runs_window(runs, height, box):
     """The pixels of the runs in a box: uint8 0/1 (y2 - y1, x2 - x1), or None.
 
     Args:
-        runs: int64 (runs,). height: int, image pixels. box: int [x1, y1, x2, y2], whole image pixels.
+        runs: int (runs,). height: int, image pixels. box: int [x1, y1, x2, y2], whole image pixels.
     """
     library = load()
-    if library is None or not _are_runs(runs) or height < 1:
+    if library is None or height < 1:
         return None
-    box = np.array(box, np.int64)
+    runs, box = np.ascontiguousarray(runs, np.int64), np.array(box, np.int64)
     out = np.zeros((box[3] - box[1], box[2] - box[0]), np.uint8)
     count, height = ctypes.c_int64(len(runs)), ctypes.c_int64(height)
     library.km_runs_window(_address(runs), count, height, _address(box), _address(out))
     return out
-
-
-def _are_runs(runs):
-    return runs.dtype == np.int64 and runs.ndim == 1 and runs.flags.c_contiguous
 
 
 def _address(array):

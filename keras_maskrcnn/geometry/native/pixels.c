@@ -5,7 +5,7 @@
 #include "host.h"
 
 #if defined(__SSE2__)
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 enum { kBits = 22, kHalf = 1 << (kBits - 1) };  // Pillow's fixed point: Resample.c, PRECISION_BITS
@@ -41,10 +41,52 @@ INLINE Ints4 recolored(Ints4 pixel, const Floats4 *columns) {
   return __builtin_convertvector(columns[0] * p[0] + columns[1] * p[1] + columns[2] * p[2] + columns[3] + 0.5f, Ints4);
 }
 
+#if defined(__x86_64__) && defined(__GNUC__)
+
+// The same for eight pixels at a time, colour by colour. Returns how many of them are done.
+__attribute__((target("avx2"))) static int64_t recolor_eights(const uint8_t *in, int64_t count, const float *matrix,
+                                                              uint8_t *out) {
+  const __m256i apart = _mm256_set1_epi32(0x80808000);  // a byte of each pixel, and three of nothing
+  const __m256i step = _mm256_setr_epi32(0, 3, 6, 9, 0, 3, 6, 9), one = _mm256_set1_epi32(1);
+  const __m256i join = _mm256_setr_epi8(0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11, -1, -1, -1, -1, 0, 4, 8, 1, 5, 9, 2, 6, 10,
+                                        3, 7, 11, -1, -1, -1, -1);
+  const __m256i red = _mm256_or_si256(apart, step), green = _mm256_add_epi32(red, one);
+  const __m256i places[3] = {red, green, _mm256_add_epi32(green, one)};
+  __m256 factors[12];
+  for (int k = 0; k < 12; ++k) factors[k] = _mm256_set1_ps(matrix[k]);
+  const __m256 half = _mm256_set1_ps(0.5f);
+  int64_t i = 0;
+  for (; i + 10 <= count; i += 8) {  // 28 bytes are read and written
+    const __m128i low = _mm_loadu_si128((const __m128i *)(in + 3 * i));
+    const __m128i high = _mm_loadu_si128((const __m128i *)(in + 3 * i + 12));
+    const __m256i eight = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    __m256 p[3];
+    __m256i made[3];
+    for (int c = 0; c < 3; ++c) p[c] = _mm256_cvtepi32_ps(_mm256_shuffle_epi8(eight, places[c]));
+    for (int c = 0; c < 3; ++c) {
+      const __m256 *f = factors + 4 * c;
+      __m256 v = _mm256_add_ps(_mm256_mul_ps(f[0], p[0]), _mm256_mul_ps(f[1], p[1]));
+      v = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(v, _mm256_mul_ps(f[2], p[2])), f[3]), half);
+      made[c] = _mm256_cvttps_epi32(v);
+    }
+    const __m256i two = _mm256_packs_epi32(made[0], made[1]), third = _mm256_packs_epi32(made[2], made[2]);
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_packus_epi16(two, third), join);
+    _mm_storeu_si128((__m128i *)(out + 3 * i), _mm256_castsi256_si128(bytes));
+    _mm_storeu_si128((__m128i *)(out + 3 * i + 12), _mm256_extracti128_si256(bytes, 1));
+  }
+  return i;
+}
+
+#endif
+
 INLINE void recolor(const uint8_t *in, int64_t count, const float *matrix, uint8_t *out) {
   Floats4 columns[4];
   for (int k = 0; k < 4; ++k) columns[k] = (Floats4){matrix[k], matrix[4 + k], matrix[8 + k], 0};
-  for (int64_t i = 0; i + 1 < count; ++i) store_pixel(out + 3 * i, recolored(load_pixel(in + 3 * i), columns));
+  int64_t i = 0;
+#if defined(__x86_64__) && defined(__GNUC__)
+  if (__builtin_cpu_supports("avx2")) i = recolor_eights(in, count, matrix, out);
+#endif
+  for (; i + 1 < count; ++i) store_pixel(out + 3 * i, recolored(load_pixel(in + 3 * i), columns));
   if (count) {
     uint8_t last[4] = {0};
     memcpy(last, in + 3 * (count - 1), 3);
