@@ -97,6 +97,10 @@ def test_float_resizing_has_numpys_bits(monkeypatch, channels, dtype):
         fast, slow = both_ways(monkeypatch, lambda image=image, target=target: resize_bilinear(image, target))
         np.testing.assert_array_equal(fast, slow)
         assert fast.dtype == np.float32
+        canvas = np.full((target[0] + 1, target[1] + 2, channels), -1, np.float32)
+        assert resize_bilinear(image, target, out=canvas[: target[0], : target[1]]).base is canvas
+        np.testing.assert_array_equal(canvas[: target[0], : target[1]], slow)
+        assert (canvas[target[0] :] == -1).all() and (canvas[:, target[1] :] == -1).all()
 
 
 def random_detections(rng, count, size, cells):

@@ -89,25 +89,27 @@ def recolor_rgb(pixels, matrix):
     return out
 
 
-def resize_floats(image, rows, columns):
+def resize_floats(image, rows, columns, out):
     """Linear interpolation along x, then along y, each step rounded to float32.
 
     Args:
         image: uint8 or float32 (H, W, C).
         rows, columns: (low, high, weight) of each row and column of the result: int64, int64, float32.
+        out: float32 (height, width, C), where to write it: contiguous, or the left part of a wider array that is.
 
     Returns:
-        float32 (height, width, C), or None.
+        `out`, or None.
     """
     library = load()
     kind = _FLOATS.get(image.dtype)
     if library is None or kind is None or not image.flags.c_contiguous or max(image.shape) >= _LARGEST:
         return None
-    out = np.empty((len(rows[0]), len(columns[0]), image.shape[2]), np.float32)
+    if out.dtype != np.float32 or out.strides[1:] != (4 * out.shape[2], 4) or out.strides[0] % 4:
+        return None
     rows, columns = ([np.ascontiguousarray(part) for part in parts] for parts in (rows, columns))
     done = library.km_resize_floats(
         _address(image), kind, image.shape[1], image.shape[2], *map(_address, columns), out.shape[1],
-        *map(_address, rows), out.shape[0], _address(out),
+        *map(_address, rows), out.shape[0], _address(out), ctypes.c_int64(out.strides[0] // 4),
     )  # fmt: skip
     return out if done else None
 

@@ -159,11 +159,11 @@ INLINE void mix_floats(const float *restrict a, const float *restrict b, float w
 }
 
 // `resize_bilinear` of `resizing.py`: first along x, then along y. Of `source`, float32 or else 8 bits.
-// Returns 0 where there is no memory.
+// `stride`: floats from one row of `out` to the next. Returns 0 where there is no memory.
 EXPORT WIDTHS int km_resize_floats(const void *source, int is_float, int source_width, int channels,
                                    const int64_t *low, const int64_t *high, const float *weight, int width,
                                    const int64_t *row_low, const int64_t *row_high, const float *row_weight,
-                                   int height, float *out) {
+                                   int height, float *out, int64_t stride) {
   const int64_t count = (int64_t)width * channels, in_row = (int64_t)source_width * channels;
   float *memory = malloc(sizeof(float) * (2 * count + in_row));
   if (!memory) return 0;
@@ -187,7 +187,7 @@ EXPORT WIDTHS int km_resize_floats(const void *source, int is_float, int source_
       }
       pair[k] = memory + place * count;
     }
-    mix_floats(pair[0], pair[1], row_weight[y], count, out + y * count);
+    mix_floats(pair[0], pair[1], row_weight[y], count, out + y * stride);
   }
   free(memory);
   return 1;
