@@ -154,8 +154,8 @@ def test_a_mask_at_the_threshold_everywhere_is_left_to_numpy():
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_left_to_numpy(value):
     masks, boxes = np.ones((1, 2, 2), np.float32), np.float32([[0, 0, 4, 4]])
-    assert native.paste_codes(masks * np.float32(value), boxes, (5, 5), 0.5, False) is None
-    assert native.paste_codes(masks, boxes * np.float32(value), (5, 5), 0.5, False) is None
+    assert native.paste_codes(np.full_like(masks, value), boxes, (5, 5), 0.5, False) is None
+    assert native.paste_codes(masks, np.full_like(boxes, value), (5, 5), 0.5, False) is None
 
 
 def test_no_detections_have_no_codes():
@@ -210,4 +210,10 @@ def test_a_library_that_does_not_load_is_named(monkeypatch, tmp_path):
     (tmp_path / "_host.broken.so").write_text(json.dumps("no library"))
     monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
     with pytest.warns(UserWarning, match=r"_host\.broken\.so cannot be loaded"):
+        assert native.load.__wrapped__() is None
+
+
+def test_a_library_of_other_sources_is_left_alone(monkeypatch):
+    monkeypatch.setattr(native, "_INTERFACE", -1)
+    with pytest.warns(UserWarning, match="built from other sources; build it again"):
         assert native.load.__wrapped__() is None

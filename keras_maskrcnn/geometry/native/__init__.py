@@ -14,6 +14,7 @@ import warnings
 import numpy as np
 
 SWITCH = "KERAS_MASKRCNN_NATIVE"  # environment variable: 0 turns native code off
+_INTERFACE = 1  # of the functions, as `km_interface` in codes.c
 _BITS = 22  # Pillow's fixed point
 _LARGEST = 2**28  # sides and coordinates, pixels
 _FLOATS = {np.dtype(np.uint8): 0, np.dtype(np.float32): 1}
@@ -29,6 +30,8 @@ def load():
     for path in sorted(pathlib.Path(__file__).parent.glob("_host.*")):
         try:
             library = ctypes.CDLL(str(path))
+            if library.km_interface() != _INTERFACE:
+                raise OSError("it was built from other sources; build it again: python setup.py build_ext --inplace")
             library.km_paste_codes.restype = ctypes.c_void_p
             library.km_free.argtypes = [ctypes.c_void_p]
             library.km_parse_runs.restype = ctypes.c_int64

@@ -162,6 +162,9 @@ static int new_axis(Axis *axis, int extent) {
 
 EXPORT void km_free(char *text) { free(text); }
 
+// Which functions there are and what they take: count it up with each change, here and in `__init__.py`.
+EXPORT int km_interface(void) { return 1; }
+
 // The codes of n masks (cells, cells), one after the other.
 //
 // `boxes`: (n, [x1, y1, x2, y2]), image pixels, finite and of less than 2^30. `torchvision`: the rule of pasting.
