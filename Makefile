@@ -41,7 +41,7 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-$(BASE): setup.py pyproject.toml $(wildcard keras_maskrcnn/backend/native/*.cc keras_maskrcnn/backend/native/*.inc keras_maskrcnn/backend/native/*.h)
+$(BASE): setup.py pyproject.toml $(wildcard keras_maskrcnn/backend/native/*.cc keras_maskrcnn/backend/native/*.inc keras_maskrcnn/backend/native/*.h keras_maskrcnn/geometry/native/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else \
 	    "Python 3.10 or newer is needed. Received %s. Name another: make PYTHON=python3.12" % sys.version)'
 	@echo "installing into .venv (a minute or two, once)"
