@@ -23,6 +23,7 @@ else:
 convolve = getattr(chosen, "convolve", generic.convolve)
 known_values = getattr(chosen, "known_values", generic.known_values)
 apply_relu = getattr(chosen, "apply_relu", ops.relu)
+initial_values = getattr(chosen, "initial_values", keras.initializers.get)
 multilevel_roi_align = chosen.multilevel_roi_align
 trainable_multilevel_roi_align = chosen.trainable_multilevel_roi_align
 non_max_suppression = chosen.non_max_suppression
