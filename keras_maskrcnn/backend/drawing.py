@@ -1,7 +1,7 @@
 """Random initial weights drawn by numpy.
 
-JAX compiles a program for every shape that it draws: 31 seconds of CPU for the weights of a ResNet-50-FPN, most of which
-a file replaces next.
+JAX compiles a program for every shape that it draws: 31 seconds of CPU for the weights of a ResNet-50-FPN, which a file
+often replaces at once.
 """
 
 import math
@@ -13,6 +13,23 @@ import numpy as np
 DEVIATION_OF_CUT = 0.87962566103423978
 
 
+class NumpyInitializer:
+    """Draws values with numpy: the same at every call, as Keras' initializers do.
+
+    Args:
+        seed: int. draw: function of a numpy generator and a shape to float32 values.
+    """
+
+    def __init__(self, seed, draw):
+        self.seed, self.draw = seed, draw
+
+    def __call__(self, shape, dtype=None):
+        """Values of a shape: a numpy array, or a tensor of another dtype than float32."""
+        dtype = keras.backend.standardize_dtype(dtype)
+        values = self.draw(np.random.default_rng(self.seed), tuple(shape))
+        return values if dtype == "float32" else keras.ops.cast(values, dtype)
+
+
 def drawn_by_numpy(initializer):
     """The distribution of a Keras initializer, drawn by numpy.
 
@@ -20,35 +37,30 @@ def drawn_by_numpy(initializer):
         initializer: a Keras initializer or its name.
 
     Returns:
-        Function of (shape, dtype) to a numpy array, the same at every call as in Keras; the initializer itself if it is
-        no plain random one with a number as its seed.
+        NumpyInitializer; the initializer itself if it is none of those that this package uses, or its seed is no number.
     """
     initializer = keras.initializers.get(initializer)
     draw = _plan(initializer)
     if draw is None or not isinstance(initializer.seed, int):
         return initializer
-
-    def initial(shape, dtype=None):
-        dtype = keras.backend.standardize_dtype(dtype)
-        values = draw(np.random.default_rng(initializer.seed), tuple(shape))
-        return values if dtype == "float32" else keras.ops.cast(values, dtype)
-
-    return initial
+    return NumpyInitializer(initializer.seed, draw)
 
 
 def _plan(initializer):
     """How to draw: function of (generator, shape) to float32 values, or None."""
     if type(initializer) is keras.initializers.RandomNormal:
-        return lambda rng, shape: initializer.mean + initializer.stddev * rng.standard_normal(shape, np.float32)
+        mean, deviation = np.float32(initializer.mean), np.float32(initializer.stddev)
+        return lambda rng, shape: mean + deviation * rng.standard_normal(shape, np.float32)
     if not isinstance(initializer, keras.initializers.VarianceScaling) or initializer.mode != "fan_in":
         return None
     if initializer.input_axes is not None:
         return None
-    variance = lambda shape: initializer.scale / max(1.0, math.prod(shape[:-1]))  # noqa: E731
+    deviation = lambda shape: np.float32(math.sqrt(initializer.scale / max(1, math.prod(shape[:-1]))))  # noqa: E731
     if initializer.distribution == "truncated_normal":
-        return lambda rng, shape: _cut_normal(rng, shape) * np.float32(math.sqrt(variance(shape)) / DEVIATION_OF_CUT)
+        return lambda rng, shape: _cut_normal(rng, shape) * (deviation(shape) / np.float32(DEVIATION_OF_CUT))
     if initializer.distribution == "uniform":
-        return lambda rng, shape: (2 * rng.random(shape, np.float32) - 1) * np.float32(math.sqrt(3 * variance(shape)))
+        side = np.float32(math.sqrt(3))
+        return lambda rng, shape: (2 * rng.random(shape, np.float32) - 1) * (deviation(shape) * side)
     return None
 
 
