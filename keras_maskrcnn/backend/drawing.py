@@ -37,7 +37,7 @@ def drawn_by_numpy(initializer):
         initializer: a Keras initializer or its name.
 
     Returns:
-        NumpyInitializer; the initializer itself if it is none of those that this package uses, or its seed is no number.
+        NumpyInitializer; the initializer itself if this package uses none of its kind, or if its seed is no number.
     """
     initializer = keras.initializers.get(initializer)
     draw = _plan(initializer)
