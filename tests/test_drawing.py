@@ -31,7 +31,7 @@ def test_values_have_the_deviation_and_the_bounds_of_the_paper(initializer, devi
     own = to_numpy(keras.initializers.get(initializer)(SHAPE))
     assert values.std() == pytest.approx(own.std(), rel=0.02)
     quantiles = (0.05, 0.25, 0.75, 0.95)
-    np.testing.assert_allclose(np.quantile(values, quantiles), np.quantile(own, quantiles), atol=0.02 * deviation)
+    np.testing.assert_allclose(np.quantile(values, quantiles), np.quantile(own, quantiles), atol=0.05 * deviation)
 
 
 def test_a_seed_gives_the_same_values_and_another_gives_others():
