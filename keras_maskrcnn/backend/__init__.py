@@ -24,6 +24,7 @@ convolve = getattr(chosen, "convolve", generic.convolve)
 known_values = getattr(chosen, "known_values", generic.known_values)
 part_by_part = getattr(chosen, "part_by_part", generic.part_by_part)
 apply_relu = getattr(chosen, "apply_relu", ops.relu)
+initial_values = getattr(chosen, "initial_values", keras.initializers.get)
 multilevel_roi_align = chosen.multilevel_roi_align
 trainable_multilevel_roi_align = chosen.trainable_multilevel_roi_align
 non_max_suppression = chosen.non_max_suppression

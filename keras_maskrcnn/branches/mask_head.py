@@ -55,7 +55,7 @@ class MaskHead(BranchHead):
                 2,
                 strides=2,
                 activation="relu",
-                kernel_initializer="he_normal",
+                kernel_initializer=backend.initial_values("he_normal"),
                 name=f"deconv{i + 1}",
                 dtype=self.dtype_policy,
             )
