@@ -7,6 +7,7 @@ from setuptools import Extension, find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 NATIVE = "keras_maskrcnn/backend/native"
+HOST = "keras_maskrcnn/geometry/native"
 
 
 def read_version():
@@ -44,7 +45,16 @@ setup(
             extra_compile_args=["-O3", "-g0", "-std=c++17", "-Wno-psabi", "-fvisibility=hidden"],
             libraries=["dl"],
             optional=True,
-        )
+        ),
+        # The loader's pixels and the run lengths of detections. Without it numpy and Pillow compute the same.
+        # -ffp-contract=off: no product is fused with a sum, so that the bits are those of numpy and Pillow.
+        Extension(
+            "keras_maskrcnn.geometry.native._host",
+            [f"{HOST}/{name}.c" for name in ("pixels", "codes", "runs")],
+            depends=[f"{HOST}/host.h"],
+            extra_compile_args=["-O3", "-g0", "-Wno-psabi", "-ffp-contract=off", "-fvisibility=hidden"],
+            optional=True,
+        ),
     ],
     python_requires=">=3.10",
     install_requires=[

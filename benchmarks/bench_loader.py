@@ -8,11 +8,13 @@ Ours is `DataLoader` with two threads, without its cache; theirs torchvision's `
     python benchmarks/bench_loader.py --workers 1 2 16
 
 compares threads with processes, these many of each, in turns, on images with 8 objects, flipped and colour-jittered. It
-prints images per second, and the memory that each worker process has for itself.
+prints images per second, the CPU time of an image in all processes, which other load changes less, and the memory that
+each worker process has for itself.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import sys
@@ -130,15 +132,19 @@ def compare_workers():
     register_package()
     cases = [(kind, count) for kind in args.kinds for count in args.workers]
     makers = {case: _maker(*case) for case in cases}
-    rates = {case: [] for case in cases}
+    rates, costs = {case: [] for case in cases}, {case: [] for case in cases}
     for run in range(args.runs + 1):  # the first one starts the workers
         for case, maker in makers.items():
-            seconds = _seconds(maker, case, -(-args.images // BATCH))
+            batches, begun = -(-args.images // BATCH), _cpu_seconds(maker)
+            seconds = _seconds(maker, case, batches)
             if run:
-                rates[case].append(args.images / seconds)
-    print(f"{'workers':>12} {'images/s':>10} {'own memory of a worker, MB':>30}   medians of {args.runs} in turns")
+                rates[case].append(batches * BATCH / seconds)
+                costs[case].append((_cpu_seconds(maker) - begun) / (batches * BATCH) * 1e3)
+    columns = f"{'workers':>12} {'images/s':>10} {'CPU ms an image':>16} {'own memory of a worker, MB':>28}"
+    print(f"{columns}   medians of {args.runs} in turns")
     for (kind, count), maker in makers.items():
-        print(f"{count:4} {kind:>7} {statistics.median(rates[kind, count]):10.1f} {_own_memory(maker):>30}")
+        rate, cost = (statistics.median(values[kind, count]) for values in (rates, costs))
+        print(f"{count:4} {kind:>7} {rate:10.1f} {cost:16.1f} {_own_memory(maker):>28}")
         maker.close()
 
 
@@ -168,6 +174,16 @@ def _seconds(maker, case, batches):
         for batch in threads.map(lambda index: maker[index % len(maker)]["images"].shape, range(batches)):
             assert batch == (BATCH, CANVAS, CANVAS, 3)
     return time.perf_counter() - started
+
+
+def _cpu_seconds(maker):
+    """Of this process and of the maker's workers, where the system has /proc."""
+    seconds = time.process_time()
+    for number in [] if maker._pool is None else maker._pool.process_ids:
+        stat = pathlib.Path(f"/proc/{number}/stat")
+        fields = stat.read_text().rpartition(")")[2].split() if stat.exists() else [0] * 13
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def _own_memory(maker):

@@ -1,15 +1,26 @@
 """What tests need of the backend and Keras does not give: gradients and compiled functions."""
 
+import functools
+
 import keras
 import numpy as np
 
 
-def compiled(function):
-    """The function as a graph (TensorFlow) or jitted (JAX)."""
+def compiled(function, variables=()):
+    """The function as a graph (TensorFlow) or jitted (JAX).
+
+    `variables` of a model that it reads are arguments for JAX: as constants, XLA would compute with them for seconds.
+    """
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.jit(function)
+        def with_values(values, *args):
+            with keras.StatelessScope(state_mapping=list(zip(variables, values))):
+                return function(*args)
+
+        if not variables:
+            return jax.jit(function)
+        return functools.partial(jax.jit(with_values), [variable.value for variable in variables])
     import tensorflow as tf
 
     return tf.function(function, autograph=False)
@@ -75,12 +86,15 @@ def losses_and_gradients(model, batch, weights):
     if keras.backend.backend() == "jax":
         import jax
 
-        def step(values, batch):
-            with keras.StatelessScope(state_mapping=list(zip(weights, values))):
+        chosen = {id(weight) for weight in weights}
+        others = [variable for variable in model.variables if id(variable) not in chosen]
+
+        def step(values, fixed, batch):
+            with keras.StatelessScope(state_mapping=list(zip([*weights, *others], [*values, *fixed]))):
                 return forward(batch)
 
-        arrays = [weight.value for weight in weights]
-        gradients, named = jax.jit(jax.grad(step, has_aux=True))(arrays, batch)
+        arrays = [[variable.value for variable in group] for group in (weights, others)]
+        gradients, named = jax.jit(jax.grad(step, has_aux=True))(*arrays, batch)
     else:
         import tensorflow as tf
 

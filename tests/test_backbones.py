@@ -101,6 +101,7 @@ def test_stage_ends_and_pixels_of_applications(name):
     assert sum(map(len, stages)) == len(backbone.layers)
 
 
+@pytest.mark.slow_on_jax  # making the network takes the time; test_padding_looks_like_the_mean_image has the pixels
 def test_a_classic_network_gets_the_normalisation_of_its_family():
     backbone = km.backbones.from_keras(application("ResNet50", input_shape=(None, None, 3)))
     image = np.array([[[[10.0, 20.0, 30.0]]]], "float32")
@@ -131,6 +132,7 @@ def test_padding_looks_like_the_mean_image():
         np.testing.assert_allclose(seen[0, :, 2], np.full((2, 3), outside), rtol=1e-6)
 
 
+@pytest.mark.slow_on_jax  # making the network takes the time
 def test_a_backbone_config_of_other_images_uses_its_own_statistics():
     made = backbones.application("MobileNetV3Large", num_channels=2, image_dtype="uint16")
     assert made.pixels.mean is None and made.input_shape == (None, None, None, 2)

@@ -54,7 +54,7 @@ def assert_same_state(model, other):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize("ema", [pytest.param(None, marks=pytest.mark.slow_on_jax), 0.9])
 def test_runs_killed_within_epochs_end_like_one_that_was_left_alone(tmp_path, ema):
     recipe = km.choose_recipe(2, 4, epochs=4, learning_rate=0.05, accumulate=3, ema=ema)
     straight, loader = start(recipe)

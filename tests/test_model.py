@@ -23,6 +23,14 @@ def model():
     return model
 
 
+@pytest.fixture(scope="module")
+def learner():
+    """A model to train, and the weights that it starts with: its step is compiled once."""
+    model = km.MaskRCNN(tiny_config(norm="batch"))
+    model.compile(keras.optimizers.SGD(0.01))
+    return model, model.get_weights()
+
+
 def found(model, batch):
     return model.predict_on_batch(images_only(batch))
 
@@ -111,9 +119,10 @@ def test_padding_counts_where_torchvision_counts_it():
     assert np.abs(narrow["scores"] - wide["scores"]).max() > 1e-3
 
 
-def test_a_batch_without_objects_has_finite_losses_and_gradients_that_teach_background():
-    model = km.MaskRCNN(tiny_config(norm="batch"))
-    model.compile(keras.optimizers.SGD(0.01))
+def test_a_batch_without_objects_has_finite_losses_and_gradients_that_teach_background(learner):
+    model, weights = learner
+    model.set_weights(weights)
+    model.reset_metrics()
     batch = random_batch([SMALL, LARGE], (128, 128), num_objects=0)
     before = [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
     losses = model.train_on_batch(batch, return_dict=True)
@@ -127,9 +136,10 @@ def test_a_batch_without_objects_has_finite_losses_and_gradients_that_teach_back
     assert not any("/mask_head/" in path for path in moved)
 
 
-def test_objects_of_no_size_and_a_black_image_stay_finite():
-    model = km.MaskRCNN(tiny_config())
-    model.compile(keras.optimizers.SGD(0.01))
+def test_objects_of_no_size_and_a_black_image_stay_finite(learner):
+    model, weights = learner
+    model.set_weights(weights)
+    model.reset_metrics()
     batch = random_batch([SMALL, LARGE], (128, 128))
     batch["images"][:] = 0
     batch["gt_boxes"][0, 0] = [5, 5, 5, 5]

@@ -139,6 +139,7 @@ np.savez(sys.argv[4], **{name: np.asarray(value) for name, value in out.items()}
 """
 
 
+@pytest.mark.slow_on_jax  # test_backbones.py saves and loads a custom object there, in one process
 def test_it_survives_saving_and_loading_in_a_new_process(trained, tmp_path):
     model, _ = trained
     batch = images_only(km.DataLoader(arrows(1, 3), CONFIG, 1, canvas=(96, 96))[0])  # of the shape that was compiled

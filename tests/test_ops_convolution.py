@@ -64,7 +64,7 @@ def test_convolution_equals_the_direct_sum(case, relu):
 
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
-@pytest.mark.parametrize("case", CASES[:7], ids=IDS[:7])
+@pytest.mark.parametrize("case", CASES[:7] + CASES[8:], ids=IDS[:7] + IDS[8:])
 def test_gradients_equal_those_of_the_reference(case, relu):
     sizes, channels, filters, side, stride = case
     maps, kernel, bias = random_case(sizes, channels, filters, side)

@@ -1,10 +1,13 @@
 """What differs between backends besides the operators: TensorFlow's versions give what the generic ones give."""
 
+import random
 import types
 
+import keras
 import numpy as np
 import pytest
 from backend_tools import to_numpy
+from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.backend import runtime
@@ -70,3 +73,41 @@ def test_bfloat16_is_faster_on_gpus_from_ampere_and_on_tpus(monkeypatch):
         device = types.SimpleNamespace(platform=platform, compute_capability=capability, device_kind=name)
         monkeypatch.setattr(jax, "devices", lambda device=device: [device])
         assert runtime._fast_in_jax() == expected
+
+
+@pytest.mark.parametrize("module", [backend, runtime])
+def test_the_seed_decides_the_weights_and_the_draws(module):
+    def drawn(seed):
+        module.set_seed(seed)
+        layer = keras.layers.Dense(3)
+        layer.build((None, 2))
+        return [*to_numpy(layer.kernel).ravel(), np.random.rand(), random.random()]
+
+    first = drawn(7)
+    assert drawn(7) == first
+    assert all(a != b for a, b in zip(drawn(8), first, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (1, 6), (2, 7), (3, 0), (0, 4)])
+def test_a_function_of_rows_gives_the_same_in_parts(shape):
+    rng = np.random.default_rng(0)
+    rows, factors = rng.random((*shape, 3)).astype("float32"), rng.integers(0, 5, shape).astype("int32")
+
+    def scaled(rows, factors):
+        return ops.cast(factors, "float32")[..., None] * ops.sin(rows)
+
+    result = backend.part_by_part(scaled, ops.convert_to_tensor(rows), ops.convert_to_tensor(factors))
+    np.testing.assert_allclose(to_numpy(result), factors[..., None] * np.sin(rows), rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the other backends compute all rows at once")
+def test_the_gradient_in_parts_is_that_of_all_at_once_and_keeps_the_arguments_alone():
+    import jax
+
+    rows = np.random.default_rng(0).random((2, 8, 3)).astype("float32")
+    wide = lambda rows: jax.numpy.sin(jax.numpy.tile(rows, 16)) ** 3  # noqa: E731
+    alone = lambda rows: wide(rows).sum()  # noqa: E731
+    parts = lambda rows: backend.part_by_part(wide, rows).sum()  # noqa: E731
+    np.testing.assert_allclose(jax.grad(parts)(rows), jax.grad(alone)(rows), rtol=1e-5)
+    kept = {way: max(array.size for array in jax.tree.leaves(jax.vjp(way, rows)[1])) for way in (parts, alone)}
+    assert kept == {parts: rows.size, alone: 16 * rows.size}

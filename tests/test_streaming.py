@@ -336,7 +336,7 @@ def test_tiles_of_a_large_image_share_batches_and_give_the_same():
     assert no_thread_is_left()
 
 
-@pytest.mark.parametrize("options", [{}, {"mask_padding": False}])
+@pytest.mark.parametrize("options", [{}, pytest.param({"mask_padding": False}, marks=pytest.mark.slow_on_jax)])
 def test_a_model_finds_in_batches_what_it_finds_one_at_a_time(options):
     model = scatter_weights(km.MaskRCNN(tiny_config(**options)))
     rng = np.random.default_rng(0)

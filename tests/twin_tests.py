@@ -45,7 +45,7 @@ class Twin:
             kept = proposals["boxes"], proposals["scores"], proposals["valid"]
             return features["pyramid"], proposals["anchors"], rpn, kept, detections
 
-        outputs = compiled(stages)(self.batch["images"], self.batch["image_sizes"])
+        outputs = compiled(stages, self.model.variables)(self.batch["images"], self.batch["image_sizes"])
         self.pyramid, self.anchors, self.rpn, self.proposals = (to_numpy(list(each)) for each in outputs[:4])
         self.detections = {name: to_numpy(each) for name, each in outputs[4].items()}
 

@@ -22,7 +22,9 @@ else:
 
 convolve = getattr(chosen, "convolve", generic.convolve)
 known_values = getattr(chosen, "known_values", generic.known_values)
+part_by_part = getattr(chosen, "part_by_part", generic.part_by_part)
 apply_relu = getattr(chosen, "apply_relu", ops.relu)
+initial_values = getattr(chosen, "initial_values", keras.initializers.get)
 multilevel_roi_align = chosen.multilevel_roi_align
 trainable_multilevel_roi_align = chosen.trainable_multilevel_roi_align
 non_max_suppression = chosen.non_max_suppression
@@ -41,6 +43,7 @@ pad_to_multiple = chosen_runtime.pad_to_multiple
 scale_loss = chosen_runtime.scale_loss
 share_of_count = chosen_runtime.share_of_count
 devices = chosen_runtime.devices
+set_seed = chosen_runtime.set_seed
 keep_compiled = getattr(chosen, "keep_compiled", runtime.keep_compiled)
 batches_ahead = chosen_runtime.batches_ahead
 fast_bfloat16 = chosen_runtime.fast_bfloat16

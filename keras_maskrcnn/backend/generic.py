@@ -98,6 +98,11 @@ def known_values(tensor):
     return None
 
 
+def part_by_part(function, *arrays):
+    """`function` of arrays (B, R, ...), whose R rows it treats one by one, giving (B, R, ...). Here, of all at once."""
+    return function(*arrays)
+
+
 # Here, preparing the gradient in the forward pass has no benefit.
 trainable_multilevel_roi_align = multilevel_roi_align
 

@@ -4,7 +4,10 @@ Compiled backends (JAX) know every size during tracing, so sizes are Python ints
 `runtime_tensorflow.py` replaces functions that can be better in graph mode.
 """
 
+import random
+
 import keras
+import numpy
 from keras import ops
 
 SUPPORTS_JIT = True
@@ -67,6 +70,15 @@ def share_of_count(count):
     A loss divided by it and then by the number of replicas adds up to the mean of the whole batch.
     """
     return ops.maximum(ops.cast(count, "float32"), 1.0)
+
+
+def set_seed(seed):
+    """Seed Python's and numpy's generators; Keras draws the seeds of layers from Python's.
+
+    Here not by `keras.utils.set_random_seed`, which imports TensorFlow wherever it is installed: seconds and messages.
+    """
+    random.seed(seed)
+    numpy.random.seed(seed)
 
 
 def keep_compiled(folder):

@@ -5,6 +5,7 @@ XLA has no kernels for crop_and_resize and stock NMS, so the model turns Keras' 
 
 import pathlib
 
+import keras
 import tensorflow as tf
 
 from keras_maskrcnn.backend import portable
@@ -106,6 +107,11 @@ def fused_batch_norm(inputs, gamma, beta, epsilon):
         is_training=True,
     )
     return outputs, mean, variance
+
+
+def set_seed(seed):
+    """Seed the generators of Python, numpy, Keras and TensorFlow."""
+    keras.utils.set_random_seed(seed)
 
 
 def devices():

@@ -110,46 +110,55 @@ def _keep_tile_by_tile(sides, classes, candidate, iou_threshold, tile):
     """
     later = ops.convert_to_tensor(np.triu(np.ones((tile, tile), "float32"), 1))
 
-    def suppresses(rows, columns):
-        hit = _overlap_exceeds(sides, rows, columns, iou_threshold)
-        if classes is not None:
-            hit = ops.logical_and(hit, classes[:, rows, None] == classes[:, None, columns])
-        return ops.cast(hit, "float32")
+    def cut(rows, first):
+        return ops.slice(rows, (0, first), (ops.shape(rows)[0], tile))
 
     def unsuppressed(alive, kept, hits):
         # Sums of ones are exact in float32: below one half means that no kept box suppresses it.
         return alive * ops.cast(ops.matmul(kept[:, None, :], hits)[:, 0, :] < 0.5, "float32")
 
-    kept = []
-    for first in range(0, candidate.shape[1], tile):
-        own = slice(first, first + tile)
-        alive = candidate[:, own]
-        if kept:
-            before = suppresses(slice(0, first), own)
-            alive = unsuppressed(alive, ops.concatenate(kept, axis=1), before)
-        inside = suppresses(own, own) * later
+    def keep_tile(number, kept):
+        """Add the kept boxes of one tile; no later box is kept yet."""
+        first = number * tile
+        own, own_classes = [cut(side, first) for side in sides], None if classes is None else cut(classes, first)
+        before = _suppresses(sides, own, classes, own_classes, iou_threshold)
+        inside = _suppresses(own, own, own_classes, own_classes, iou_threshold) * later
+        alive = unsuppressed(cut(candidate, first), kept, before)
 
         def changed(now, last):
             return ops.any(now != last)
 
-        def settle(now, last, alive=alive, inside=inside):
+        def settle(now, last):
             return unsuppressed(alive, now, inside), now
 
         start = (unsuppressed(alive, alive, inside), alive)
-        kept.append(ops.while_loop(changed, settle, start)[0])
-    return ops.concatenate(kept, axis=1)
+        return ops.slice_update(kept, (0, first), ops.while_loop(changed, settle, start)[0])
+
+    # A loop, not one piece of program for each tile: 4096 boxes compile in 1.4 s instead of 8.
+    return ops.fori_loop(0, candidate.shape[1] // tile, keep_tile, ops.zeros_like(candidate))
 
 
-def _overlap_exceeds(sides, rows, columns, iou_threshold):
-    """Whether IoU > threshold, with torchvision's arithmetic; bool (B, rows, columns)."""
-    x1, y1, x2, y2 = sides
-    width = ops.minimum(x2[:, rows, None], x2[:, None, columns]) - ops.maximum(x1[:, rows, None], x1[:, None, columns])
-    height = ops.minimum(y2[:, rows, None], y2[:, None, columns]) - ops.maximum(y1[:, rows, None], y1[:, None, columns])
+def _suppresses(rows, columns, row_classes, column_classes, iou_threshold):
+    """Whether two boxes of a class have IoU > threshold, with torchvision's arithmetic.
+
+    Args:
+        rows: four sides, each float32 (B, R). columns: four sides, each float32 (B, C).
+        row_classes: int (B, R) or None. column_classes: int (B, C) or None.
+        iou_threshold: a number or float (B,).
+
+    Returns:
+        float32 (B, R, C), 1 or 0.
+    """
+    x1, y1, x2, y2 = ([a[:, :, None], b[:, None, :]] for a, b in zip(rows, columns, strict=True))
+    width, height = ops.minimum(*x2) - ops.maximum(*x1), ops.minimum(*y2) - ops.maximum(*y1)
     shared = ops.relu(width) * ops.relu(height)
-    areas = (x2 - x1) * (y2 - y1)
-    union = areas[:, rows, None] + areas[:, None, columns] - shared
+    areas = [(x2[k] - x1[k]) * (y2[k] - y1[k]) for k in (0, 1)]
+    union = areas[0] + areas[1] - shared
     iou = shared / ops.where(union > 0, union, 1.0)
-    return ops.logical_and(union > 0, iou > ops.reshape(iou_threshold, (-1, 1, 1)))
+    hit = ops.logical_and(union > 0, iou > ops.reshape(iou_threshold, (-1, 1, 1)))
+    if row_classes is not None:
+        hit = ops.logical_and(hit, row_classes[:, :, None] == column_classes[:, None, :])
+    return ops.cast(hit, "float32")
 
 
 def _first_kept(order, kept, max_outputs):

@@ -4,7 +4,6 @@ import re
 
 from keras_maskrcnn.branches.branch import Branch
 from keras_maskrcnn.branches.field import Field, first_true
-from keras_maskrcnn.geometry import rle
 from keras_maskrcnn.geometry.pasting import paste_mask_windows, stack_windows
 
 # Of mask_pasting and mask_targets. For targets: torchvision's `project_masks_on_boxes` is RoIAlign in its first,
@@ -85,7 +84,8 @@ class MaskBranch(Branch):
 
     def coco_results(self, found):
         """The segmentation of each instance: compressed run lengths of the image."""
-        return [{"segmentation": _run_lengths(*window, found.image_size)} for window in found.mask_windows]
+        size = [int(side) for side in found.image_size]
+        return [{"segmentation": {"size": list(size), "counts": code}} for code in _codes(found)]
 
     # Torchvision: models/detection/mask_rcnn.py. Before version 0.12 layers were counted from 1.
     torchvision_renames = (
@@ -136,9 +136,10 @@ def _pasted(found):
     return stack_windows(found.mask_windows, found.image_size)
 
 
-def _run_lengths(window, x0, y0, image_size):
-    from pycocotools import mask as coco_mask
+def _codes(found):
+    """List of n str, compressed run lengths of the image; windows that are there already are not pasted again."""
+    from keras_maskrcnn.geometry.codes import paste_codes, window_code  # pycocotools, which the network needs not
 
-    runs = rle.encode_window(window, x0, y0, *image_size)
-    code = coco_mask.frPyObjects({"size": list(image_size), "counts": runs.tolist()}, *image_size)
-    return {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
+    if "mask_windows" in vars(found) or "masks" not in found.values:
+        return [window_code(*window, found.image_size) for window in found.mask_windows]
+    return paste_codes(found.values["masks"], found.boxes, found.image_size, pasting=found.config.mask_pasting)

@@ -55,7 +55,7 @@ class MaskHead(BranchHead):
                 2,
                 strides=2,
                 activation="relu",
-                kernel_initializer="he_normal",
+                kernel_initializer=backend.initial_values("he_normal"),
                 name=f"deconv{i + 1}",
                 dtype=self.dtype_policy,
             )
@@ -112,11 +112,22 @@ class MaskHead(BranchHead):
         features = ops.reshape(pooled, (-1, self.pool_size, self.pool_size, self.channels_in))
         for conv in self.convs:
             features = conv(features, training=training)
+        features = ops.reshape(features, (batch, rois, *features.shape[1:]))
+        logits = backend.part_by_part(self._enlarge_and_classify, features, ops.convert_to_tensor(labels))
+        return ops.reshape(self._order_cells(logits), (batch, rois, self.mask_size, self.mask_size))
+
+    def _enlarge_and_classify(self, features, labels):
+        """Deconvolutions and the 1x1 convolution: float (B, R, p, p, C), int (B, R) -> float32 (B, R, mask_size ** 2).
+
+        What the deconvolutions give is four times as large as any other map of the head, and one product makes it.
+        """
+        batch, rois = ops.shape(labels)[0], ops.shape(labels)[1]
+        features = ops.reshape(features, (-1, *features.shape[2:]))
         for deconv in self.deconvs:
             features = self._split_cells(features, deconv)
         features = ops.cast(ops.reshape(features, (-1, self.mask_size**2, self.channels)), "float32")
-        logits = self._order_cells(self._logits_of_class(features, ops.reshape(labels, (-1,))))
-        return ops.reshape(logits, (batch, rois, self.mask_size, self.mask_size))
+        logits = self._logits_of_class(features, ops.reshape(labels, (-1,)))
+        return ops.reshape(logits, (batch, rois, self.mask_size**2))
 
     def _split_cells(self, features, deconv):
         """A 2x2 deconvolution as a product: each cell becomes four, (R, p, n, C) -> (R, p, 4 * n, channels).

@@ -21,8 +21,7 @@ def train_arguments(command):
 
 def train(args):
     """Train into a run folder. `args` are settled arguments."""
-    import keras
-
+    from keras_maskrcnn import backend
     from keras_maskrcnn.data import DataLoader, preset
     from keras_maskrcnn.evaluation import format_metrics
     from keras_maskrcnn.runs.experiment import train_model
@@ -30,7 +29,7 @@ def train(args):
     settle_precision(args)
     if args.resume:
         announce(args.run_dir)
-    keras.utils.set_random_seed(args.seed)
+    backend.set_seed(args.seed)
     model = _given_model(args)
     train, val = open_parts(args, None if model is None else model.config)
     model = prepare_model(args, model or _model_to_train(args, train))

@@ -6,6 +6,8 @@ on a 12-megapixel image once took 416 GB).
 
 import numpy as np
 
+SUBPIXEL, TORCHVISION = "subpixel", "torchvision"
+
 
 def paste_masks(masks, boxes, image_size, threshold=0.5):
     """Paste masks by torchvision's rule: grow mask and box by one cell, round the box, resize.
@@ -48,6 +50,19 @@ def paste_mask_windows(masks, boxes, image_size, threshold=0.5, pasting="subpixe
     Raises:
         ValueError: when the shapes do not belong together or `pasting` is unknown.
     """
+    masks, boxes = checked_pasting(masks, boxes, pasting)
+    axis = _AXES[pasting]
+    height, width = (int(side) for side in image_size)
+    windows = []
+    for mask, box in zip(masks, boxes, strict=True):
+        y0, rows = axis(box[1], box[3], mask.shape[0], height)
+        x0, columns = axis(box[0], box[2], mask.shape[1], width)
+        windows.append((rows @ mask @ columns.T > threshold, x0, y0))
+    return windows
+
+
+def checked_pasting(masks, boxes, pasting):
+    """Masks and boxes of `paste_mask_windows` as float32 arrays. Raises ValueError as it does."""
     masks, boxes = np.asarray(masks, "float32"), np.asarray(boxes, "float32")
     if masks.ndim != 3 or boxes.shape != (len(masks), 4):
         raise ValueError(
@@ -59,14 +74,7 @@ def paste_mask_windows(masks, boxes, image_size, threshold=0.5, pasting="subpixe
             f"pasting is one of {sorted(_AXES)}. Received {pasting!r}. "
             'Use "subpixel" unless masks must equal torchvision\'s.'
         )
-    axis = _AXES[pasting]
-    height, width = (int(side) for side in image_size)
-    windows = []
-    for mask, box in zip(masks, boxes, strict=True):
-        y0, rows = axis(box[1], box[3], mask.shape[0], height)
-        x0, columns = axis(box[0], box[2], mask.shape[1], width)
-        windows.append((rows @ mask @ columns.T > threshold, x0, y0))
-    return windows
+    return masks, boxes
 
 
 def stack_windows(windows, image_size):
@@ -121,4 +129,4 @@ def _torchvision_axis(low, high, cells, extent):
     return first, weights.astype("float32")
 
 
-_AXES = {"subpixel": _subpixel_axis, "torchvision": _torchvision_axis}
+_AXES = {SUBPIXEL: _subpixel_axis, TORCHVISION: _torchvision_axis}

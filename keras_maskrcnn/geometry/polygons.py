@@ -80,7 +80,8 @@ def column_runs(points, height, width):
 
 def _code(part, height, width):
     """One polygon as pycocotools' run-length code."""
-    if not is_long(part):
+    longest = part.max() - part.min()  # of x and y together: no shorter than either
+    if not is_long(part, (0, 0, longest, longest)):
         return coco_mask.frPyObjects([part.ravel().tolist()], height, width)[0]
     runs = column_runs(part, height, width)
     return coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)

@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from keras_maskrcnn.geometry import native
+
 STRIDE = 32  # stride of the coarsest backbone level (C5); canvas sides are multiples of it
 
 
@@ -36,7 +38,7 @@ def network_size(height, width, config):
     return tuple(max(1, math.floor(side * scale)) for side in (height, width))
 
 
-def resize_bilinear(image, size):
+def resize_bilinear(image, size, out=None):
     """Resample an image as `tf.image.resize(..., "bilinear", antialias=False)` does, to the last bit.
 
     Half-pixel centres, float32 throughout, first along x, then along y. An image that already has the
@@ -45,19 +47,26 @@ def resize_bilinear(image, size):
     Args:
         image: uint8 or float (H, W, C).
         size: (height, width), int.
+        out: float32 (height, width, C), where to write the result, such as a part of a canvas. None: a new array.
 
     Returns:
         float32 (height, width, C).
     """
+    out = np.empty((*size, image.shape[2]), np.float32) if out is None else out
     height, width = image.shape[:2]
-    image = image.astype(np.float32)
     if (height, width) == tuple(size):
-        return image
+        out[...] = image
+        return out
     low, high, weight = _taps(height, size[0])
+    columns = _taps(width, size[1])
+    if native.resize_floats(image, (low, high, weight), columns, out) is not None:
+        return out
     # Resample only the source rows that are used, each once along x.
+    image = image.astype(np.float32)
     rows, position = np.unique(np.concatenate([low, high]), return_inverse=True)
-    along_x = _blend(image[rows], *_taps(width, size[1]), axis=1)
-    return _blend(along_x, position[: size[0]], position[size[0] :], weight, axis=0)
+    along_x = _blend(image[rows], *columns, axis=1)
+    out[...] = _blend(along_x, position[: size[0]], position[size[0] :], weight, axis=0)
+    return out
 
 
 def canvas_size(height, width):

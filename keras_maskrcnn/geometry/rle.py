@@ -8,6 +8,8 @@ for one 3024 x 4032 image with 450 objects that is 5 GB.
 
 import numpy as np
 
+from keras_maskrcnn.geometry import native
+
 _LONGEST = 2**38  # pixels
 _AT_ONCE = 500  # codes: of more the arrays do not stay in the processor's cache
 _LONGEST_CODE = 8  # characters of a run: of 5 bits each
@@ -26,7 +28,11 @@ def parse_counts(counts):
         ValueError: it is no run-length code, or a run is negative or longer than any image.
     """
     if isinstance(counts, (str, bytes)):
-        runs = _decompress(_as_bytes(counts))
+        text = _as_bytes(counts)
+        runs = native.parse_runs(text)
+        if runs is not None:
+            return runs
+        runs = _decompress(text)
     else:
         runs = _whole_numbers(counts)
     _check_lengths(runs)
@@ -74,6 +80,9 @@ def _check_lengths(runs):
 
 def extent(runs, height):
     """Bounding box of the mask, int [x1, y1, x2, y2] with x2 and y2 exclusive; None if it is empty."""
+    box = native.runs_extent(runs, height)
+    if box is not None:
+        return box if box[2] > box[0] else None
     starts, stops = _spans(runs)
     if len(starts) == 0:
         return None
@@ -95,6 +104,9 @@ def decode_window(runs, height, box):
     Returns:
         uint8 0/1 (y2 - y1, x2 - x1).
     """
+    pixels = native.runs_window(runs, height, box)
+    if pixels is not None:
+        return pixels
     x1, y1, x2, y2 = (int(v) for v in box)
     starts, stops = _spans(runs)
     first, last = x1 * height, x2 * height

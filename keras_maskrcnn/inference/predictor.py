@@ -141,7 +141,7 @@ class NetworkBatch:
     def fill(self, row, image):
         """Write an image (H, W, C) into a row: resized, at the top left."""
         height, width = network_size(*image.shape[:2], self.predictor.config)
-        self.inputs["images"][row, :height, :width] = resize_bilinear(image, (height, width))
+        resize_bilinear(image, (height, width), out=self.inputs["images"][row, :height, :width])
         self.inputs["image_sizes"][row] = height, width
 
     def run(self):

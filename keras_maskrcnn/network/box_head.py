@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_maskrcnn import backend
 from keras_maskrcnn.network.layers import ConvNorm
 
 
@@ -31,16 +32,21 @@ class BoxHead(keras.layers.Layer):
         ]
         self.fcs = [
             keras.layers.Dense(
-                features, "relu", kernel_initializer="he_uniform", name=f"fc{i + 1}", dtype=self.dtype_policy
+                features,
+                "relu",
+                kernel_initializer=backend.initial_values("he_uniform"),
+                name=f"fc{i + 1}",
+                dtype=self.dtype_policy,
             )
             for i in range(num_fcs)
         ]
-        normal = keras.initializers.RandomNormal  # standard deviations of Fast R-CNN, section 2.3
+        # Standard deviations of Fast R-CNN, section 2.3.
+        normal = lambda deviation: backend.initial_values(keras.initializers.RandomNormal(stddev=deviation))  # noqa: E731
         self.classes = keras.layers.Dense(
-            num_classes + 1, kernel_initializer=normal(stddev=0.01), name="classes", dtype="float32"
+            num_classes + 1, kernel_initializer=normal(0.01), name="classes", dtype="float32"
         )
         self.deltas = keras.layers.Dense(
-            num_classes * 4, kernel_initializer=normal(stddev=0.001), name="deltas", dtype="float32"
+            num_classes * 4, kernel_initializer=normal(0.001), name="deltas", dtype="float32"
         )
 
     def build(self, input_shape):

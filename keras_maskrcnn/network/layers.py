@@ -115,7 +115,8 @@ class KernelAndBias(keras.layers.Layer):
         """Create kernel (1, 1, C, filters) and bias (filters,) for (..., C)."""
         shape = (1, 1, input_shape[-1], self.filters)
         # autocast=False: a head under a bfloat16 policy would read them rounded.
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer, autocast=False)
+        initializer = backend.initial_values(self.kernel_initializer)
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=initializer, autocast=False)
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros", autocast=False)
 
     def get_config(self):
@@ -164,7 +165,7 @@ class ConvNorm(keras.layers.Layer):
             strides=strides,
             padding="same" if strides == 1 else "valid",
             use_bias=norm is None,
-            kernel_initializer=self.kernel_initializer,
+            kernel_initializer=backend.initial_values(self.kernel_initializer),
             name="conv",
             dtype=self.dtype_policy,
         )

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from keras_maskrcnn.data.loading.packing import send_error, unpack
 from keras_maskrcnn.data.loading.rows import RowMaker
 from keras_maskrcnn.data.loading.shared import mapped
+from keras_maskrcnn.host.memory import keep_for_models
 
 
 @dataclasses.dataclass
@@ -53,9 +54,13 @@ class Job:
         """Write a batch into its slot; faults and cuts go into the notes."""
         self.maker.dataset.add_fault, self.maker.warn_of_cut = notes.faults.append, notes.cuts.append
         batch, _ = self.layout.arrays(self.memory, slot, len(chosen))
-        for array in batch.values():
-            array[...] = 0
+        for name, array in batch.items():
+            if name != "images":
+                array[...] = 0
         self.maker.fill(batch, epoch, chosen)
+        for image, (height, width) in zip(batch["images"], batch["image_sizes"].tolist(), strict=True):
+            image[height:] = 0  # what the slot's last batch has left
+            image[:height, width:] = 0
 
 
 def work(pipe, parent):
@@ -65,6 +70,7 @@ def work(pipe, parent):
         pipe: int, descriptor of a socket. parent: int, process id.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that trains ends its workers
+    keep_for_models()  # each image takes blocks of a few megabytes; mapping them anew is an eighth of the work
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     connection = Connection(pipe)
     try:

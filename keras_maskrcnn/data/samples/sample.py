@@ -99,9 +99,10 @@ class Sample:
         Raises:
             ImageError: what the view shows of a float image is not finite.
         """
-        pixels = self.view.pixels(self.image, self.fill)
+        first = [effect for effect in self.effects[:1] if isinstance(effect, Recolor) and self.image.dtype == np.uint8]
+        pixels = self.view.pixels(self.image, self.fill, *first)
         check_finite(pixels, "an image")
-        for effect in self.effects:
+        for effect in self.effects[len(first) :]:
             pixels = effect(pixels)
         return pixels
 

@@ -12,6 +12,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from keras_maskrcnn.geometry import native
+
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 _SYMMETRIES = {  # (transposed, rows flipped, columns flipped)
     (False, False, False): None,
@@ -110,6 +112,17 @@ class View:
         """Extents of boxes of the view in image pixels; inverts `from_image` of an axis-aligned view."""
         return _extents(boxes, self.inverse())
 
+    def box_to_image(self, box):
+        """`to_image` of one box: four floats in, four out, without what numpy costs for so few."""
+        (a, b, c), (d, e, f) = self.matrix
+        scale = a * e - b * d
+        low, high = [], []
+        for p, q, r in ((e, -b, b * f - e * c), (-d, a, d * c - a * f)):
+            u, v = (p / scale * box[0], p / scale * box[2]), (q / scale * box[1], q / scale * box[3])
+            low.append(min(u) + min(v) + r / scale)
+            high.append(max(u) + max(v) + r / scale)
+        return low + high
+
     def inverse(self):
         """float64 (2, 3): the matrix from view pixels to image pixels."""
         (a, b, c), (d, e, f) = self.matrix
@@ -121,7 +134,7 @@ class View:
             array = array.swapaxes(0, 1)
         return array[:: -1 if self.scale[1] < 0 else 1, :: -1 if self.scale[0] < 0 else 1]
 
-    def pixels(self, image, fill=FILL):
+    def pixels(self, image, fill=FILL, recolor=None):
         """What the view shows of the image: bilinear at half-pixel centres, not antialiased.
 
         The same rule as `resizing.resize_bilinear`, so training and prediction see the same pixels
@@ -130,15 +143,36 @@ class View:
         Args:
             image: (H, W, C), image pixels, uint8, uint16 or float32.
             fill: one value, or one a channel: what a free turn shows beyond the image.
+            recolor: effects.Recolor of the result, or None: along with resizing it costs less.
 
         Returns:
             (height, width, C), view pixels, of the image's dtype.
         """
-        if not self.axis_aligned:
-            return self._turned_pixels(image, np.broadcast_to(fill, image.shape[2:]))
+        pixels = self._enlarged(image, recolor)
+        if pixels is not None:
+            return pixels
+        pixels = self._sampled(image) if self.axis_aligned else self._turned_pixels(image, fill)
+        return pixels if recolor is None else recolor(pixels)
+
+    def _box_in(self, image):
+        """What the view shows of the image: float64 [x1, y1, x2, y2], clipped to it."""
         height, width = image.shape[:2]
-        box = self.to_image([[0, 0, self.width, self.height]])[0]
-        box = np.clip(box, 0, (width, height, width, height))
+        return np.clip(self.to_image([[0, 0, self.width, self.height]])[0], 0, (width, height, width, height))
+
+    def _enlarged(self, image, recolor):
+        """`pixels` by native code, which gives those of `_sampled`: of enlarged RGB in memory. Else None."""
+        upright = self.axis_aligned and not self.transposed
+        if not upright or not _is_rgb(image) or isinstance(image, np.memmap):
+            return None
+        scale = np.array(self.scale)
+        if (np.abs(scale) < 1).any() or (np.abs(scale) == 1).all():
+            return None
+        matrix = None if recolor is None else recolor.matrix
+        return native.enlarge_rgb(image, self._box_in(image), (self.width, self.height), scale < 0, matrix)
+
+    def _sampled(self, image):
+        """`pixels` of an axis-aligned view, by Pillow."""
+        box = self._box_in(image)
         scale = np.abs(self.scale[::-1] if self.transposed else self.scale)
         size = (self.height, self.width) if self.transposed else (self.width, self.height)
         if (scale == 1).all() and (box == np.rint(box)).all():
@@ -154,6 +188,8 @@ class View:
         return image if operation is None else image.transpose(operation)
 
     def _turned_pixels(self, image, fill):
+        """`pixels` of a view that is freely turned."""
+        fill = np.broadcast_to(fill, image.shape[2:])
         size, matrix = (self.width, self.height), self.inverse()
         corners = matrix @ [[0, self.width, 0, self.width], [0, 0, self.height, self.height], [1, 1, 1, 1]]
         box = np.concatenate([corners.min(1), corners.max(1)])

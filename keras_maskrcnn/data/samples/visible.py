@@ -48,7 +48,7 @@ class VisibleObject:
 
     def cells(self, size):
         """The mask in the frame of the box: uint8 0/1 (size, size)."""
-        return self.view.orient(resample_mask(self.window, self.view.to_image(self.box)[0], size))
+        return self.view.orient(resample_mask(self.window, self.view.box_to_image(self.box.tolist()), size))
 
     def rendered(self):
         """The object as an Instance in network pixels. Its mask has at least one pixel."""

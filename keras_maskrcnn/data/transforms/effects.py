@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
 from keras_maskrcnn.data.samples.view import as_dtype_of, by_planes
+from keras_maskrcnn.geometry import native
 
 _QUANTILES = [statistics.NormalDist().inv_cdf((k + 0.5) / 256) for k in range(256)]
 
@@ -38,7 +39,12 @@ class Recolor:
         """(h, w, C) -> (h, w, C) of the same dtype."""
         channels = _checked(pixels)
         if channels == 3 and pixels.dtype == np.uint8:
-            return np.asarray(_image(pixels).convert("RGB", tuple(self.matrix.ravel().tolist())))
+            recolored = native.recolor_rgb(pixels, self.matrix)
+            return (
+                recolored
+                if recolored is not None
+                else np.asarray(_image(pixels).convert("RGB", tuple(self.matrix.ravel().tolist())))
+            )
         if channels == len(self.matrix):
             matrix = self.matrix.astype(np.float32)
             return as_dtype_of(pixels.astype(np.float32) @ matrix[:, :-1].T + matrix[:, -1], pixels)
