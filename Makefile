@@ -13,11 +13,13 @@ PYTEST := $(BIN)/python -m pytest -q
 # Workers take whole files, the long ones first (tests/conftest.py). On TensorFlow three keep two cores busy: some tests
 # wait for processes that they started.
 SHARED := --dist loadfile --no-loadscope-reorder
+# A process that also imports the other framework starts seconds later.
+ONE_FRAMEWORK := $(CURDIR)/tests/one_framework
 # On JAX the whole models that are compared with torchvision's numbers run with XLA's defaults, as users compile them.
 # The rest compiles for longer than it runs: most of the time goes without LLVM's optimiser and without MLIR.
 TWINS := $(addprefix tests/test_torchvision_,v1.py v2.py)
 # Processes of one run compile the same steps: what one compiled, the next one reads.
-JAX := KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache
+JAX := KERAS_BACKEND=jax PYTHONPATH=$(ONE_FRAMEWORK) JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache
 QUICK_XLA := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false
 # Two stamps: the demo needs no test tools and no JAX.
 BASE := .venv/.base-installed
@@ -30,7 +32,7 @@ demo: $(BASE)
 	$(RUN) $(BIN)/keras-maskrcnn demo
 
 test: $(DEV)
-	$(RUN) KERAS_BACKEND=tensorflow PYTHONPATH=$(CURDIR)/tests/hide_jax $(PYTEST) -n 3 $(SHARED) -m "not slow"
+	$(RUN) KERAS_BACKEND=tensorflow PYTHONPATH=$(ONE_FRAMEWORK) $(PYTEST) -n 3 $(SHARED) -m "not slow"
 	$(RUN) $(JAX) $(PYTEST) -n 2 $(SHARED) -m "not slow and not slow_on_jax and not tensorflow" $(TWINS)
 	$(RUN) $(JAX) XLA_FLAGS="$(QUICK_XLA)" $(PYTEST) -n 2 $(SHARED) -m "not slow and not slow_on_jax and not tensorflow" \
 	    $(TWINS:%=--ignore=%)
