@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from keras_maskrcnn.cli import doctor
+from keras_maskrcnn.geometry import native
 from keras_maskrcnn.weights import published
 
 
@@ -28,6 +29,7 @@ def test_this_installation_equals_torchvision(model, cache, monkeypatch):
     lines = doctor.format_report(report).splitlines()
     assert lines[-1] == "predictions can be trusted: they equal torchvision's"
     assert f"backend: {report.backend}" in lines[2]
+    assert lines[3].endswith("native loops in C" if native.load() else "numpy and Pillow")
 
 
 @pytest.mark.tensorflow  # of any backend, but once is enough

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_maskrcnn import backend
+from keras_maskrcnn.geometry import native
 from keras_maskrcnn.inference.predictor import Predictor
 from keras_maskrcnn.weights import load_weights, published
 from keras_maskrcnn.weights.torchvision import tensor_table
@@ -36,6 +37,7 @@ class Report:
     Args:
         versions: dict from package to version; None: not installed.
         backend: Keras' backend. devices: its devices. operators: the implementation of RoIAlign.
+        host_loops: what decodes and resizes images and masks.
         errors: distance from torchvision's detections. "lost": share of them without a match here. "box" (image pixels)
             and "score": largest difference of the matched ones. "mask": relative difference of their areas.
         compared: number of torchvision's detections.
@@ -47,6 +49,7 @@ class Report:
     backend: str
     devices: tuple
     operators: str
+    host_loops: str
     errors: dict
     compared: int
     damaged: tuple
@@ -86,6 +89,7 @@ def examine():
         backend=keras.backend.backend(),
         devices=tuple(backend.devices()),
         operators=backend.operators(),
+        host_loops=native.description(),
         errors=errors,
         compared=compared,
         damaged=damaged,
@@ -100,7 +104,7 @@ def format_report(report):
         f"system: Python {platform.python_version()} on {platform.platform()}",
         f"packages: {versions}",
         f"backend: {report.backend}; devices: {', '.join(report.devices)}",
-        f"RoIAlign: {report.operators}",
+        f"RoIAlign: {report.operators}; images and masks: {report.host_loops}",
         f"compared with torchvision's {report.compared} detections: "
         "{lost:.0%} lost; boxes within {box:.1e} pixels, scores {score:.1e}, areas {mask:.1e}".format(**report.errors),
         f"converted weights in {published.cache_folder()}: {', '.join(report.intact) or 'none'}",

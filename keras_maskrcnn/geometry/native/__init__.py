@@ -42,6 +42,11 @@ def load():
     return None
 
 
+def description():
+    """Description of the loops in use."""
+    return "numpy and Pillow" if load() is None else "native loops in C"
+
+
 def enlarge_rgb(image, box, size, flipped=(False, False), matrix=None):
     """What Pillow's bilinear `resize` makes of a part of an RGB image that it enlarges.
 
