@@ -47,30 +47,8 @@ def ours(case):
 
 
 def theirs(case):
-    """The loop of torchvision's reference script."""
-    import torch
-
-    height, width = case["image"]
-    boxes, labels, masks = twins.make_truth(case["batch"], height, width, OBJECTS)
-    images = twins.make_images(case["batch"], height, width)
-    model = twins.their_model(case["layers"], min_size=min(height, width), max_size=10000).train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-6, momentum=0.9)
-    tensors = [torch.from_numpy(image.transpose(2, 0, 1).astype("float32") / 255) for image in images]
-    targets = [
-        {"boxes": torch.from_numpy(b), "labels": torch.from_numpy(k.astype("int64")), "masks": torch.from_numpy(m)}
-        for b, k, m in zip(boxes, labels, masks)
-    ]
-
-    def step():
-        device = twins.their_device()
-        here = [{name: values.to(device) for name, values in image.items()} for image in targets]
-        loss = sum(model([tensor.to(device) for tensor in tensors], here).values())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    """A step of torchvision's reference script."""
+    return twins.their_step(case["batch"], *case["image"], OBJECTS, case["layers"])
 
 
 if __name__ == "__main__":

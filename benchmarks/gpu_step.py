@@ -161,25 +161,7 @@ def torchvision(args):
     """The loop of torchvision's reference script, with autocast for bfloat16."""
     import torch
 
-    images = twins.make_images(args.batch, *args.image)
-    boxes, labels, masks = twins.make_truth(args.batch, *args.image, OBJECTS)
-    model = twins.their_model(3, min_size=min(args.image), max_size=10000).train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-6, momentum=0.9)
-    tensors = [torch.from_numpy(image.transpose(2, 0, 1).astype("float32") / 255) for image in images]
-    targets = [
-        {"boxes": torch.from_numpy(b), "labels": torch.from_numpy(k.astype("int64")), "masks": torch.from_numpy(m)}
-        for b, k, m in zip(boxes, labels, masks)
-    ]
-
-    def step():
-        here = [{name: values.cuda() for name, values in image.items()} for image in targets]
-        with torch.autocast("cuda", torch.bfloat16, enabled=args.dtype != "float32"):
-            loss = sum(model([tensor.cuda() for tensor in tensors], here).values())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
+    step = twins.their_step(args.batch, *args.image, OBJECTS, 3, low=args.dtype != "float32")
     began = time.perf_counter()
     result = {"loss": step()}
     result["first_step_s"] = round(time.perf_counter() - began, 1)

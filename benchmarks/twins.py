@@ -64,6 +64,38 @@ def their_model(trainable_layers=5, **settings):
     return model.to(their_device())
 
 
+def their_step(count, height, width, num_objects, trainable_layers, low=False):
+    """A training step of torchvision's reference script: a function that returns the loss.
+
+    Args:
+        count, height, width: of the images. num_objects: of an image. trainable_layers: of the backbone.
+        low: bfloat16 by autocast.
+    """
+    import torch
+
+    device = their_device()
+    boxes, labels, masks = make_truth(count, height, width, num_objects)
+    model = their_model(trainable_layers, min_size=min(height, width), max_size=10000).train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-6, momentum=0.9)
+    images = make_images(count, height, width)
+    tensors = [torch.from_numpy(image.transpose(2, 0, 1).astype("float32") / 255) for image in images]
+    targets = [
+        {"boxes": torch.from_numpy(b), "labels": torch.from_numpy(k.astype("int64")), "masks": torch.from_numpy(m)}
+        for b, k, m in zip(boxes, labels, masks)
+    ]
+
+    def step():
+        here = [{name: values.to(device) for name, values in image.items()} for image in targets]
+        with torch.autocast(device, torch.bfloat16, enabled=low):
+            loss = sum(model([tensor.to(device) for tensor in tensors], here).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
 def their_device():
     """The GPU if torch has one; this package (`KERAS_BACKEND=jax`) uses it too."""
     import torch

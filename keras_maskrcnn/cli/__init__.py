@@ -19,7 +19,9 @@ from keras_maskrcnn.cli.settling import settle
 from keras_maskrcnn.cli.words import WORDS
 from keras_maskrcnn.host.messages import in_words, messages_shown
 
-DEMO_AP50, DEMO_BOX_ERROR, DEMO_SCORE_ERROR = 0.80, 1e-3, 1e-5  # limits that a working installation keeps
+# Limits that a working installation keeps. Two slow cores reach an AP50 of 0.80 in the demo's 2.5 minutes, give or take
+# 0.02 from run to run; quick ones more.
+DEMO_AP50, DEMO_BOX_ERROR, DEMO_SCORE_ERROR = 0.70, 1e-3, 1e-5
 
 
 class Command(typing.NamedTuple):
