@@ -19,7 +19,7 @@ from keras_maskrcnn.weights import limits, models
 from keras_maskrcnn.weights.convert import convert_file
 from keras_maskrcnn.weights.h5_files import array_shapes, read_array
 from keras_maskrcnn.weights.keras_files import open_weights
-from keras_maskrcnn.weights.limits import WeightFileError
+from keras_maskrcnn.weights.limits import WeightFileError, reading
 from keras_maskrcnn.weights.loading import read_state
 from keras_maskrcnn.weights.pth import read_pth
 
@@ -410,6 +410,17 @@ def test_forged_configs(tmp_path, saved, change, found):
     with pytest.raises(WeightFileError, match=found) as raised:
         models.load_model(path)
     assert "forged.keras" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "slip", [AttributeError("'Conv2D' object has no attribute '_kernel'"), KeyError("a"), TypeError()]
+)
+def test_a_slip_of_a_library_is_told_in_words_of_the_file(slip):
+    with pytest.raises(WeightFileError) as raised, reading("a.keras", "a model", "Save it again."):
+        raise slip
+    assert str(raised.value) == (
+        "a.keras was not read. Expected a model. Found: parts that do not belong together. Save it again."
+    )
 
 
 def test_a_model_with_a_lambda_layer_is_refused_and_nothing_runs(tmp_path):

@@ -215,3 +215,15 @@ def test_fields_of_other_tools_and_numpy_do_not_disturb_the_count():
     truth["annotations"][0] |= {"id": "one", "tags": [[1]], "ignore": 0, "iscrowd": None}
     detections[0] |= {"bbox": np.array([5.0, 4, 10, 10]), "score": np.float32(0.9), "image_id": np.int64(7), "note": {}}
     assert coco_metrics(truth, detections) == plain
+
+
+def test_runs_written_as_whole_floats_count_as_whole_numbers():
+    """JSON of other tools has 9.0 for 9; compiled code takes integers only."""
+    truth, detections = tables()
+    size = [truth["images"][0][side] for side in ("height", "width")]
+    runs = [size[0] * 4, size[0] * 5, size[0] * (size[1] - 9)]
+    truth["annotations"][0] |= {"iscrowd": 1, "segmentation": {"size": size, "counts": runs}}
+    whole = coco_metrics(truth, detections)
+    truth["annotations"][0]["segmentation"] = {"size": size, "counts": [float(run) for run in runs]}
+    assert coco_metrics(truth, detections) == whole
+    assert truth["annotations"][0]["segmentation"]["counts"] == runs  # the caller's tables are left alone

@@ -49,8 +49,8 @@ def coco_metrics(ground_truth, detections, max_detections=100, iou_types=("bbox"
     numbers = {image_id: i for i, image_id in enumerate(image_ids, start=1)}
     tables = {iou_type: [] for iou_type in iou_types}
     for ids, truth, found in _parts(ground_truth, detections, numbers):
-        truth = [_counted(one, i, numbers, one.get("iscrowd") or 0) for i, one in enumerate(truth, start=1)]
-        found = [_counted(one, i, numbers, 0) for i, one in enumerate(found, start=1)]
+        truth = [_counted(one, i, numbers, iou_types, one.get("iscrowd") or 0) for i, one in enumerate(truth, start=1)]
+        found = [_counted(one, i, numbers, iou_types) for i, one in enumerate(found, start=1)]
         truth = _index(ground_truth["images"], ids, truth, numbers)
         for iou_type in iou_types:
             tables[iou_type].append(_evaluate(truth, found, iou_type, max_detections))
@@ -235,12 +235,15 @@ def _sized(image, numbers):
     return {"id": numbers[image["id"]]} | {side: int(image[side]) for side in ("height", "width") if side in image}
 
 
-def _counted(entry, number, numbers, crowd):
+def _counted(entry, number, numbers, iou_types, crowd=0):
     """A copy with the fields that count: tools add others, of any type, which compiled code need not get.
 
     Its id is `number`, above 0: COCOeval takes a match with id 0 for no match. It writes into annotations.
     """
     kept = {name: entry[name] for name in _COUNTED if name in entry}
+    code = kept.get("segmentation")
+    if "segm" in iou_types and isinstance(code, dict) and isinstance(code["counts"], list):  # of whole floats, perhaps
+        kept["segmentation"] = code | {"counts": rle.parse_counts(code["counts"]).tolist()}
     whole = {"category_id": int(entry["category_id"]), "iscrowd": int(crowd)}
     return kept | whole | {"id": number, "image_id": numbers[entry["image_id"]]}
 

@@ -28,6 +28,10 @@ _OF_THE_SYSTEM = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.E
 _OF_THE_SYSTEM |= {errno.EMFILE, errno.ENFILE}
 
 
+# What a library raises where it took the content for right; the text is of its own code.
+_SLIPS = (AttributeError, TypeError, KeyError, IndexError)
+
+
 class WeightFileError(ValueError):
     """A weight file is damaged, forged, or of another kind than its name says. The message names the file."""
 
@@ -49,7 +53,10 @@ def reading(path, expected, remedy):
     except Exception as error:  # zipfile, HDF5, Keras and their codecs raise any class on damaged files
         if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
             raise
-        found = str(error).rstrip(".")[:_LONGEST_FINDING] or type(error).__name__
+        if isinstance(error, _SLIPS):
+            found = "parts that do not belong together"
+        else:
+            found = str(error).rstrip(".")[:_LONGEST_FINDING] or type(error).__name__
         raise WeightFileError(f"{path} was not read. Expected {expected}. Found: {found}. {remedy}") from error
 
 

@@ -152,6 +152,7 @@ def make_results(seed, kept=None):
         step_rng = random.Random(f"{seed} {step}")
         name = step_rng.choice(("truth.json", "results.json", "results.json"))
         case.files[name] = inputs.change_value(case.files[name], step_rng)
+    case.files = {name: json.dumps(value) for name, value in case.files.items()}  # text and null alone are JSON, too
     case.mutated = False
     return case
 
