@@ -423,6 +423,17 @@ def test_a_slip_of_a_library_is_told_in_words_of_the_file(slip):
     )
 
 
+def test_layers_that_keras_cannot_load_are_named(tmp_path):
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 1, name="c1")])
+    model.save(tmp_path / "whole.keras")
+    change = lambda text: text.replace('"use_bias": true', '"use_bias": false')  # noqa: E731
+    cut = with_config(tmp_path / "whole.keras", tmp_path / "cut.keras", change)
+    with pytest.raises(
+        WeightFileError, match="Found: 1 layers whose arrays are missing or do not fit; one is Conv2D name=c1.*"
+    ):
+        models.load_model(cut)
+
+
 def test_a_model_with_a_lambda_layer_is_refused_and_nothing_runs(tmp_path):
     marker, place = tmp_path / "executed", str(tmp_path / "executed")
     layer = keras.layers.Lambda(lambda x: (open(place, "w").close(), x)[1])  # noqa: SIM115

@@ -6,6 +6,7 @@ kilobytes costs neither minutes nor gigabytes. docs/formats_weights.md lists the
 
 import contextlib
 import errno
+import re
 
 MEBIBYTE = 1 << 20
 
@@ -31,6 +32,9 @@ _OF_THE_SYSTEM |= {errno.EMFILE, errno.ENFILE}
 # What a library raises where it took the content for right; the text is of its own code.
 _SLIPS = (AttributeError, TypeError, KeyError, IndexError)
 
+# Keras' text on layers that it could not load; an error of its own code follows.
+_UNLOADED = r"A total of (\d+) objects could not be loaded. Example error message for object <(.*?)[,>]"
+
 
 class WeightFileError(ValueError):
     """A weight file is damaged, forged, or of another kind than its name says. The message names the file."""
@@ -53,11 +57,19 @@ def reading(path, expected, remedy):
     except Exception as error:  # zipfile, HDF5, Keras and their codecs raise any class on damaged files
         if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
             raise
-        if isinstance(error, _SLIPS):
-            found = "parts that do not belong together"
-        else:
-            found = str(error).rstrip(".")[:_LONGEST_FINDING] or type(error).__name__
-        raise WeightFileError(f"{path} was not read. Expected {expected}. Found: {found}. {remedy}") from error
+        raise WeightFileError(
+            f"{path} was not read. Expected {expected}. Found: {_finding(error)}. {remedy}"
+        ) from error
+
+
+def _finding(error):
+    """What a library's error says of the file."""
+    if isinstance(error, _SLIPS):
+        return "parts that do not belong together"
+    unloaded = re.match(_UNLOADED, str(error), re.DOTALL)
+    if unloaded:
+        return f"{unloaded[1]} layers whose arrays are missing or do not fit; one is {unloaded[2]}"
+    return str(error).rstrip(".")[:_LONGEST_FINDING] or type(error).__name__
 
 
 @contextlib.contextmanager
