@@ -340,6 +340,16 @@ def test_sixteen_bit_associated_alpha():
     assert read_image(data, None, None).tolist() == [[[9830, 19660, 32767, 2000], [0, 0, 0, 0]]]
 
 
+@pytest.mark.parametrize(("photometric", "channels"), [("rgb", 3), ("separated", 4)])
+@pytest.mark.parametrize("values", [(8,), (6, 1, 1)])
+def test_of_several_orientations_the_first_counts(tmp_path, photometric, channels, values):
+    """Pillow, which converts CMYK, takes the first of them; the size of the header must be that of the pixels."""
+    pixels = np.arange(20 * 30 * channels, dtype=np.uint8).reshape(20, 30, channels)
+    tag = (274, 3, len(values), values[0] if len(values) == 1 else values, True)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=photometric, extratags=[tag])
+    assert image_size(tmp_path / "a.tif") == read_image(tmp_path / "a.tif").shape[:2] == (30, 20)
+
+
 def test_lab_becomes_rgb():
     to_lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     lab = ImageCms.profileToProfile(Image.fromarray(RGB), *to_lab, outputMode="LAB")

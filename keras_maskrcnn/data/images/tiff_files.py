@@ -190,8 +190,8 @@ def _photometric(page):
 
 
 def _orientation(page):
-    found = page.tags[_ORIENTATION].value if _ORIENTATION in page.tags else 1
-    return found if found in range(1, 9) else 1
+    found = np.atleast_1d(page.tags[_ORIENTATION].value)[:1] if _ORIENTATION in page.tags else ()
+    return int(found[0]) if len(found) and found[0] in range(1, 9) else 1  # of several the first, as Pillow takes it
 
 
 def _alpha(page):
