@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_maskrcnn.data.images.forms import ImageError, Stored, channels_last, damaged, three_axes
 from keras_maskrcnn.data.images.limits import MAX_PAGES, PIXEL_BYTES, check_pixels, max_pixels, too_large
-from keras_maskrcnn.data.images.pillow_files import read_frames, read_picture, turned
+from keras_maskrcnn.data.images.pillow_files import picture_orientation, read_frames, read_picture, turned
 
 _ORIENTATION = 0x0112
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # ExtraSamples: alpha that is multiplied into the colours, and that is not
@@ -59,13 +59,18 @@ def tiff_size(opened):
     with _first_series(opened) as series:
         shape = np.broadcast_to(np.uint8(0), series.shape)
         height, width = named_channels_last(shape, series.axes, opened.name).shape[:2]
-        return (width, height) if _orientation(series.keyframe) >= 5 else (height, width)
+        return (width, height) if _applied_orientation(opened, series.keyframe) >= 5 else (height, width)
 
 
 def tiff_orientation(opened):
     """Orientation of an `Opened` TIFF, 1 to 8, from its tags. Raises as `read_tiff` does."""
     with _first_series(opened) as series:
-        return _orientation(series.keyframe)
+        return _applied_orientation(opened, series.keyframe)
+
+
+def _applied_orientation(opened, page):
+    """That of the library which reads the pixels: a damaged tag is read by one and not by the other."""
+    return picture_orientation(opened) if _photometric(page) in _CONVERTED_BY_PILLOW else _orientation(page)
 
 
 def named_channels_last(array, axes, name):
