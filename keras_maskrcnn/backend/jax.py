@@ -192,7 +192,7 @@ def _empty_cells(count, upstream):
     A constant it would make once, early, and copy for each RoIAlign: a third table in memory.
     """
     never = upstream.reshape(-1)[0] > jnp.inf
-    return jnp.broadcast_to(jnp.where(never, 1.0, 0.0), (count, upstream.shape[-1]))
+    return jnp.broadcast_to(never.astype("float32"), (count, upstream.shape[-1]))
 
 
 def _split_cells(cells, like):

@@ -14,18 +14,10 @@ from keras_maskrcnn.geometry.pasting import TORCHVISION, checked_pasting, paste_
 def paste_codes(masks, boxes, image_size, threshold=0.5, pasting="subpixel"):
     """Compressed run lengths of pasted masks: those of `window_code` for each of `paste_mask_windows`.
 
-    Args:
-        masks: float (n, m, m), probabilities in the box frame.
-        boxes: float (n, [x1, y1, x2, y2]), image pixels; may reach over the border.
-        image_size: (height, width), image pixels.
-        threshold: a pixel belongs to the object above it.
-        pasting: "subpixel" or "torchvision", as in `paste_mask_windows`.
+    Args, raises: as `paste_mask_windows`, with masks (n, m, m) and boxes (n, [x1, y1, x2, y2]).
 
     Returns:
         list of n str, as pycocotools' `encode` writes them.
-
-    Raises:
-        ValueError: as `paste_mask_windows`.
     """
     masks, boxes = checked_pasting(masks, boxes, pasting)
     height, width = (int(side) for side in image_size)

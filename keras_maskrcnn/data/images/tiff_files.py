@@ -195,8 +195,10 @@ def _photometric(page):
 
 
 def _orientation(page):
-    found = np.atleast_1d(page.tags[_ORIENTATION].value)[:1] if _ORIENTATION in page.tags else ()
-    return int(found[0]) if len(found) and found[0] in range(1, 9) else 1  # of several the first, as Pillow takes it
+    found = page.tags[_ORIENTATION].value if _ORIENTATION in page.tags else 1
+    if isinstance(found, tuple):
+        found = found[0] if found else 1  # of several the first, as Pillow takes it
+    return found if found in range(1, 9) else 1
 
 
 def _alpha(page):

@@ -99,10 +99,12 @@ class Sample:
         Raises:
             ImageError: what the view shows of a float image is not finite.
         """
-        first = [effect for effect in self.effects[:1] if isinstance(effect, Recolor) and self.image.dtype == np.uint8]
-        pixels = self.view.pixels(self.image, self.fill, *first)
+        effects, recolor = list(self.effects), None
+        if effects and isinstance(effects[0], Recolor) and self.image.dtype == np.uint8:
+            recolor = effects.pop(0)
+        pixels = self.view.pixels(self.image, self.fill, recolor)
         check_finite(pixels, "an image")
-        for effect in self.effects[len(first) :]:
+        for effect in effects:
             pixels = effect(pixels)
         return pixels
 

@@ -40,11 +40,9 @@ class Recolor:
         channels = _checked(pixels)
         if channels == 3 and pixels.dtype == np.uint8:
             recolored = native.recolor_rgb(pixels, self.matrix)
-            return (
-                recolored
-                if recolored is not None
-                else np.asarray(_image(pixels).convert("RGB", tuple(self.matrix.ravel().tolist())))
-            )
+            if recolored is not None:
+                return recolored
+            return np.asarray(_image(pixels).convert("RGB", tuple(self.matrix.ravel().tolist())))
         if channels == len(self.matrix):
             matrix = self.matrix.astype(np.float32)
             return as_dtype_of(pixels.astype(np.float32) @ matrix[:, :-1].T + matrix[:, -1], pixels)
