@@ -194,10 +194,19 @@ print(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() /
     assert int(run("default")[0]) < 200
 
 
-@pytest.mark.parametrize(("value", "kept"), [("1", True), ("0", False)])
-def test_the_environment_keeps_programs_from_keeping_freed_memory(value, kept, monkeypatch):
+@pytest.mark.parametrize(("name", "found"), [("nvidia0", True), ("kfd", True), ("nvidiactl", False), ("null", False)])
+def test_the_device_files_of_accelerators(name, found, tmp_path):
+    (tmp_path / name).touch()
+    assert memory.has_accelerator(tmp_path) is found
+
+
+@pytest.mark.parametrize(("value", "accelerator", "kept"), [("1", 0, True), ("0", 0, False), ("1", 1, False)])
+def test_the_environment_and_accelerators_keep_programs_from_keeping_freed_memory(
+    value, accelerator, kept, monkeypatch
+):
     calls = []
     monkeypatch.setenv(memory.SWITCH, value)
+    monkeypatch.setattr(memory, "has_accelerator", lambda: bool(accelerator))
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: calls.append(1) or True)
     memory.keep_for_models.cache_clear()
     assert [memory.keep_for_models(), memory.keep_for_models()] == [kept] * 2
