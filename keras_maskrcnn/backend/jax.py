@@ -47,7 +47,8 @@ def _relu_forward(features):
 
 
 def _relu_backward(result, upstream):
-    return (jnp.where(result > 0, upstream, 0),)
+    # Not `> 0`: XLA simplifies max(x, 0) > 0 to x > 0, and so reads what went in.
+    return (jnp.where(result != 0, upstream, 0),)
 
 
 _keep_positive.defvjp(_relu_forward, _relu_backward)
