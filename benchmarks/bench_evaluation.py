@@ -15,9 +15,11 @@ import functools
 import statistics
 import time
 
+import keras
 import numpy as np
 
 import keras_maskrcnn as km
+from keras_maskrcnn.runs.folder import find_model
 
 
 def main():
@@ -33,7 +35,10 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
     dataset = km.open_dataset(args.data, args.images)
-    model = km.load_weights(args.model) if args.model else random_model(dataset, args)
+    if args.model:
+        model = keras.saving.load_model(find_model(args.model), compile=False)
+    else:
+        model = random_model(dataset, args)
     count = min(args.count or len(dataset), len(dataset))
     predictor = km.Predictor(model)
     ways = {"one at a time": functools.partial(alone, predictor, dataset, count)}
