@@ -17,6 +17,9 @@ if keras.backend.backend() == "tensorflow":
     from keras_maskrcnn.backend import tensorflow as chosen
 elif keras.backend.backend() == "jax":
     from keras_maskrcnn.backend import jax as chosen
+elif keras.backend.backend() == "torch":
+    from keras_maskrcnn.backend import runtime_torch as chosen_runtime
+    from keras_maskrcnn.backend import torch as chosen
 else:
     chosen = generic
 
