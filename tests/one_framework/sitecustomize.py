@@ -1,8 +1,8 @@
 """For processes of tests that find this folder on PYTHONPATH: only the framework that runs them is there.
 
 TensorFlow imports JAX where it is installed (tensorflow/lite/python/util.py), which nearly doubles the time of its own
-import; Keras on JAX imports TensorFlow to seed it, on PyTorch TensorFlow and JAX. Users seldom have more than one, but a
-machine that tests all does.
+import; Keras on JAX imports TensorFlow to seed it, on PyTorch both. Users seldom have more than one, but a machine that
+tests all has them.
 """
 
 import importlib.abc
