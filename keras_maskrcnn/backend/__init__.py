@@ -34,6 +34,7 @@ non_max_suppression = chosen.non_max_suppression
 non_max_suppression_by_level = chosen.non_max_suppression_by_level
 
 SUPPORTS_JIT = chosen_runtime.SUPPORTS_JIT
+COMPILES = chosen_runtime.COMPILES
 HAS_FUSED_BATCH_NORM = chosen_runtime.HAS_FUSED_BATCH_NORM
 FOLDS_NORMS = chosen_runtime.FOLDS_NORMS
 fused_batch_norm = getattr(chosen_runtime, "fused_batch_norm", None)

@@ -11,6 +11,7 @@ import numpy
 from keras import ops
 
 SUPPORTS_JIT = True
+COMPILES = True  # a step, before its first run
 HAS_FUSED_BATCH_NORM = False
 FOLDS_NORMS = False  # XLA fuses a constant norm with its neighbours
 

@@ -44,7 +44,8 @@ class Backbone:
         Returns:
             float32 (B, H, W, C).
         """
-        images = (images - np.array(mean, "float32")) / np.array(std, "float32")
+        mean, std = (ops.convert_to_tensor(np.array(each, "float32")) for each in (mean, std))
+        images = (images - mean) / std
         return images * ops.cast(valid_cells(images, image_sizes, 1), "float32")[..., None]
 
     def extract(self, images, image_sizes=None, training=None):
