@@ -173,10 +173,13 @@ def test_a_saved_model_finds_the_same_and_goes_on_training(tmp_path):
     assert histories[0] == histories[1]
 
 
-def test_images_of_sixteen_bits(model):
-    deep = km.MaskRCNN(tiny_config(image_dtype="uint16"))
-    image = BATCH["images"][0].astype("uint16") * 257
-    assert len(km.Predictor(scatter_weights(deep))(image)) > 0
+def test_images_of_sixteen_bits_are_those_of_eight_times_257(model):
+    config, image = model.config, BATCH["images"][0]
+    mean, std = (tuple(257 * value for value in values) for values in (config.pixel_mean, config.pixel_std))
+    deep = scatter_weights(km.MaskRCNN(tiny_config(image_dtype="uint16", pixel_mean=mean, pixel_std=std)))
+    found, expected = km.Predictor(deep)(image.astype("uint16") * 257), km.Predictor(model)(image)
+    assert len(found) == len(expected) > 0
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
 
 
 @pytest.mark.parametrize("format", ["tf_saved_model", "onnx", "torch"])
@@ -185,10 +188,10 @@ def test_keras_own_export_names_the_backend_that_can(model, tmp_path, format):
         model.export(tmp_path / "exported", format=format)
 
 
-@pytest.mark.parametrize("export", [km.export_saved_model, km.export_onnx, km.export_litert])
-def test_exports_name_the_backend_that_can(model, tmp_path, export):
+@pytest.mark.parametrize("export, options", [("saved_model", ()), ("onnx", ()), ("litert", ((64, 64),))])
+def test_exports_name_the_backend_that_can(model, tmp_path, export, options):
     with pytest.raises(ValueError, match="Received: backend torch.*KERAS_BACKEND=tensorflow keras-maskrcnn export"):
-        export(model, tmp_path / "exported")
+        getattr(km, f"export_{export}")(model, tmp_path / "exported", *options)
 
 
 def test_the_demo_says_at_once_that_it_needs_another_backend(tmp_path):
