@@ -58,6 +58,11 @@ def known_values(tensor):
     return tensor.detach().cpu().numpy()
 
 
+def apply_relu(features, cells=None):
+    """As `generic.apply_relu`, with the cells set to zero first: then the gradient keeps the result alone."""
+    return functional.relu(features if cells is None else features * cells)
+
+
 def convolve(maps, kernel, bias=None, strides=1, relu=False):
     """As `generic.convolve`, with the padding inside the convolution and ReLU in place: no copy of a map is kept."""
     kernel = ops.convert_to_tensor(kernel)

@@ -53,7 +53,7 @@ class Pixels:
         images = ops.flip(images, axis=-1) if self.flip else images
         mean, std, padding = (ops.convert_to_tensor(np.array(each, "float32")) for each in (mean, std, padding))
         images = (images - mean) / std
-        inside = valid_cells(images, image_sizes, 1)[..., None]
+        inside = valid_cells(ops.shape(images)[1:3], image_sizes, 1)[..., None]
         return ops.where(inside, images, padding)
 
 
