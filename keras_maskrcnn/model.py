@@ -374,8 +374,8 @@ class MaskRCNN(keras.Model):
         """
         if keras.backend.backend() == "torch":
             raise ValueError(
-                "Models are exported on the TensorFlow backend. Received: backend torch. Save the model as .keras, then "
-                "run KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras DIRECTORY."
+                "Models are exported on the TensorFlow backend. Received: backend torch. Save the model as .keras, "
+                "then run KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras DIRECTORY."
             )
         with backend.stock_operators():
             return super().export(*args, **kwargs)

@@ -50,7 +50,7 @@ class Pixels:
         padding = mean if self.padding is None else self.padding or 0.0
         mean = mean if self.mean is None else self.mean
         std = std if self.std is None else self.std
-        images = ops.flip(images, axis=-1) if self.flip else images
+        images = ops.take(images, list(reversed(range(images.shape[-1]))), axis=-1) if self.flip else images
         mean, std, padding = (ops.convert_to_tensor(np.array(each, "float32")) for each in (mean, std, padding))
         images = (images - mean) / std
         inside = valid_cells(ops.shape(images)[1:3], image_sizes, 1)[..., None]

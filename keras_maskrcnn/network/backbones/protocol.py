@@ -15,6 +15,7 @@ backbones. `describe` gives the same facts for a plain keras.Model, which has no
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
 from keras_maskrcnn.network.backbones.graph import PROBE, stage_layers, stride_of
