@@ -9,7 +9,7 @@ import pytest
 from backend_tools import pull_back, to_numpy
 from test_ops_nms import clusters, greedy
 from test_ops_roi_align import random_boxes, random_pyramid
-from tiny import images_only, random_batch, sample_everything, scatter_weights, tiny_config
+from tiny import images_only, random_batch, scatter_weights, tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn import backend
@@ -137,9 +137,9 @@ def test_no_operator_gets_a_numpy_array(norm):
 # The model -------------------------------------------------------------------------------------------------
 
 
-def fitted(steps=3, dtype=None, **options):
+def fitted(steps=2, **options):
     keras.utils.set_random_seed(0)
-    model = km.MaskRCNN(sample_everything(norm="batch", train_post_nms=30), dtype=dtype)
+    model = km.MaskRCNN(tiny_config(norm="batch"))
     model.compile(keras.optimizers.SGD(1e-3, momentum=0.9, **options))
     return model, model.fit(BATCH, epochs=steps, batch_size=2, verbose=0).history
 
@@ -147,7 +147,7 @@ def fitted(steps=3, dtype=None, **options):
 def test_a_fit_learns_and_repeats_itself():
     (_, first), (_, again) = fitted(), fitted()
     assert first == again
-    assert first["loss"][0] > first["loss"][1] > first["loss"][2] > 0
+    assert first["loss"][0] > first["loss"][1] > 0
     assert first["loss"][0] == pytest.approx(sum(v[0] for k, v in first.items() if k != "loss"), rel=1e-5)
 
 
