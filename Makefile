@@ -26,7 +26,7 @@ QUICK_XLA := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_pas
 TORCH_TESTS := $(addprefix tests/test_,backend_torch.py three_backends.py torchvision_v1.py ops_roi_align.py ops_nms.py \
     runtime.py)
 TORCH_RUN := $(RUN) KERAS_BACKEND=torch PYTHONPATH=$(ONE_FRAMEWORK) $(PYTEST)
-# Three stamps: the demo needs no test tools and no JAX, and PyTorch takes minutes to install.
+# Three stamps: the demo needs no test tools and no JAX, and PyTorch is 5.5 GB, 91 CPU seconds and minutes to install.
 BASE := .venv/.base-installed
 DEV := .venv/.dev-installed
 TORCH := .venv/.torch-installed
