@@ -26,7 +26,7 @@ def assert_the_same(found, expected):
 def test_this_backend_finds_what_tensorflow_found():
     model = three_backends.small_model()
     receipt = km.load_weights(model, str(three_backends.WEIGHTS))
-    assert not receipt.unused and not receipt.missing
+    assert receipt.complete
     assert_the_same(three_backends.find(model), np.load(three_backends.FOUND))
 
 
