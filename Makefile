@@ -1,6 +1,7 @@
 # Needs only Python >= 3.10 and make. Everything is installed into .venv; nothing else is touched.
 #   make demo        generate shapes, train, measure AP, export, reload the export, draw   (< 5 minutes on 2 cores)
-#   make test        the tests on TensorFlow, torchvision's twin and the model on JAX
+#   make test        the tests on TensorFlow, torchvision's twin and the model on JAX; on PyTorch where it is installed
+#   make test-torch  installs PyTorch and torchvision (5.5 GB with CUDA's libraries), runs the tests on it
 #   make test-slow   the long ones: overfits real images, serves with clients
 #   make lint        ruff
 PYTHON ?= python3
@@ -21,11 +22,16 @@ TWINS := $(addprefix tests/test_torchvision_,v1.py v2.py)
 # Processes of one run compile the same steps: what one compiled, the next one reads.
 JAX := KERAS_BACKEND=jax PYTHONPATH=$(ONE_FRAMEWORK) JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache
 QUICK_XLA := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false
-# Two stamps: the demo needs no test tools and no JAX.
+# PyTorch shares the operators' tests, the twin and the weights with the others; in eager mode one process is enough.
+TORCH_TESTS := $(addprefix tests/test_,backend_torch.py three_backends.py torchvision_v1.py ops_roi_align.py ops_nms.py \
+    runtime.py)
+TORCH_RUN := $(RUN) KERAS_BACKEND=torch PYTHONPATH=$(ONE_FRAMEWORK) $(PYTEST)
+# Three stamps: the demo needs no test tools and no JAX, and PyTorch is 5.5 GB, 91 CPU seconds and minutes to install.
 BASE := .venv/.base-installed
 DEV := .venv/.dev-installed
+TORCH := .venv/.torch-installed
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-torch test-slow lint clean
 .DELETE_ON_ERROR:
 
 demo: $(BASE)
@@ -33,9 +39,14 @@ demo: $(BASE)
 
 test: $(DEV)
 	$(RUN) KERAS_BACKEND=tensorflow PYTHONPATH=$(ONE_FRAMEWORK) $(PYTEST) -n 3 $(SHARED) -m "not slow"
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(TORCH_RUN) -m "not slow" $(TORCH_TESTS); \
+	    else echo "PyTorch is not installed, its tests are left out: make test-torch installs it and runs them"; fi
 	$(RUN) $(JAX) $(PYTEST) -n 2 $(SHARED) -m "not slow and not slow_on_jax and not tensorflow" $(TWINS)
 	$(RUN) $(JAX) XLA_FLAGS="$(QUICK_XLA)" $(PYTEST) -n 2 $(SHARED) -m "not slow and not slow_on_jax and not tensorflow" \
 	    $(TWINS:%=--ignore=%)
+
+test-torch: $(TORCH)
+	$(TORCH_RUN) $(TORCH_TESTS) tests/test_torchvision_v2.py
 
 test-slow: $(DEV)
 	$(RUN) $(PYTEST) -m slow
@@ -56,6 +67,11 @@ $(BASE): setup.py pyproject.toml $(wildcard keras_maskrcnn/backend/native/*.cc k
 $(DEV): $(BASE)
 	@echo "installing the test tools"
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(TORCH): $(DEV)
+	@echo "installing PyTorch and torchvision"
+	@$(PIP) -e '.[torch]'
 	@touch $@
 
 clean:

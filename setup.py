@@ -98,6 +98,7 @@ setup(
         "tiff": ["imagecodecs>=2023.1.23"],  # multi-channel TIFFs in LZW, JPEG and other compressions than deflate
         "tensorboard": ["tensorboardX>=2.6"],  # writes event files on any backend; small, needs no TensorFlow
         "keras-hub": ["keras-hub>=0.20"],  # more backbones: km.backbones.from_keras
+        "torch": ["torch>=2.4", "torchvision>=0.19"],  # the backend torch; torchvision's NMS, and its RoIAlign on GPUs
         "safetensors": ["safetensors>=0.4"],  # reads and writes .safetensors files of weights
         "serving": ["tensorflow-serving-api>=2.18"],  # the gRPC client of samples/serving; brings grpcio
     },

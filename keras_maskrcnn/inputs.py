@@ -73,6 +73,6 @@ def _check_images(images, channels):
             "Grayscale images go into an RGB model in three equal channels: numpy.repeat(gray[..., None], 3, axis=-1). "
             "A model has one channel for each entry of its config's pixel_mean."
         )
-    dtype = str(getattr(images.dtype, "name", images.dtype))
+    dtype = str(getattr(images.dtype, "name", images.dtype)).removeprefix("torch.")
     if dtype == "bool" or dtype.startswith(("complex", "string")):
         raise ValueError(f"`images` must be uint8, uint16 or float, not normalised. Received dtype {dtype}.")

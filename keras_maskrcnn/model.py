@@ -367,7 +367,16 @@ class MaskRCNN(keras.Model):
         return model
 
     def export(self, *args, **kwargs):
-        """Keras' export, with stock operators only: a graph with an operator of ours would run nowhere else."""
+        """Keras' export, with stock operators only: a graph with an operator of ours would run nowhere else.
+
+        Raises:
+            ValueError: the backend is PyTorch, whose exports hold the number of boxes of one image.
+        """
+        if keras.backend.backend() == "torch":
+            raise ValueError(
+                "Models are exported on the TensorFlow backend. Received: backend torch. Save the model as .keras, "
+                "then run KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras DIRECTORY."
+            )
         with backend.stock_operators():
             return super().export(*args, **kwargs)
 

@@ -7,10 +7,12 @@ import numpy as np
 
 
 def compiled(function, variables=()):
-    """The function as a graph (TensorFlow) or jitted (JAX).
+    """The function as a graph (TensorFlow) or jitted (JAX); on PyTorch itself, without gradients.
 
     `variables` of a model that it reads are arguments for JAX: as constants, XLA would compute with them for seconds.
     """
+    if keras.backend.backend() == "torch":
+        return functools.partial(_run_in_torch, function)
     if keras.backend.backend() == "jax":
         import jax
 
@@ -24,6 +26,13 @@ def compiled(function, variables=()):
     import tensorflow as tf
 
     return tf.function(function, autograph=False)
+
+
+def _run_in_torch(function, *args):
+    import torch
+
+    with torch.no_grad():
+        return function(*keras.tree.map_structure(keras.ops.convert_to_tensor, args))
 
 
 def pull_back_function(function):
@@ -42,6 +51,15 @@ def pull_back_function(function):
         def run(inputs, upstream):
             result, back = jax.vjp(function, *inputs)
             return result, back(upstream.astype(result.dtype))
+
+        run = compiled(run)
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        def run(inputs, upstream):
+            inputs = [each.requires_grad_(each.is_floating_point()) for each in inputs]
+            result = function(*inputs)
+            return result, torch.autograd.grad(result, inputs, upstream.to(result.dtype), materialize_grads=True)
     else:
         import tensorflow as tf
 
@@ -53,7 +71,7 @@ def pull_back_function(function):
             kept = tape.gradient(result, inputs, seed, unconnected_gradients="zero")
             return result, [tf.convert_to_tensor(each) for each in kept]
 
-    run = compiled(run)
+        run = compiled(run)
 
     def pull(inputs, upstream):
         tensors = [keras.ops.convert_to_tensor(each) for each in (*inputs, upstream)]
@@ -95,6 +113,11 @@ def losses_and_gradients(model, batch, weights):
 
         arrays = [[variable.value for variable in group] for group in (weights, others)]
         gradients, named = jax.jit(jax.grad(step, has_aux=True))(*arrays, batch)
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        total, named = forward(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
+        gradients = torch.autograd.grad(total, [weight.value for weight in weights])
     else:
         import tensorflow as tf
 

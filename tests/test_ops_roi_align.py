@@ -124,6 +124,7 @@ def test_training_form_equals_the_reference(aggregation):
     assert len(set(levels.tolist())) == 4
     images = rng.integers(0, 2, 30).astype("int32")
     upstream = rng.standard_normal((30, 3, 5, 3)).astype("float32")
+    boxes, images, levels = (keras.ops.convert_to_tensor(each) for each in (boxes, images, levels))
     options = (levels, (1 / 4, 1 / 8, 1 / 16, 1 / 32), (3, 5), 2, False, aggregation)
     expected, expected_gradients = pull_back(
         lambda *maps: backend.generic.multilevel_roi_align(list(maps), boxes, images, *options),

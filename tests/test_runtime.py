@@ -37,7 +37,7 @@ def test_sizes_and_padding():
         np.testing.assert_array_equal(padded[:, :5, :7], MAPS)
         rows = to_numpy(module.pad_columns(MAPS, 9))
         assert rows.shape == (2, 9, 7, 3) and not rows[:, 5:].any()
-        assert len(module.devices()) >= 1
+    assert len(backend.devices()) >= 1
 
 
 def test_columns_after_the_last_valid_one_may_go():

@@ -16,6 +16,9 @@ if keras.backend.backend() == "tensorflow":
     from keras_maskrcnn.backend import tensorflow as chosen
 elif keras.backend.backend() == "jax":
     from keras_maskrcnn.backend import jax as chosen
+elif keras.backend.backend() == "torch":
+    from keras_maskrcnn.backend import runtime_torch as chosen_runtime
+    from keras_maskrcnn.backend import torch as chosen
 else:
     chosen = generic
 
@@ -30,6 +33,7 @@ non_max_suppression = chosen.non_max_suppression
 non_max_suppression_by_level = chosen.non_max_suppression_by_level
 
 SUPPORTS_JIT = chosen_runtime.SUPPORTS_JIT
+COMPILES = chosen_runtime.COMPILES
 HAS_FUSED_BATCH_NORM = chosen_runtime.HAS_FUSED_BATCH_NORM
 FOLDS_NORMS = chosen_runtime.FOLDS_NORMS
 fused_batch_norm = getattr(chosen_runtime, "fused_batch_norm", None)

@@ -17,6 +17,7 @@ __all__ = [
     "apply_relu",
     "bin_taps",
     "box_frames",
+    "finite_boxes",
     "flatten_pyramid",
     "known_values",
     "map_sizes",
@@ -148,13 +149,17 @@ def box_frames(boxes, levels, scales, aligned):
     """
     scale = ops.take(ops.convert_to_tensor(np.asarray(scales, "float32")), levels)
     shift = 0.5 if aligned else 0.0
-    # After divergence boxes can have any value; as indices they would read outside the map.
-    boxes = ops.clip(ops.where(ops.isfinite(boxes), boxes, 0.0), -FARTHEST, FARTHEST)
+    boxes = finite_boxes(boxes)
     x, y = boxes[:, 0] * scale - shift, boxes[:, 1] * scale - shift
     width, height = boxes[:, 2] * scale - shift - x, boxes[:, 3] * scale - shift - y
     if not aligned:
         width, height = ops.maximum(width, 1.0), ops.maximum(height, 1.0)
     return y, x, height, width
+
+
+def finite_boxes(boxes):
+    """Boxes (R, 4) with finite sides. After divergence they can have any value, and would read outside the map."""
+    return ops.clip(ops.where(ops.isfinite(boxes), boxes, 0.0), -FARTHEST, FARTHEST)
 
 
 def flatten_pyramid(pyramid):

@@ -12,6 +12,7 @@ from keras_maskrcnn.backend import portable
 from keras_maskrcnn.backend.runtime import has_bfloat16_cores
 
 SUPPORTS_JIT = False
+COMPILES = True  # a step, before its first run
 HAS_FUSED_BATCH_NORM = True
 FOLDS_NORMS = True  # a constant norm is folded into the preceding kernel
 

@@ -105,7 +105,15 @@ def run_demo(directory, minutes):
 
     Returns:
         dict: metrics (of `evaluate_coco`), box_error (pixels), score_error, compared (number of detections).
+
+    Raises:
+        ValueError: the backend is not TensorFlow, which writes the export.
     """
+    if keras.backend.backend() != "tensorflow":  # said before the training, not after it
+        raise ValueError(
+            "The demo exports its model, which only the TensorFlow backend can. Received: backend "
+            f"{keras.backend.backend()}. Run KERAS_BACKEND=tensorflow keras-maskrcnn demo."
+        )
     from keras_maskrcnn.serving import export_saved_model
 
     directory = pathlib.Path(directory)

@@ -15,6 +15,7 @@ import zipfile
 import keras
 import numpy as np
 
+from keras_maskrcnn import backend
 from keras_maskrcnn.evaluation.figures import main_figure
 from keras_maskrcnn.host.files import copy_file, write_atomically, write_json
 from keras_maskrcnn.host.progress import progress_bar
@@ -84,7 +85,7 @@ class RunRecorder(keras.callbacks.Callback):
         """Announce the epoch and start its progress bar."""
         self._epoch, self._newest_loss = epoch, None
         minutes = self.budget and f", {self._seconds() / 60:.1f} of {self.budget.seconds / 60:g} minutes"
-        compiles = "; the first step also compiles the model" if self._bar is None else ""
+        compiles = "; the first step also compiles the model" if self._bar is None and backend.COMPILES else ""
         _LOG.info("epoch %d%s%s", epoch + 1, minutes or f" of {self.epochs}", compiles)
         self._bar = progress_bar(self.params["steps"], verbose=self.verbose)
 

@@ -1,7 +1,8 @@
 """For processes of tests that find this folder on PYTHONPATH: only the framework that runs them is there.
 
 TensorFlow imports JAX where it is installed (tensorflow/lite/python/util.py), which nearly doubles the time of its own
-import, and Keras on JAX imports TensorFlow to seed it. Users seldom have both, but a machine that tests both does.
+import; Keras on JAX imports TensorFlow to seed it, on PyTorch both. Users seldom have more than one, but a machine that
+tests all has them.
 """
 
 import importlib.abc
@@ -9,19 +10,21 @@ import importlib.machinery
 import os
 import sys
 
-HIDDEN = "tensorflow" if os.environ.get("KERAS_BACKEND") == "jax" else "jax"
+FRAMEWORKS = ("tensorflow", "jax", "torch")
+HIDDEN = set(FRAMEWORKS) - {os.environ.get("KERAS_BACKEND") or "tensorflow"}
 
 
 class Hidden(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the other framework, so that tests see that it is installed, but does not load it."""
+    """Finds the other frameworks, so that tests see that they are installed, but does not load them."""
 
     def find_spec(self, name, path=None, target=None):
-        """The spec of the other framework, and of nothing else."""
-        return importlib.machinery.ModuleSpec(name, self) if name == HIDDEN else None
+        """The spec of another framework, and of nothing else."""
+        installed = name in HIDDEN and importlib.machinery.PathFinder.find_spec(name, path) is not None
+        return importlib.machinery.ModuleSpec(name, self) if installed else None
 
     def exec_module(self, module):
         """Refuse, as if it were not installed."""
-        raise ModuleNotFoundError(f"{HIDDEN} is hidden from these tests.", name=HIDDEN)
+        raise ModuleNotFoundError(f"{module.__name__} is hidden from these tests.", name=module.__name__)
 
 
 sys.meta_path.insert(0, Hidden())

@@ -50,10 +50,11 @@ class Pixels:
         padding = mean if self.padding is None else self.padding or 0.0
         mean = mean if self.mean is None else self.mean
         std = std if self.std is None else self.std
-        images = images[..., ::-1] if self.flip else images
-        images = (images - np.array(mean, "float32")) / np.array(std, "float32")
+        images = ops.take(images, list(reversed(range(images.shape[-1]))), axis=-1) if self.flip else images
+        mean, std, padding = (ops.convert_to_tensor(np.array(each, "float32")) for each in (mean, std, padding))
+        images = (images - mean) / std
         inside = valid_cells(ops.shape(images)[1:3], image_sizes, 1)[..., None]
-        return ops.where(inside, images, np.array(padding, "float32"))
+        return ops.where(inside, images, padding)
 
 
 # keras.applications.imagenet_utils.preprocess_input, by mode. "caffe" has its mean in the order of BGR.

@@ -15,6 +15,7 @@ backbones. `describe` gives the same facts for a plain keras.Model, which has no
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
 from keras_maskrcnn.network.backbones.graph import PROBE, stage_layers, stride_of
@@ -43,8 +44,8 @@ class Backbone:
         Returns:
             float32 (B, H, W, C).
         """
-        images = (images - np.array(mean, "float32")) / np.array(std, "float32")
-        return zero_padding(images, image_sizes, 1)
+        mean, std = (ops.convert_to_tensor(np.array(each, "float32")) for each in (mean, std))
+        return zero_padding((images - mean) / std, image_sizes, 1)
 
     def extract(self, images, image_sizes=None, training=None):
         """Return the four maps.
