@@ -1,6 +1,8 @@
 """keras-maskrcnn train: from a dataset to a run folder."""
 
+import contextlib
 import dataclasses
+import io
 import pathlib
 
 from keras_maskrcnn.cli.options import SUCCESS, add_options
@@ -21,6 +23,17 @@ def train_arguments(command):
 
 def train(args):
     """Train into a run folder. `args` are settled arguments."""
+    from keras_maskrcnn.runs.devices import use_devices
+
+    with use_devices(args.devices) as team, contextlib.ExitStack() as quiet:
+        if not team.first:
+            quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))  # the first process tells
+        if team.replicas > 1:
+            print(f"{team.replicas} devices in {team.count} processes share each batch")
+        return _train(args, team)
+
+
+def _train(args, team):
     from keras_maskrcnn import backend
     from keras_maskrcnn.data import DataLoader, preset
     from keras_maskrcnn.evaluation import format_metrics
@@ -45,6 +58,7 @@ def train(args):
         augmentation=augmentation,
         repeat_threshold=args.repeat_threshold,
         negatives=args.negatives,
+        shard=team.shard,
     )
     print(
         f"{len(train)} training and {len(val)} validation images; an epoch has {len(loader.order)} images in "

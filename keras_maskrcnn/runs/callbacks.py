@@ -5,6 +5,7 @@ Called by `experiment.py` and by users. `BestCheckpoint` monitors the figures of
 
 import math
 import pathlib
+import tempfile
 import time
 import zipfile
 
@@ -210,9 +211,25 @@ def running_means(model):
     return [keras.ops.convert_to_numpy(variable).tolist() for variable in model.metrics_variables]
 
 
-def save_model(model, path):
-    """Write a `.keras` file atomically: after a crash the path holds either the old file or the new one."""
-    write_atomically(path, model.save)
+def save_model(model, path, finish=None):
+    """Write a `.keras` file atomically: after a crash the path holds either the old file or the new one.
+
+    Of several processes the first one's file is kept. All of them save: to read variables they wait for each other.
+
+    Args:
+        model: MaskRCNN. path: where. finish: None, or a function that adds to the file at the path it is given.
+    """
+
+    def write(place):
+        model.save(place)
+        if finish is not None:
+            finish(place)
+
+    if backend.team_of(model).first:
+        write_atomically(path, write)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(pathlib.Path(folder) / "unused.keras")
 
 
 def restore_weights(model, path):
