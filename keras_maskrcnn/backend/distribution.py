@@ -22,7 +22,9 @@ def connect():
         return 1
     import jax
 
-    if not jax.distributed.is_initialized() and any(name in os.environ for name in PLACES):
+    if not jax.distributed.is_initialized():
+        if not any(name in os.environ for name in PLACES):
+            return 1  # without a look at the devices, after which no CPU can be divided
         keras.distribution.initialize()
     return jax.process_count()
 
