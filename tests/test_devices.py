@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -366,3 +368,92 @@ def test_two_devices_compute_what_one_does(tmp_path, alone):
 def test_two_processes_compute_what_one_device_does(tmp_path, alone):
     end(*(start("five_steps.py", "none", tmp_path / "two.npz", *CASES, **own) for own in environments(2)))
     assert_same(np.load(tmp_path / "two.npz"), alone, replicas=2)
+
+
+# The command -----------------------------------------------------------------------------------------------
+
+
+def start_train(folder, run, *options, **environment):
+    """`keras-maskrcnn train` as a process."""
+    code = "import sys, keras_maskrcnn_launcher as launcher; sys.exit(launcher.main())"
+    data = [f"--{part}{name}" for part in ("", "val-") for name in ("images", "annotations")]
+    places = [folder / "shapes" / "images", folder / "shapes" / "annotations.json"] * 2
+    arguments = [text for pair in zip(data, map(str, places), strict=True) for text in pair]
+    arguments += [
+        "--start-from",
+        str(folder / "model.keras"),
+        "--epochs",
+        "3",
+        "--batch-size",
+        "2",
+        "--augment",
+        "none",
+    ]
+    arguments = ["--resume"] if "--resume" in options else [*arguments, *options]
+    command = [sys.executable, "-c", code, "train", *arguments, "--run-dir", str(run)]
+    environment = os.environ | {"PYTHONPATH": python_path(TESTS.parent, TESTS)} | environment
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def weights_of(file):
+    """All arrays of a `.keras` file, by name."""
+    import h5py
+
+    found = {}
+    with zipfile.ZipFile(file) as archive, archive.open("model.weights.h5") as weights, h5py.File(weights) as h5:
+        h5.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def assert_same_weights(file, other, tolerance):
+    found, expected = weights_of(file), weights_of(other)
+    differences = {name: np.abs(found[name] - expected[name]).max() for name in expected if expected[name].size}
+    assert max(differences.values()) <= tolerance and len(found) == len(expected) > 50
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small model, and shapes to train it on."""
+    from keras_maskrcnn.data.shapes import generate_shapes
+    from tiny import tiny_config
+
+    place = tmp_path_factory.mktemp("command")
+    generate_shapes(place / "shapes", 8, image_size=64)
+    km.MaskRCNN(tiny_config(class_names=km.open_dataset(place / "shapes").class_names)).save(place / "model.keras")
+    return place
+
+
+@pytest.mark.slow if not ON_JAX else pytest.mark.slow_on_jax
+def test_train_on_two_devices_writes_a_run(folder, tmp_path):
+    training = start_train(folder, tmp_path / "run", "--devices", "2")
+    told, _ = training.communicate(timeout=900)
+    assert not training.returncode, told[-3000:]
+    assert "2 devices in 1 processes share each batch" in told and "best epoch, saved as" in told
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    losses = [float(row.split(",")[rows[0].split(",").index("loss")]) for row in rows[1:]]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+    assert (tmp_path / "run" / "index.html").is_file()
+    refused = start_train(folder, tmp_path / "other", "--devices", "2", "--batch-size", "3")
+    told, _ = refused.communicate(timeout=900)
+    assert refused.returncode == 2 and "Received --batch-size 3 for 2 devices. Make it a multiple of 2" in told
+
+
+@pytest.mark.slow if not ON_JAX else pytest.mark.slow_on_jax
+def test_a_run_of_two_processes_one_of_which_is_killed_ends_with_the_same_weights(folder, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    end(*(start_train(folder, whole, **own) for own in environments(2)))
+    first, second = (start_train(folder, killed, **own) for own in environments(2))
+    try:
+        while not (killed / "last.keras").is_file():  # of the first epoch
+            assert second.poll() is None
+            time.sleep(0.05)
+        second.kill()
+        time.sleep(2)  # the first one waits for it, or has noticed
+        assert not (killed / "index.html").is_file()
+    finally:
+        first.kill()
+        second.kill()
+    end(*(start_train(folder, killed, "--resume", **own) for own in environments(2)))
+    assert_same_weights(killed / "last.keras", whole / "last.keras", 1e-6)
+    assert_same_weights(killed / "best.keras", whole / "best.keras", 1e-6)
+    assert not list(killed.glob(".*"))  # no lock, no half file
