@@ -414,8 +414,9 @@ def assert_same_weights(file, other, tolerance):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A small model, and shapes to train it on."""
-    from keras_maskrcnn.data.shapes import generate_shapes
     from tiny import tiny_config
+
+    from keras_maskrcnn.data.shapes import generate_shapes
 
     place = tmp_path_factory.mktemp("command")
     generate_shapes(place / "shapes", 8, image_size=64)

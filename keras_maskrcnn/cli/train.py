@@ -1,8 +1,6 @@
 """keras-maskrcnn train: from a dataset to a run folder."""
 
-import contextlib
 import dataclasses
-import io
 import pathlib
 
 from keras_maskrcnn.cli.options import SUCCESS, add_options
@@ -23,11 +21,9 @@ def train_arguments(command):
 
 def train(args):
     """Train into a run folder. `args` are settled arguments."""
-    from keras_maskrcnn.runs.devices import use_devices
+    from keras_maskrcnn.runs.devices import first_tells, use_devices
 
-    with use_devices(args.devices) as team, contextlib.ExitStack() as quiet:
-        if not team.first:
-            quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))  # the first process tells
+    with use_devices(args.devices) as team, first_tells(team):
         if team.replicas > 1:
             print(f"{team.replicas} devices in {team.count} processes share each batch")
         return _train(args, team)

@@ -5,6 +5,7 @@ command line and by users; `experiment.py` finds the Team of a model by itself.
 """
 
 import contextlib
+import io
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.data import DataLoader
@@ -51,6 +52,9 @@ def use_devices(devices=ALL):
             f"Several processes train on all devices of each. Received {argument('devices', devices)} and {count} "
             f"processes. Leave it out; CUDA_VISIBLE_DEVICES hides a process's devices."
         )
+    if devices == count == 1:
+        yield backend.team_of(None)
+        return
     names = backend.own_devices(None if devices == ALL else devices)
     if devices != ALL and len(names) < devices:
         raise ValueError(
@@ -64,6 +68,13 @@ def use_devices(devices=ALL):
         return
     with backend.spread(names) as team:
         yield team
+
+
+@contextlib.contextmanager
+def first_tells(team):
+    """Of several processes only the first prints inside this."""
+    with contextlib.nullcontext() if team.first else contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def _check(devices):
