@@ -442,12 +442,14 @@ def test_train_on_two_devices_writes_a_run(folder, tmp_path):
 @pytest.mark.slow if not ON_JAX else pytest.mark.slow_on_jax
 def test_a_run_of_two_processes_one_of_which_is_killed_ends_with_the_same_weights(folder, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    end(*(start_train(folder, whole, **own) for own in environments(2)))
-    first, second = (start_train(folder, killed, **own) for own in environments(2))
+    saving = ("--save-minutes", "0.0001")
+    end(*(start_train(folder, whole, *saving, **own) for own in environments(2)))
+    first, second = (start_train(folder, killed, *saving, **own) for own in environments(2))
     try:
-        while not (killed / "last.keras").is_file():  # of the first epoch
-            assert second.poll() is None
-            time.sleep(0.05)
+        for name in ("last.keras", "midway.keras"):  # of the first epoch, and within the second
+            while not (killed / name).is_file():
+                assert second.poll() is None
+                time.sleep(0.02)
         second.kill()
         time.sleep(2)  # the first one waits for it, or has noticed
         assert not (killed / "index.html").is_file()
@@ -457,4 +459,7 @@ def test_a_run_of_two_processes_one_of_which_is_killed_ends_with_the_same_weight
     end(*(start_train(folder, killed, "--resume", **own) for own in environments(2)))
     assert_same_weights(killed / "last.keras", whole / "last.keras", 1e-6)
     assert_same_weights(killed / "best.keras", whole / "best.keras", 1e-6)
+    rows = [np.genfromtxt(run / "metrics.csv", delimiter=",", names=True) for run in (killed, whole)]
+    for name in LOSSES:
+        np.testing.assert_allclose(rows[0][name], rows[1][name], rtol=1e-4)
     assert not list(killed.glob(".*"))  # no lock, no half file

@@ -52,6 +52,7 @@ spread = chosen_distribution.spread
 team_of = chosen_distribution.team_of
 local_prediction = chosen_distribution.local_prediction
 share_updates = chosen_distribution.share_updates
+restore_metric = chosen_distribution.restore_metric
 logs_of_replica = chosen_distribution.logs_of_replica
 set_seed = chosen_runtime.set_seed
 keep_compiled = getattr(chosen, "keep_compiled", runtime.keep_compiled)

@@ -121,6 +121,11 @@ def share_updates(optimizer, model):
     """Let an optimizer clip, accumulate and average the gradients of the whole batch. On JAX it does."""
 
 
+def restore_metric(variable, value, team):
+    """Give a variable of a metric the value that was read from it."""
+    variable.assign(keras.ops.convert_to_tensor(value, variable.dtype))
+
+
 def logs_of_replica(logs):
     """What `fit` takes as the losses of one replica."""
     return logs

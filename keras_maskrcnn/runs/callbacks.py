@@ -197,8 +197,9 @@ class RestOfEpoch(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         """Put the running means where they were, after Keras has reset them."""
         if epoch == self.first:
+            team = backend.team_of(self.model)
             for variable, value in zip(self.model.metrics_variables, self.metrics, strict=True):
-                variable.assign(keras.ops.convert_to_tensor(value, variable.dtype))
+                backend.restore_metric(variable, value, team)
 
     def on_train_batch_end(self, batch, logs=None):
         """End the epoch after the last of its batches: Keras counts on as many in each."""
