@@ -5,6 +5,7 @@ accumulates and averages those of the whole batch.
 """
 
 import contextlib
+import functools
 import os
 
 import keras
@@ -85,7 +86,7 @@ def team_of_strategy(strategy):
         return Team(replicas=replicas)
     place = tasks.index((resolver.task_type, resolver.task_id)), len(tasks)
     shard = place if isinstance(strategy, OwnShards) else (0, 1)  # others divide the data themselves
-    return Team(*place, replicas, shard, lambda data: _collect(strategy, replicas // len(tasks), data))
+    return Team(*place, replicas, shard, _collector(strategy, replicas // len(tasks)))
 
 
 def _tasks(resolver):
@@ -94,16 +95,25 @@ def _tasks(resolver):
     return [(kind, number) for kind in ("chief", "worker") for number in range(len(cluster.get(kind, ())))]
 
 
-def _collect(strategy, devices, data):
-    def all_of(array):
-        rows = strategy.run(lambda: tf.constant(array)[None])
-        return strategy.gather(rows, axis=0).numpy()[::devices]
+@functools.lru_cache(maxsize=1)
+def _collector(strategy, devices):
+    """A function from bytes to the bytes of all processes, which have so many devices each."""
 
-    lengths = all_of(np.array([len(data)], np.int32)).ravel()
-    padded = np.zeros(-(-lengths.max() // 4) * 4, np.uint8)
-    padded[: len(data)] = np.frombuffer(data, np.uint8)
-    rows = all_of(padded.view(np.int32))
-    return [row.tobytes()[:length] for row, length in zip(rows, lengths, strict=True)]
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)])  # traced once
+    def all_of(row):
+        def gathered():
+            return tf.distribute.get_replica_context().all_gather(row[None], axis=0)
+
+        return strategy.experimental_local_results(strategy.run(gathered))[0][::devices]
+
+    def collect(data):
+        lengths = all_of(np.array([len(data)], np.int32)).numpy().ravel()
+        padded = np.zeros(-(-lengths.max() // 4) * 4, np.uint8)
+        padded[: len(data)] = np.frombuffer(data, np.uint8)
+        rows = all_of(padded.view(np.int32)).numpy()
+        return [row.tobytes()[:length] for row, length in zip(rows, lengths, strict=True)]
+
+    return collect
 
 
 def local_prediction(model):
