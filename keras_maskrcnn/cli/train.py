@@ -25,7 +25,8 @@ def train(args):
 
     with use_devices(args.devices) as team, first_tells(team):
         if team.replicas > 1:
-            print(f"{team.replicas} devices in {team.count} processes share each batch")
+            processes = f", in {team.count} processes" if team.count > 1 else ""
+            print(f"{team.replicas} devices share each batch{processes}")
         return _train(args, team)
 
 

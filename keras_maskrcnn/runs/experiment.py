@@ -245,7 +245,7 @@ def _fit(model, train_loader, val_dataset, run_dir, options, state):
         if budget is not None:
             budget.restore(state["budget"])
     checks = [] if evaluator is None else [evaluator]
-    if options.tensorboard:
+    if options.tensorboard and backend.team_of(model).first:
         checks.append(_board(run_dir, val_dataset, options.num_overlays, state))
     first = _first_callbacks(model, train_loader, budget, wait)
     rest = _rest_of_epoch(loader, state, wait)
