@@ -15,6 +15,7 @@ from keras_maskrcnn.inference.predictor import Predictor
 from keras_maskrcnn.inference.visualize import draw_ground_truth, draw_instances
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.runs.callbacks import BestCheckpoint, TimeBudget
+from keras_maskrcnn.runs.devices import use_devices
 from keras_maskrcnn.runs.experiment import train_model
 from keras_maskrcnn.runs.freezing import count_parameters, freeze
 from keras_maskrcnn.runs.options import RunOptions
@@ -68,4 +69,5 @@ __all__ = [
     "sgd",
     "torchvision_state_dict",
     "train_model",
+    "use_devices",
 ]

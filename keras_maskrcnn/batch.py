@@ -5,7 +5,8 @@ numpy, batch first; B images, N rows of ground truth; network pixels.
 
     images       uint8 | uint16 | float32 (B, H, W, C), zero padded at right and bottom; not normalised:
                  the model does that. C channels, [r, g, b] 0..255 unless the config says otherwise
-    image_sizes  int32 (B, [height, width]): the part of the canvas that is image
+    image_sizes  int32 (B, [height, width]): the part of the canvas that is image; in training 0, 0 is a row without an
+                 image, which fills a batch up and counts in no loss
     gt_boxes     float32 (B, N, [x1, y1, x2, y2])
     gt_labels    int32 (B, N), 0..K-1, no background
     gt_valid     bool (B, N): rows that hold an object; the others are padding (zeros)
@@ -234,8 +235,11 @@ def _check_images(batch):
             f"Canvas height and width must be multiples of {STRIDE}. Received {canvas}. "
             "Pad the images with zeros at the right and bottom (resizing.pad_to_canvas)."
         )
-    if ((sizes < 1) | (sizes > np.asarray(canvas))).any():
-        row = int(np.flatnonzero(((sizes < 1) | (sizes > np.asarray(canvas))).any(-1))[0])
+    wrong = ((sizes < 1) | (sizes > np.asarray(canvas))).any(-1)
+    if has_ground_truth(batch):  # rows that fill a batch up
+        wrong &= (sizes != 0).any(-1) | np.any(batch["gt_valid"], axis=-1)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
         raise ValueError(
             f"Every row of `image_sizes` must be (height, width) within the canvas {canvas}. "
             f"Received {sizes[row].tolist()} for image {row}. Is it (width, height)?"

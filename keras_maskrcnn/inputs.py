@@ -8,6 +8,8 @@ from keras import ops
 
 from keras_maskrcnn.batch import INPUTS, batch_fields
 
+HAS_IMAGE = "has_image"  # beside the ground truth: which rows of a batch hold an image
+
 
 def as_inputs(inputs, config):
     """The images with their sizes, and the ground truth where there is some.
@@ -18,7 +20,8 @@ def as_inputs(inputs, config):
         config: MaskRCNNConfig.
 
     Returns:
-        (dict of images and image_sizes int32 (B, [height, width]); dict of the `gt_*` tensors, or None without).
+        (dict of images and image_sizes int32 (B, [height, width]), at least one pixel; dict of the `gt_*` tensors and
+        `has_image` bool (B,), False where the given size is zero, or None without ground truth).
 
     Raises:
         ValueError: an unknown or missing key, a wrong rank, number of channels or dtype.
@@ -43,7 +46,18 @@ def as_inputs(inputs, config):
         )
     truth = {key: value for key, value in inputs.items() if key not in INPUTS}
     sizes = inputs["image_sizes"] if "image_sizes" in inputs else _whole_canvas(images)
-    return {"images": images, "image_sizes": ops.cast(sizes, "int32")}, truth or None
+    sizes = ops.cast(sizes, "int32")
+    if truth:
+        truth[HAS_IMAGE] = sizes[:, 0] > 0
+    return {"images": images, "image_sizes": ops.maximum(sizes, 1)}, truth or None
+
+
+def count_images(batch):
+    """The rows of a batch that hold an image, float32 scalar. `batch`: as `inputs` of `as_inputs`."""
+    if isinstance(batch, dict) and "image_sizes" in batch:
+        return ops.sum(ops.cast(ops.convert_to_tensor(batch["image_sizes"])[:, 0] > 0, "float32"))
+    images = batch["images"] if isinstance(batch, dict) else batch
+    return ops.cast(ops.shape(images)[0], "float32")
 
 
 def _whole_canvas(images):

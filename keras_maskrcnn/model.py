@@ -24,7 +24,7 @@ from keras_maskrcnn import backend
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
 from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
-from keras_maskrcnn.inputs import as_inputs
+from keras_maskrcnn.inputs import HAS_IMAGE, as_inputs, count_images
 from keras_maskrcnn.learning import losses, targets
 from keras_maskrcnn.network import backbones
 from keras_maskrcnn.network.anchors import level_anchors
@@ -61,6 +61,7 @@ class MaskRCNN(keras.Model):
             )
         self.supports_jit = backend.SUPPORTS_JIT
         self.config, self.seed = config, seed
+        self._predict_here = None
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.custom_backbone = backbone is not None
         self._make_stages(config, backbone)
@@ -118,6 +119,7 @@ class MaskRCNN(keras.Model):
         """
         super().compile(*args, **kwargs)
         self.optimizer.build(self.trainable_variables)
+        backend.share_updates(self.optimizer, self)
 
     # The path ------------------------------------------------------------------------------------------------
 
@@ -253,9 +255,9 @@ class MaskRCNN(keras.Model):
             dict of `rpn` (logits (B, N), deltas (B, N, 4), targets), `roi` (class_logits (B, S, K + 1), deltas
             (B, S, K, 4), targets), and for each branch, under its name, what its head's `learn` returns.
         """
-        truth = self._trim_truth(truth)
-        rpn = self._learn_rpn(proposals, truth)
-        rois = self._sample_rois(proposals, truth)
+        has_image, truth = self._trim_truth(truth)
+        rpn = self._learn_rpn(proposals, truth, has_image)
+        rois = self._sample_rois(proposals, truth, has_image)
         pooled = self.box_align(features["roi_maps"], rois["rois"], with_gradient=True)
         learned = {"rpn": rpn, "roi": {**self.box_head(pooled, training=training), "targets": rois}}
         for name, head in self.branch_heads().items():
@@ -264,22 +266,28 @@ class MaskRCNN(keras.Model):
 
     @staticmethod
     def _trim_truth(truth):
-        """Leave out rows that are padding in every image: matching costs rows times anchors."""
-        names = [name for name in truth if name != "gt_valid"]
+        """Leave out rows that are padding in every image: matching costs rows times anchors.
+
+        Returns:
+            bool (B,), which rows of the batch hold an image; dict of the ground truth.
+        """
+        names = [name for name in truth if name not in ("gt_valid", HAS_IMAGE)]
         rows = backend.trim_to_valid(ops.cast(truth["gt_valid"], "bool"), *(truth[name] for name in names))
-        return dict(zip(("gt_valid", *names), rows))
+        return truth[HAS_IMAGE], dict(zip(("gt_valid", *names), rows))
 
     def _noise(self, like):
         return keras.random.uniform(ops.shape(like), dtype="float32", seed=self.seed_generator)
 
-    def _learn_rpn(self, proposals, truth):
+    def _learn_rpn(self, proposals, truth, has_image):
         config = self.config
         logits, deltas = (ops.concatenate(proposals[name], axis=1) for name in ("logits", "deltas"))
-        valid = proposals["anchors_valid"]
+        valid, counted = proposals["anchors_valid"], has_image[:, None]
+        if valid[0] is not None:
+            counted = ops.logical_and(counted, ops.concatenate(valid, axis=1))
         sampled = targets.rpn_targets(
             noise=self._noise(logits),
             anchors=ops.concatenate(proposals["anchors"], axis=0),
-            anchors_valid=None if valid[0] is None else ops.concatenate(valid, axis=1),
+            anchors_valid=counted,
             truth=truth,
             positive_iou=config.rpn_positive_iou,
             negative_iou=config.rpn_negative_iou,
@@ -290,13 +298,13 @@ class MaskRCNN(keras.Model):
         )
         return {"logits": logits, "deltas": deltas, "targets": sampled}
 
-    def _sample_rois(self, proposals, truth):
+    def _sample_rois(self, proposals, truth, has_image):
         config = self.config
         candidates = targets.add_ground_truth(proposals["boxes"], proposals["valid"], truth)
         return targets.roi_targets(
             noise=self._noise(candidates["valid"]),
             candidates=candidates["boxes"],
-            candidates_valid=candidates["valid"],
+            candidates_valid=ops.logical_and(candidates["valid"], has_image[:, None]),
             truth=truth,
             num_classes=config.num_classes,
             iou=config.roi_iou,
@@ -322,12 +330,35 @@ class MaskRCNN(keras.Model):
         values = losses.rpn_losses(**y_pred["rpn"], beta=beta) | losses.box_head_losses(**y_pred["roi"], beta=beta)
         for name, head in self.branch_heads().items():
             values |= head.loss_values(y_pred[name])
-        batch = backend.share_of_count(ops.shape(y_pred["rpn"]["logits"])[0])
+        batch = backend.share_of_count(count_images(x))
         for name, tracker in self.loss_trackers.items():
             tracker.update_state(values[name], sample_weight=batch)
         return backend.scale_loss(sum(values[name] for name in self.loss_trackers) + sum(self.losses))
 
+    def get_metrics_result(self):
+        """As `keras.Model.get_metrics_result`; `loss` is the sum of the named losses where no layer adds one.
+
+        Keras weights it with the rows of a batch, also those without an image.
+        """
+        logs = super().get_metrics_result()
+        if "loss" in logs and not self.losses:
+            logs["loss"] = sum(logs[name] for name in self.loss_trackers)
+        return logs
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """As `keras.Model.compute_metrics`, in the shape in which `fit` averages over processes."""
+        return backend.logs_of_replica(super().compute_metrics(x, y, y_pred, sample_weight))
+
     # Keras -----------------------------------------------------------------------------------------------------
+
+    def predict_on_batch(self, x):
+        """As `keras.Model.predict_on_batch`. Of several devices this process's first one computes, without the others.
+
+        So processes may detect in different images at the same time.
+        """
+        if self._predict_here is None:
+            self._predict_here = backend.local_prediction(self)
+        return super().predict_on_batch(x) if self._predict_here is None else self._predict_here(x)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Build what `fit` needs under a `tf.distribute` strategy: the optimizer. Layers are built with the model.

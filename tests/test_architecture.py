@@ -27,7 +27,7 @@ ROOMS = {
     "ops": "backend geometry network",
     "data": "batch geometry host",
     "inference": "backend data geometry host",
-    "evaluation": "data geometry host inference",
+    "evaluation": "backend data geometry host inference",
     "pages": "config data evaluation host inference",
     "checkup": "config data geometry pages",
     "runs": "backend config data evaluation host inference network pages",

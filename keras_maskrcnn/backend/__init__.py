@@ -8,10 +8,12 @@ import contextlib
 
 import keras
 
-from keras_maskrcnn.backend import checks, generic, runtime
+from keras_maskrcnn.backend import checks, distribution, generic, runtime
 
 chosen_runtime = runtime
+chosen_distribution = distribution
 if keras.backend.backend() == "tensorflow":
+    from keras_maskrcnn.backend import distribution_tensorflow as chosen_distribution
     from keras_maskrcnn.backend import runtime_tensorflow as chosen_runtime
     from keras_maskrcnn.backend import tensorflow as chosen
 elif keras.backend.backend() == "jax":
@@ -46,6 +48,15 @@ pad_to_multiple = chosen_runtime.pad_to_multiple
 scale_loss = chosen_runtime.scale_loss
 share_of_count = chosen_runtime.share_of_count
 devices = chosen_runtime.devices
+CAN_SHARE_UNEVENLY = chosen_distribution.CAN_SHARE_UNEVENLY
+connect = chosen_distribution.connect
+own_devices = chosen_distribution.own_devices
+spread = chosen_distribution.spread
+team_of = chosen_distribution.team_of
+local_prediction = chosen_distribution.local_prediction
+share_updates = chosen_distribution.share_updates
+restore_metric = chosen_distribution.restore_metric
+logs_of_replica = chosen_distribution.logs_of_replica
 set_seed = chosen_runtime.set_seed
 keep_compiled = getattr(chosen, "keep_compiled", runtime.keep_compiled)
 batches_ahead = chosen_runtime.batches_ahead

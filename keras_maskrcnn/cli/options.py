@@ -35,6 +35,14 @@ def count_or_auto(text):
 count_or_auto.__name__ = "int"
 
 
+def count_or_all(text):
+    """The argparse type of a number of devices, or "all"."""
+    return text if text == "all" else positive(int)(text)
+
+
+count_or_all.__name__ = "int"
+
+
 def finite(text):
     """The argparse type of numbers that are neither infinite nor NaN."""
     value = float(text)

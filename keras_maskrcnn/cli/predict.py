@@ -29,7 +29,14 @@ def evaluate_arguments(command):
 
 
 def evaluate(args):
-    """Measure COCO AP."""
+    """Measure COCO AP. Several processes share the images; the first one tells and writes."""
+    from keras_maskrcnn.runs.devices import first_tells, use_devices
+
+    with use_devices(None) as team, first_tells(team):
+        return _evaluate(args, team)
+
+
+def _evaluate(args, team):
     from keras_maskrcnn.data.learnable import nothing_to_learn
     from keras_maskrcnn.evaluation import evaluate_coco, format_metrics
     from keras_maskrcnn.host.files import write_json
@@ -39,10 +46,10 @@ def evaluate(args):
     problem = nothing_to_learn(dataset)
     if problem:
         raise ValueError(f"Without objects to find, average precision is undefined. {problem}")
-    metrics = evaluate_coco(model, dataset, args.max_detections, verbose=1, batch_size=args.batch_size)
+    metrics = evaluate_coco(model, dataset, args.max_detections, int(team.first), args.batch_size)
     print(format_metrics(metrics))
     if args.json:
-        write_json(args.json, metrics)
+        team.agree(lambda: write_json(args.json, metrics))
     return SUCCESS
 
 

@@ -6,9 +6,10 @@ import warnings
 from keras_maskrcnn.cli.train_options import OPTIONS
 from keras_maskrcnn.runs.folder import COMMAND_LINE, find_run, position, read_config, state_to_resume
 
-# Options that may differ: they change neither the order of the data nor any number.
+# Options that may differ: they change neither the order of the data nor any number by more than its rounding.
 FREE = (
     "images", "annotations", "val_images", "val_annotations", "workers", "worker_type", "save_minutes", "tensorboard",
+    "devices",
 )  # fmt: skip
 NOT_OF_THE_RUN = ("command", "debug", "resume", "overwrite", "run_dir", "config", "auto")
 _RENAMED = {"recipe": "architecture"}  # settings of runs that older versions wrote

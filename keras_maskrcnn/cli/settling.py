@@ -7,6 +7,7 @@ from keras_maskrcnn.cli.options import settled
 from keras_maskrcnn.cli.resume import options_of_run
 from keras_maskrcnn.cli.sources import inspect_source
 from keras_maskrcnn.cli.train_options import OPTIONS, PROPOSED
+from keras_maskrcnn.host.processes import place_among_processes
 from keras_maskrcnn.runs.folder import COMMAND_LINE, check_new_run
 
 
@@ -30,7 +31,8 @@ def settle(args):
         proposed = options_of_run(plain.run_dir)
     else:
         _check_places(plain)
-        check_new_run(plain.run_dir, plain.overwrite, COMMAND_LINE)
+        if place_among_processes()[0] == 0:  # the others come to a folder that the first one has begun to fill
+            check_new_run(plain.run_dir, plain.overwrite, COMMAND_LINE)
         proposed = _proposed(plain)
     _drop_overridden(proposed, args)
     found = settled(args, OPTIONS.values(), proposed)

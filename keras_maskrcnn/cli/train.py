@@ -21,6 +21,16 @@ def train_arguments(command):
 
 def train(args):
     """Train into a run folder. `args` are settled arguments."""
+    from keras_maskrcnn.runs.devices import first_tells, use_devices
+
+    with use_devices(args.devices) as team, first_tells(team):
+        if team.replicas > 1:
+            processes = f", in {team.count} processes" if team.count > 1 else ""
+            print(f"{team.replicas} devices share each batch{processes}")
+        return _train(args, team)
+
+
+def _train(args, team):
     from keras_maskrcnn import backend
     from keras_maskrcnn.data import DataLoader, preset
     from keras_maskrcnn.evaluation import format_metrics
@@ -45,6 +55,7 @@ def train(args):
         augmentation=augmentation,
         repeat_threshold=args.repeat_threshold,
         negatives=args.negatives,
+        shard=team.shard,
     )
     print(
         f"{len(train)} training and {len(val)} validation images; an epoch has {len(loader.order)} images in "

@@ -3,7 +3,7 @@
 A value comes from the command line, else from `--resume`, `--config` or `--auto`, else it is the default here.
 """
 
-from keras_maskrcnn.cli.options import Option, count_or_auto, finite, positive, seed
+from keras_maskrcnn.cli.options import Option, count_or_all, count_or_auto, finite, positive, seed
 from keras_maskrcnn.cli.sources import DATASET
 
 ARCHITECTURES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
@@ -59,8 +59,8 @@ RUN = (
     Option(
         "--resume",
         "continue the stopped run in --run-dir with the batch after the last save, with its options, or write its "
-        "missing report. Only the paths of the data, --workers, --worker-type, --save-minutes and --tensorboard may "
-        "differ",
+        "missing report. Only the paths of the data, --workers, --worker-type, --devices, --save-minutes and "
+        "--tensorboard may differ",
         False,
         bool,
     ),
@@ -78,6 +78,13 @@ RUN = (
         "'tensorboard'). View them with: tensorboard --logdir RUN_DIR/tensorboard",
         False,
         bool,
+    ),
+    Option(
+        "--devices",
+        "train on so many devices, or on all, each with its part of every batch (default: one; all where TF_CONFIG or "
+        "KERAS_DISTRIBUTION_NUM_PROCESSES names several processes, docs/devices.md)",
+        type=count_or_all,
+        metavar="N|all",
     ),
     Option("--auto", "check the data first, then train with the options that check-data proposes", False, bool),
     Option("--evaluate-every", "epochs from one COCO evaluation to the next", 1, positive(int)),

@@ -18,6 +18,9 @@ WORDS = {  # argument, or argument with its value -> option
     "worker_type": "--worker-type",
     'worker_type="thread"': "--worker-type thread",
     "max_detections": "--max-detections",
+    "devices": "--devices",
+    "minutes": "--minutes",
+    "epochs": "--epochs",
 }
 
 

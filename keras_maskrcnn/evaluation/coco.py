@@ -10,6 +10,7 @@ import warnings
 
 import keras
 
+from keras_maskrcnn import backend
 from keras_maskrcnn.data.classes import ids_of_labels
 from keras_maskrcnn.data.learnable import lacking
 from keras_maskrcnn.evaluation.figures import coco_metrics, overall_figures
@@ -22,9 +23,9 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0, batch_size=Non
     """Run the model over a dataset and measure its COCO average precision.
 
     Images go through at the size the config gives them, in batches as `Predictor.stream` makes them: with the same
-    answers as one at a time. The model's classes are joined with the dataset's by name, whatever their order; the
-    figures are those of the dataset's own ids. A model without real names ("class 0", ...) has its labels in the
-    dataset's order.
+    answers as one at a time. Processes that train together share the images, and all get the figures. The model's
+    classes are joined with the dataset's by name, whatever their order; the figures are those of the dataset's own ids.
+    A model without real names ("class 0", ...) has its labels in the dataset's order.
 
     Args:
         model: MaskRCNN (or anything that Predictor takes).
@@ -55,35 +56,38 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0, batch_size=Non
     _warn_if_empty(dataset, truth)
     category_ids = _category_ids(model.config, dataset, truth)
     started = time.perf_counter()
-    detections, at_cap = _detect(model, dataset, truth, category_ids, batch_size, verbose)
+    team = backend.team_of(model)
+    own = range(team.index, len(dataset), team.count)
+    found = team.everyone(lambda: _detect(model, dataset, own, truth, category_ids, batch_size, verbose))
     seconds = (time.perf_counter() - started) / len(dataset)
-    metrics = coco_metrics(truth, detections, max_detections, iou_types_of(model.config))
+    by_image = dict(sorted(pair for part in found for pair in part.items()))  # in the order of a single process
+    detections = [result for _, results in by_image.values() for result in results]
+    at_cap = sum(count == model.config.max_detections for count, _ in by_image.values())
+    metrics = team.agree(lambda: coco_metrics(truth, detections, max_detections, iou_types_of(model.config)))
     return metrics | {"seconds_per_image": seconds, "images_at_cap": float(at_cap)}
 
 
-def _detect(model, dataset, truth, category_ids, batch_size, verbose):
-    """(COCO results of the dataset's categories, how many images have as many detections as the model can give)."""
-    image_ids, known = dataset.image_ids, set(dataset.category_ids)
+def _detect(model, dataset, positions, truth, category_ids, batch_size, verbose):
+    """What the model finds: dict from position to (number of detections, COCO results of the dataset's categories)."""
+    image_ids, known = [dataset.image_ids[position] for position in positions], set(dataset.category_ids)
 
     def finish(index, image, found):
         results = found.to_coco(image_ids[index], category_ids)
         return len(found), [result for result in results if result["category_id"] in known]
 
     pixels = (model.config.num_channels, model.config.image_dtype)
-    sources = [functools.partial(dataset.load_image, index, *pixels) for index in range(len(dataset))]
+    sources = [functools.partial(dataset.load_image, index, *pixels) for index in positions]
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"] if "height" in image}
     sizes = [sizes.get(image_id) for image_id in image_ids]
-    detections, at_cap = [], 0
-    with progress_bar(len(dataset), unit_name="image", verbose=verbose) as progress:
+    found = {}
+    with progress_bar(len(sources), unit_name="image", verbose=verbose) as progress:
         # Results are small, so any image may share a batch with any other.
-        for answer in Predictor(model).stream(sources, finish, batch_size, sizes, window=len(sources)):
+        for answer in Predictor(model).stream(sources, finish, batch_size, sizes, window=max(1, len(sources))):
             if answer.error is not None:
                 raise answer.error
-            count, results = answer.result
-            at_cap += count == model.config.max_detections
-            detections += results
+            found[positions[answer.index]] = answer.result
             progress.update(answer.index + 1)
-    return detections, at_cap
+    return found
 
 
 def _warn_if_empty(dataset, truth):

@@ -5,6 +5,7 @@ Called by `experiment.py` and by users. `BestCheckpoint` monitors the figures of
 
 import math
 import pathlib
+import tempfile
 import time
 import zipfile
 
@@ -196,8 +197,9 @@ class RestOfEpoch(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         """Put the running means where they were, after Keras has reset them."""
         if epoch == self.first:
+            team = backend.team_of(self.model)
             for variable, value in zip(self.model.metrics_variables, self.metrics, strict=True):
-                variable.assign(keras.ops.convert_to_tensor(value, variable.dtype))
+                backend.restore_metric(variable, value, team)
 
     def on_train_batch_end(self, batch, logs=None):
         """End the epoch after the last of its batches: Keras counts on as many in each."""
@@ -210,9 +212,25 @@ def running_means(model):
     return [keras.ops.convert_to_numpy(variable).tolist() for variable in model.metrics_variables]
 
 
-def save_model(model, path):
-    """Write a `.keras` file atomically: after a crash the path holds either the old file or the new one."""
-    write_atomically(path, model.save)
+def save_model(model, path, finish=None):
+    """Write a `.keras` file atomically: after a crash the path holds either the old file or the new one.
+
+    Of several processes the first one's file is kept. All of them save: to read variables they wait for each other.
+
+    Args:
+        model: MaskRCNN. path: where. finish: None, or a function that adds to the file at the path it is given.
+    """
+
+    def write(place):
+        model.save(place)
+        if finish is not None:
+            finish(place)
+
+    if backend.team_of(model).first:
+        write_atomically(path, write)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(pathlib.Path(folder) / "unused.keras")
 
 
 def restore_weights(model, path):

@@ -19,6 +19,7 @@ at a time writes there. `folder.py` tells how far a run is. Called by the comman
 """
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import logging
 import pathlib
@@ -41,6 +42,7 @@ from keras_maskrcnn.host.messages import messages_shown
 from keras_maskrcnn.inference.overlays import draw_overlays
 from keras_maskrcnn.pages.run_page import write_run_page
 from keras_maskrcnn.runs.callbacks import DataWait, RestOfEpoch, TimeBudget, restore_weights
+from keras_maskrcnn.runs.devices import check_shares
 from keras_maskrcnn.runs.folder import (
     BEST,
     CONFIG,
@@ -75,6 +77,9 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
     computes the same numbers as a run without interruption. Your own callbacks must keep their own state; in an epoch
     that is resumed they get its remaining batches, numbered from 0.
 
+    Of several processes (`use_devices`) each calls this with the same arguments; the first one writes the folder, which
+    all must see. If one of them dies, start all again with `resume`.
+
     Training keeps freed memory in the process (`host/memory.py`), unless the environment has
     KERAS_MASKRCNN_KEEP_MEMORY=0. On JAX it keeps compiled programs in the user's cache folder (`host/caches.py`),
     unless the environment has KERAS_MASKRCNN_KEEP_COMPILED=0 or JAX's own JAX_COMPILATION_CACHE_DIR.
@@ -97,22 +102,37 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
         OSError: another process trains in this folder, or the folder cannot be written to.
     """
     options = run_options(options, **fields)
-    run_dir = pathlib.Path(run_dir)
-    with messages_shown(bool(options.verbose)), locked_folder(run_dir):
+    run_dir, team = pathlib.Path(run_dir), backend.team_of(model)
+    check_shares(team, train_loader, options)
+    if not team.first:
+        options = dataclasses.replace(options, verbose=0)
+    with messages_shown(bool(options.verbose)), _held(run_dir, team):
         keep_for_models()
         backend.keep_compiled(compiled_folder())
         val_dataset = _measurable(val_dataset)
         data = (model, train_loader, val_dataset, run_dir, options)
         if options.resume:
-            state = _resume(model, run_dir)
+            state = _resume(model, run_dir, team)
             best = state["best"] if state and state["finished"] else _fit(*data, state)
         else:
-            former = _begin(model, run_dir, options)
+            former = team.agree(lambda: _begin(model, run_dir, options))
             best = _fit_new(*data, former)
         if isinstance(train_loader, DataLoader):
             train_loader.close()  # its worker processes
-        _report(model, val_dataset, run_dir, options)
+        _report(model, val_dataset, run_dir, options, team)
     return best
+
+
+@contextlib.contextmanager
+def _held(run_dir, team):
+    """Hold the run folder: the first process does it for all, and an error of it is raised in all."""
+    with contextlib.ExitStack() as held:
+
+        def hold():
+            held.enter_context(locked_folder(run_dir))
+
+        team.agree(hold)
+        yield
 
 
 def _measurable(val_dataset):
@@ -142,6 +162,8 @@ def _fit_new(model, train_loader, val_dataset, run_dir, options, former):
     try:
         return _fit(model, train_loader, val_dataset, run_dir, options, None)
     except Exception:
+        if not backend.team_of(model).first:
+            raise
         path, found = run_dir / CONFIG, find_run(run_dir)
         saved = found.state or found.midway
         if not saved and former is None:
@@ -151,13 +173,18 @@ def _fit_new(model, train_loader, val_dataset, run_dir, options, former):
         raise
 
 
-def _resume(model, run_dir):
+def _resume(model, run_dir, team):
     """Put the model where the old run stood. Returns the old run's state, or None if nothing of it was saved."""
-    state, file = state_to_resume(run_dir)
+    state, file = team.agree(lambda: state_to_resume(run_dir))
     _check_model(model, run_dir)
     if state is None:
         return None
     _restore_model(model, file, averaged=not state.get("midway"))
+    return team.agree(lambda: _restore_folder(run_dir, state, file))
+
+
+def _restore_folder(run_dir, state, file):
+    """Make the files of the folder those of the state that was in `file`. Returns the state."""
     if file.name == BEST:
         copy_file(file, run_dir / LAST)  # in the place of the damaged one
     if state["best"]:
@@ -186,15 +213,21 @@ def _restore_best(run_dir, state):
         state["best"] = {}
 
 
-def _report(model, val_dataset, run_dir, options):
+def _report(model, val_dataset, run_dir, options, team):
     """Leave the model with the best weights; draw its detections; write the page, which ends the run."""
-    source = run_dir / LAST
-    if val_dataset is not None and (run_dir / BEST).is_file():
-        source = find_model(run_dir)
-    restore_weights(model, source)
-    if val_dataset is not None:
-        draw_overlays(model, val_dataset, run_dir / "overlays", options.num_overlays)
-    write_run_page(run_dir)
+
+    def choose():
+        measured = val_dataset is not None and (run_dir / BEST).is_file()
+        return find_model(run_dir) if measured else run_dir / LAST
+
+    restore_weights(model, team.agree(choose))
+
+    def write():
+        if val_dataset is not None:
+            draw_overlays(model, val_dataset, run_dir / "overlays", options.num_overlays)
+        write_run_page(run_dir)
+
+    team.agree(write)
 
 
 def _fit(model, train_loader, val_dataset, run_dir, options, state):
@@ -212,7 +245,7 @@ def _fit(model, train_loader, val_dataset, run_dir, options, state):
         if budget is not None:
             budget.restore(state["budget"])
     checks = [] if evaluator is None else [evaluator]
-    if options.tensorboard:
+    if options.tensorboard and backend.team_of(model).first:
         checks.append(_board(run_dir, val_dataset, options.num_overlays, state))
     first = _first_callbacks(model, train_loader, budget, wait)
     rest = _rest_of_epoch(loader, state, wait)

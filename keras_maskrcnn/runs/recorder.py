@@ -2,7 +2,7 @@
 
 last.keras is a Keras archive with one more member, `run.json`, which holds the state of the run (`folder.read_state`
 reads it). So the states of the model, the optimizer and the run are replaced in one step. Within long epochs
-midway.keras does the same. Called by `experiment.py`.
+midway.keras does the same. Of several processes the first one writes. Called by `experiment.py`.
 """
 
 import csv
@@ -16,10 +16,11 @@ import keras
 import numpy as np
 
 from keras_maskrcnn import backend
+from keras_maskrcnn.backend.team import Team
 from keras_maskrcnn.evaluation.figures import main_figure
 from keras_maskrcnn.host.files import copy_file, write_atomically, write_json
 from keras_maskrcnn.host.progress import progress_bar
-from keras_maskrcnn.runs.callbacks import running_means
+from keras_maskrcnn.runs.callbacks import running_means, save_model
 from keras_maskrcnn.runs.folder import BEST, LAST, MIDWAY, PAGE, STATE
 
 SLOW_LOADER = 0.2  # share of an epoch spent waiting for data above which the user gets a hint
@@ -66,6 +67,7 @@ class RunRecorder(keras.callbacks.Callback):
         self.run_id = run_id
         self.save_seconds = None if save_minutes is None or loader is None else 60.0 * save_minutes
         self.loader, self.wait = loader, wait
+        self.team = Team()
         self.rows = []
         self.best, self.best_epoch = {}, None
         self._seconds_before = 0.0
@@ -79,6 +81,7 @@ class RunRecorder(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Start the clock."""
+        self.team = backend.team_of(self.model)
         self._started = self._saved = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -99,8 +102,9 @@ class RunRecorder(keras.callbacks.Callback):
         newest = (logs or {}).get("loss", np.nan)
         loss, self._newest_loss = newest if self._newest_loss is None else self._newest_loss, newest
         self._bar.update(done, loss=float(loss))
-        due = self.save_seconds is not None and time.monotonic() - self._saved >= self.save_seconds
-        if due and done < self.params["steps"] and not self.model.stop_training:
+        if self.save_seconds is None or done >= self.params["steps"] or self.model.stop_training:
+            return
+        if self.team.gather(time.monotonic() - self._saved >= self.save_seconds)[0]:  # by the first one's clock
             self._save_midway(done)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -113,6 +117,10 @@ class RunRecorder(keras.callbacks.Callback):
         figure = main_figure(logs)
         if figure is not None and 0 <= logs[figure] > self.best.get(main_figure(self.best), -np.inf):
             self.best, self.best_epoch = self.evaluator.metrics, epoch + 1
+        if not self.team.first:
+            self._write_checkpoint(epoch)
+            self._saved = time.monotonic()
+            return
         first = len(self.rows) == 1
         if first:
             (self.run_dir / PAGE).unlink(missing_ok=True)  # an earlier run's: with it this run would count as finished
@@ -156,12 +164,11 @@ class RunRecorder(keras.callbacks.Callback):
             "midway": midway,
         }
 
-        def write(path):
-            self.model.save(path)
+        def add_state(path):
             with zipfile.ZipFile(path, "a") as archive:
                 archive.writestr(STATE, json.dumps(state))
 
-        write_atomically(self.run_dir / name, write)
+        save_model(self.model, self.run_dir / name, add_state)
 
     def _remove_former(self):
         """Remove what an earlier run left and this one has not replaced: from now on the folder is this run's."""

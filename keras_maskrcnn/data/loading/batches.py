@@ -105,7 +105,10 @@ class BatchMaker(RowMaker):
         epoch = self.epoch
         chosen = self.images_of(epoch, index)
         pool = self._running_pool()
-        batch = self._made_here(epoch, chosen) if pool is None else pool.batch(epoch, chosen)
+        here = pool is None or not len(chosen)
+        batch = self._made_here(epoch, chosen) if here else pool.batch(epoch, chosen)
+        if self.options.fill_last:
+            batch = _filled(batch, self.batch_size // self.shard[1])
         self.ready_at[index] = time.monotonic()
         return batch
 
@@ -161,15 +164,23 @@ class BatchMaker(RowMaker):
 
     def _check_last_shard(self):
         rest = 0 if self.drop_last else len(self.order) % self.batch_size
-        if 0 < rest < self.shard[1]:
+        if 0 < rest < self.shard[1] and not self.options.fill_last:
             raise ValueError(
                 f"Each of the {self.shard[1]} hosts of shard={self.shard} needs an image of every batch. Received a "
-                f"last batch of {rest} images. Pass drop_last=True, or another batch_size."
+                f"last batch of {rest} images. Pass drop_last=True or fill_last=True, or another batch_size."
             )
 
     def _smallest_canvas(self):
         sizes = np.array([bound_after(self.transforms, *size) for size in set(self.dataset.image_sizes)])
         return canvas_size(*(int(side) for side in sizes.max(0)))
+
+
+def _filled(batch, rows):
+    """The batch with rows of zeros added: no image, no object."""
+    missing = rows - len(batch["images"])
+    if not missing:
+        return batch
+    return {key: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) for key, array in batch.items()}
 
 
 def _checked_canvas(canvas):

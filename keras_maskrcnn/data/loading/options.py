@@ -26,6 +26,9 @@ class LoaderOptions:
         max_instances: rows of ground truth per image; None takes the config's.
         drop_last: leave out a last batch that is not full. None does so when shuffling, where every image still comes
             up in other epochs.
+        fill_last: fill a last batch up with rows without an image, which count in no loss: all batches have one shape,
+            as several devices of JAX need it, which then compiles one step. With norm="batch" the black images enter
+            the statistics of that batch.
         cache_bytes: decoded images and masks kept in memory up to this many bytes, so that small datasets are decoded
             once; 0 keeps none. A worker process keeps them only if all fit into its share.
         repeat_threshold: classes in a smaller share of the images are shown more often (LVIS' repeat factors,
@@ -40,6 +43,7 @@ class LoaderOptions:
     canvas: tuple | None = None
     max_instances: int | None = None
     drop_last: bool | None = None
+    fill_last: bool = False
     cache_bytes: int = 512 * 2**20
     repeat_threshold: float | None = None
     negatives: float | None = None

@@ -1,0 +1,75 @@
+"""A process of test_devices.py: trains the smallest model for five steps, on one device or on several.
+
+    python five_steps.py DEVICES OUTPUT CASE...
+
+DEVICES is a number, "all", or "none" for what the environment says. Sampling takes every anchor and RoI, so that no
+random choice differs. The first process writes the weights, losses and COCO figures of each case to OUTPUT.
+"""
+
+import json
+import sys
+import warnings
+
+import keras
+import numpy as np
+from tiny import tiny_config
+from torchvision_golden import sample_all
+
+import keras_maskrcnn as km
+
+CASES = {
+    "plain": {},
+    "uneven": {"images": 9},  # the last batch has one image
+    "clipped": {"optimizer": {"gradient_accumulation_steps": 2, "global_clipnorm": 0.5, "use_ema": True}},
+    "adamw": {"kind": keras.optimizers.AdamW, "optimizer": {"weight_decay": 0.01, "epsilon": 0.1}},
+    "bfloat16": {"dtype": "mixed_bfloat16"},
+}
+
+
+def dataset_of(count):
+    """Noise images of one size, each with an object that fills it and a small one."""
+    rng = np.random.default_rng(0)
+    images, masks, labels = [], [], []
+    for _ in range(count):
+        images.append(rng.integers(0, 256, (64, 96, 3), np.uint8))
+        masks.append(np.zeros((2, 64, 96), bool))
+        masks[-1][0] = True  # the whole image: proposals that are clipped find it without much training
+        y, x = rng.integers(0, 30, 2)
+        masks[-1][1, y : y + 25, x : x + 35] = True
+        labels.append(rng.integers(0, 3, 2).tolist())
+    return km.data.ArrayDataset(images, masks, labels, class_names=("one", "two", "three"))
+
+
+def train(team, images=10, kind=keras.optimizers.SGD, optimizer=None, dtype=None):
+    """Five steps of two images. Returns dicts of weights and of figures."""
+    keras.utils.set_random_seed(0)
+    config = sample_all(tiny_config(class_names=("one", "two", "three")))
+    model = km.MaskRCNN(config, seed=0, dtype=dtype)
+    model.compile(kind(1e-2, **optimizer or {}))
+    dataset = dataset_of(images)
+    loader = km.DataLoader(dataset, config, 2, drop_last=False, fill_last=True, shard=team.shard)
+    history = model.fit(loader, epochs=1, shuffle=False, verbose=0).history
+    figures = {name: float(values[0]) for name, values in history.items()}
+    figures |= {f"val_{name}": value for name, value in km.evaluate_coco(model, dataset).items()}
+    averages = getattr(model.optimizer, "_model_variables_moving_average", ())
+    arrays = [keras.ops.convert_to_numpy(variable) for variable in (*model.weights, *averages)]
+    return {str(place): array for place, array in enumerate(arrays)}, figures
+
+
+def main(devices, output, *cases):
+    """Train each case."""
+    warnings.simplefilter("ignore")
+    arrays, figures = {}, {}
+    devices = {"none": None, "all": "all"}.get(devices, devices)
+    devices = int(devices) if devices and devices.isdigit() else devices
+    with km.use_devices(devices) as team:
+        for case in cases:
+            own, figures[case] = train(team, **CASES[case])
+            arrays |= {f"{case}/{name}": array for name, array in own.items()}
+        if team.first:
+            np.savez(output, figures=json.dumps(figures), replicas=team.replicas, **arrays)
+        team.agree(lambda: None)  # no process ends while another needs it
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,465 @@
+"""One model on several devices and in several processes computes what it computes on one device.
+
+The short tests are of the parts. The slow ones train the smallest detector: `devices/five_steps.py`.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+import zipfile
+
+import numpy as np
+import pytest
+from child_processes import python_path
+from conftest import backend as name_of_backend
+
+import keras_maskrcnn as km
+from keras_maskrcnn import backend
+from keras_maskrcnn.backend.team import Team
+from keras_maskrcnn.host.processes import place_among_processes
+from keras_maskrcnn.runs import devices as devices_module
+from keras_maskrcnn.runs.devices import check_shares
+
+TESTS = pathlib.Path(__file__).parent
+LOSSES = ("rpn_objectness_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss", "loss")
+ON_JAX = name_of_backend() == "jax"
+
+
+def start(script, *args, **environment):
+    """A process of devices/."""
+    environment = (
+        os.environ | {"PYTHONPATH": python_path(TESTS.parent, TESTS), "TF_CPP_MIN_LOG_LEVEL": "3"} | environment
+    )
+    command = [sys.executable, str(TESTS / "devices" / script), *map(str, args)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def end(*processes):
+    """Wait for processes, which must succeed; none is left."""
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=1500)
+            assert not process.returncode, output[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+# Processes -------------------------------------------------------------------------------------------------
+
+
+def teams_of_threads(count):
+    """Teams whose processes are threads of this one."""
+    board, barrier = [None] * count, threading.Barrier(count)
+
+    def collect(index):
+        def exchange(data):
+            board[index] = data
+            barrier.wait(10)
+            found = list(board)
+            barrier.wait(10)
+            return found
+
+        return exchange
+
+    return [Team(index, count, count, (index, count), collect(index)) for index in range(count)]
+
+
+def in_threads(function, teams):
+    """function(team) of each team, at the same time: what it returns, or its error."""
+    results = [None] * len(teams)
+
+    def run(team):
+        try:
+            results[team.index] = function(team)
+        except Exception as error:
+            results[team.index] = error
+
+    threads = [threading.Thread(target=run, args=(team,)) for team in teams]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_processes_gather_agree_and_fail_together():
+    teams = teams_of_threads(3)
+    assert in_threads(lambda team: team.gather({"place": team.index}), teams) == [[{"place": n} for n in range(3)]] * 3
+    acted = []
+    assert in_threads(lambda team: team.agree(lambda: acted.append(team.index) or "done"), teams) == ["done"] * 3
+    assert acted == [0]
+
+    def fail(team):
+        if team.index == 1:
+            raise ValueError("image 7 cannot be read")
+        return team.index
+
+    assert [str(one) for one in in_threads(lambda team: team.everyone(lambda: fail(team)), teams)] == [
+        "image 7 cannot be read"
+    ] * 3
+    alone = Team()
+    assert (alone.gather(5), alone.agree(lambda: 6), alone.everyone(lambda: 7)) == ([5], 6, [7])
+
+
+def test_an_error_that_pickle_cannot_bring_back_is_told_in_words():
+    class Local(Exception):
+        pass
+
+    def fail(team):
+        if team.index == 0:
+            raise Local("no such thing")
+
+    first, second = in_threads(lambda team: team.everyone(lambda: fail(team)), teams_of_threads(2))
+    assert isinstance(first, Local) and "Local: no such thing" in str(second)
+
+
+def test_shared_evaluation_joins_detections_in_the_order_of_one_process(monkeypatch):
+    from keras_maskrcnn.evaluation import coco
+
+    rng = np.random.default_rng(0)
+    masks = [[np.zeros((20, 20), bool)] for _ in range(5)]
+    for (mask,) in masks:
+        mask[2:9, 3:12] = True
+    dataset = km.data.ArrayDataset([rng.integers(0, 255, (20, 20, 3), np.uint8)] * 5, masks)
+    config = types.SimpleNamespace(max_detections=1, class_names=("object",), category_ids=(1,), num_classes=1)
+    seen = []
+
+    def detect(model, dataset, positions, *rest):
+        return {place: (1, [{"image_id": place + 1, "score": 0.5}]) for place in positions}
+
+    def metrics(truth, detections, *rest):
+        seen.append([one["image_id"] for one in detections])
+        return {"bbox_AP": 1.0}
+
+    monkeypatch.setattr(coco, "_detect", detect)
+    monkeypatch.setattr(coco, "coco_metrics", metrics)
+    monkeypatch.setattr(coco, "_category_ids", lambda *args: (1,))
+    monkeypatch.setattr(coco.backend, "team_of", lambda model: model.team)
+    models = [types.SimpleNamespace(team=team, config=config) for team in teams_of_threads(2)]
+    found = in_threads(lambda team: coco.evaluate_coco(models[team.index], dataset), [m.team for m in models])
+    assert seen == [[1, 2, 3, 4, 5]]  # counted once
+    assert [one["bbox_AP"] for one in found] == [1.0, 1.0] and [one["images_at_cap"] for one in found] == [5.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (0, 1)),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'}, (1, 2)),
+        ({"TF_CONFIG": '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker"}}'}, (1, 2)),
+        (
+            {"KERAS_BACKEND": "jax", "KERAS_DISTRIBUTION_PROCESS_ID": "2", "KERAS_DISTRIBUTION_NUM_PROCESSES": "4"},
+            (2, 4),
+        ),
+        ({"KERAS_BACKEND": "tensorflow", "KERAS_DISTRIBUTION_PROCESS_ID": "2"}, (0, 1)),
+    ],
+)
+def test_the_environment_says_which_process_this_is(monkeypatch, environment, expected):
+    for name in ("TF_CONFIG", "KERAS_BACKEND", "KERAS_DISTRIBUTION_PROCESS_ID", "KERAS_DISTRIBUTION_NUM_PROCESSES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert place_among_processes() == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"KERAS_BACKEND": "tensorflow", "TF_CONFIG": "{cluster}"}, r"TF_CONFIG is JSON .* Received '\{cluster\}'"),
+        (
+            {"KERAS_BACKEND": "tensorflow", "TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps"}}'},
+            "its task is one of the cluster",
+        ),
+        (
+            {"KERAS_BACKEND": "jax", "KERAS_DISTRIBUTION_PROCESS_ID": "2", "KERAS_DISTRIBUTION_NUM_PROCESSES": "2"},
+            "from 0 to below KERAS_DISTRIBUTION_NUM_PROCESSES. Received '2' and '2'",
+        ),
+    ],
+)
+def test_an_environment_that_names_no_process_is_an_error(monkeypatch, environment, told):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=told):
+        place_among_processes()
+
+
+# Devices ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("devices", "processes", "told"),
+    [
+        (0, 1, r"devices=\.\.\. is \"all\" or a number of devices, at least 1. Received 0"),
+        ("both", 1, "Received 'both'"),
+        (3, 1, r"Received devices=3, and there are 2: GPU:0, GPU:1. Ask for fewer\."),
+        (2, 4, "Received devices=2 and 4 processes. Leave it out"),
+    ],
+)
+def test_devices_that_are_not_there_are_errors(monkeypatch, devices, processes, told):
+    monkeypatch.setattr(devices_module.backend, "connect", lambda: processes)
+    monkeypatch.setattr(devices_module.backend, "own_devices", lambda wanted: ["GPU:0", "GPU:1"])
+    with pytest.raises(ValueError, match=told), km.use_devices(devices):
+        pass
+
+
+def test_one_device_is_used_as_without_use_devices(monkeypatch):
+    monkeypatch.setattr(devices_module.backend, "spread", lambda names: pytest.fail("nothing is to be spread"))
+    monkeypatch.setattr(devices_module.backend, "own_devices", lambda wanted: ["CPU:0"])
+    with km.use_devices() as team:
+        assert (team.index, team.count, team.replicas, team.shard, team.first) == (0, 1, 1, (0, 1), True)
+
+
+def loader_of(images=10, **options):
+    rng = np.random.default_rng(0)
+    masks = [[np.zeros((32, 32), bool)] for _ in range(images)]
+    for (mask,) in masks:
+        mask[4:20, 5:25] = True
+    dataset = km.data.ArrayDataset([rng.integers(0, 255, (32, 32, 3), np.uint8)] * images, masks)
+    config = km.MaskRCNNConfig(num_classes=1, image_scale=1.0, max_instances=3)
+    return km.DataLoader(dataset, config, options.pop("batch_size", 4), **options)
+
+
+@pytest.mark.parametrize(
+    ("team", "options", "fields", "told"),
+    [
+        (Team(1, 2, 2, (1, 2)), {}, {"epochs": 1}, r"here shard=\(1, 2\). Received a DataLoader with shard=\(0, 1\)"),
+        (Team(replicas=3), {}, {"epochs": 1}, "Received batch_size=4 for 3 devices. Make it a multiple of 3"),
+        (Team(0, 2, 2), {}, {"minutes": 5}, r"Received minutes=5 and 2 processes. Give epochs=\.\.\."),
+    ],
+)
+def test_data_that_devices_cannot_share_are_errors(team, options, fields, told):
+    with pytest.raises(ValueError, match=told):
+        check_shares(team, loader_of(**options), km.RunOptions(**fields))
+
+
+def test_a_last_batch_must_fit_the_devices():
+    options = km.RunOptions(epochs=1)
+    for loader in (loader_of(11, fill_last=True), loader_of(11, drop_last=True), loader_of(8)):
+        check_shares(Team(replicas=4), loader, options)
+    with (
+        contextlib.nullcontext() if backend.CAN_SHARE_UNEVENLY else pytest.raises(ValueError, match="of 3 images for 4")
+    ):
+        check_shares(Team(replicas=4), loader_of(11), options)
+
+
+@pytest.mark.parametrize("worker_type", ["thread", "process"])
+def test_last_batches_are_filled_with_rows_without_an_image(worker_type):
+    whole, filled = loader_of(5), loader_of(5, fill_last=True, worker_type=worker_type)
+    halves = [loader_of(5, fill_last=True, shard=(host, 2), worker_type=worker_type) for host in range(2)]
+    last = filled[1]
+    assert [len(part["images"]) for part in (whole[1], last, *(half[1] for half in halves))] == [1, 4, 2, 2]
+    for name, array in whole[1].items():
+        np.testing.assert_array_equal(last[name][:1], array)
+        assert not last[name][1:].any()
+    assert [half[1]["image_sizes"][:, 0].tolist() for half in halves] == [[32, 0], [0, 0]]
+    km.check_batch(last, filled.config)
+    for loader in (filled, *halves):
+        loader.close()
+
+
+@pytest.mark.tensorflow  # on JAX each operator of a model that runs once would be compiled by itself
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_rows_without_an_image_count_in_no_loss(mask_padding):
+    import tensorflow as tf
+    from tiny import random_batch, sample_everything
+
+    model = km.MaskRCNN(sample_everything(mask_padding=mask_padding), seed=0)
+    batch = random_batch([(64, 64)], (64, 64))
+    filled = {name: np.concatenate([array, np.zeros_like(array)]) for name, array in batch.items()}
+    losses = []
+    for data in (batch, filled):
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(x=data, y_pred=model(data, training=True))
+        losses.append(
+            [float(loss), *(float(tf.reduce_sum(g**2)) for g in tape.gradient(loss, model.fpn.trainable_variables))]
+        )
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert losses[0][0] > 1
+
+
+@pytest.mark.tensorflow
+def test_optimizers_see_the_gradients_of_all_replicas(tmp_path):
+    end(start("optimizers.py", tmp_path / "result.json", KERAS_BACKEND="tensorflow"))
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert {name: one["difference"] < 1e-6 for name, one in result.items()} == dict.fromkeys(result, True)
+    assert len(result) == 5 and all(one["size"] > 0.1 for one in result.values())
+
+
+@pytest.mark.tensorflow
+def test_a_batch_is_divided_among_the_devices_of_a_process():
+    import tensorflow as tf
+
+    from keras_maskrcnn.backend.distribution_tensorflow import divided
+
+    dataset = tf.data.Dataset.from_tensor_slices({"a": np.arange(12)}).batch(6)
+    assert [one["a"].tolist() for one in divided(dataset, 3).as_numpy_iterator()] == [
+        [0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11],
+    ]  # fmt: skip
+    assert divided(dataset, 1) is dataset
+
+
+# Whole runs ------------------------------------------------------------------------------------------------
+
+
+def environments(count):
+    """The environment variables of processes on this machine."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    if ON_JAX:
+        shared = {
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"localhost:{port}",
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": str(count),
+        }
+        return [shared | {"KERAS_DISTRIBUTION_PROCESS_ID": str(place)} for place in range(count)]
+    cluster = {"worker": [f"localhost:{port + place}" for place in range(count)]}
+    return [
+        {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": place}})}
+        for place in range(count)
+    ]
+
+
+CASES = {  # case -> tolerance of the weights
+    "plain": 1e-5,
+    "uneven": 1e-5,  # the last batch has one image
+    "clipped": 1e-5,  # with accumulated gradients and averaged weights
+    "adamw": 1e-5,
+    "bfloat16": 2e-3,  # each device rounds its gradients before they are added
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Results of one device."""
+    path = tmp_path_factory.mktemp("alone") / "alone.npz"
+    end(start("five_steps.py", 1, path, *CASES))
+    return np.load(path)
+
+
+def assert_same(found, expected, replicas):
+    assert int(found["replicas"]) == replicas
+    figures, wanted = (json.loads(str(one["figures"])) for one in (found, expected))
+    for case, tolerance in CASES.items():
+        names = [name for name in expected.files if name.startswith(f"{case}/")]
+        differences = [np.abs(found[name] - expected[name]).max() for name in names]
+        assert max(differences) <= tolerance, case
+        for name in LOSSES:
+            assert figures[case][name] == pytest.approx(wanted[case][name], rel=1e-5 if tolerance <= 1e-5 else 0.05)
+        if tolerance <= 1e-5:
+            measured = [name for name in wanted[case] if name.startswith("val_") and "seconds" not in name]
+            assert {name: figures[case][name] for name in measured} == {name: wanted[case][name] for name in measured}
+
+
+@pytest.mark.slow if not ON_JAX else pytest.mark.slow_on_jax
+def test_two_devices_compute_what_one_does(tmp_path, alone):
+    end(start("five_steps.py", 2, tmp_path / "two.npz", *CASES))
+    assert_same(np.load(tmp_path / "two.npz"), alone, replicas=2)
+
+
+@pytest.mark.slow if not ON_JAX else pytest.mark.slow_on_jax
+def test_two_processes_compute_what_one_device_does(tmp_path, alone):
+    end(*(start("five_steps.py", "none", tmp_path / "two.npz", *CASES, **own) for own in environments(2)))
+    assert_same(np.load(tmp_path / "two.npz"), alone, replicas=2)
+
+
+# The command -----------------------------------------------------------------------------------------------
+
+
+def start_train(folder, run, *options, **environment):
+    """`keras-maskrcnn train` as a process."""
+    code = "import sys, keras_maskrcnn_launcher as launcher; sys.exit(launcher.main())"
+    data = [f"--{part}{name}" for part in ("", "val-") for name in ("images", "annotations")]
+    places = [folder / "shapes" / "images", folder / "shapes" / "annotations.json"] * 2
+    arguments = [text for pair in zip(data, map(str, places), strict=True) for text in pair]
+    arguments += [
+        "--start-from",
+        str(folder / "model.keras"),
+        "--epochs",
+        "3",
+        "--batch-size",
+        "2",
+        "--augment",
+        "none",
+    ]
+    arguments = ["--resume"] if "--resume" in options else [*arguments, *options]
+    command = [sys.executable, "-c", code, "train", *arguments, "--run-dir", str(run)]
+    environment = os.environ | {"PYTHONPATH": python_path(TESTS.parent, TESTS)} | environment
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def weights_of(file):
+    """All arrays of a `.keras` file, by name."""
+    import h5py
+
+    found = {}
+    with zipfile.ZipFile(file) as archive, archive.open("model.weights.h5") as weights, h5py.File(weights) as h5:
+        h5.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def assert_same_weights(file, other, tolerance):
+    found, expected = weights_of(file), weights_of(other)
+    differences = {name: np.abs(found[name] - expected[name]).max() for name in expected if expected[name].size}
+    assert max(differences.values()) <= tolerance and len(found) == len(expected) > 50
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small model, and shapes to train it on."""
+    from tiny import tiny_config
+
+    from keras_maskrcnn.data.shapes import generate_shapes
+
+    place = tmp_path_factory.mktemp("command")
+    generate_shapes(place / "shapes", 8, image_size=64)
+    km.MaskRCNN(tiny_config(class_names=km.open_dataset(place / "shapes").class_names)).save(place / "model.keras")
+    return place
+
+
+@pytest.mark.slow if not ON_JAX else pytest.mark.slow_on_jax
+def test_train_on_two_devices_writes_a_run(folder, tmp_path):
+    training = start_train(folder, tmp_path / "run", "--devices", "2")
+    told, _ = training.communicate(timeout=900)
+    assert not training.returncode, told[-3000:]
+    assert "2 devices share each batch\n" in told and "best epoch, saved as" in told
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    losses = [float(row.split(",")[rows[0].split(",").index("loss")]) for row in rows[1:]]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+    assert (tmp_path / "run" / "index.html").is_file()
+    refused = start_train(folder, tmp_path / "other", "--devices", "2", "--batch-size", "3")
+    told, _ = refused.communicate(timeout=900)
+    assert refused.returncode == 2 and "Received --batch-size 3 for 2 devices. Make it a multiple of 2" in told
+
+
+@pytest.mark.slow if not ON_JAX else pytest.mark.slow_on_jax
+def test_a_run_of_two_processes_one_of_which_is_killed_ends_with_the_same_weights(folder, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    saving = ("--save-minutes", "0.0001")
+    end(*(start_train(folder, whole, *saving, **own) for own in environments(2)))
+    first, second = (start_train(folder, killed, *saving, **own) for own in environments(2))
+    try:
+        for name in ("last.keras", "midway.keras"):  # of the first epoch, and within the second
+            while not (killed / name).is_file():
+                assert second.poll() is None
+                time.sleep(0.02)
+        second.kill()
+        time.sleep(2)  # the first one waits for it, or has noticed
+        assert not (killed / "index.html").is_file()
+    finally:
+        first.kill()
+        second.kill()
+    end(*(start_train(folder, killed, "--resume", **own) for own in environments(2)))
+    assert_same_weights(killed / "last.keras", whole / "last.keras", 1e-6)
+    assert_same_weights(killed / "best.keras", whole / "best.keras", 1e-6)
+    rows = [np.genfromtxt(run / "metrics.csv", delimiter=",", names=True) for run in (killed, whole)]
+    for name in LOSSES:
+        np.testing.assert_allclose(rows[0][name], rows[1][name], rtol=1e-4)
+    assert not list(killed.glob(".*"))  # no lock, no half file
