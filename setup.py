@@ -92,6 +92,7 @@ setup(
             "ai-edge-litert>=1.2",
             "tensorboardX>=2.6",
             "keras-hub>=0.20",
+            "fsspec[http]>=2024.3",
         ],
         "onnx": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],  # writes .onnx files and runs them
         "litert": ["ai-edge-litert>=1.2"],  # runs .tflite files; TensorFlow alone writes them
@@ -99,6 +100,8 @@ setup(
         "tensorboard": ["tensorboardX>=2.6"],  # writes event files on any backend; small, needs no TensorFlow
         "keras-hub": ["keras-hub>=0.20"],  # more backbones: km.backbones.from_keras
         "safetensors": ["safetensors>=0.4"],  # reads and writes .safetensors files of weights
+        # Data at s3://, gs://, http:// and other addresses; fsspec alone reads memory:// and many more.
+        "remote": ["fsspec[http]>=2024.3", "s3fs>=2024.3", "gcsfs>=2024.3"],
         "serving": ["tensorflow-serving-api>=2.18"],  # the gRPC client of samples/serving; brings grpcio
     },
     entry_points={"console_scripts": ["keras-maskrcnn = keras_maskrcnn_launcher:main"]},

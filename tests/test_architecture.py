@@ -29,7 +29,7 @@ ROOMS = {
     "inference": "backend data geometry host",
     "evaluation": "data geometry host inference",
     "pages": "config data evaluation host inference",
-    "checkup": "config data geometry pages",
+    "checkup": "config data geometry host pages",
     "runs": "backend config data evaluation host inference network pages",
     "weights": "_version branches config host model network runs",
     "serving": "_version backend config data geometry host inference model network",
