@@ -100,6 +100,7 @@ setup(
         "tensorboard": ["tensorboardX>=2.6"],  # writes event files on any backend; small, needs no TensorFlow
         "keras-hub": ["keras-hub>=0.20"],  # more backbones: km.backbones.from_keras
         "safetensors": ["safetensors>=0.4"],  # reads and writes .safetensors files of weights
+        "ray": ["ray[data]>=2.51"],  # predict --engine ray; 150 MB of wheels, so not among the test tools
         # Data at s3://, gs://, http:// and other addresses; fsspec alone reads memory:// and many more.
         "remote": ["fsspec[http]>=2024.3", "s3fs>=2024.3", "gcsfs>=2024.3"],
         "serving": ["tensorflow-serving-api>=2.18"],  # the gRPC client of samples/serving; brings grpcio

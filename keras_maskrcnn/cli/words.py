@@ -18,6 +18,13 @@ WORDS = {  # argument, or argument with its value -> option
     "worker_type": "--worker-type",
     'worker_type="thread"': "--worker-type thread",
     "max_detections": "--max-detections",
+    "actors": "--actors",
+    "gpus": "--gpus",
+    "image_column": "--image-column",
+    "output": "--output",
+    "score_threshold": "--score",
+    "tile": "--tile",
+    "overlap": "--overlap",
 }
 
 

@@ -78,11 +78,22 @@ def _listed(folder, endings, deep):
         shown = [name for name in names if not _is_hidden(name)]
         hidden += len(names) - len(shown)
         for name in shown:
-            # Cellpose keeps its project beside an image, as .npy.
-            fits = name.lower().endswith(endings) and not name.endswith("_seg.npy")
-            (chosen if fits else others).append(in_place(name))
+            (chosen if _fits(name, endings) else others).append(in_place(name))
         folders[:] = [name for name in folders if deep and not _is_hidden(name)]
     return sorted(chosen), sorted(others), hidden
+
+
+def walk_images(folder):
+    """Yield the image files in a folder and its subfolders, as str, sorted within each folder. One is in memory."""
+    for place, folders, names in walk(folder):
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        place = as_path(place)
+        yield from (str(place / n) for n in sorted(names) if not _is_hidden(n) and _fits(n, IMAGE_SUFFIXES))
+
+
+def _fits(name, endings):
+    """Whether a name has one of the endings; Cellpose keeps its project beside an image, as .npy."""
+    return name.lower().endswith(endings) and not name.endswith("_seg.npy")
 
 
 def _is_hidden(name):
