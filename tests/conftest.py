@@ -66,6 +66,7 @@ HOST_ONLY = (
     "test_coco_pieces",
     "test_annotation_cache",
     "test_addresses",
+    "test_scale",
     "test_remote_training",
 )
 

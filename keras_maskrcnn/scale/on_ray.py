@@ -127,7 +127,7 @@ def _flow(ray, units, pool, arguments, options):
     readers = max(1, -(-pool.actors // _READERS)) if not pool.gpus else max(1, int(4 * pool.actors))
     # Readers wait for disks and servers more than they compute, and take no CPU from the actors. For GPUs they decode.
     read = ray.data.from_arrow(tables).map_batches(
-        _reader(_pixels_of(arguments[0]) if pool.gpus else None),
+        _reader(_pixels_of(arguments[0]) if wants_pixels(pool) else None),
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=1 if pool.gpus else 0,
@@ -144,6 +144,11 @@ def _flow(ray, units, pool, arguments, options):
         num_gpus=pool.gpus or None,
     )
     yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def wants_pixels(pool):
+    """Whether the reading tasks decode: for actors on GPUs. On CPUs an actor's own threads do, beside the model."""
+    return pool.gpus > 0
 
 
 def _reader(pixels):
