@@ -183,6 +183,20 @@ def test_check_data_finds_elsewhere_what_it_finds_here(tmp_path, kind):
         assert there.digests == here.digests
 
 
+def test_names_that_are_urls_are_looked_for_below_the_folder(tmp_path):
+    file = generate_shapes(tmp_path, 2, image_size=32)
+    names = {"00001.png": "s3://bucket/images/00001.png", "00002.png": "http://h/images/00002.png?x=1"}
+    text = file.read_text()
+    for name, url in names.items():
+        assert f'"{name}"' in text
+        text = text.replace(f'"{name}"', f'"{url}"')
+    file.write_text(text)
+    with served(tmp_path, lists_folders=False) as address:
+        dataset = opened(file, image_dir=address)
+        assert [record.source for record in dataset] == [f"{address}/images/{name}" for name in names]
+        assert dataset.load_image(1).shape == (32, 32, 3)
+
+
 # Messages --------------------------------------------------------------------------------------------------
 
 

@@ -184,7 +184,9 @@ def test_what_is_written_is_not_done_again(tmp_path, rows, kind):
         assert store.instances == 18
     found = [row for part in store.parts() for row in read_part(part)]
     check_rows(found, paths, colour_predictor())
-    with pytest.raises(ValueError, match=r"one model with the same options. Received .*part-000001.parquet, where .*0.5"):
+    with pytest.raises(
+        ValueError, match=r"one model with the same options. Received .*part-000001.parquet, where .*0.5"
+    ):
         ResultStore(place, SETTINGS | {"score_threshold": 0.7}).__enter__()
 
 
@@ -222,7 +224,9 @@ def test_damaged_results_and_a_second_writer_are_told(tmp_path, rows):
             ResultStore(tmp_path / "found", SETTINGS).__enter__()
     (tmp_path / "found").mkdir(exist_ok=True)
     (tmp_path / "found" / "part-000001.parquet").write_bytes(b"PAR1 half")
-    with pytest.raises(ValueError, match=r"earlier run must be whole. Received .*part-000001.parquet.*Remove this file"):
+    with pytest.raises(
+        ValueError, match=r"earlier run must be whole. Received .*part-000001.parquet.*Remove this file"
+    ):
         ResultStore(tmp_path / "found", SETTINGS).__enter__()
 
 
@@ -252,13 +256,14 @@ def test_options_belong_to_their_engine(capsys, tmp_path):
 def test_a_missing_package_and_a_small_cluster_are_told(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     status, err = told(capsys, "run", str(tmp_path), "--engine", "ray")
-    assert status == cli.MISTAKE and 'needs the package ray' in err and 'pip install "keras-maskrcnn[ray]"' in err
+    assert status == cli.MISTAKE and "needs the package ray" in err and 'pip install "keras-maskrcnn[ray]"' in err
     with pytest.raises(ValueError, match=r"actors=... of 1 GPUs each must fit.* Received 3 actors for 2 GPUs"):
         on_ray._choose_pool({"CPU": 8, "GPU": 2}, 3, None)
     with pytest.raises(ValueError, match="Received 9 actors for 2 CPUs"):
         on_ray._choose_pool({"CPU": 2}, 9, None)
-    assert on_ray._choose_pool({"CPU": 16, "GPU": 2}, None, None) == on_ray.Pool(2, 1.0, 1)
-    assert on_ray._choose_pool({"CPU": 16, "GPU": 2}, None, 0.5) == on_ray.Pool(4, 1.0, 0.5)
+    assert on_ray._choose_pool({"CPU": 16, "GPU": 2}, None, None) == on_ray.Pool(2, 1.0, 1, 1)
+    assert on_ray._choose_pool({"CPU": 16, "GPU": 2}, None, 0.5) == on_ray.Pool(4, 1.0, 0.5, 1)
+    assert on_ray._choose_pool({"CPU": 1, "GPU": 1}, None, None) == on_ray.Pool(1, 0.9, 1, 0)
     assert on_ray._choose_pool({"CPU": 16}, None, None).actors == 4
     assert on_ray._choose_pool({"CPU": 2, "GPU": 0}, 2, None) == on_ray.Pool(2, 0.9, 0)
 

@@ -28,12 +28,13 @@ class Pool:
     """The actors.
 
     Args:
-        actors: int, how many. cpus, gpus: of each, as Ray counts them.
+        actors: int, how many. cpus, gpus: of each, as Ray counts them. reader_cpus: of each task that reads.
     """
 
     actors: int
     cpus: float
     gpus: float
+    reader_cpus: int = 0
 
 
 def predict_on_ray(
@@ -97,6 +98,7 @@ def predict_on_ray(
                     store.add(table)
                     if progress is not None:
                         progress(store.images)
+                _check_all(store.images - finished, units, output)
             except ray.exceptions.RayError as error:
                 raise RunStopped(
                     f"The processes of Ray must run to the end. Received: {_last_line(error)} {store.images} images "
@@ -108,6 +110,15 @@ def predict_on_ray(
         if coco:
             store.write_coco()
     return store
+
+
+def _check_all(found, units, output):
+    wanted = sum(map(len, units))
+    if found != wanted:
+        raise RunStopped(
+            f"Ray must give a row for each image. Received {found} rows for {wanted} images. "
+            f"Those in {output} are finished. Start it again, and it goes on from there."
+        )
 
 
 def _last_line(error):
@@ -130,7 +141,7 @@ def _flow(ray, units, pool, arguments, options):
         _reader(_pixels_of(arguments[0]) if wants_pixels(pool) else None),
         batch_size=1,
         batch_format="pyarrow",
-        num_cpus=1 if pool.gpus else 0,
+        num_cpus=pool.reader_cpus,
         compute=ray.data.TaskPoolStrategy(size=readers),
     )
     found = read.map_batches(
@@ -212,8 +223,8 @@ def _choose_pool(resources, actors, gpus):
             f"{argument('actors')} must be at most four times the cluster's CPUs. "
             f"Received {actors} actors for {all_cpus:g} CPUs. Take fewer."
         )
-    # A little less than all: readers that need a CPU, and Ray's own tasks, must find room.
-    return Pool(actors, min(1.0 if gpus else all_cpus / actors, all_cpus * 0.9 / actors), gpus)
+    cpus = min(1.0 if gpus else all_cpus / actors, all_cpus * 0.9 / actors)  # Ray's own tasks must find room
+    return Pool(actors, cpus, gpus, 1 if gpus and all_cpus - actors * cpus >= 1 else 0)
 
 
 def _connect(ray):

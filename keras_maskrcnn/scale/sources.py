@@ -158,7 +158,8 @@ def list_units(sources, is_new, size=None, column=None):
         for file in _files_in(source):
             if file.lower().endswith(TABLES):
                 found, count = _table_units(file, is_new, column)
-                units, seen = units + found, seen + count
+                units += found
+                seen += count
             else:
                 seen += 1
                 if is_new(name_of(file)):

@@ -70,7 +70,11 @@ class ResultStore:
     def parts(self):
         """Paths of the parts, in order."""
         # A new RemotePath asks the server anew.
-        names = held_by(as_path(str(self.place))) if is_address(self.place) else [path.name for path in self.place.glob("*.parquet")]
+        names = (
+            held_by(as_path(str(self.place)))
+            if is_address(self.place)
+            else [path.name for path in self.place.glob("*.parquet")]
+        )
         return [self.place / name for name in sorted(names) if _number(name)]
 
     def is_new(self, path):

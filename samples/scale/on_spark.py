@@ -27,7 +27,11 @@ def detector(model, **options):
 
 def detect_folder(spark, model, images, output, **options):
     """Write the instances of all images below a folder or address as Parquet."""
-    files = spark.read.format("binaryFile").option("recursiveFileLookup", "true").option("pathGlobFilter", "*.{jpg,jpeg,png,JPG,JPEG,PNG}")
+    files = (
+        spark.read.format("binaryFile")
+        .option("recursiveFileLookup", "true")
+        .option("pathGlobFilter", "*.{jpg,jpeg,png,JPG,JPEG,PNG}")
+    )
     rows = files.load(images).selectExpr("path", "content as bytes")
     found = rows.mapInPandas(detector(model, **options), km.RowPredictor.SPARK_SCHEMA)
     found.write.mode("error").parquet(output)

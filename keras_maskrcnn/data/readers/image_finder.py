@@ -160,7 +160,9 @@ class ImageFinder:
     def _exact(self, name, forms):
         """The file at one of the forms of its name inside one of the places."""
         for tier in self._tiers:
-            for form in forms:
+            # A server that lists no folder has every form: the last one is without a host.
+            unlisted = is_address(tier[0]) and isinstance(self._names[f"{tier[0]}/"], _AllNames)
+            for form in reversed(forms) if unlisted else forms:
                 folder, base = os.path.split(form)
                 found = [place for place in tier if base in self._names[f"{place}/{folder}"]]
                 if found:
