@@ -15,7 +15,7 @@ from keras_maskrcnn.data import generate_shapes, open_dataset, read_image
 from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.data.loading.choosing import choose_workers
 from keras_maskrcnn.data.loading.options import LoaderOptions
-from keras_maskrcnn.host import remote_paths
+from keras_maskrcnn.host import remote_paths, remote_servers
 from keras_maskrcnn.host.addresses import as_path, is_address, walk
 
 pytest.importorskip("fsspec")
@@ -98,10 +98,10 @@ def test_a_server_that_stumbles_is_asked_again(tmp_path, monkeypatch):
         return real(self, *args, **options)
 
     monkeypatch.setattr(system, "cat_file", stumble)
-    monkeypatch.setattr(remote_paths, "_WAITS", (0, 0))
+    monkeypatch.setattr(remote_servers, "_WAITS", (0, 0))
     assert path.read_bytes() == (tmp_path / "a.png").read_bytes() and len(tries) == 3
     tries[:] = [1] * -5
-    monkeypatch.setattr(remote_paths, "_WAITS", ())
+    monkeypatch.setattr(remote_servers, "_WAITS", ())
     with pytest.raises(OSError, match=r"memory://.*/a\.png: ConnectionResetError: stumbled"):
         path.read_bytes()
 

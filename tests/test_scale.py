@@ -126,7 +126,7 @@ def test_a_server_that_fails_stops_the_run_and_a_missing_file_does_not(monkeypat
     with served(tmp_path) as address:
         (columns,) = Files((f"{address}/no.png",)).rows()
         assert f"Received {address}/no.png" in columns["error"][0]
-    monkeypatch.setattr("keras_maskrcnn.host.remote_paths._WAITS", ())
+    monkeypatch.setattr("keras_maskrcnn.host.remote_servers._WAITS", ())
     with pytest.raises(OSError, match=f"{address}/no.png: Client"):
         list(Files((f"{address}/no.png",)).rows())
 

@@ -4,25 +4,21 @@ https://filesystem-spec.readthedocs.io lists the protocols; its configuration an
 fsspec is imported when the first address is used. Called by `addresses.py`.
 """
 
-import contextlib
 import hashlib
 import io
 import os
 import pathlib
 import posixpath
 import tempfile
-import time
 import urllib.parse
 
 from keras_maskrcnn.host.caches import cache_folder
 from keras_maskrcnn.host.files import write_atomically
+from keras_maskrcnn.host.remote_servers import HeadFirst, file_system, named, patiently
 
 CACHED = "simplecache::"
-_HEAD = 2**16  # bytes: what most headers of images fit into
 _WEB = ("http", "https")
 _NO_SERVER = "memory"  # its addresses begin with a folder, others with a server or a bucket
-_WAITS = (0.2, 2.0)  # seconds before a server is asked again
-_REFUSED = (401, 403)  # of HTTP
 _UNLISTED = "unlisted"
 
 
@@ -47,7 +43,7 @@ class RemotePath:
         self._inside = tuple(path.split("/")) if path and path != "." else ()
         self._authority = authority
         self._listings = {} if listings is None else listings
-        _file_system(self.protocol, address)
+        file_system(self.protocol, address)
 
     # Its name ------------------------------------------------------------------------------------------------
 
@@ -165,7 +161,7 @@ class RemotePath:
             FileNotFoundError, NotADirectoryError, OSError: as of a local folder.
         """
         system, path = self._system()
-        with _named(self):
+        with named(self):
             if self.protocol in _WEB and self._is_file_of_a_server(system):
                 raise NotADirectoryError(f"{self} is a file")
             try:
@@ -213,7 +209,7 @@ class RemotePath:
         if listed is not _UNLISTED:
             return listed is False
         system, path = self._system()
-        with _named(self):
+        with named(self):
             if self.protocol in _WEB:
                 return self._is_file_of_a_server(system)
             try:
@@ -245,8 +241,8 @@ class RemotePath:
         if self.is_cached:
             return self.local_copy().read_bytes()
         system, path = self._system()
-        with _named(self):
-            return _patiently(lambda: system.cat_file(path))
+        with named(self):
+            return patiently(lambda: system.cat_file(path))
 
     def open(self):
         """A binary file of the whole content, in a temporary file: it may be large, and can be read anywhere."""
@@ -255,19 +251,19 @@ class RemotePath:
         system, path = self._system()
         with tempfile.TemporaryDirectory(prefix="keras-maskrcnn-") as folder:
             place = os.path.join(folder, "file")
-            with _named(self):
-                _patiently(lambda: system.get_file(path, place))
+            with named(self):
+                patiently(lambda: system.get_file(path, place))
             return io.BytesIO(open(place, "rb").read()) if os.name == "nt" else open(place, "rb")
 
     def open_head(self):
         """A binary file whose first 64 kB are read at once, and the rest when more is asked for: headers of images."""
-        return open(self.local_copy(), "rb") if self.is_cached else io.BufferedReader(_HeadFirst(self))
+        return open(self.local_copy(), "rb") if self.is_cached else io.BufferedReader(HeadFirst(self))
 
     def part(self, start, end=None):
         """Some bytes of a file, or all if the server cannot give a part: (bytes, whether these are all)."""
         system, path = self._system()
-        with _named(self):
-            data = _patiently(lambda: system.cat_file(path, start=start, end=end))
+        with named(self):
+            data = patiently(lambda: system.cat_file(path, start=start, end=end))
         return data, end is None or len(data) != end - start
 
     def local_copy(self):
@@ -277,100 +273,16 @@ class RemotePath:
         place = folder / f"{digest}{self.suffix[:10]}"
         if not place.exists():
             system, path = self._system()
-            with _named(self):
-                write_atomically(place, lambda new: _patiently(lambda: system.get_file(path, str(new))))
+            with named(self):
+                write_atomically(place, lambda new: patiently(lambda: system.get_file(path, str(new))))
         return place
 
     def write_bytes(self, data):
         """Write a file as a whole: object stores show it when it is complete."""
         system, path = self._system()
-        with _named(self):
-            _patiently(lambda: system.pipe_file(path, data))
+        with named(self):
+            patiently(lambda: system.pipe_file(path, data))
 
     def _system(self):
-        system = _file_system(self.protocol, self)
+        system = file_system(self.protocol, self)
         return system, system._strip_protocol(self.plain)
-
-
-class _HeadFirst(io.RawIOBase):
-    """A remote file for reading. Args: RemotePath."""
-
-    def __init__(self, path):
-        self._path = path
-        self._data, self._whole = path.part(0, _HEAD)
-        self._at = 0
-
-    def readable(self):
-        return True
-
-    def seekable(self):
-        return True
-
-    def tell(self):
-        return self._at
-
-    def seek(self, offset, whence=io.SEEK_SET):
-        if whence == io.SEEK_END:
-            self._need_all()
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence])
-        return self._at
-
-    def readinto(self, buffer):
-        if self._at + len(buffer) > len(self._data):
-            self._need_all()
-        found = self._data[self._at : self._at + len(buffer)]
-        buffer[: len(found)] = found
-        self._at += len(found)
-        return len(found)
-
-    def _need_all(self):
-        if not self._whole:
-            self._data, self._whole = self._path.read_bytes(), True
-
-
-def _patiently(ask):
-    """What a server gives; it is asked again if it fails for another reason than that there is nothing."""
-    for wait in _WAITS:
-        try:
-            return ask()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
-            raise
-        except Exception as error:  # aiohttp, botocore and others have bases of their own
-            if getattr(error, "status", 500) in _REFUSED:
-                raise PermissionError(f"the server refuses it: {_reason(error)}") from error
-            time.sleep(wait)
-    return ask()
-
-
-def _file_system(protocol, address):
-    try:
-        import fsspec
-
-        return fsspec.filesystem(protocol)
-    except ImportError as error:
-        raise ValueError(
-            f"An address needs the packages that read it. Received {address}: {error}. Install them: "
-            'pip install "keras-maskrcnn[remote]".'
-        ) from error
-    except ValueError as error:
-        raise ValueError(
-            f"An address begins with a protocol that fsspec has, such as s3://. Received {address}: {error}. "
-            "Correct it."
-        ) from error
-
-
-@contextlib.contextmanager
-def _named(path):
-    """Errors of servers and their libraries become OSErrors that name the address; FileNotFoundError stays one."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise type(error)(f"{path} is not there: {_reason(error)}") from error
-    except PermissionError as error:
-        raise PermissionError(f"{path} may not be read: {error}") from error
-    except Exception as error:  # aiohttp, botocore and others have bases of their own
-        raise OSError(f"{path}: {_reason(error)}") from error
-
-
-def _reason(error):
-    return f"{type(error).__name__}: {error}"[:300]

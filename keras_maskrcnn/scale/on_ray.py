@@ -234,6 +234,7 @@ def _connect(ray):
     names = ("KERAS_BACKEND", "KERAS_HOME", "TF_CPP_MIN_LOG_LEVEL")
     env = {"TF_CPP_MIN_LOG_LEVEL": "3"} | {name: os.environ[name] for name in names if name in os.environ}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # notes of Ray's own on how it starts actors
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else actors give way to all else on the machine (nice 15)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": env})
     return True
