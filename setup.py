@@ -93,6 +93,7 @@ setup(
             "tensorboardX>=2.6",
             "keras-hub>=0.20",
             "fsspec[http]>=2024.3",
+            "pyarrow>=15",
         ],
         "onnx": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],  # writes .onnx files and runs them
         "litert": ["ai-edge-litert>=1.2"],  # runs .tflite files; TensorFlow alone writes them

@@ -16,6 +16,7 @@ from keras_maskrcnn.scale.rows import RowPredictor
 from keras_maskrcnn.scale.sources import list_units
 from keras_maskrcnn.scale.store import ResultStore
 
+_BYTES_ON_THE_WAY = 2**27  # of images that are read and of results, for each actor: else Ray fills its object store
 _READERS = 4  # actors that one reading task keeps busy
 
 
@@ -134,6 +135,8 @@ def _flow(ray, units, pool, arguments, options):
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.enable_operator_progress_bars = False
+    limits = ray.data.ExecutionResources.for_limits(object_store_memory=_BYTES_ON_THE_WAY * max(2, pool.actors))
+    context.execution_options.resource_limits = limits
     tables = [pyarrow.table({"unit": [pickle.dumps(unit)]}) for unit in units]
     readers = max(1, -(-pool.actors // _READERS)) if not pool.gpus else max(1, int(4 * pool.actors))
     # Readers wait for disks and servers more than they compute, and take no CPU from the actors. For GPUs they decode.

@@ -14,9 +14,8 @@ from keras_maskrcnn.host.addresses import as_path, is_address, open_file
 from keras_maskrcnn.host.messages import argument
 
 LISTS, TABLES = (".txt",), (".parquet", ".pq")
-_ROWS = 16  # of a table in memory at a time
+_ROWS = 16  # of a unit, in memory at a time, and read at a time
 _LARGE = 2**26  # bytes: larger files on a disk are not carried around; the model's process reads them in place
-_THREADS = 16
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -31,13 +30,15 @@ class Files:
 
     def rows(self):
         """Yield dicts of columns for RowPredictor: path, bytes, error."""
-        with concurrent.futures.ThreadPoolExecutor(min(_THREADS, len(self.paths))) as pool:
-            read = list(pool.map(_read, self.paths))
-        yield {
-            "path": [name_of(path) for path in self.paths],
-            "bytes": [data for data, _ in read],
-            "error": [error for _, error in read],
-        }
+        with concurrent.futures.ThreadPoolExecutor(_ROWS) as pool:
+            for at in range(0, len(self.paths), _ROWS):
+                paths = self.paths[at : at + _ROWS]
+                read = list(pool.map(_read, paths))
+                yield {
+                    "path": [name_of(path) for path in paths],
+                    "bytes": [data for data, _ in read],
+                    "error": [error for _, error in read],
+                }
 
 
 @dataclasses.dataclass(frozen=True)
