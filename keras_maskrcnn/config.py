@@ -11,6 +11,7 @@ import typing
 
 from keras_maskrcnn import branches as branch_room
 from keras_maskrcnn.branches.mask import MASK_RULES
+from keras_maskrcnn.host.values import is_number
 
 BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 NORMS = ("frozen_batch", "batch", "group")
@@ -250,15 +251,8 @@ def _is_a(value, kind):
     if kind is int:
         return isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(value) <= _MOST
     if kind is float:
-        return isinstance(value, numbers.Real) and not isinstance(value, bool) and _is_finite(value)
+        return is_number(value)
     return isinstance(value, kind)
-
-
-def _is_finite(value):
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond the range of floats
-        return False
 
 
 def _check_types(config):

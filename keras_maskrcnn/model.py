@@ -239,7 +239,7 @@ class MaskRCNN(keras.Model):
             if not self.config.mask_padding:
                 valid.append(None)
                 continue
-            inside = ops.expand_dims(valid_cells(level, image_sizes, stride), -1)
+            inside = ops.expand_dims(valid_cells(ops.shape(level)[1:3], image_sizes, stride), -1)
             inside = ops.logical_and(inside, np.ones(len(cells), bool))  # for every anchor of a cell
             valid.append(ops.reshape(inside, (batch, -1)))
         return {"anchors": anchors, "anchors_valid": valid}

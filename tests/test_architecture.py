@@ -15,7 +15,7 @@ ROOMS = {
     "_version": "",
     "geometry": "",
     "host": "",
-    "config": "branches",
+    "config": "branches host",
     "batch": "branches geometry",
     "inputs": "batch",
     "backend": "geometry",

@@ -17,6 +17,7 @@ from keras_maskrcnn.runs import callbacks, experiment
 from keras_maskrcnn.runs.callbacks import BestCheckpoint, TimeBudget
 from keras_maskrcnn.runs.experiment import find_model, train_model
 from keras_maskrcnn.runs.options import RunOptions, run_options
+from keras_maskrcnn.runs.recorder import RunRecorder
 
 
 class Line(keras.Model):
@@ -301,6 +302,28 @@ def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path):
 def test_options_out_of_range_are_refused(fields, told):
     with pytest.raises(ValueError, match=told):
         RunOptions(**fields)
+
+
+def test_the_bar_does_not_wait_for_the_step_under_way(tmp_path, monkeypatch):
+    """It reads the losses of the steps before; that of an epoch's first step, which is the only one, it waits for."""
+    read, shown = [], []
+
+    class Loss:
+        def __init__(self, value):
+            self.value = value
+
+        def __float__(self):
+            read.append(self.value)
+            return self.value
+
+    recorder = RunRecorder(tmp_path, verbose=0, epochs=1)
+    recorder.set_params({"steps": 3})
+    recorder.on_train_begin()
+    recorder.on_epoch_begin(0)
+    monkeypatch.setattr(recorder._bar, "update", lambda done, loss: shown.append((done, loss)))
+    for batch, loss in enumerate([0.5, 0.25, 0.125]):
+        recorder.on_train_batch_end(batch, {"loss": Loss(loss)})
+    assert read == [0.5, 0.5, 0.25] and shown == [(1, 0.5), (2, 0.5), (3, 0.25)]
 
 
 @pytest.mark.parametrize(("verbose", "shown"), [(0, False), (1, True)])

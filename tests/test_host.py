@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 
+import numpy as np
 import pytest
 from kills import in_a_process, kill_this_process
 
@@ -10,6 +11,7 @@ from keras_maskrcnn.geometry.groups import connected_groups
 from keras_maskrcnn.host.files import clean_up, write_atomically, write_json, write_text
 from keras_maskrcnn.host.messages import messages_shown, show_messages
 from keras_maskrcnn.host.tables import text_table
+from keras_maskrcnn.host.values import is_number
 
 LOG = logging.getLogger("keras_maskrcnn.some.module")
 PACKAGE = logging.getLogger("keras_maskrcnn")
@@ -130,6 +132,16 @@ def test_tables_are_aligned_plain_text():
     long = "x" * 500
     assert text_table([(long, "1")]) == f"{long}  1"
     assert text_table([]) == ""
+
+
+@pytest.mark.parametrize("value", [0, -1.5, np.float32(2), np.int64(3), 2**1000])
+def test_finite_numbers(value):
+    assert is_number(value)
+
+
+@pytest.mark.parametrize("value", [True, np.True_, "1", None, float("nan"), float("-inf"), 10**400, [1]])
+def test_what_is_no_number(value):
+    assert not is_number(value)
 
 
 def test_groups_are_what_pairs_connect():

@@ -185,7 +185,19 @@ def change_state(path, change):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("midway", [[], {"batches": 0}, {"batches": 2.5}, {"batches": 2, "metrics": 3}, "half"])
+@pytest.mark.parametrize(
+    "midway",
+    [
+        [],
+        {"batches": 0},
+        {"batches": 2.5},
+        {"batches": 2, "metrics": 3},
+        {"batches": 2, "metrics": [[1.0], ["high"]]},
+        {"batches": 2, "metrics": [10**400]},
+        {"batches": 2, "metrics": [], "data_wait": {"waited": "long", "seconds": 1.0}},
+        "half",
+    ],
+)
 def test_a_state_that_no_run_writes_is_named(tmp_path, midway):
     state = {"run_id": "x", "finished": False, "epochs_done": 2, "seconds": 90.0, "rows": [], "best": {}}
     with zipfile.ZipFile(tmp_path / "midway.keras", "w") as archive:

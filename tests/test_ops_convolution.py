@@ -1,5 +1,6 @@
 """Convolutions of all paths (native: Winograd and direct; stock, JAX) against direct sums in float64."""
 
+import re
 import subprocess
 import sys
 
@@ -194,10 +195,19 @@ print(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() /
     assert int(run("default")[0]) < 200
 
 
-@pytest.mark.parametrize(("value", "kept"), [("1", True), ("0", False)])
-def test_the_environment_keeps_programs_from_keeping_freed_memory(value, kept, monkeypatch):
+@pytest.mark.parametrize(("name", "found"), [("nvidia0", True), ("kfd", True), ("nvidiactl", False), ("null", False)])
+def test_the_device_files_of_accelerators(name, found, tmp_path):
+    (tmp_path / name).touch()
+    assert memory.has_accelerator(tmp_path) is found
+
+
+@pytest.mark.parametrize(("value", "accelerator", "kept"), [("1", 0, True), ("0", 0, False), ("1", 1, False)])
+def test_the_environment_and_accelerators_keep_programs_from_keeping_freed_memory(
+    value, accelerator, kept, monkeypatch
+):
     calls = []
     monkeypatch.setenv(memory.SWITCH, value)
+    monkeypatch.setattr(memory, "has_accelerator", lambda: bool(accelerator))
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: calls.append(1) or True)
     memory.keep_for_models.cache_clear()
     assert [memory.keep_for_models(), memory.keep_for_models()] == [kept] * 2
@@ -216,3 +226,27 @@ def test_a_model_leaves_the_memory_of_the_process_alone(monkeypatch):
     memory.keep_for_models.cache_clear()
     km.MaskRCNN(tiny_config())
     assert calls == []
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="XLA simplifies comparisons")
+def test_the_compiled_gradient_of_relu_reads_its_result():
+    """So that what went in is not kept for it. XLA turns max(x, 0) > 0 into x > 0, which reads x."""
+    import jax
+
+    def loss(kernel, features):
+        for _ in range(2):
+            (features,) = backend.convolve([features], kernel, relu=True)
+        return features.sum()
+
+    kernel, features = np.ones((3, 3, 4, 4), "float32"), np.ones((1, 8, 8, 4), "float32")
+    program = jax.jit(jax.grad(loss)).lower(kernel, features).compile().as_text()
+    compared = re.findall(r" compare\(%([\w.]+),", program)
+    assert compared
+    for name in compared:
+        assert re.search(rf"%{re.escape(name)} = \S+ maximum\(", program), name
+
+
+def test_relu_sets_cells_to_zero():
+    features, cells = np.array([[[[-1.0], [2.0], [3.0]]]], "float32"), np.array([[[[1.0], [1.0], [0.0]]]], "float32")
+    assert keras.ops.convert_to_numpy(backend.apply_relu(features)).ravel().tolist() == [0, 2, 3]
+    assert keras.ops.convert_to_numpy(backend.apply_relu(features, cells)).ravel().tolist() == [0, 2, 0]

@@ -160,6 +160,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         ("metrics.csv", b"epoch,loss\n1,2\n", "a row has no `epoch` or no `minutes`"),
         ("metrics.csv", b"epoch,minutes\n1,2,3\n", "a cell is no number"),
         ("metrics.json", b'{"segm_AP": "high"}', "`segm_AP` is no number"),
+        pytest.param(
+            "metrics.json", b'{"segm_AP": 1' + b"0" * 400 + b"}", "`segm_AP` is no number", id="beyond floats"
+        ),
         ("metrics.json", b'{"segm_AP": 0.5}', "it has no AP, or no `max_detections`"),
         ("metrics.json", None, "it cannot be read"),
     ],

@@ -7,7 +7,6 @@ operators that were measured to be faster. `ops.py`, `roi_align.py` and the stag
 import contextlib
 
 import keras
-from keras import ops
 
 from keras_maskrcnn.backend import checks, generic, runtime
 
@@ -23,7 +22,7 @@ else:
 convolve = getattr(chosen, "convolve", generic.convolve)
 known_values = getattr(chosen, "known_values", generic.known_values)
 part_by_part = getattr(chosen, "part_by_part", generic.part_by_part)
-apply_relu = getattr(chosen, "apply_relu", ops.relu)
+apply_relu = getattr(chosen, "apply_relu", generic.apply_relu)
 initial_values = getattr(chosen, "initial_values", keras.initializers.get)
 multilevel_roi_align = chosen.multilevel_roi_align
 trainable_multilevel_roi_align = chosen.trainable_multilevel_roi_align

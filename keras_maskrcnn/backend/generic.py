@@ -14,6 +14,7 @@ from keras_maskrcnn.geometry import bilinear
 
 __all__ = [
     "aggregate",
+    "apply_relu",
     "bin_taps",
     "box_frames",
     "flatten_pyramid",
@@ -28,6 +29,12 @@ __all__ = [
 
 # Boxes are clipped to this many pixels before cropping.
 FARTHEST = 1e6
+
+
+def apply_relu(features, cells=None):
+    """max(features, 0), and 0 where `cells`, (B, h, w, 1) of ones and zeros, is 0."""
+    features = ops.relu(features)
+    return features if cells is None else features * cells
 
 
 def convolve(maps, kernel, bias=None, strides=1, relu=False):
@@ -58,7 +65,7 @@ def convolve(maps, kernel, bias=None, strides=1, relu=False):
         features = ops.conv(features, kernel, strides, "same" if strides == 1 else "valid", "channels_last")
         if bias is not None:
             features = features + bias
-        outputs.append(ops.relu(features) if relu else features)
+        outputs.append(apply_relu(features) if relu else features)
     return outputs
 
 

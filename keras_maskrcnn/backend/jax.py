@@ -28,22 +28,30 @@ LARGEST_UNROLLED_RATIO = 4
 NUM_PARTS = 4  # of `part_by_part`
 
 
+def apply_relu(features, cells=None):
+    """As `generic.apply_relu`. Its gradient reads the result: JAX would keep what went in as well, a copy of each map.
+
+    Cells are set to zero before ReLU. The other way round, the gradient would need the map without zeros, too.
+    """
+    return _keep_positive(features if cells is None else features * cells)
+
+
 @jax.custom_vjp
-def apply_relu(features):
-    """max(features, 0), whose gradient reads the result: JAX's own keeps what went in as well, a copy of every map."""
+def _keep_positive(features):
     return jnp.maximum(features, 0)
 
 
 def _relu_forward(features):
-    result = apply_relu(features)
+    result = _keep_positive(features)
     return result, result
 
 
 def _relu_backward(result, upstream):
-    return (jnp.where(result > 0, upstream, 0),)
+    # Not `> 0`: XLA simplifies max(x, 0) > 0 to x > 0, and so reads what went in.
+    return (jnp.where(result != 0, upstream, 0),)
 
 
-apply_relu.defvjp(_relu_forward, _relu_backward)
+_keep_positive.defvjp(_relu_forward, _relu_backward)
 
 
 def convolve(maps, kernel, bias=None, strides=1, relu=False):

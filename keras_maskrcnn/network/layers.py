@@ -177,7 +177,7 @@ class ConvNorm(keras.layers.Layer):
         if self.norm is not None:
             self.norm.build((*input_shape[:-1], self.filters))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, training=None, cells=None):
         """Convolve one map, or a list of maps with the same weights.
 
         A norm that does not depend on the batch is an affine map. It is multiplied into kernel and bias, which saves
@@ -186,6 +186,8 @@ class ConvNorm(keras.layers.Layer):
         Args:
             inputs: float (B, h, w, C), or a list of them.
             training: whether trainable batch norm uses the batch's statistics.
+            cells: float (B, ceil(h / strides), ceil(w / strides), 1), 1 or 0, of a layer with ReLU: where the result is
+                to be 0. None: nowhere.
 
         Returns:
             float (B, ceil(h / strides), ceil(w / strides), filters), or a list of them.
@@ -197,15 +199,17 @@ class ConvNorm(keras.layers.Layer):
             scale, shift = affine()
             kernel, bias = kernel * ops.cast(scale, kernel.dtype), ops.cast(shift, kernel.dtype)
             normalizes = False
-        outputs = backend.convolve(maps, kernel, bias, self.strides, self.relu and not normalizes)
+        relu_follows = self.relu and (normalizes or cells is not None)
+        outputs = backend.convolve(maps, kernel, bias, self.strides, self.relu and not relu_follows)
         if normalizes:
             outputs = [self._normalize(features, training) for features in outputs]
+        if relu_follows:
+            outputs = [backend.apply_relu(features, cells) for features in outputs]
         return outputs if maps is inputs else outputs[0]
 
     def _normalize(self, features, training):
         options = {"training": training} if self.norm_name == "batch" else {}
-        features = self.norm(features, **options)
-        return backend.apply_relu(features) if self.relu else features
+        return self.norm(features, **options)
 
     def get_config(self):
         """Keras serialisation."""

@@ -24,11 +24,11 @@ def valid_extents(image_sizes, stride):
     return (ops.cast(image_sizes, "int32") + (stride - 1)) // stride
 
 
-def valid_cells(features, image_sizes, stride):
+def valid_cells(extent, image_sizes, stride):
     """True where a cell of the map belongs to the image.
 
     Args:
-        features: (B, h, w, C); only its shape is used.
+        extent: (h, w) of the map.
         image_sizes: int (B, [height, width]), network pixels.
         stride: network pixels per cell.
 
@@ -38,7 +38,7 @@ def valid_cells(features, image_sizes, stride):
     height, width = (
         ops.reshape(side, (-1, 1, 1)) for side in ops.unstack(valid_extents(image_sizes, stride), 2, axis=1)
     )
-    rows, columns = (ops.arange(size, dtype="int32") for size in ops.shape(features)[1:3])
+    rows, columns = (ops.arange(size, dtype="int32") for size in extent)
     return ops.logical_and(ops.reshape(rows, (1, -1, 1)) < height, ops.reshape(columns, (1, 1, -1)) < width)
 
 
@@ -55,8 +55,24 @@ def zero_padding(features, image_sizes, stride):
     """
     if image_sizes is None:
         return features
-    cells = ops.cast(valid_cells(features, image_sizes, stride), features.dtype)
-    return features * ops.expand_dims(cells, -1)
+    return features * cell_weights(ops.shape(features)[1:3], image_sizes, stride, features.dtype)
+
+
+def cell_weights(extent, image_sizes, stride, dtype):
+    """1 for the cells of the image, 0 for those of the padding.
+
+    Args:
+        extent: (h, w) of the map.
+        image_sizes: int (B, [height, width]), network pixels, or None.
+        stride: network pixels per cell.
+        dtype: of the result.
+
+    Returns:
+        float (B, h, w, 1), or None without image sizes.
+    """
+    if image_sizes is None:
+        return None
+    return ops.expand_dims(ops.cast(valid_cells(extent, image_sizes, stride), dtype), -1)
 
 
 def repeat_border(features, image_sizes, stride):

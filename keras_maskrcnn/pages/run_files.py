@@ -6,9 +6,9 @@ A file that is missing, damaged or edited gives one error that names it. Called 
 import csv
 import json
 import math
-import numbers
 
 from keras_maskrcnn.evaluation.figures import main_figure
+from keras_maskrcnn.host.values import is_number
 
 _CONFIG = {"settings": dict, "backend": str, "versions": dict, "model": dict}
 
@@ -54,7 +54,7 @@ def read_figures(run_dir):
     path = run_dir / "metrics.json"
     figures = _read_object(path)
     for name, value in figures.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        if not is_number(value):
             raise DamagedReport(path, f"`{name}` is no number")
     if main_figure(figures) is None or "max_detections" not in figures:
         raise DamagedReport(path, "it has no AP, or no `max_detections`")

@@ -13,6 +13,8 @@ import types
 import warnings
 import zipfile
 
+from keras_maskrcnn.host.values import is_number
+
 CONFIG, BEST, LAST, MIDWAY, PAGE = "config.json", "best.keras", "last.keras", "midway.keras", "index.html"
 STATE = "run.json"  # member of last.keras and midway.keras
 _LONGEST = 1e10  # seconds; no run lasts three hundred years
@@ -230,9 +232,9 @@ def _wrong_in(state):
         "midway": lambda value: value is None or _is_midway(value),
         "finished": lambda value: isinstance(value, bool),
         "seconds": lambda value: _is_number(value) and 0 <= value < _LONGEST,
-        "budget": lambda value: value is None or isinstance(value, dict) and all(map(_is_number, value.values())),
-        "rows": lambda value: isinstance(value, list) and all(isinstance(row, dict) for row in value),
-        "best": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+        "budget": lambda value: value is None or _holds_numbers(value),
+        "rows": lambda value: isinstance(value, list) and all(map(_holds_numbers, value)),
+        "best": _holds_numbers,
     }
     return next((f"`{name}`" for name, check in good.items() if not check(state.get(name))), None)
 
@@ -243,12 +245,21 @@ def _is_midway(value):
         and type(value.get("batches")) is int
         and value["batches"] > 0
         and isinstance(value.get("metrics"), list)
-        and isinstance(value.get("data_wait") or {}, dict)
+        and _is_array(value["metrics"])
+        and (value.get("data_wait") is None or _holds_numbers(value["data_wait"]))
     )
 
 
+def _is_array(value):
+    return all(map(_is_array, value)) if isinstance(value, list) else _is_number(value)
+
+
+def _holds_numbers(value):
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
 def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, float) or is_number(value)  # a figure without a value is NaN
 
 
 def damage_of(path):

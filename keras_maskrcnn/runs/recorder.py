@@ -82,16 +82,22 @@ class RunRecorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Announce the epoch and start its progress bar."""
-        self._epoch = epoch
+        self._epoch, self._newest_loss = epoch, None
         minutes = self.budget and f", {self._seconds() / 60:.1f} of {self.budget.seconds / 60:g} minutes"
         compiles = "; the first step also compiles the model" if self._bar is None else ""
         _LOG.info("epoch %d%s%s", epoch + 1, minutes or f" of {self.epochs}", compiles)
         self._bar = progress_bar(self.params["steps"], verbose=self.verbose)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Advance the bar; save if it is time, and if the epoch does not end with this batch."""
+        """Advance the bar; save if it is time, and if the epoch does not end with this batch.
+
+        The bar shows the loss of the step before: to read this step's, the process would wait for the device, which
+        would then wait for the next batch. So two steps are under way at most.
+        """
         done = batch + 1 + getattr(self.loader, "skipped", 0)
-        self._bar.update(done, loss=float((logs or {}).get("loss", np.nan)))
+        newest = (logs or {}).get("loss", np.nan)
+        loss, self._newest_loss = newest if self._newest_loss is None else self._newest_loss, newest
+        self._bar.update(done, loss=float(loss))
         due = self.save_seconds is not None and time.monotonic() - self._saved >= self.save_seconds
         if due and done < self.params["steps"] and not self.model.stop_training:
             self._save_midway(done)

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from keras_maskrcnn.data.loading.packing import send_error, unpack
 from keras_maskrcnn.data.loading.rows import RowMaker
 from keras_maskrcnn.data.loading.shared import mapped
-from keras_maskrcnn.host.memory import keep_for_models
+from keras_maskrcnn.host import memory
 
 
 @dataclasses.dataclass
@@ -70,7 +70,8 @@ def work(pipe, parent):
         pipe: int, descriptor of a socket. parent: int, process id.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that trains ends its workers
-    keep_for_models()  # each image takes blocks of a few megabytes; mapping them anew is an eighth of the work
+    if memory.is_wanted():  # each image takes blocks of a few megabytes; mapping them anew is an eighth of the work
+        memory.keep_freed_memory()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     connection = Connection(pipe)
     try:

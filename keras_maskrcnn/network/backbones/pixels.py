@@ -52,7 +52,7 @@ class Pixels:
         std = std if self.std is None else self.std
         images = images[..., ::-1] if self.flip else images
         images = (images - np.array(mean, "float32")) / np.array(std, "float32")
-        inside = valid_cells(images, image_sizes, 1)[..., None]
+        inside = valid_cells(ops.shape(images)[1:3], image_sizes, 1)[..., None]
         return ops.where(inside, images, np.array(padding, "float32"))
 
 

@@ -15,11 +15,10 @@ backbones. `describe` gives the same facts for a plain keras.Model, which has no
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
 from keras_maskrcnn.network.backbones.graph import PROBE, stage_layers, stride_of
-from keras_maskrcnn.network.padding import valid_cells
+from keras_maskrcnn.network.padding import zero_padding
 
 PROTOCOL = ("channels", "strides", "masks_padding", "freeze_first", "normalize", "extract")
 
@@ -45,7 +44,7 @@ class Backbone:
             float32 (B, H, W, C).
         """
         images = (images - np.array(mean, "float32")) / np.array(std, "float32")
-        return images * ops.cast(valid_cells(images, image_sizes, 1), "float32")[..., None]
+        return zero_padding(images, image_sizes, 1)
 
     def extract(self, images, image_sizes=None, training=None):
         """Return the four maps.

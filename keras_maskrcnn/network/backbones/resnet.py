@@ -11,7 +11,7 @@ from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
 from keras_maskrcnn.network.backbones.protocol import Backbone, freeze_layers
 from keras_maskrcnn.network.layers import EPSILON, ConvNorm
-from keras_maskrcnn.network.padding import zero_padding
+from keras_maskrcnn.network.padding import cell_weights
 
 BLOCKS = {
     "resnet10": (1, 1, 1, 1),  # half of resnet18, for CPUs; torchvision has none
@@ -34,17 +34,16 @@ class ResidualBlock(keras.layers.Layer):
         strides: stride of the first 3x3 convolution and of the shortcut.
         bottleneck: True for a bottleneck.
         norm: see `ConvNorm`.
-        stride_in: network pixels a cell of the block's input, for zeroing the padding.
         branch_scale: initial gamma of the residual branch under a frozen norm. A frozen norm does not normalise until
             weights are loaded, and the sum of many branches at full scale would grow a hundredfold.
         norm_epsilon: see `ConvNorm`.
     """
 
-    def __init__(self, width, strides, bottleneck, norm, stride_in, branch_scale=1.0, norm_epsilon=EPSILON, **kwargs):
+    def __init__(self, width, strides, bottleneck, norm, branch_scale=1.0, norm_epsilon=EPSILON, **kwargs):
         super().__init__(**kwargs)
         self.width, self.strides, self.bottleneck = width, strides, bottleneck
         self.norm, self.norm_epsilon = norm, norm_epsilon
-        self.stride_in, self.branch_scale = stride_in, branch_scale
+        self.branch_scale = branch_scale
         self.filters = width * 4 if bottleneck else width
         shared = {"norm": norm, "norm_epsilon": norm_epsilon, "dtype": self.dtype_policy}
         if bottleneck:
@@ -79,16 +78,26 @@ class ResidualBlock(keras.layers.Layer):
             )
             self.shortcut.build(input_shape)
 
-    def call(self, inputs, image_sizes=None, training=None):
-        """Float (B, h, w, C) -> float (B, h', w', filters); the padding is zero in both if image_sizes is given."""
-        features, stride = inputs, self.stride_in
-        for index, conv in enumerate(self.convs):
-            if index and conv.kernel_size > 1:
-                features = zero_padding(features, image_sizes, stride)
-            features = conv(features, training=training)
-            stride *= conv.strides
+    def call(self, inputs, cells_in=None, cells_out=None, training=None):
+        """Add the convolutions to the shortcut.
+
+        Args:
+            inputs: float (B, h, w, C), zero in the padding.
+            cells_in: float (B, h, w, 1), 1 in the image and 0 in the padding (`cell_weights`), or None.
+            cells_out: the same of the result.
+            training: whether trainable batch norm uses the batch's statistics.
+
+        Returns:
+            float (B, h / strides, w / strides, filters), zero in the padding.
+        """
+        features = inputs
+        for conv, following in zip(self.convs, self.convs[1:]):
+            cells = cells_in if conv.kernel_size == 1 else cells_out
+            # Only a convolution larger than 1x1 mixes the padding with the image.
+            features = conv(features, training=training, cells=cells if following.kernel_size > 1 else None)
+        features = self.convs[-1](features, training=training)
         shortcut = self.shortcut(inputs, training=training) if self.shortcut is not None else inputs
-        return zero_padding(backend.apply_relu(features + shortcut), image_sizes, stride)
+        return backend.apply_relu(features + shortcut, cells_out)
 
     def get_config(self):
         """Keras serialisation."""
@@ -98,7 +107,6 @@ class ResidualBlock(keras.layers.Layer):
             "strides": self.strides,
             "bottleneck": self.bottleneck,
             "norm": self.norm,
-            "stride_in": self.stride_in,
             "branch_scale": self.branch_scale,
             "norm_epsilon": self.norm_epsilon,
         }
@@ -133,7 +141,6 @@ class ResNet(Backbone, keras.layers.Layer):
         for index, (count, width) in enumerate(zip(BLOCKS[depth], WIDTHS)):
             for block in range(count):
                 strides = 2 if block == 0 and index else 1
-                stride_in = BACKBONE_STRIDES[index] // strides if block == 0 else BACKBONE_STRIDES[index]
                 name = f"stage{index + 1}_block{block + 1}"
                 self.blocks.append(
                     ResidualBlock(
@@ -141,7 +148,6 @@ class ResNet(Backbone, keras.layers.Layer):
                         strides=strides,
                         bottleneck=depth not in BASIC,
                         norm=norm,
-                        stride_in=stride_in,
                         branch_scale=branch_scale,
                         norm_epsilon=norm_epsilon,
                         name=name,
@@ -194,13 +200,19 @@ class ResNet(Backbone, keras.layers.Layer):
         Returns:
             List of float (B, H / s, W / s, C) for strides s = 4, 8, 16, 32.
         """
-        features = zero_padding(self.stem(images, training=training), image_sizes, 2)
+        extent = ops.shape(images)[1:3]
+        cells = {
+            stride: cell_weights([side // stride for side in extent], image_sizes, stride, self.compute_dtype)
+            for stride in (2, *BACKBONE_STRIDES)
+        }
+        features = self.stem(images, training=training, cells=cells[2])
         # Features are not negative after ReLU, so padding with zeros gives the same maximum as padding with -inf.
         features = self.pool(ops.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]]))
-        features = zero_padding(features, image_sizes, 4)
-        outputs = []
+        features = features if image_sizes is None else features * cells[4]
+        outputs, stride = [], 4
         for index, block in enumerate(self.blocks):
-            features = block(features, image_sizes=image_sizes, training=training)
+            cells_in, stride = cells[stride], stride * block.strides
+            features = block(features, cells_in, cells[stride], training=training)
             if index in self.ends:
                 outputs.append(features)
         return outputs
