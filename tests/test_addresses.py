@@ -102,7 +102,7 @@ def test_a_server_that_stumbles_is_asked_again(tmp_path, monkeypatch):
     assert path.read_bytes() == (tmp_path / "a.png").read_bytes() and len(tries) == 3
     tries[:] = [1] * -5
     monkeypatch.setattr(remote_servers, "_WAITS", ())
-    with pytest.raises(OSError, match=r"memory://.*/a\.png: ConnectionResetError: stumbled"):
+    with pytest.raises(OSError, match=r"within reach. Received memory://.*/a\.png: ConnectionResetError: stumbled"):
         path.read_bytes()
 
 

@@ -18,6 +18,7 @@ WORDS = {  # argument, or argument with its value -> option
     "worker_type": "--worker-type",
     'worker_type="thread"': "--worker-type thread",
     "max_detections": "--max-detections",
+    "model": "the model",
     "actors": "--actors",
     "gpus": "--gpus",
     "image_column": "--image-column",

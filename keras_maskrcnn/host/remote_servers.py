@@ -106,7 +106,9 @@ def named(path):
     except PermissionError as error:
         raise PermissionError(f"{path} may not be read: {error}") from error
     except Exception as error:  # aiohttp, botocore and others have bases of their own
-        raise OSError(f"{path}: {_reason(error)}") from error
+        raise OSError(
+            f"An address must be within reach. Received {path}: {_reason(error)}. Check it, the network and your rights."
+        ) from error
 
 
 def _reason(error):

@@ -239,7 +239,14 @@ def _connect(ray):
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # notes of Ray's own on how it starts actors
     os.environ.setdefault("RAY_worker_niceness", "0")  # else actors give way to all else on the machine (nice 15)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": env})
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(**options, runtime_env={"env_vars": env})
+    except Exception as error:  # Ray raises none of its own here; a busy machine takes longer than Ray waits
+        raise RunStopped(
+            f"Ray must start, or find its cluster. Received: {_last_line(error)} Check RAY_ADDRESS and how busy this "
+            "machine is, and start it again."
+        ) from error
     return True
 
 
