@@ -107,7 +107,7 @@ def named(path):
         raise PermissionError(f"{path} may not be read: {error}") from error
     except Exception as error:  # aiohttp, botocore and others have bases of their own
         raise OSError(
-            f"An address must be within reach. Received {path}: {_reason(error)}. Check it, the network and your rights."
+            f"An address must be within reach. Received {path}: {_reason(error)}. Check it and the network."
         ) from error
 
 
