@@ -1,5 +1,6 @@
 """Files written whole, messages that show on request, tables that stay aligned."""
 
+import gc
 import logging
 import multiprocessing
 
@@ -9,6 +10,7 @@ from kills import in_a_process, kill_this_process
 
 from keras_maskrcnn.geometry.groups import connected_groups
 from keras_maskrcnn.host.files import clean_up, write_atomically, write_json, write_text
+from keras_maskrcnn.host.memory import no_search_for_cycles
 from keras_maskrcnn.host.messages import messages_shown, show_messages
 from keras_maskrcnn.host.tables import text_table
 from keras_maskrcnn.host.values import is_number
@@ -148,3 +150,15 @@ def test_groups_are_what_pairs_connect():
     assert connected_groups(7, [(5, 2), (2, 6), (1, 4)]) == [[0], [1, 4], [2, 5, 6], [3]]
     assert connected_groups(3, []) == [[0], [1], [2]] and connected_groups(0, []) == []
     assert connected_groups(2, [(0, 1), (1, 0), (0, 1)]) == [[0, 1]]
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_the_garbage_collector_is_off_in_a_block_and_then_as_before(was_on):
+    (gc.enable if was_on else gc.disable)()
+    try:
+        with pytest.raises(KeyError), no_search_for_cycles():
+            assert not gc.isenabled()
+            raise KeyError
+        assert gc.isenabled() is was_on
+    finally:
+        gc.enable()

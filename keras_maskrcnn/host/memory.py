@@ -11,8 +11,10 @@ for each other, because kept memory is one arena with one lock: on 16 cores besi
 a training step of R50-FPN in 200 s instead of 32 s. So there the setting is left as it is.
 """
 
+import contextlib
 import ctypes
 import functools
+import gc
 import logging
 import os
 import pathlib
@@ -28,6 +30,21 @@ _ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel[0-9]*", "vfio/[0-9]*")  # the dri
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 # One arena: further arenas are too small for large maps, and the memory that one keeps is not reused by the others.
 _SETTINGS = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1))
+
+
+@contextlib.contextmanager
+def no_search_for_cycles():
+    """Switch Python's garbage collector off in this block, which makes millions of objects without cycles.
+
+    It would look through all of them again and again: a fifth of the time to open a COCO file of 825,000 polygons.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @functools.cache

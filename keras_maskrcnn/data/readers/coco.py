@@ -21,6 +21,7 @@ from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.image_finder import ImageFinder, shown_name
 from keras_maskrcnn.data.readers.segmentations import read_segmentation
 from keras_maskrcnn.data.records import Dataset, Fault, Instance
+from keras_maskrcnn.host.memory import no_search_for_cycles
 
 _OTHER_FORM = "`{}` is text where the ids of `{}` are numbers, or the reverse; equal ones were taken for the same"
 
@@ -57,6 +58,7 @@ class CocoDataset(Dataset):
         super().__init__(**arguments, name=annotation_file, image_dir=image_dir, on_error=on_error)
 
 
+@no_search_for_cycles()
 def _read(annotation_file, image_dir, category_ids, class_names, digest):
     """The Reading of a file."""
     source = str(annotation_file)
