@@ -29,7 +29,7 @@ def batches_of(dataset, config, **options):
 
 
 def trained(model, weights, dataset):
-    """(losses of each step, figures of the evaluation) of two steps from these weights."""
+    """(losses of each step, figures of the evaluation) of the steps of one epoch from these weights."""
     for variable, value in zip(model.variables, weights, strict=True):  # with the state of the random numbers
         variable.assign(value)
     losses = [model.train_on_batch(batch, return_dict=True)["loss"] for batch in batches_of(dataset, model.config)]
