@@ -92,6 +92,8 @@ setup(
             "ai-edge-litert>=1.2",
             "tensorboardX>=2.6",
             "keras-hub>=0.20",
+            "fsspec[http]>=2024.3",
+            "pyarrow>=15",
         ],
         "onnx": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],  # writes .onnx files and runs them
         "litert": ["ai-edge-litert>=1.2"],  # runs .tflite files; TensorFlow alone writes them
@@ -100,6 +102,9 @@ setup(
         "keras-hub": ["keras-hub>=0.20"],  # more backbones: km.backbones.from_keras
         "torch": ["torch>=2.4", "torchvision>=0.19"],  # the backend torch; torchvision's NMS, and its RoIAlign on GPUs
         "safetensors": ["safetensors>=0.4"],  # reads and writes .safetensors files of weights
+        "ray": ["ray[data]>=2.51"],  # predict --engine ray; 150 MB of wheels, so not among the test tools
+        # Data at s3://, gs://, http:// and other addresses; fsspec alone reads memory:// and many more.
+        "remote": ["fsspec[http]>=2024.3", "s3fs>=2024.3", "gcsfs>=2024.3"],
         "serving": ["tensorflow-serving-api>=2.18"],  # the gRPC client of samples/serving; brings grpcio
     },
     entry_points={"console_scripts": ["keras-maskrcnn = keras_maskrcnn_launcher:main"]},

@@ -21,6 +21,8 @@ from keras_maskrcnn.runs.freezing import count_parameters, freeze
 from keras_maskrcnn.runs.options import RunOptions
 from keras_maskrcnn.runs.recipe import Recipe, choose_recipe
 from keras_maskrcnn.runs.schedules import WarmupMultiStep, sgd
+from keras_maskrcnn.scale.on_ray import predict_on_ray
+from keras_maskrcnn.scale.rows import RowPredictor
 from keras_maskrcnn.serving import export_litert, export_onnx, export_saved_model
 from keras_maskrcnn.serving.folding import optimize_for_inference
 from keras_maskrcnn.weights import load_weights, torchvision_state_dict
@@ -40,6 +42,7 @@ __all__ = [
     "MaskRCNNConfig",
     "Predictor",
     "Recipe",
+    "RowPredictor",
     "RunOptions",
     "TimeBudget",
     "WarmupMultiStep",
@@ -66,6 +69,7 @@ __all__ = [
     "open_dataset",
     "ops",
     "optimize_for_inference",
+    "predict_on_ray",
     "sgd",
     "torchvision_state_dict",
     "train_model",

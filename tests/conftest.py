@@ -65,6 +65,9 @@ HOST_ONLY = (
     "test_record_table",
     "test_coco_pieces",
     "test_annotation_cache",
+    "test_addresses",
+    "test_scale",
+    "test_remote_training",
 )
 
 # Files that compare values of models which run once or twice. TensorFlow traces a model's step in 13 seconds and runs

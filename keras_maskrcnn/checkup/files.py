@@ -12,6 +12,7 @@ from PIL import Image
 from keras_maskrcnn.checkup.findings import NOTE, WARNING, Finding, name_of
 from keras_maskrcnn.data.coco_output import is_file
 from keras_maskrcnn.data.readers.folders import image_files
+from keras_maskrcnn.host.addresses import folder_of, full_name, open_image
 
 _LISTED = 5  # largest number of file names in a message
 _ORIENTATION = 0x0112  # EXIF tag; 1 means upright
@@ -24,9 +25,9 @@ def file_findings(dataset):
     Args:
         dataset: Dataset.
     """
-    paths = [None if file is None else os.path.abspath(file) for file in dataset.records.files()]
+    paths = [None if file is None else full_name(file) for file in dataset.records.files()]
     listed = {path for path in paths if path is not None}
-    there = [str(file) for folder in sorted({os.path.dirname(path) for path in listed}) for file in image_files(folder)]
+    there = [str(file) for folder in sorted({folder_of(path) for path in listed}) for file in image_files(folder)]
     unlisted = [path for path in there if path not in listed]
     return [*_several_ids(dataset, paths), *_same_stems(dataset, paths, unlisted), *_without_entry(dataset, unlisted)]
 
@@ -60,7 +61,7 @@ def jpeg_size(source):
     if not isinstance(source, (str, os.PathLike)):
         return None
     try:
-        with Image.open(source, formats=("JPEG",)) as image:
+        with open_image(source) as file, Image.open(file, formats=("JPEG",)) as image:
             upright = image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) == 1
             return image.size[::-1] if upright else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
@@ -76,7 +77,7 @@ def some(names):
 def _header(path):
     """(EXIF orientation, pages of a TIFF, whether there are several frames)."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as file, Image.open(file) as image:
             pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
             animated = image.format in _ANIMATED and getattr(image, "is_animated", False)
             return image.getexif().get(_ORIENTATION, 1), pages, animated

@@ -28,6 +28,7 @@ from keras_maskrcnn.data.images.reading import ImageError, stored_image
 from keras_maskrcnn.data.images.showing import picture_of
 from keras_maskrcnn.data.learnable import nothing_to_learn
 from keras_maskrcnn.data.records import size_message
+from keras_maskrcnn.host.addresses import full_name, open_file
 
 MOST_IMAGES = 20_000  # of which all is examined
 SAMPLE = 1000  # images examined of more
@@ -227,7 +228,7 @@ def _read(record):
     image = stored_image(source)
     digest = hashlib.sha256()
     if isinstance(source, (str, pathlib.Path)):
-        with open(source, "rb") as file:
+        with open_file(source) as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
     else:
@@ -261,7 +262,7 @@ def _copies(inspection):
 
 
 def _path(file):
-    return None if file is None else os.path.abspath(file)
+    return None if file is None else full_name(file)
 
 
 def _class_findings(inspection):

@@ -33,7 +33,7 @@ class Command(typing.NamedTuple):
         add_arguments: function that adds its arguments to a parser.
         summary: what it does, for the help.
         examples: argument lines.
-        uses_models: whether it builds or loads a model, and so needs Keras.
+        uses_models: whether it builds or loads a model, and so needs Keras; or a function of the arguments.
         settle: None, or a function from parsed to checked arguments, called before Keras is imported.
     """
 
@@ -42,7 +42,7 @@ class Command(typing.NamedTuple):
     add_arguments: collections.abc.Callable
     summary: str
     examples: tuple
-    uses_models: bool = True
+    uses_models: bool | collections.abc.Callable = True
     settle: collections.abc.Callable | None = None
 
 
@@ -65,7 +65,8 @@ def main(argv=None, prepare_models=None):
         with in_words(WORDS), _plain_warnings():
             if command.settle is not None:
                 args = command.settle(args)
-            if command.uses_models and prepare_models is not None:
+            needed = command.uses_models(args) if callable(command.uses_models) else command.uses_models
+            if needed and prepare_models is not None:
                 prepare_models()
             with messages_shown():
                 return command.run(args)
@@ -225,7 +226,9 @@ _COMMANDS = (
             "predict run photo.jpg",
             "predict model.keras photos/ --score 0.7 --output found",
             "predict --saved-model saved_model photos/",
+            "predict --engine ray run photos/ s3://bucket/more.parquet --output found --actors 2",
         ),
+        uses_models=predict.needs_keras,
         settle=predict.check_predict,
     ),
     Command(

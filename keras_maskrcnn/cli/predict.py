@@ -1,7 +1,10 @@
 """keras-maskrcnn evaluate | predict: the accuracy of a trained model, and what it finds in images."""
 
+import functools
 import sys
 
+from keras_maskrcnn.cli import predict_on_ray
+from keras_maskrcnn.cli.engines import Engine, add_engines, check_engine
 from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, Option, add_options, finite, positive
 from keras_maskrcnn.cli.results import ResultFiles, image_paths, read_known_images
 from keras_maskrcnn.cli.sources import DATASET, load_model, open_dataset
@@ -59,13 +62,23 @@ def _evaluate(args, team):
 def predict_arguments(command):
     """Add the arguments of predict."""
     command.add_argument("model", nargs="?", help="a .keras file or a run folder; not with --saved-model")
-    command.add_argument("images", nargs="+", help="image files or folders")
+    command.add_argument(
+        "images",
+        nargs="+",
+        help="image files or folders, or addresses of them (s3://, gs://, http://, ...); with --engine ray folders "
+        "with their subfolders, .txt files that list images, and .parquet files",
+    )
     command.add_argument(
         "--saved-model",
         metavar="DIR",
         help="use this exported SavedModel instead of a model: the folder of one version, or of all versions",
     )
-    command.add_argument("--output", default="predictions", help="folder for pictures, detections.json and images.json")
+    command.add_argument(
+        "--output",
+        default="predictions",
+        help="folder for pictures, detections.json and images.json; with --engine ray a folder or address for "
+        "Parquet files",
+    )
     command.add_argument(
         "--annotations",
         metavar="FILE",
@@ -83,10 +96,11 @@ def predict_arguments(command):
         help="share of a tile's side that neighbours overlap by; choose at least the size of the objects",
     )
     BATCH_SIZE.add_to(command)
+    add_engines(command, ENGINES)
 
 
 def check_predict(args):
-    """Refuse arguments that do not belong together or name no image. Returns them with `images` as paths."""
+    """Refuse arguments that do not belong together. Returns them as the engine takes them."""
     if args.saved_model and args.tile:
         raise ValueError(
             f"--tile works with a model, not with an export. Received: --saved-model {args.saved_model} and --tile "
@@ -99,16 +113,35 @@ def check_predict(args):
         )
     if args.saved_model and args.model:  # argparse took the first image for the model
         args.images, args.model = [args.model, *args.images], None
+    return check_engine(args, ENGINES)
+
+
+def predict(args):
+    """Find instances, as the engine does. Returns the exit status."""
+    return ENGINES[args.engine].run(args)
+
+
+def needs_keras(args):
+    """Whether this process needs Keras for the engine."""
+    return ENGINES[args.engine].uses_models
+
+
+def _check_here(args):
+    """The arguments with `images` as paths. Raises ValueError if there is no image."""
     args.images = image_paths(args.images)
     args.known = None if args.annotations is None else read_known_images(args.annotations, args.images)
     return args
 
 
-def predict(args):
-    """Find instances; write pictures and COCO results. The status says if an image could not be read."""
+def _predict_here(open_predictor, args):
+    """Find instances; write pictures and COCO results. The status says if an image could not be read.
+
+    Args:
+        open_predictor: function from arguments to a predictor with `stream` and `config`.
+    """
     from keras_maskrcnn.host.progress import progress_bar
 
-    predictor = _predictor(args)
+    predictor = open_predictor(args)
     progress = progress_bar(len(args.images), unit_name="image")
     failures = []
     with ResultFiles(args.output, predictor.config, args.known) as files:
@@ -132,3 +165,14 @@ def _predictor(args):
     if args.saved_model:
         return SavedModelPredictor(args.saved_model, args.score)
     return Predictor(load_model(args.model), args.score, args.tile, args.overlap)
+
+
+# The engines of `predict`. One that runs in this process needs a function that opens its predictor.
+ENGINES = {
+    "keras": Engine(
+        "in this process, with pictures",
+        _check_here,
+        functools.partial(_predict_here, lambda args: _predictor(args)),
+    ),
+    "ray": predict_on_ray.ENGINE,
+}

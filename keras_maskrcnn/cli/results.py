@@ -135,9 +135,10 @@ def image_paths(names):
         ValueError: there is no image.
     """
     from keras_maskrcnn.data.readers.folders import image_files_and_others
+    from keras_maskrcnn.host.addresses import as_path
 
     paths = []
-    for path in map(pathlib.Path, names):
+    for path in map(as_path, names):
         inside, note = image_files_and_others(path) if path.is_dir() else ([path], None)
         if note:
             print(note)

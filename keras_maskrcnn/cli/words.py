@@ -21,6 +21,14 @@ WORDS = {  # argument, or argument with its value -> option
     "devices": "--devices",
     "minutes": "--minutes",
     "epochs": "--epochs",
+    "model": "the model",
+    "actors": "--actors",
+    "gpus": "--gpus",
+    "image_column": "--image-column",
+    "output": "--output",
+    "score_threshold": "--score",
+    "tile": "--tile",
+    "overlap": "--overlap",
 }
 
 

@@ -6,12 +6,12 @@ Called by `Dataset.to_coco`, and by evaluation.
 import hashlib
 import io
 import json
-import os
 import pathlib
 
 import numpy as np
 from PIL import Image
 
+from keras_maskrcnn.host.addresses import as_path, relative_name
 from keras_maskrcnn.host.files import write_atomically, write_text
 from keras_maskrcnn.host.locks import locked_file
 
@@ -58,7 +58,7 @@ def coco_annotations(dataset, position):
 def file_names(dataset):
     """The path of each image inside `dataset.image_dir`, by position; "" for images that are no files."""
     root = dataset.image_dir
-    return ["" if file is None else _relative(file, root) for file in dataset.records.files()]
+    return ["" if file is None else relative_name(file, root) for file in dataset.records.files()]
 
 
 def write_coco(dataset, path):
@@ -94,7 +94,7 @@ def coco_with_images(dataset, path):
     """
     root = dataset.image_dir or _images_folder(path)
     names = [
-        _write_image(dataset, index, _images_folder(path), root) if file is None else _relative(file, root)
+        _write_image(dataset, index, _images_folder(path), root) if file is None else relative_name(file, root)
         for index, file in enumerate(dataset.records.files())
     ]
     return coco_content(dataset, names)
@@ -110,7 +110,7 @@ def coco_image_dir(dataset, path):
     Returns:
         Path: `dataset.image_dir`, or the folder that `write_coco` makes where no image is a file.
     """
-    return pathlib.Path(dataset.image_dir or _images_folder(pathlib.Path(path)))
+    return as_path(dataset.image_dir or _images_folder(pathlib.Path(path)))
 
 
 def is_file(record):
@@ -132,7 +132,7 @@ def _write_image(dataset, index, folder, root):
     else:
         _write_tiff(content, pixels)
     file = folder / f"{index + 1:06d}.{'png' if png else 'tif'}"
-    return _relative(_write_beside(file, content.getvalue()), root)
+    return relative_name(_write_beside(file, content.getvalue()), root)
 
 
 def _write_beside(file, content):
@@ -156,11 +156,6 @@ def _write_tiff(file, pixels):
     # As for arrays, the first three of four channels are RGB where a model takes three.
     colors = {"photometric": "rgb", "extrasamples": ["unspecified"]} if pixels.shape[2] == 4 else {}
     tifffile.imwrite(file, pixels, **{"photometric": "minisblack", **colors}, planarconfig="contig", compression="zlib")
-
-
-def _relative(path, root):
-    """The path relative to `root`, with forward slashes on every system."""
-    return pathlib.Path(os.path.relpath(path, root)).as_posix()
 
 
 def _annotation(record, instance, category_ids):

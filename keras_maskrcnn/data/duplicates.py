@@ -25,6 +25,7 @@ from PIL import Image
 from keras_maskrcnn.data.images.reading import ImageError, stored_image
 from keras_maskrcnn.data.images.showing import as_picture, picture_of
 from keras_maskrcnn.geometry.groups import connected_groups
+from keras_maskrcnn.host.addresses import as_path
 
 NEAR_BITS = 50  # hashes of copies differ in at most this many of 255 bits; see above
 _LARGEST = 4096  # pixels of the longest side from which a hash is made
@@ -78,7 +79,7 @@ def describe(dataset, index, perceptual=True):
         pixels = dataset.load_image(index, None, None)
         return hashlib.sha256(pixels.tobytes()).hexdigest(), perceptual_hash(as_picture(pixels)) if perceptual else None
     try:
-        digest = hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest()
+        digest = hashlib.sha256(as_path(source).read_bytes()).hexdigest()
     except OSError as error:
         raise ImageError(f"An image file must be readable. Received {source}: {error}. Check it.") from error
     return digest, perceptual_hash(picture_of(_thinned(stored_image(source)))) if perceptual else None

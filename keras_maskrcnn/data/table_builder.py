@@ -30,6 +30,7 @@ from keras_maskrcnn.data.record_table import (
     gathered,
     renumbered,
 )
+from keras_maskrcnn.host.remote_paths import RemotePath
 
 _OPTIONAL = ("area", "stated_box", "attributes", "annotation_id_kind", "id_kind")  # empty if no row has a value
 _PATH = type(pathlib.Path())
@@ -76,6 +77,7 @@ class TableBuilder:
         """Add an image alone; `table` is given the image of each object."""
         columns = self.columns
         self._add_id("id", image_id)
+        source = str(source) if type(source) is RemotePath else source
         kind = TEXT_SOURCE if type(source) is str else PATH_SOURCE if type(source) is _PATH else OBJECT_SOURCE
         if kind == OBJECT_SOURCE:
             self.odd["sources"][len(self)] = source

@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 from keras_maskrcnn.data.images.forms import ImageError, Kind, Opened
+from keras_maskrcnn.host.addresses import local_file, open_image
 from keras_maskrcnn.host.messages import argument
+from keras_maskrcnn.host.remote_paths import RemotePath
 
 _STARTS = {
     b"\x93NUM": Kind.NPY,
@@ -29,7 +31,7 @@ def open_source(source):
     """Open an image. A context manager, which closes the file.
 
     Args:
-        source: path (str or Path), bytes of an encoded file, PIL.Image.Image, or array.
+        source: path or address (str, Path or RemotePath), bytes of an encoded file, PIL.Image.Image, or array.
 
     Yields:
         Opened.
@@ -43,9 +45,10 @@ def open_source(source):
         yield Opened(source, Kind.PIL_IMAGE, f"{getattr(source, 'filename', '') or 'an image'} of mode {source.mode}")
     elif isinstance(source, (bytes, bytearray, memoryview)):
         yield _opened(io.BytesIO(source), f"<{len(source)} bytes>")
-    elif isinstance(source, (str, pathlib.Path)):
-        with _open_file(source) as file:
-            yield _opened(file, str(source), pathlib.Path(source))
+    elif isinstance(source, (str, pathlib.Path, RemotePath)):
+        file, path = _open_file(source)
+        with file:
+            yield _opened(file, str(source), path)
     else:
         raise ImageError(
             "An image is a path, bytes, a PIL image, or a numpy array. "
@@ -60,10 +63,14 @@ def _remedy(source):
 
 
 def _open_file(path):
+    """(binary file, its pathlib.Path or None): what is on this machine, and what an address leads to."""
     try:
-        if stat.S_ISFIFO(os.stat(path).st_mode):  # opening one would wait for a writer
+        local = local_file(path)
+        if local is None:
+            return open_image(path), None
+        if stat.S_ISFIFO(os.stat(local).st_mode):  # opening one would wait for a writer
             raise OSError("it is a pipe, not a file")
-        return open(path, "rb")
+        return open(local, "rb"), local
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise ImageError(
             f"An image file must exist. Received {path}, which does not. "

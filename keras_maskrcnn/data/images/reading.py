@@ -41,7 +41,8 @@ def read_image(source, channels=3, dtype="uint8"):
     """Read an image by the rules of the module docstring.
 
     Args:
-        source: path (str or Path), bytes of an encoded file, PIL.Image.Image, or an array (H, W) or (H, W, C).
+        source: path or address (str or Path), bytes of an encoded file, PIL.Image.Image, or an array (H, W) or
+            (H, W, C).
         channels: C of the result: `config.num_channels`. None: all that are stored.
         dtype: "uint8", "uint16" or "float32": `config.image_dtype`. None: the stored one.
 

@@ -78,7 +78,7 @@ class BatchMaker(RowMaker):
         self.order = EpochOrder(dataset, options.shuffle, options.seed, options.repeat_threshold, options.negatives)
         self.ready_at = {}
         self._images = (None, None)
-        self.workers_chosen = choose_workers(options, dataset.image_sizes, config)
+        self.workers_chosen = choose_workers(options, dataset.image_sizes, config, files=dataset.records.files())
         self._pool = None
         self._pool_lock = threading.Lock()
         if len(self) == 0:

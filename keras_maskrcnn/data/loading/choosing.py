@@ -18,6 +18,7 @@ THREAD, PROCESS = "thread", "process"
 FEW_CORES = 4  # up to here the model needs the cores that processes would gain
 MOST_PROCESSES = 16
 _PLURAL = {THREAD: "threads", PROCESS: "processes"}
+_HERE_ALONE = ("memory://", "simplecache::memory://")
 _QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -44,7 +45,7 @@ class Workers:
         return f"{self.count} {noun} {'make' if self.count != 1 else 'makes'} the batches: {self.why}"
 
 
-def choose_workers(options, image_sizes, config, cores=None):
+def choose_workers(options, image_sizes, config, cores=None, files=()):
     """Choose kind and number where the options leave them open.
 
     Args:
@@ -52,6 +53,7 @@ def choose_workers(options, image_sizes, config, cores=None):
         image_sizes: (height, width) of the dataset's images.
         config: MaskRCNNConfig, for channels and dtype of the images.
         cores: int; None counts those that this process may use.
+        files: str or None, the dataset's image files and addresses.
 
     Returns:
         Workers.
@@ -66,7 +68,7 @@ def choose_workers(options, image_sizes, config, cores=None):
     elif options.worker_type in (THREAD, PROCESS, None):
         why = "as asked for"
     asked_for = options.worker_type == PROCESS
-    if kind == PROCESS and (obstacle := no_processes()):
+    if kind == PROCESS and (obstacle := _only_here(files) or no_processes()):
         return Workers(THREAD, max(1, min(count, 2)), f"{obstacle}, so that worker processes cannot be used")
     share = options.cache_bytes // max(count, 1)
     return Workers(kind, max(count, 1) if kind == PROCESS else count, why, share if decoded <= share else 0, asked_for)
@@ -99,6 +101,12 @@ def usable_cores():
     except (OSError, ValueError):  # no such limit on this system
         return cores
     return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+
+
+def _only_here(files):
+    """Why other processes cannot read these files, str; None if they can."""
+    there = any(file is not None and file.startswith(_HERE_ALONE) for file in files)
+    return "images of memory:// are in this process alone" if there else None
 
 
 def no_processes():

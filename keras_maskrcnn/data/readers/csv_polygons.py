@@ -4,8 +4,6 @@ Columns are recognised by name (see `COLUMNS`). Cells are separated by commas, s
 see `via`.
 """
 
-import pathlib
-
 from keras_maskrcnn.data.readers import outlines
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
@@ -13,6 +11,7 @@ from keras_maskrcnn.data.readers.image_finder import ImageFinder
 from keras_maskrcnn.data.readers.polygon_text import outline_mask
 from keras_maskrcnn.data.readers.tables import read_table
 from keras_maskrcnn.data.records import Dataset
+from keras_maskrcnn.host.addresses import as_path
 
 COLUMNS = {  # content -> accepted column names, lower case
     "image": ("image", "filename", "file_name", "file", "image_path", "path", "image_name", "imageid", "image_id"),
@@ -45,7 +44,7 @@ class CsvDataset(Dataset):
     """
 
     def __init__(self, annotation_file, image_dir=None, on_error="raise", class_names=None, category_ids=None):
-        path = pathlib.Path(annotation_file)
+        path = as_path(annotation_file)
         collector = Collector(path, class_names)
         finder = ImageFinder(path, image_dir)
         for name, objects in _read(path).items():

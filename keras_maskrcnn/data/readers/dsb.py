@@ -4,8 +4,6 @@ One image per id and one black-and-white file per object. The mask files are rea
 dataset is created, and kept as small windows. Images are read when needed.
 """
 
-import pathlib
-
 from keras_maskrcnn.data.classes import join_classes
 from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.data.readers.arrays import crop_mask
@@ -13,6 +11,7 @@ from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import folders_in, image_files
 from keras_maskrcnn.data.readers.label_images import read_labels
 from keras_maskrcnn.data.records import Dataset, Fault, Instance, Record
+from keras_maskrcnn.host.addresses import as_path
 
 
 class DsbDataset(Dataset):
@@ -37,7 +36,7 @@ class DsbDataset(Dataset):
     """
 
     def __init__(self, folder, class_name="nucleus", on_error="raise", class_names=None, category_ids=None):
-        folder = pathlib.Path(folder)
+        folder = as_path(folder)
         if not folder.is_dir():
             raise ValueError(
                 f"A folder with one subfolder per image is needed. Received {folder}. "

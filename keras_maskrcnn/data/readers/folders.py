@@ -7,6 +7,7 @@ import os
 import pathlib
 
 from keras_maskrcnn.data.limits import check_count
+from keras_maskrcnn.host.addresses import as_path, folder_of, held_by, is_address, open_file, walk
 
 IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif",
@@ -64,7 +65,7 @@ def image_files_and_others(folder, deep=False, known=()):
 
 def folders_in(folder):
     """The folders directly inside a folder that are not hidden, sorted. It need not exist. List of Path."""
-    folder = pathlib.Path(folder)
+    folder = as_path(folder)
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     return [path for path in inside if path.is_dir() and not _is_hidden(path.name)]
 
@@ -72,15 +73,27 @@ def folders_in(folder):
 def _listed(folder, endings, deep):
     """(files of these endings, other files, number of hidden files), both lists sorted."""
     chosen, others, hidden = [], [], 0
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in walk(folder):
+        in_place = as_path(place).joinpath
         shown = [name for name in names if not _is_hidden(name)]
         hidden += len(names) - len(shown)
         for name in shown:
-            # Cellpose keeps its project beside an image, as .npy.
-            fits = name.lower().endswith(endings) and not name.endswith("_seg.npy")
-            (chosen if fits else others).append(pathlib.Path(place, name))
+            (chosen if _fits(name, endings) else others).append(in_place(name))
         folders[:] = [name for name in folders if deep and not _is_hidden(name)]
     return sorted(chosen), sorted(others), hidden
+
+
+def walk_images(folder):
+    """Yield the image files in a folder and its subfolders, as str, sorted within each folder. One is in memory."""
+    for place, folders, names in walk(folder):
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        place = as_path(place)
+        yield from (str(place / n) for n in sorted(names) if not _is_hidden(n) and _fits(n, IMAGE_SUFFIXES))
+
+
+def _fits(name, endings):
+    """Whether a name has one of the endings; Cellpose keeps its project beside an image, as .npy."""
+    return name.lower().endswith(endings) and not name.endswith("_seg.npy")
 
 
 def _is_hidden(name):
@@ -97,10 +110,12 @@ def named_folders(folder, names):
     Returns:
         List of Path, in the order of the names; an exact name goes before the same one in other case.
     """
+    folder = as_path(folder)
     try:
-        found = sorted(pathlib.Path(folder, name) for name in os.listdir(folder) if name.lower() in names)
+        held = held_by(folder) if is_address(folder) else os.listdir(folder)
     except OSError:
         return []
+    found = sorted(folder / name for name in held if name.lower() in names)
     found.sort(key=lambda path: (names.index(path.name.lower()), path.name not in names))
     return [path for path in found if path.is_dir()]
 
@@ -127,8 +142,22 @@ def by_unique_stem(collector, files, owner=str):
 
 def common_folder(files):
     """The deepest folder that contains all files, absolute; None if there are no files."""
-    folders = {str(pathlib.Path(folder).absolute()) for folder in {os.path.dirname(file) for file in files}}
+    folders = {folder_of(file) for file in files}
+    remote = [folder for folder in folders if is_address(folder)]
+    if remote:
+        return _common_address([as_path(folder) for folder in remote]) if len(remote) == len(folders) else None
+    folders = {str(pathlib.Path(folder).absolute()) for folder in folders}
     return pathlib.Path(os.path.commonpath(folders)) if folders else None
+
+
+def _common_address(folders):
+    """The deepest folder that contains these, or is the only one; None if they are on different servers."""
+    common = folders[0]
+    while not all(folder.parts[: len(common.parts)] == common.parts for folder in folders):
+        if common == common.parent:
+            return None
+        common = common.parent
+    return common
 
 
 def need_folder(path, holding):
@@ -137,8 +166,8 @@ def need_folder(path, holding):
     Raises:
         ValueError: it is not a folder.
     """
-    path = pathlib.Path(path)
-    if not path.is_dir():
+    path = as_path(path)
+    if not path.is_dir() and not (is_address(path) and path.is_unlisted()):
         raise ValueError(f"A folder of {holding} must exist. Received {path}, which is not a folder. Check the path.")
     return path
 
@@ -161,13 +190,13 @@ def read_bytes(path, most=None):
     """The content of an annotation file.
 
     Args:
-        path: str or Path. most: largest number of bytes, or None.
+        path: str, Path or RemotePath. most: largest number of bytes, or None.
 
     Raises:
         ValueError: the file does not exist, cannot be read or is too large.
     """
-    path = pathlib.Path(path)
-    with _named_faults(path), open(path, "rb") as file:
+    path = as_path(path)
+    with _named_faults(path), open_file(path) as file:
         data = file.read(-1 if most is None else most + 1)
     check_count(len(data), most or len(data), f"bytes of {path}")
     return data
@@ -179,8 +208,8 @@ def read_blocks(path, overlap=0):
     Raises:
         ValueError: as `read_bytes`.
     """
-    path, end = pathlib.Path(path), b""
-    with _named_faults(path), open(path, "rb") as file:
+    path, end = as_path(path), b""
+    with _named_faults(path), open_file(path) as file:
         while block := file.read(_BLOCK):
             yield end + block
             end = block[-overlap:] if overlap else b""

@@ -30,6 +30,7 @@ import urllib.parse
 from keras_maskrcnn.data.limits import SEARCH_DEPTH, SEARCH_FILES
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import IMAGE_FOLDERS, IMAGE_SUFFIXES, named_folders, need_folder
+from keras_maskrcnn.host.addresses import as_path, held_by, is_address, walk
 from keras_maskrcnn.host.messages import argument
 
 _UPLOAD = re.compile("[0-9a-f]{8}-(?=.)")  # Label Studio's prefix of uploaded files
@@ -54,10 +55,10 @@ class ImageFinder:
     """
 
     def __init__(self, source, image_dir=None, folders=IMAGE_FOLDERS):
-        source = pathlib.Path(source)
+        source = as_path(source)
         own = source if source.is_dir() else source.parent
         if image_dir is not None:
-            self._own, self._home = need_folder(image_dir, "images"), pathlib.Path(image_dir)
+            self._own, self._home = need_folder(image_dir, "images"), as_path(image_dir)
             self._tiers = [[self._own]]
             self._searched = [self._own]
         else:
@@ -151,7 +152,7 @@ class ImageFinder:
         return self._absolute(name) or self._exact(name, forms) or self._similar(name, forms)
 
     def _absolute(self, name):
-        if not os.path.isabs(name):
+        if not os.path.isabs(name) or is_address(self._own):  # a dataset elsewhere names no file of this machine
             return None
         folder, base = os.path.split(name)
         return pathlib.Path(name) if base in self._names[folder] else None
@@ -159,7 +160,9 @@ class ImageFinder:
     def _exact(self, name, forms):
         """The file at one of the forms of its name inside one of the places."""
         for tier in self._tiers:
-            for form in forms:
+            # A server that lists no folder has every form: the last one is without a host.
+            unlisted = is_address(tier[0]) and isinstance(self._names[f"{tier[0]}/"], _AllNames)
+            for form in reversed(forms) if unlisted else forms:
                 folder, base = os.path.split(form)
                 found = [place for place in tier if base in self._names[f"{place}/{folder}"]]
                 if found:
@@ -347,22 +350,37 @@ def _only(name, paths):
 
 def _same_content(one, other):
     try:
+        if is_address(one):
+            return one == other or one.read_bytes() == other.read_bytes()
         return os.path.samefile(one, other) or filecmp.cmp(one, other, shallow=False)
     except OSError:
         return False
 
 
 def _inside(path, folder):
+    if is_address(path):
+        return path.parts[: len(folder.parts)] == folder.parts
     return pathlib.Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
 
 
 def _above(folder):
     """The folder above, also of a relative path such as `.`."""
-    return folder / ".." if folder.name in ("", "..") else folder.parent
+    return folder / ".." if folder.name in ("", "..") and not is_address(folder) else folder.parent
+
+
+class _AllNames(frozenset):
+    """Holds every name: only reading a file can tell whether it is there."""
+
+    def __contains__(self, name):
+        return True
 
 
 def _file_names(folder):
-    """Names of the files in a folder; none if it is no folder that can be read."""
+    """Names of the files in a folder; none if it is no folder that can be read, all of a server that lists none."""
+    if is_address(folder):
+        folder = as_path(folder)
+        files = frozenset(name for name, is_folder in held_by(folder).items() if not is_folder)
+        return files if files or not folder.is_unlisted() else _AllNames()
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if entry.is_file())
@@ -373,11 +391,11 @@ def _file_names(folder):
 def _walk(folder):
     """The files in a folder and its sub-folders, without hidden ones, sorted; None if there are too many."""
     found, count = [], 0
-    for place, folders, files in os.walk(folder):
-        depth = place[len(str(folder)) :].count(os.sep)
+    for place, folders, files in walk(folder):
+        depth = str(place)[len(str(folder)) :].count("/" if is_address(folder) else os.sep)
         folders[:] = [] if depth >= SEARCH_DEPTH else sorted(name for name in folders if not name.startswith("."))
         count += len(files) + len(folders)
         if count > SEARCH_FILES:
             return None
-        found += [pathlib.Path(place, name) for name in sorted(files) if not name.startswith(".")]
+        found += [as_path(place) / name for name in sorted(files) if not name.startswith(".")]
     return found

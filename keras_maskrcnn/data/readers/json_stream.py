@@ -12,6 +12,8 @@ import re
 
 import numpy as np
 
+from keras_maskrcnn.host.addresses import open_file
+
 try:
     import orjson  # decodes COCO's annotations seven times as fast as Python's json
 except ImportError:  # a platform without it
@@ -43,7 +45,7 @@ class JsonStream:
 
     def __init__(self, path, digest=None):
         try:
-            self._file = open(path, "rb")
+            self._file = open_file(path)
         except (OSError, ValueError):
             raise Unusual from None
         self._digest = digest
@@ -219,7 +221,7 @@ class Entries:
         if not numbers:
             return
         batches = np.searchsorted(self._firsts, numbers, "right") - 1
-        with open(self._path, "rb") as file:
+        with open_file(self._path) as file:
             for batch, group in itertools.groupby(zip(batches.tolist(), numbers, strict=True), lambda pair: pair[0]):
                 file.seek(self._places[batch])
                 text = file.read(self._places[batch + 1] - self._places[batch]).decode()

@@ -6,8 +6,6 @@ floats with whole values, are read too. In RGB files each colour is one object. 
 `instance_files`.
 """
 
-import pathlib
-
 import numpy as np
 from skimage import measure
 
@@ -18,6 +16,7 @@ from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import IMAGE_FOLDERS, by_unique_stem, image_files, named_folders, need_folder
 from keras_maskrcnn.data.records import Dataset, RunLengths, size_message
 from keras_maskrcnn.geometry import rle
+from keras_maskrcnn.host.addresses import as_path, open_image
 
 LABEL_FOLDERS = ("labels", "masks", "label_images", "instances")
 LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances")  # after the image name
@@ -64,7 +63,7 @@ def find_label_images(collector, folder, image_dir=None):
     Raises:
         ValueError: the layout is unknown.
     """
-    folder = pathlib.Path(folder)
+    folder = as_path(folder)
     images = find_image_folder(folder, image_dir)
     annotated = next((path for path in named_folders(folder, LABEL_FOLDERS) if image_files(path)), None)
     if annotated is None or images is None:
@@ -82,7 +81,7 @@ def find_label_images(collector, folder, image_dir=None):
 
 def find_image_folder(folder, image_dir=None):
     """The folder of the images: the given one, else `images/` or similar inside `folder`, else None."""
-    if image_dir is not None and pathlib.Path(image_dir) != folder:
+    if image_dir is not None and as_path(image_dir) != folder:
         return need_folder(image_dir, "images")
     return next(iter(named_folders(folder, IMAGE_FOLDERS)), None)
 
@@ -235,7 +234,7 @@ def _stored(path):
 
 def _check_lossless(path):
     try:
-        with open(path, "rb") as file:
+        with open_image(path) as file:
             start = file.read(len(_JPEG))
     except OSError as error:
         raise FaultyAnnotation(f"{path} cannot be read: {error}.", "Check its name and its permissions.") from None

@@ -6,7 +6,6 @@ Shapes with the same label and the same `group_id` are parts of one object, as i
 import base64
 import functools
 import math
-import pathlib
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import files_with, read_json
 from keras_maskrcnn.data.readers.image_finder import ImageFinder, shown_name
 from keras_maskrcnn.data.records import Dataset, size_message
+from keras_maskrcnn.host.addresses import as_path
 
 _NO_OBJECT = ("__ignore__", "_background_")  # labels that labelme's exporters skip
 
@@ -42,7 +42,7 @@ class LabelmeDataset(Dataset):
     """
 
     def __init__(self, source, image_dir=None, on_error="raise", class_names=None, category_ids=None):
-        source = pathlib.Path(source)
+        source = as_path(source)
         files = files_with(source, ".json") if source.is_dir() else [source]
         if not files:
             raise ValueError(f"A folder with labelme .json files is needed. Received {source}, which has none.")

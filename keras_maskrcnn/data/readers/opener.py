@@ -5,7 +5,6 @@ Called by the command line and by users.
 
 import inspect
 import os
-import pathlib
 
 from keras_maskrcnn.data.readers import via
 from keras_maskrcnn.data.readers.coco import CocoDataset
@@ -31,6 +30,7 @@ from keras_maskrcnn.data.readers.via import ViaDataset
 from keras_maskrcnn.data.readers.via3 import Via3Dataset
 from keras_maskrcnn.data.readers.voc import VocDataset
 from keras_maskrcnn.data.readers.yolo import YoloDataset
+from keras_maskrcnn.host.addresses import as_path, is_address
 from keras_maskrcnn.host.files import clean_up
 from keras_maskrcnn.host.messages import argument
 
@@ -122,10 +122,11 @@ def recognise(source):
     Raises:
         ValueError: the path does not exist, no format fits, or several do.
     """
-    source = pathlib.Path(source)
-    if not os.path.exists(source):
-        clean_up(source.parent)  # a killed `split` may have left its files ready, but not yet in place
-    if not os.path.exists(source):  # also a name that no disk can hold, for which pathlib raises
+    source = as_path(source)
+    if not _exists(source):
+        if not is_address(source):
+            clean_up(source.parent)  # a killed `split` may have left its files ready, but not yet in place
+    if not _exists(source):
         raise ValueError(
             f"A dataset must be a file or a folder. Received {source}, which does not exist. Check the path."
         )
@@ -133,6 +134,11 @@ def recognise(source):
     if found is None or found[0] is None:
         raise ValueError(_nothing_found(source))
     return found
+
+
+def _exists(path):
+    """Whether there is a file or folder; not of a name that no disk can hold, for which pathlib raises."""
+    return path.exists() if is_address(path) else os.path.exists(path)
 
 
 def _recognise_file(path):
@@ -165,7 +171,7 @@ def _recognise_json(path):
 
 def _is_large_coco(path):
     """Whether a file is so large that searching takes seconds, and both its ends are of COCO instances."""
-    if os.path.getsize(path) < 8 * _END:
+    if is_address(path) or os.path.getsize(path) < 8 * _END:
         return False
     with open(path, "rb") as file:
         ends = file.read(_END)

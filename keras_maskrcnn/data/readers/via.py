@@ -6,7 +6,6 @@ value of one of its attributes. VIA 3 has another format, see `via3`.
 """
 
 import json
-import pathlib
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from keras_maskrcnn.data.readers.folders import read_json
 from keras_maskrcnn.data.readers.image_finder import ImageFinder
 from keras_maskrcnn.data.readers.tables import read_table
 from keras_maskrcnn.data.records import Dataset
+from keras_maskrcnn.host.addresses import as_path
 from keras_maskrcnn.host.messages import argument
 
 CSV_COLUMNS = ("filename", "region_id", "region_shape_attributes", "region_attributes")
@@ -55,7 +55,7 @@ class ViaDataset(Dataset):
     def __init__(
         self, annotation_file, image_dir=None, attribute=None, on_error="raise", class_names=None, category_ids=None
     ):
-        path = pathlib.Path(annotation_file)
+        path = as_path(annotation_file)
         collector = Collector(path, class_names)
         entries, options = _read(path, collector)
         names = dict.fromkeys([*options, *(key for _, region in _regions(entries) for key in _attributes(region))])

@@ -6,7 +6,6 @@ without objects. For VIA 1 and 2 see `via`.
 """
 
 import base64
-import pathlib
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from keras_maskrcnn.data.readers.folders import read_json
 from keras_maskrcnn.data.readers.image_finder import ImageFinder
 from keras_maskrcnn.data.readers.via import choose_attribute
 from keras_maskrcnn.data.records import Dataset
+from keras_maskrcnn.host.addresses import as_path
 
 _REQUIRED = ("project", "attribute", "file", "metadata", "view")
 _IN_IMAGE = "FILE1_Z0_XY1"  # VIA's anchor id for attributes of image regions
@@ -44,7 +44,7 @@ class Via3Dataset(Dataset):
     def __init__(
         self, annotation_file, image_dir=None, attribute=None, on_error="raise", class_names=None, category_ids=None
     ):
-        path = pathlib.Path(annotation_file)
+        path = as_path(annotation_file)
         content = _read(path)
         described = {
             key: about

@@ -5,8 +5,6 @@ height. The labels of `.../images/a.jpg` are in `.../labels/a.txt`; if none are 
 elsewhere. An image without such a file has no objects.
 """
 
-import pathlib
-
 import numpy as np
 
 from keras_maskrcnn.data.limits import OUTLINE_POINTS, check_count
@@ -18,6 +16,7 @@ from keras_maskrcnn.data.readers.image_finder import ImageFinder, name_forms
 from keras_maskrcnn.data.readers.yaml_files import read_yaml
 from keras_maskrcnn.data.readers.yolo_labels import find_labels, label_file
 from keras_maskrcnn.data.records import Dataset
+from keras_maskrcnn.host.addresses import as_path
 from keras_maskrcnn.host.messages import argument
 
 PARTS = ("train", "val", "test")
@@ -61,7 +60,7 @@ def find_yaml(source):
     Raises:
         ValueError: there is none, or there are several.
     """
-    source = pathlib.Path(source)
+    source = as_path(source)
     if source.is_file():
         return source
     files = files_with(need_folder(source, "data.yaml and images"), ".yaml", ".yml")

@@ -8,6 +8,7 @@ is one of `LABEL_NAMES` in any case.
 import pathlib
 
 from keras_maskrcnn.data.readers.folders import folders_in
+from keras_maskrcnn.host.addresses import as_path
 
 LABEL_NAMES = ("labels", "label", "annotations", "annotation", "txt", "yolo", "segmentations", "segments", "polygons")
 _LEVELS_ABOVE = 3  # folders above an image's own that are searched
@@ -21,7 +22,7 @@ def label_file(image):
         if parts[position] == "images":
             parts[position] = "labels"
             break
-    return pathlib.Path(*parts).with_suffix(".txt")
+    return as_path(parts[0]).joinpath(*parts[1:]).with_suffix(".txt")
 
 
 def find_labels(images, name):
@@ -65,12 +66,12 @@ def find_labels(images, name):
 def _other_places(folder):
     """Folders that may hold the labels of a folder of images, in the order in which they are searched."""
     places = _named_labels(folder)
-    inside = pathlib.Path()
+    inside = pathlib.PurePosixPath()
     above = folder
     for _ in range(_LEVELS_ABOVE):
-        above, inside = above.parent, pathlib.Path(above.name, inside)
+        above, inside = above.parent, pathlib.PurePosixPath(above.name, inside)
         for place in _named_labels(above):
-            below = pathlib.Path(*inside.parts[1:])
+            below = pathlib.PurePosixPath(*inside.parts[1:])
             places += [place / below, place / inside, place]  # photos/train: labels/train and labels, too
     return [place for place in dict.fromkeys(places) if place.is_dir() and place != folder]
 

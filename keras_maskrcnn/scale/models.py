@@ -1,0 +1,95 @@
+"""A predictor for whatever a trained model is kept in, and what its file says without building it.
+
+Called by `rows.py`, `on_ray.py` and users.
+"""
+
+import hashlib
+import json
+import pathlib
+import types
+import zipfile
+
+from keras_maskrcnn.host.messages import argument
+from keras_maskrcnn.runs.folder import find_model
+
+
+def open_predictor(path, score_threshold=None, tile=None, overlap=0.2):
+    """Open a model for prediction.
+
+    Args:
+        path: `.keras` file, run folder, or SavedModel (the folder of one version, or of all versions).
+        score_threshold, tile, overlap: as for `Predictor`. A SavedModel takes whole images only.
+
+    Returns:
+        An object with `stream` and `config`, such as Predictor.
+
+    Raises:
+        ValueError: there is no such model, or it cannot take tiles.
+    """
+    if is_saved_model(path):
+        from keras_maskrcnn.serving.saved_model_predictor import SavedModelPredictor
+
+        _need_whole_images(path, tile)
+        return SavedModelPredictor(path, score_threshold)
+    from keras_maskrcnn.inference.predictor import Predictor
+    from keras_maskrcnn.weights.models import load_model
+
+    return Predictor(load_model(find_model(path)), score_threshold, tile, overlap)
+
+
+def check_options(path, score_threshold=None, tile=None, overlap=0.2):
+    """Raise what `open_predictor` would raise about these arguments, before processes are started for it."""
+    if is_saved_model(path):
+        _need_whole_images(path, tile)
+        return
+    lowest = read_fields(path).score_threshold
+    if score_threshold is not None and not lowest <= score_threshold <= 1:
+        raise ValueError(
+            f"{argument('score_threshold')} must lie between the model's own, {lowest}, and 1. "
+            f"Received: {score_threshold}. The model gives no detections below its own."
+        )
+    if tile is not None:
+        from keras_maskrcnn.inference.tiling import tile_grid
+
+        tile_grid(tile, tile, tile, overlap)
+
+
+def read_fields(path):
+    """What the file of a model says about its images: an object with num_channels, image_dtype, score_threshold."""
+    if is_saved_model(path):
+        from keras_maskrcnn.serving.assets import read_config
+        from keras_maskrcnn.serving.saved_model import find_version
+
+        return read_config(find_version(path))
+    with zipfile.ZipFile(find_model(path)) as archive:
+        fields = json.loads(archive.read("config.json"))["config"]["config"]
+    kept = {name: fields[name] for name in ("image_dtype", "score_threshold")}
+    return types.SimpleNamespace(num_channels=len(fields["pixel_mean"]), **kept)
+
+
+def _need_whole_images(path, tile):
+    if tile is not None:
+        raise ValueError(
+            f"An export takes whole images, no tiles. Received {path} and {argument('tile', tile)}. "
+            "Name the .keras file or run folder that was exported."
+        )
+
+
+def is_saved_model(path):
+    """Whether a path is the folder of a SavedModel, or of its versions."""
+    path = pathlib.Path(path)
+    return (path / "saved_model.pb").is_file() or any(path.glob("[0-9]*/saved_model.pb"))
+
+
+def digest_of(path):
+    """SHA-256 of a model: of its file, or of all files of its folder with their names."""
+    path = pathlib.Path(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if is_saved_model(path) else [find_model(path)]
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(path).as_posix() if len(files) > 1 else ""
+        digest.update(f"{name}\0".encode("utf-8", "surrogatepass"))
+        with open(file, "rb") as opened:
+            while block := opened.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,137 @@
+"""`RowPredictor` on Ray Data, in Spark and in Beam: the rows are those of the predictor, one for each image.
+
+Ray, Spark and Beam are large and not among the test tools: each test runs where its package is installed.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+import pytest
+from scale_parts import check_rows, colour_predictor, make_images
+
+from keras_maskrcnn import cli
+
+HERE = pathlib.Path(__file__).parent
+SAMPLES = HERE.parent / "samples" / "scale"
+
+
+def load_sample(name):
+    spec = importlib.util.spec_from_file_location(f"sample_{name}", SAMPLES / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def others_import(monkeypatch):
+    """Processes that an engine starts import the package and this folder's modules."""
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent), before]).rstrip(os.pathsep))
+
+
+@pytest.fixture
+def ray(others_import):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e .[ray]")
+    pytest.importorskip("ray.data")
+    yield ray
+    ray.shutdown()
+
+
+def read_rows(folder):
+    import pyarrow.parquet
+
+    return [row for file in sorted(folder.glob("*.parquet")) for row in pyarrow.parquet.read_table(file).to_pylist()]
+
+
+def test_predict_on_ray_finds_what_the_predictor_finds_and_goes_on(tmp_path, ray, monkeypatch):
+    from keras_maskrcnn.scale.on_ray import predict_on_ray
+
+    paths = make_images(tmp_path / "photos", 24)
+    found = tmp_path / "found"
+    counts = []
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    store = predict_on_ray(colour_predictor, [tmp_path / "photos"], found, actors=1, progress=counts.append, coco=True)
+    check_rows(read_rows(found), paths, colour_predictor())
+    assert (store.images, store.num_faulty, store.instances) == (24, 2, 22) and counts[0] == 0 and counts[-1] == 24
+    assert len(json.loads((found / "detections.json").read_text())) == 22
+    more = make_images(tmp_path / "photos", 6, first=24)
+    with monkeypatch.context() as patched:  # as for GPUs: the images are decoded by the readers
+        patched.setattr("keras_maskrcnn.scale.on_ray.wants_pixels", lambda pool: True)
+        store = predict_on_ray(colour_predictor, [tmp_path / "photos"], found, actors=1)
+    check_rows(read_rows(found), paths + more, colour_predictor())
+    assert [part.name for part in store.parts()] == ["part-000001.parquet", "part-000002.parquet"]
+    predict_on_ray(colour_predictor, [tmp_path / "photos"], found, actors=1)  # nothing is left to do
+    assert len(read_rows(found)) == 30
+
+
+def broken_predictor():
+    raise ValueError("this model cannot be loaded")
+
+
+def test_a_run_that_ray_ends_says_why(tmp_path, ray):
+    from keras_maskrcnn.scale.on_ray import RunStopped, predict_on_ray
+
+    paths = make_images(tmp_path / "photos", 2)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    with pytest.raises(RunStopped, match="this model cannot be loaded.* 0 images are finished in .*Start it again"):
+        predict_on_ray(broken_predictor, paths, tmp_path / "found", actors=1)
+
+
+def test_wrong_options_are_told_before_ray_starts(tmp_path, capsys):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e .[ray]")
+    make_images(tmp_path, 1)
+    arguments = ["predict", "--engine", "ray", str(tmp_path / "none.keras"), str(tmp_path)]
+    assert cli.main([*arguments, "--output", str(tmp_path / "found")]) == cli.MISTAKE
+    assert "A model is a .keras file, or a run folder" in capsys.readouterr().err
+
+
+def test_the_sample_for_ray(tmp_path, ray):
+    paths = make_images(tmp_path / "photos", 12)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    sample = load_sample("on_ray")
+    images = ray.data.read_binary_files(str(tmp_path / "photos"), include_paths=True)
+    rows = sample.detect(images, colour_predictor).take_all()
+    check_rows(rows, paths, colour_predictor())
+
+
+def test_the_sample_for_spark(tmp_path, others_import, monkeypatch):
+    sql = pytest.importorskip("pyspark.sql", reason="Spark is not installed: pip install pyspark")
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    paths = make_images(tmp_path / "photos", 12)
+    spark = (
+        sql.SparkSession.builder.master("local[1]")
+        .config("spark.ui.enabled", "false")
+        .config("spark.sql.execution.arrow.maxRecordsPerBatch", 5)
+        .getOrCreate()
+    )
+    try:
+        load_sample("on_spark").detect_folder(
+            spark, colour_predictor, str(tmp_path / "photos"), str(tmp_path / "found"), batch_size=2
+        )
+    finally:
+        spark.stop()
+    rows = read_rows(tmp_path / "found")
+    for row in rows:
+        row["path"] = row["path"].removeprefix("file:").replace("%20", " ")
+        row["error"] = row["error"] and row["error"].replace("file:/", "/").replace("%20", " ")
+    check_rows(rows, paths, colour_predictor())
+
+
+def test_the_sample_for_beam(tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam.ml.inference.base", reason="Beam is not installed: pip install apache-beam")
+    paths = make_images(tmp_path / "photos", 12)
+    sample = load_sample("on_beam")
+    monkeypatch.setattr(
+        sample, "InstanceHandler", lambda model, real=sample.InstanceHandler, **options: real(colour_predictor)
+    )
+    pattern = str(tmp_path / "photos" / "*" / "*.png")
+    monkeypatch.setattr(sys, "argv", ["on_beam.py", "none", pattern, str(tmp_path / "found")])
+    sample.main()
+    lines = [line for file in tmp_path.glob("found*.jsonl") for line in file.read_text().splitlines()]
+    check_rows([json.loads(line) for line in lines], paths, colour_predictor())
