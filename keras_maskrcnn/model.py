@@ -119,7 +119,7 @@ class MaskRCNN(keras.Model):
         """
         super().compile(*args, **kwargs)
         self.optimizer.build(self.trainable_variables)
-        backend.share_updates(self.optimizer, self)
+        backend.prepare_optimizer(self.optimizer, self)
 
     # The path ------------------------------------------------------------------------------------------------
 

@@ -84,10 +84,10 @@ def test_non_maximum_suppression():
     corners = rng.uniform(0, 60, (2, 200, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(5, 30, (2, 200, 2))], axis=-1).astype("float32")
     scores, classes = rng.uniform(size=(2, 200)).astype("float32"), rng.integers(0, 3, (2, 200)).astype("int32")
-    arguments = (*map(ops.convert_to_tensor, (boxes, scores)), 0.5, 50, ops.convert_to_tensor(classes))
+    arguments = (*map(ops.convert_to_tensor, (boxes, scores)), 0.3, 200, ops.convert_to_tensor(classes))
     valid = ops.convert_to_tensor(rng.uniform(size=(2, 200)) > 0.1)
     expected, keep = (np.asarray(one) for one in generic.non_max_suppression(*arguments, valid))
     found, kept = (np.asarray(one) for one in module.non_max_suppression(*arguments, valid))
     np.testing.assert_array_equal(kept, keep)
     np.testing.assert_array_equal(found[kept], expected[keep])
-    assert 20 < keep.sum() < 100
+    assert 40 < keep.sum() < 300  # many are dropped, none for the limit

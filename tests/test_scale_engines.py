@@ -63,7 +63,8 @@ def test_predict_on_ray_finds_what_the_predictor_finds_and_goes_on(tmp_path, ray
         patched.setattr("keras_maskrcnn.scale.on_ray.wants_pixels", lambda pool: True)
         store = predict_on_ray(colour_predictor, [tmp_path / "photos"], found, actors=1)
     check_rows(read_rows(found), paths + more, colour_predictor())
-    assert [part.name for part in store.parts()] == ["part-000001.parquet", "part-000002.parquet"]
+    names = [part.name for part in store.parts()]  # a slow run also writes in between
+    assert len(names) >= 2 and names == [f"part-{number:06d}.parquet" for number in range(1, len(names) + 1)]
     predict_on_ray(colour_predictor, [tmp_path / "photos"], found, actors=1)  # nothing is left to do
     assert len(read_rows(found)) == 30
 

@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 import keras_maskrcnn as km
+from keras_maskrcnn import backend
 from keras_maskrcnn.branches.mask_head import mask_loss, mask_targets
 from keras_maskrcnn.learning import losses, targets
 from keras_maskrcnn.learning.matching import BELOW, BETWEEN, ignore_crowds, match
@@ -170,3 +171,19 @@ def test_sgd_is_the_papers():
     assert copy._learning_rate.get_config() == rate.get_config()
     # Decay runs through the momentum in the paper: after many steps without gradient it shrinks by lr * wd / (1 - m).
     assert optimizer.weight_decay == pytest.approx(1e-3) and optimizer.momentum == 0.9
+
+
+def test_averages_outlive_a_prediction_after_the_training():
+    """On JAX Keras' `fit` leaves model and averages with the same arrays, which a prediction uses up."""
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5), "mse", jit_compile="auto")
+    model.build((None, 2))
+    model.optimizer.build(model.trainable_variables)
+    backend.prepare_optimizer(model.optimizer, model)
+    model.fit(np.ones((4, 2), "float32"), np.ones((4, 1), "float32"), batch_size=2, verbose=0)
+    expected = [keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables]
+    model.predict_on_batch(np.ones((1, 2), "float32"))
+    averages = model.optimizer._model_variables_moving_average
+    for average, value in zip(averages, expected, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(average), value)
+    assert any(value.any() for value in expected)

@@ -117,8 +117,22 @@ def _variables(model):
     return model.trainable_variables, model.non_trainable_variables
 
 
-def share_updates(optimizer, model):
-    """Let an optimizer clip, accumulate and average the gradients of the whole batch. On JAX it does."""
+def prepare_optimizer(optimizer, model):
+    """Let an optimizer clip, accumulate and average the gradients of the whole batch. On JAX it does.
+
+    At the end of `fit` Keras 3.15 gives the model's variables the very arrays of their averages (`use_ema`). The next
+    prediction hands them over to XLA, and the averages are lost: neither `save` nor `fit` works any more. So the model
+    gets copies.
+    """
+    if keras.backend.backend() != "jax" or not getattr(optimizer, "use_ema", False):
+        return
+
+    def finalize(variables):
+        type(optimizer).finalize_variable_values(optimizer, variables)
+        for variable in variables:
+            variable.assign(variable.value.copy())
+
+    optimizer.finalize_variable_values = finalize
 
 
 def restore_metric(variable, value, team):

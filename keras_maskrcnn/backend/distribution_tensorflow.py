@@ -127,7 +127,7 @@ def local_prediction(model):
     return lambda batch: tf.nest.map_structure(lambda tensor: tensor.numpy(), run(batch))
 
 
-def share_updates(optimizer, model):
+def prepare_optimizer(optimizer, model):
     """Let an optimizer clip, accumulate and average the gradients of the whole batch.
 
     Keras 3.15 clips those of each replica, and adds them up inside a condition, which replicas cannot meet in

@@ -45,7 +45,7 @@ def train(team, images=10, kind=keras.optimizers.SGD, optimizer=None, dtype=None
     keras.utils.set_random_seed(0)
     config = sample_all(tiny_config(class_names=("one", "two", "three")))
     model = km.MaskRCNN(config, seed=0, dtype=dtype)
-    model.compile(kind(1e-2, **optimizer or {}))
+    model.compile(kind(1e-3, **optimizer or {}))
     dataset = dataset_of(images)
     loader = km.DataLoader(dataset, config, 2, drop_last=False, fill_last=True, shard=team.shard)
     history = model.fit(loader, epochs=1, shuffle=False, verbose=0).history

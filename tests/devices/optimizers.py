@@ -36,7 +36,7 @@ def train(strategy, make):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         model.compile(make(), "mse")
         model.optimizer.build(model.trainable_variables)
-        backend.share_updates(model.optimizer, model)
+        backend.prepare_optimizer(model.optimizer, model)
     model.fit(tf.data.Dataset.from_tensor_slices(data).batch(2), epochs=1, verbose=0)
     return model.get_weights()
 
