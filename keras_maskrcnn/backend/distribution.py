@@ -25,6 +25,8 @@ def connect():
     if not jax.distributed.is_initialized():
         if not any(name in os.environ for name in PLACES):
             return 1  # without a look at the devices, after which no CPU can be divided
+        # On CPUs programs run side by side, and those in which processes meet began in another order here and there.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         keras.distribution.initialize()
     return jax.process_count()
 

@@ -21,7 +21,6 @@ WORDS = {  # argument, or argument with its value -> option
     "devices": "--devices",
     "minutes": "--minutes",
     "epochs": "--epochs",
-    "model": "the model",
     "actors": "--actors",
     "gpus": "--gpus",
     "image_column": "--image-column",
