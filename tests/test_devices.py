@@ -15,10 +15,10 @@ import time
 import types
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from child_processes import python_path
-from conftest import backend as name_of_backend
 
 import keras_maskrcnn as km
 from keras_maskrcnn import backend
@@ -29,7 +29,7 @@ from keras_maskrcnn.runs.devices import check_shares
 
 TESTS = pathlib.Path(__file__).parent
 LOSSES = ("rpn_objectness_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss", "loss")
-ON_JAX = name_of_backend() == "jax"
+ON_JAX = keras.backend.backend() == "jax"
 
 
 def start(script, *args, **environment):
