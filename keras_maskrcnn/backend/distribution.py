@@ -119,6 +119,11 @@ def _variables(model):
     return model.trainable_variables, model.non_trainable_variables
 
 
+def uses_average(optimizer):
+    """Whether an optimizer keeps averaged weights, also if it is wrapped by one that scales the loss (float16)."""
+    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False)
+
+
 def prepare_optimizer(optimizer, model):
     """Let an optimizer clip, accumulate and average the gradients of the whole batch. On JAX it does.
 
@@ -126,7 +131,7 @@ def prepare_optimizer(optimizer, model):
     prediction hands them over to XLA, and the averages are lost: neither `save` nor `fit` works any more. So the model
     gets copies.
     """
-    if keras.backend.backend() != "jax" or not getattr(optimizer, "use_ema", False):
+    if keras.backend.backend() != "jax" or not uses_average(optimizer):
         return
 
     def finalize(variables):

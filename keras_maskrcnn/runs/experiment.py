@@ -267,7 +267,7 @@ def _first_callbacks(model, train_loader, budget, wait):
     first = [] if budget is None else [budget]
     if wait is not None:
         first += [EpochSync(train_loader), wait]
-    if uses_average(model.optimizer):
+    if backend.uses_average(model.optimizer):
         first.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     return first
 
@@ -308,11 +308,6 @@ def _own_errors(loader):
         raise failure from error
 
 
-def uses_average(optimizer):
-    """Whether an optimizer keeps averaged weights, also if it is wrapped by one that scales the loss (float16)."""
-    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False)
-
-
 def _check_model(model, run_dir):
     """Refuse a model of another config than the run's."""
     saved = MaskRCNNConfig.from_dict(read_config(run_dir)["model"]).to_dict()  # fields that are new get their defaults
@@ -332,7 +327,7 @@ def _restore_model(model, file, averaged):
     """
     model.optimizer.build(model.trainable_variables)  # makes the variables that the file's moments are loaded into
     model.load_weights(file)
-    if averaged and uses_average(model.optimizer):
+    if averaged and backend.uses_average(model.optimizer):
         # SwapEMAWeights had swapped weights and averages when the file was written: swap them back.
         swap = keras.callbacks.SwapEMAWeights()
         swap.set_model(model)
