@@ -58,13 +58,14 @@ def test_fifty_planted_errors_of_each_kind_land_in_their_kind(iou_type):
         if kind != "missed":
             score = float(rng.uniform(0.6, 1.0))
             wrong = {
-                "class": lambda: square(near + 2, **where, score=score),
-                "localisation": lambda: square(near + SIDE // 2, **place, score=score),
-                "both": lambda: square(near + SIDE // 2, **where, score=score),
-                "duplicate": lambda: square(near, **place, score=score),
-                "background": lambda: square(180, **place, score=score),
+                "class": (near + 2, where),
+                "localisation": (near + SIDE // 2, place),
+                "both": (near + SIDE // 2, where),
+                "duplicate": (near, place),
+                "background": (180, place),
             }
-            found.append(wrong[kind]())
+            x, what = wrong[kind]
+            found.append(square(x, **what, score=score))
         if kind in ("duplicate", "background"):
             found.append(square(near, **place, score=1.5))
         planted.append(kind)

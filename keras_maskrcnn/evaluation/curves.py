@@ -79,7 +79,7 @@ def reliability(matches, bins=10):
     """Whether scores are probabilities: in each bin of scores, the mean score beside the share that is right.
 
     The expected calibration error is the mean distance of the two, weighted by the number of detections (Guo et al.,
-    On calibration of modern neural networks, 2017, eq. 5; for detections Kueppers et al., 2020, without their position).
+    On calibration of modern neural networks, 2017, eq. 5; for detections Kueppers et al., 2020, without the place).
     What is right depends on the IoU of the matches.
 
     Returns:

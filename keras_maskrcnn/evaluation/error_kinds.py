@@ -97,7 +97,7 @@ def _classified(matches, background_iou):
 
 
 def _best_for_objects(matches, target, usable):
-    """int (G,): the highest-scoring usable detection that was meant for an object that nothing matches, or NONE."""
+    """Int (G,): the highest-scoring usable detection that was meant for an object that nothing matches, or NONE."""
     best = np.full(len(matches.gt_row), NONE)
     for detection in np.flatnonzero(usable):  # by image, and there by descending score
         place = target[detection]
