@@ -6,6 +6,7 @@ Names are imported when they are first used: counting detections needs no Keras,
 import importlib
 
 _MODULES = {  # public name -> its module in the package
+    "analyse": "evaluation.analysis",
     "CocoEvaluator": "evaluation.coco",
     "coco_metrics": "evaluation.figures",
     "error_kinds": "evaluation.error_kinds",

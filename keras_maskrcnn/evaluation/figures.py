@@ -203,13 +203,13 @@ def _figures(tables, categories, iou_type, cap):
     for m, cut in enumerate(params.maxDets):
         figures[f"AR{cut}"] = recall[:, :, 0, m]
     figures |= {f"AR{area}": recall[:, :, a, at_cap] for a, area in enumerate(areas) if area}
-    for k, name in enumerate(_distinct_names(categories)):
+    for k, name in enumerate(distinct_names(categories)):
         figures[f"AP/{name}"] = precision[:, :, k, 0, at_cap]
     return {f"{iou_type}_{name}": _mean_present(values) for name, values in figures.items()}
 
 
-def _distinct_names(categories):
-    """Names of the categories by ascending id. A name that occurs twice has its id with it."""
+def distinct_names(categories):
+    """Names of the categories by ascending id, a list. A name that occurs twice has its id with it."""
     named = sorted({int(category["id"]): str(category["name"]) for category in categories}.items())
     names = [name for _, name in named]
     return [f"{name} (id {key})" if names.count(name) > 1 else name for key, name in named]

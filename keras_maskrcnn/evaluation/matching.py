@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 from pycocotools import mask as rle
 
+from keras_maskrcnn.evaluation.figures import distinct_names
 from keras_maskrcnn.evaluation.tables import check_tables
 from keras_maskrcnn.geometry.rle import parse_counts
 
@@ -24,7 +25,7 @@ class Matches:
     Args:
         iou_type: "bbox" or "segm". iou: float, the least IoU of a match.
         image_ids: list, by ascending id. The columns hold positions in it.
-        names: dict from category id to class name.
+        names: dict from category id to class name, with its id where two classes have the same name.
         row, image, category: int (D,): position in the given detections; position in `image_ids`; category id.
         score: float64 (D,).
         object: int (D,), the object that the detection matches, a position in the columns of objects, or NONE.
@@ -91,7 +92,8 @@ def match_detections(ground_truth, detections, iou_type="segm", iou=0.5, max_det
         part = _match_image(position, *pairs, sizes[image_id], iou_type, iou, max_detections)
         parts.append(_moved(part, first, gt_first))
         first, gt_first = first + len(part["row"]), gt_first + len(part["gt_row"])
-    names = {int(category["id"]): str(category["name"]) for category in ground_truth["categories"]}
+    ids = sorted({int(category["id"]) for category in ground_truth["categories"]})
+    names = dict(zip(ids, distinct_names(ground_truth["categories"]), strict=True))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Matches(iou_type, iou, image_ids, names, **columns)
 
