@@ -24,9 +24,7 @@ def test_precision_at_recalls_by_hand():
 def found_with(scores_right):
     """Matches of one right or wrong detection an image, of class 1, and of one object an image."""
     annotations = [square(20, image_id=k + 1) for k in range(len(scores_right))]
-    found = [
-        square(20 if right else 200, image_id=k + 1, score=score) for k, (score, right) in enumerate(scores_right)
-    ]
+    found = [square(20 if right else 200, image_id=k + 1, score=score) for k, (score, right) in enumerate(scores_right)]
     return match_detections(truth_of(annotations, images=len(annotations)), found)
 
 

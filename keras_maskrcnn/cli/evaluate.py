@@ -7,7 +7,7 @@ from keras_maskrcnn.cli.sources import DATASET, load_model, open_dataset
 OPTIONS = (
     Option(
         "--results",
-        "measure the detections of this file of COCO results, not those of a model; their ids are those of --annotations",
+        "measure the detections in this file of COCO results, not a model's; their ids are those of --annotations",
         metavar="FILE",
     ),
     Option(

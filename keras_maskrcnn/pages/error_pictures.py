@@ -54,8 +54,7 @@ def draw_part(image, part, objects, detection=None, target=None):
     x1, y1, x2, y2 = part
     scale = min(SIDE / max(x2 - x1, y2 - y1), _MOST_ENLARGED)
     size = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
-    picture = Image.fromarray(as_picture(image)[y1:y2, x1:x2])
-    canvas = np.array(picture.resize(size, Image.Resampling.BICUBIC if scale < 2 else Image.Resampling.NEAREST))
+    canvas = np.array(Image.fromarray(as_picture(image)[y1:y2, x1:x2]).resize(size, Image.Resampling.BICUBIC))
     for position, mask in enumerate(objects):
         _trace(canvas, mask, _OBJECT, 3 if position == target else 1)
     if detection is not None:
@@ -73,11 +72,10 @@ def _trace(canvas, mask, color, width, dashed=False):
     inside = mask & ~ndimage.binary_erosion(mask, ring, width)
     outside = ndimage.binary_dilation(mask, ring) & ~mask
     canvas[outside] = _DARK
+    if dashed:  # what lies below shows in the gaps, such as the outline of an object with the same mask
+        ys, xs = np.ogrid[:height, :across]
+        inside &= (xs + ys) // _DASH % 2 == 0
     canvas[inside] = color
-    if dashed:
-        ys, xs = np.nonzero(inside)
-        dark = (xs + ys) // _DASH % 2 == 1
-        canvas[ys[dark], xs[dark]] = _DARK
 
 
 def _as_jpeg(pixels):
