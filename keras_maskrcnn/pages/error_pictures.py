@@ -14,7 +14,7 @@ from keras_maskrcnn.data.images.showing import as_picture
 
 SIDE = 320  # pixels of a picture's longer side
 _MOST_BYTES = 48_000  # of a JPEG
-_QUALITIES = (82, 65, 45, 25)  # the first that is small enough
+_QUALITIES = (82, 65, 45, 25, 10)  # the first that is small enough
 _LEAST_PART = 48  # image pixels of the part's sides: smaller ones show nothing of the surroundings
 _MARGIN = 0.35  # of the longer side of what is shown, on each side
 _MOST_ENLARGED = 6
