@@ -29,6 +29,7 @@ ROOMS = {
     "inference": "backend data geometry host",
     "evaluation": "backend data geometry host inference",
     "pages": "config data evaluation host inference",
+    "labelling": "geometry host",
     "checkup": "config data geometry host pages",
     "runs": "backend config data evaluation host inference network pages",
     "weights": "_version branches config host model network runs",

@@ -8,9 +8,10 @@ from pycocotools import mask as coco_mask
 
 from keras_maskrcnn.geometry import polygons, rle
 
-_TOLERANCES = (1.0, 0.7, 0.4)  # pixels that a corner may be left out for; then every corner stays
+_TOLERANCES = (1.5, 1.0, 0.7, 0.5, 0.3)  # pixels between an outline and the corners that it leaves out
+_ROUNDED = 0.01  # pixels: by how much files round corners
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up: [x, y]
-KEPT_IOU = 0.99  # of a mask and its simplified outline
+KEPT_IOU = 0.985  # of a mask and its simplified outline
 
 
 def mask_rings(mask):
@@ -78,17 +79,43 @@ def simplified_rings(mask):
         (outer, holes): lists of float64 (k, [x, y]), k >= 3.
     """
     exact = mask_rings(mask)
+    # Through the middle of each pixel's edge, a slanting side is a line; along the edges it is a staircase.
+    smooth = [[_edge_centres(ring) for ring in rings] for rings in exact]
     for tolerance in _TOLERANCES:
-        outer, holes = ([_simplified(ring, tolerance) for ring in rings] for rings in exact)
-        if all(len(ring) >= 3 for ring in outer + holes) and _iou(bridged(outer + holes), mask) >= KEPT_IOU:
+        outer, holes = ([_simplified(ring, tolerance) for ring in rings] for rings in smooth)
+        if _count(outer, holes) >= _count(*exact):
+            break
+        if all(len(ring) >= 3 for ring in outer + holes) and _covers(bridged(outer + holes), mask):
             return outer, holes
     return tuple([ring.astype(np.float64) for ring in rings] for rings in exact)
 
 
+def _count(outer, holes):
+    return sum(map(len, outer + holes))
+
+
+def _covers(ring, mask):
+    """Whether a ring is as good as it must be, also after a file has rounded its corners, which may be halves."""
+    return all(_iou(ring + moved, mask) >= KEPT_IOU for moved in (-_ROUNDED, _ROUNDED))
+
+
+def _edge_centres(ring):
+    """The centres of the pixels' edges along a ring of corners: float64 (k, [x, y])."""
+    sides = np.roll(ring, -1, axis=0) - ring
+    lengths = np.abs(sides).sum(axis=1)
+    steps = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 0.5
+    return np.repeat(ring, lengths, axis=0) + np.repeat(np.sign(sides), lengths, axis=0) * steps[:, None]
+
+
 def _simplified(ring, tolerance):
+    """The ring with fewer corners (Douglas and Peucker), in two halves between corners that are far apart."""
     from skimage.measure import approximate_polygon  # slow to import
 
-    return approximate_polygon(np.concatenate([ring, ring[:1]]).astype(np.float64), tolerance)[:-1]
+    start = int(((ring - ring.mean(axis=0)) ** 2).sum(axis=1).argmax())
+    ring = np.roll(ring, -start, axis=0)
+    middle = int(((ring - ring[0]) ** 2).sum(axis=1).argmax())
+    halves = ring[: middle + 1], np.concatenate([ring[middle:], ring[:1]])
+    return np.concatenate([approximate_polygon(half, tolerance)[:-1] for half in halves])
 
 
 def _iou(ring, mask):
