@@ -195,6 +195,13 @@ def test_without_errors_the_page_says_so(tmp_path):
     assert report["metrics"]["segm_AP"] == pytest.approx(1) and report["confusion"]["counts"] == [[1, 0], [0, 0]]
 
 
+def test_a_class_that_the_data_lack_is_shown_by_its_id(tmp_path):
+    page, report, _ = errors_in(tmp_path, [square(10)], [square(10, category=99, score=0.9)])
+    assert [title for title, _ in page.pictures] == ["Wrong class: 99 0.90, labelled dog, IoU 1.00: photo 1.png"]
+    assert report["confusion"]["classes"] == ["dog", "99", "background"]
+    assert report["confusion"]["counts"] == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+
+
 def test_no_detection_at_all(tmp_path):
     page, report, _ = errors_in(tmp_path, [square(10)], [])
     assert report["errors"]["segm"]["counts"]["missed"] == 1 and len(page.pictures) == 1

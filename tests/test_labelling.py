@@ -166,7 +166,7 @@ def test_label_studio_gets_percent_and_its_setup(predictions, tmp_path):
 def test_scores_are_kept_where_the_format_can(predictions, tmp_path):
     for tool in ("coco", "labelme", "via"):
         write_labels(tool, tmp_path / tool, *predictions, CATEGORIES)
-    coco = json.loads((tmp_path / "coco" / "annotations.json").read_text())
+    coco = json.loads((tmp_path / "coco" / "annotations" / "instances_default.json").read_text())
     assert sorted({one["score"] for one in coco["annotations"]}) == pytest.approx(np.arange(0.3, 0.95, 0.1).tolist())
     labelme = json.loads((tmp_path / "labelme" / "photo.json").read_text())
     assert {shape["score"] for shape in labelme["shapes"]} == {one["score"] for one in coco["annotations"]}
@@ -190,7 +190,7 @@ def test_boxes_without_masks_are_written_filled_and_empty_masks_are_left_out(pre
     nothing = results[0] | {"segmentation": {"size": list(SIZE), "counts": empty["counts"].decode()}}
     only_box = {key: results[0][key] for key in ("image_id", "category_id", "score")} | {"bbox": [10, 20, 30, 40]}
     write_labels("coco", tmp_path / "drafts", images, [nothing, only_box], CATEGORIES)
-    annotations = json.loads((tmp_path / "drafts" / "annotations.json").read_text())["annotations"]
+    annotations = json.loads((tmp_path / "drafts" / "annotations" / "instances_default.json").read_text())["annotations"]
     assert [(one["bbox"], one["area"]) for one in annotations] == [([10, 20, 30, 40], 1200)]
 
 

@@ -38,7 +38,7 @@ def coco_files(drafts, names, folder):
                 }
             )
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
-    return {"annotations.json": _text({"images": images, "annotations": annotations, "categories": categories})}
+    return {"annotations/instances_default.json": _text({"images": images, "annotations": annotations, "categories": categories})}
 
 
 def labelme_files(drafts, names, folder):
