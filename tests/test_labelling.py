@@ -190,8 +190,8 @@ def test_boxes_without_masks_are_written_filled_and_empty_masks_are_left_out(pre
     nothing = results[0] | {"segmentation": {"size": list(SIZE), "counts": empty["counts"].decode()}}
     only_box = {key: results[0][key] for key in ("image_id", "category_id", "score")} | {"bbox": [10, 20, 30, 40]}
     write_labels("coco", tmp_path / "drafts", images, [nothing, only_box], CATEGORIES)
-    annotations = json.loads((tmp_path / "drafts" / "annotations" / "instances_default.json").read_text())["annotations"]
-    assert [(one["bbox"], one["area"]) for one in annotations] == [([10, 20, 30, 40], 1200)]
+    content = json.loads((tmp_path / "drafts" / "annotations" / "instances_default.json").read_text())
+    assert [(one["bbox"], one["area"]) for one in content["annotations"]] == [([10, 20, 30, 40], 1200)]
 
 
 @pytest.mark.parametrize("seed", range(5))

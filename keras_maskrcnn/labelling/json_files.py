@@ -38,7 +38,8 @@ def coco_files(drafts, names, folder):
                 }
             )
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
-    return {"annotations/instances_default.json": _text({"images": images, "annotations": annotations, "categories": categories})}
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    return {"annotations/instances_default.json": _text(content)}  # where Datumaro looks for it
 
 
 def labelme_files(drafts, names, folder):
