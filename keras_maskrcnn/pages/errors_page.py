@@ -4,14 +4,10 @@ In: an `Analysis` and the dataset. Out: `index.html`, one file that contains its
 numbers. The number and the size of the pictures are bounded, so the page of any dataset stays below 10 MB.
 """
 
-import base64
-import collections
-import contextlib
 import pathlib
 
 import numpy as np
 
-from keras_maskrcnn.data.images.reading import RGB, ImageError
 from keras_maskrcnn.evaluation.error_kinds import (
     BACKGROUND,
     BOTH,
@@ -25,9 +21,8 @@ from keras_maskrcnn.evaluation.error_kinds import (
 )
 from keras_maskrcnn.evaluation.matching import NONE
 from keras_maskrcnn.host.files import write_json
-from keras_maskrcnn.inference.visualize import segmentation_mask
 from keras_maskrcnn.pages import charts
-from keras_maskrcnn.pages.error_pictures import draw_part, part_around
+from keras_maskrcnn.pages.error_scenes import Scenes, overlap_with
 from keras_maskrcnn.pages.html import write_page_file
 
 PICTURES = 20  # of each kind
@@ -35,7 +30,6 @@ _CLASSES = 100  # in the table of classes, worst first; the JSON has all
 _MATRIX = 20  # classes of a confusion matrix that a page can show
 _MISTAKEN = 40  # pairs of classes that are listed
 _LISTED = 1000  # errors of each kind in the JSON
-_OTHERS = 40  # outlines of other objects in a picture
 _COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _TITLES = {"segm": "masks", "boundary": "boundaries", "bbox": "boxes", "keypoints": "keypoints"}
 _MEANING = {
@@ -121,15 +115,8 @@ def _entry(analysis, error):
     if place != NONE:
         annotation = analysis.truth["annotations"][matches.gt_row[place]]
         entry |= {"labelled": matches.names[annotation["category_id"]], "labelled_box": list(annotation["bbox"])}
-        entry |= {"annotation_id": annotation.get("id"), "iou": _overlap(matches, detection, place)}
+        entry |= {"annotation_id": annotation.get("id"), "iou": overlap_with(matches, detection, place)}
     return entry
-
-
-def _overlap(matches, detection, place):
-    if detection == NONE:
-        return 0.0
-    own = matches.own[detection] == place
-    return round(float((matches.own_iou if own else matches.other_iou)[detection]), 4)
 
 
 def _summary(analysis):
@@ -193,7 +180,7 @@ def _totals(analysis):
 
 def _pictured(analysis, dataset, errors):
     """The sections of the kinds: a list of dicts with the pictures of each, dearest kind first."""
-    costs, scene = analysis.main.costs, _Scenes(analysis, dataset)
+    costs, scene = analysis.main.costs, Scenes(analysis, dataset)
     wanted = {kind: found[:PICTURES] for kind, found in errors.items()}
     scene.draw_all([error for found in wanted.values() for error in found])
     return [
@@ -206,109 +193,6 @@ def _pictured(analysis, dataset, errors):
         }
         for kind in sorted(KINDS, key=lambda kind: -costs.get(kind, 0))
     ]
-
-
-class _Scenes:
-    """Draws errors, image by image, so that each image is read once.
-
-    Args:
-        analysis: Analysis. dataset: Dataset.
-    """
-
-    def __init__(self, analysis, dataset):
-        self.analysis = analysis
-        self.matches = analysis.main.matches
-        self.dataset = dataset
-        self.positions = {image_id: position for position, image_id in enumerate(dataset.image_ids)}
-        self.sizes = dict(zip(dataset.image_ids, dataset.image_sizes, strict=True))
-        self.files = dict(zip(dataset.image_ids, dataset.records.files(), strict=True))
-        self.pictures = {}
-
-    def draw_all(self, errors):
-        """Fill `pictures`: dict from error to a dict with `data`, a JPEG in base64, or None if it cannot be read."""
-        groups = collections.defaultdict(list)
-        for error in errors:
-            groups[self._image_id(error)].append(error)
-        for image_id, group in groups.items():
-            image = self._image(self.positions[image_id])
-            if image is None:
-                self.pictures |= {error: {"data": None} for error in group}
-                continue
-            for error in group:
-                data = base64.b64encode(self._drawn(image, image_id, error)).decode()
-                self.pictures[error] = {"data": data}
-
-    def caption(self, kind, error):
-        """What is written below a picture."""
-        detection, place = error
-        matches, names = self.matches, self.matches.names
-        image_id = self._image_id(error)
-        file = self.files[image_id]
-        name = f"image {image_id}" if file is None else pathlib.PurePath(str(file)).name
-        if kind == MISSED:
-            _, _, width, height = self._annotation(place)["bbox"]
-            return f"{names[int(matches.gt_category[place])]}, {width:.0f} x {height:.0f} pixels, not found: {name}"
-        category = int(matches.category[detection])
-        text = f"{names.get(category, category)} {matches.score[detection]:.2f}"
-        if kind == CLASS:
-            text += f", labelled {names[int(matches.gt_category[place])]}"
-        if kind == DUPLICATE:
-            text += f", the first has {matches.score[matches.gt_detection[place]]:.2f}"
-        if place != NONE:
-            text += f", IoU {_overlap(matches, detection, place):.2f}"
-        return f"{text}: {name}"
-
-    def _image(self, position):
-        """An image as RGB, or with all its channels where it is none; None if it cannot be read."""
-        for pixels in (RGB, (None, None)):
-            with contextlib.suppress(ImageError):  # the page says so
-                return self.dataset.load_image(position, *pixels)
-        return None
-
-    def _image_id(self, error):
-        detection, place = error
-        position = self.matches.image[detection] if detection != NONE else self.matches.gt_image[place]
-        return self.matches.image_ids[position]
-
-    def _annotation(self, place):
-        return self.analysis.truth["annotations"][self.matches.gt_row[place]]
-
-    def _drawn(self, image, image_id, error):
-        detection, place = error
-        size = image.shape[:2]
-        found = None if detection == NONE else self.analysis.detections[self.matches.row[detection]]
-        shown = [entry["bbox"] for entry in (found, None if place == NONE else self._annotation(place)) if entry]
-        part = part_around(shown, size)
-        near = self._near(image_id, part, place)
-        return draw_part(
-            image,
-            part,
-            [self._mask(self._annotation(other), part, size) for other in near],
-            None if found is None else self._mask(found, part, size),
-            near.index(place) if place != NONE else None,
-        )
-
-    def _near(self, image_id, part, place):
-        """The objects of an image whose boxes reach into a part, the one of the error among them."""
-        position = self.matches.image_ids.index(image_id)
-        near = []
-        for other in np.flatnonzero(self.matches.gt_image == position).tolist():
-            x, y, width, height = self._annotation(other)["bbox"]
-            if x < part[2] and y < part[3] and x + width > part[0] and y + height > part[1]:
-                near.append(other)
-        near = near[:_OTHERS]
-        return near if place == NONE or place in near else [*near, place]
-
-    def _mask(self, entry, part, size):
-        """Bool: the mask of an annotation or a detection inside a part; of boxes the filled box."""
-        x1, y1, x2, y2 = part
-        if self.matches.iou_type == "segm":
-            return segmentation_mask(entry["segmentation"], size)[y1:y2, x1:x2]
-        mask = np.zeros((y2 - y1, x2 - x1), bool)
-        x, y, width, height = entry["bbox"]
-        rows = slice(max(0, round(y) - y1), max(0, round(y + height) - y1))
-        mask[rows, max(0, round(x) - x1) : max(0, round(x + width) - x1)] = True
-        return mask
 
 
 # Charts ----------------------------------------------------------------------------------------------------
