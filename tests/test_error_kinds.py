@@ -9,7 +9,7 @@ from conftest import SHARED
 from perturbed import perturbed
 
 from keras_maskrcnn.evaluation import coco_metrics, curves, error_kinds, match_detections
-from keras_maskrcnn.evaluation.error_kinds import KINDS
+from keras_maskrcnn.evaluation.errors import KINDS
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "tide_figures.json").read_text())
 NAMES = {
@@ -165,3 +165,14 @@ def test_figures_are_those_of_tidecv(part, monkeypatch):
         errors = error_kinds(matches)
         for name, value in {"ap": errors.ap, **errors.costs}.items():
             assert 100 * value == pytest.approx(case[NAMES.get(name, name)], abs=1e-9), (case, name)
+
+
+def test_no_public_name_is_hidden_by_a_module():
+    # Importing a module sets its name in the package, and would replace a function of that name.
+    import keras_maskrcnn.evaluation as evaluation
+
+    modules = {path.stem for path in pathlib.Path(evaluation.__file__).parent.glob("*.py")}
+    assert not modules & set(evaluation.__all__)
+    assert all(callable(getattr(evaluation, name)) for name in evaluation.__all__ if "evaluat" not in name.lower())
+    with pytest.raises(AttributeError, match="no attribute 'error_sorts'"):
+        evaluation.error_sorts  # noqa: B018

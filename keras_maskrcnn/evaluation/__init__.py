@@ -9,7 +9,7 @@ _MODULES = {  # public name -> its module in the package
     "analyse": "evaluation.analysis",
     "CocoEvaluator": "evaluation.coco",
     "coco_metrics": "evaluation.figures",
-    "error_kinds": "evaluation.error_kinds",
+    "error_kinds": "evaluation.errors",
     "evaluate_coco": "evaluation.coco",
     "format_metrics": "evaluation.figures",
     "match_detections": "evaluation.matching",

@@ -8,7 +8,7 @@ import dataclasses
 
 from keras_maskrcnn.evaluation.confusion import confusion_matrix
 from keras_maskrcnn.evaluation.curves import precision_recall, reliability, score_histogram
-from keras_maskrcnn.evaluation.error_kinds import error_kinds
+from keras_maskrcnn.evaluation.errors import error_kinds
 from keras_maskrcnn.evaluation.figures import BOUNDARY, coco_metrics
 from keras_maskrcnn.evaluation.matching import match_detections
 

@@ -1,7 +1,7 @@
 """Curves of matched detections: precision over recall, scores of right and wrong ones, reliability of scores.
 
 Comes in: `Matches`. Goes out: small arrays and dictionaries of plain numbers, for pages and JSON. Called by
-`error_kinds.py` and `pages/errors_page.py`. Detections that are ignored (crowd regions) count nowhere.
+`errors.py` and `pages/errors_page.py`. Detections that are ignored (crowd regions) count nowhere.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Detections beside the objects of their images: who matches whom at one IoU, and the best overlaps of all others.
 
 Comes in: ground truth and detections in COCO's formats. Goes out: `Matches`, columns of numbers. Called by the modules
-that explain average precision (`error_kinds.py`, `curves.py`, `confusion.py`), so that all of them count the same. The
+that explain average precision (`errors.py`, `curves.py`, `confusion.py`), so that all of them count the same. The
 rules are pycocotools': detections of an image and a class are taken by descending score, each matches the free object
 of its class with the highest IoU, and what matches none but lies in a crowd region of its class is left out.
 """

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from keras_maskrcnn.data.images.reading import RGB, ImageError
-from keras_maskrcnn.evaluation.error_kinds import CLASS, DUPLICATE, MISSED
+from keras_maskrcnn.evaluation.errors import CLASS, DUPLICATE, MISSED
 from keras_maskrcnn.evaluation.matching import NONE
 from keras_maskrcnn.inference.visualize import segmentation_mask
 from keras_maskrcnn.pages.error_pictures import draw_part, part_around

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from keras_maskrcnn.evaluation.error_kinds import (
+from keras_maskrcnn.evaluation.errors import (
     BACKGROUND,
     BOTH,
     CLASS,
