@@ -1,4 +1,4 @@
-"""The size rule of the exports, computed in float32 and whole numbers: the same sizes as `network_size`, for every image."""
+"""The size rule of the exports, in float32 and whole numbers: the same sizes as `network_size`, for every image."""
 
 import numpy as np
 import pytest

@@ -66,9 +66,8 @@ def _convert(graph, opset):
 
     placeholders = [tensor for tensor in graph.inputs if tensor.dtype != tf.resource]
     inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (placeholders, graph.outputs))
-    names = dict(
-        zip((*inputs, *outputs), (*(each.op.name for each in placeholders), *sorted(graph.structured_outputs)))
-    )
+    wanted = [each.op.name for each in placeholders] + sorted(graph.structured_outputs)
+    names = dict(zip((*inputs, *outputs), wanted))
     frozen = tf_loader.from_function(graph, inputs, outputs)
     with tf.Graph().as_default() as imported:
         tf.import_graph_def(frozen, name="")

@@ -154,9 +154,8 @@ class GraphFunctions:
             return tf.cond(empty, lambda: tf.zeros(sides, array.dtype), lambda: array)
 
         filled = {name: one_more(array) for name, array in options.items()}
-        outputs = function(
-            tf.ensure_shape(one_more(inputs), inputs.shape), valid_options(self.config, tf.maximum(count, 1), filled)
-        )
+        options = valid_options(self.config, tf.maximum(count, 1), filled)
+        outputs = function(tf.ensure_shape(one_more(inputs), inputs.shape), options)
         return {name: array[:count] for name, array in outputs.items()}
 
     def _to_images(self, images, options):

@@ -1,8 +1,8 @@
 """`geometry.resizing.network_size` in a graph, in whole numbers: many runtimes compute float64 in float32.
 
-Torchvision's rule is floor(side * scale) in float64, with scale = min_size / short or max_size / long. The result is the
-whole quotient, except where the division leaves no remainder: then the scale's rounding decides, and the result can be
-one less. `_rounding_errors` has this error for each divisor, so that float32 is enough to decide. Called by
+Torchvision's rule is floor(side * scale) in float64, with scale = min_size / short or max_size / long. The result is
+the whole quotient, except where the division leaves no remainder: then the scale's rounding decides, and the result can
+be one less. `_rounding_errors` has this error for each divisor, so that float32 is enough to decide. Called by
 `signatures.py`.
 """
 
@@ -41,9 +41,8 @@ def _by_floor(source, min_size, max_size):
     size, side = tf.where(by_short, min_size, max_size), tf.where(by_short, short, long)
     network = source * size // side
     place = tf.minimum(side, LONGEST)
-    error = tf.where(
-        by_short, tf.gather(_rounding_errors(min_size), place), tf.gather(_rounding_errors(max_size), place)
-    )
+    errors = (tf.gather(_rounding_errors(each), place) for each in (min_size, max_size))
+    error = tf.where(by_short, *errors)
     halfway = tf.gather(_halfway_below(max(min_size, max_size)), network)
     down = tf.logical_and(tf.equal(network * side, source * size), tf.cast(network, tf.float32) * error > halfway)
     return network - tf.cast(down, tf.int32)
@@ -51,7 +50,7 @@ def _by_floor(source, min_size, max_size):
 
 @functools.lru_cache(maxsize=8)
 def _rounding_errors(size):
-    """1 - side * (size / side), with the quotient rounded to float64, for each side: float32 (LONGEST + 1,), in units."""
+    """1 - side * (size / side) for each side, the quotient rounded to float64: float32 (LONGEST + 1,), in units."""
     errors = np.zeros(LONGEST + 1, np.float32)
     for side in range(1, LONGEST):
         above, below = (size / side).as_integer_ratio()
