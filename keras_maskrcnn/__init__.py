@@ -9,7 +9,7 @@ from keras_maskrcnn._version import __version__
 from keras_maskrcnn.batch import check_batch
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset, DataLoader, open_dataset
-from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, format_metrics
+from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, explain, format_metrics
 from keras_maskrcnn.host.memory import keep_freed_memory
 from keras_maskrcnn.inference.predictor import Predictor
 from keras_maskrcnn.inference.visualize import draw_ground_truth, draw_instances
@@ -55,6 +55,7 @@ __all__ = [
     "draw_ground_truth",
     "draw_instances",
     "evaluate_coco",
+    "explain",
     "export_litert",
     "export_onnx",
     "export_saved_model",

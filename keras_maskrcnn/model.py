@@ -179,20 +179,22 @@ class MaskRCNN(keras.Model):
             RPN's losses: logits list of float (B, N_l), deltas list of float (B, N_l, 4), anchors list of float
             (N_l, 4) network pixels, anchors_valid list of bool (B, N_l), or of None where all count.
         """
-        config = self.config
-        outputs = self.rpn(features["pyramid"], features["image_sizes"] if config.mask_padding else None)
+        outputs = self.rpn(features["pyramid"], features["image_sizes"] if self.config.mask_padding else None)
         anchors = self._make_anchors(features)
-        proposals = select_proposals(
-            **outputs,
-            **anchors,
-            image_sizes=features["image_sizes"],
-            pre_nms=config.train_pre_nms if for_training else config.test_pre_nms,
-            post_nms=config.train_post_nms if for_training else config.test_post_nms,
-            nms_threshold=config.rpn_nms_threshold,
-            min_size=config.rpn_min_size,
-            box_weights=config.rpn_box_weights,
-        )
+        limits = self.proposal_limits(for_training)
+        proposals = select_proposals(**outputs, **anchors, image_sizes=features["image_sizes"], **limits)
         return {**proposals, **outputs, **anchors}
+
+    def proposal_limits(self, for_training=False):
+        """The config's numbers in the words of `select_proposals`: dict of its keyword arguments."""
+        config = self.config
+        return {
+            "pre_nms": config.train_pre_nms if for_training else config.test_pre_nms,
+            "post_nms": config.train_post_nms if for_training else config.test_post_nms,
+            "nms_threshold": config.rpn_nms_threshold,
+            "min_size": config.rpn_min_size,
+            "box_weights": config.rpn_box_weights,
+        }
 
     def detect(self, features, proposals, options=None):
         """Classify and refine the proposals, and keep the best; `options` as for `call`.
@@ -200,23 +202,32 @@ class MaskRCNN(keras.Model):
         Returns:
             dict of boxes (B, D', 4), scores, labels, valid (B, D'), D' <= D (see `select_detections`).
         """
-        config, options = self.config, options or {}
+        return select_detections(**self.classify(features, proposals), **self.detection_limits(options))
+
+    def classify(self, features, proposals):
+        """Run the box head: the first arguments of `select_detections`.
+
+        Returns:
+            dict of class_logits float (B, P, K + 1), deltas float (B, P, K, 4), proposals (B, P, 4), proposals_valid
+            (B, P) and image_sizes (B, 2).
+        """
         pooled = self.box_align(features["roi_maps"], proposals["boxes"], with_gradient=False)
-        outputs = self.box_head(pooled, training=False)
-        return select_detections(
-            **outputs,
-            proposals=proposals["boxes"],
-            proposals_valid=proposals["valid"],
-            image_sizes=features["image_sizes"],
-            score_threshold=options.get("score_threshold", config.score_threshold),
-            nms_threshold=options.get("nms_threshold", config.nms_threshold),
-            class_agnostic_nms=config.class_agnostic_nms,
-            max_detections=config.max_detections,
-            image_limits=options.get("max_detections"),
-            candidates=config.detection_candidates,
-            box_weights=config.box_weights,
-            min_box_size=config.min_box_size,
-        )
+        places = {"proposals": proposals["boxes"], "proposals_valid": proposals["valid"]}
+        return {**self.box_head(pooled, training=False), **places, "image_sizes": features["image_sizes"]}
+
+    def detection_limits(self, options=None):
+        """The config's numbers in the words of `select_detections`: dict of arguments; `options` as for `call`."""
+        config, options = self.config, options or {}
+        return {
+            "score_threshold": options.get("score_threshold", config.score_threshold),
+            "nms_threshold": options.get("nms_threshold", config.nms_threshold),
+            "class_agnostic_nms": config.class_agnostic_nms,
+            "max_detections": config.max_detections,
+            "image_limits": options.get("max_detections"),
+            "candidates": config.detection_candidates,
+            "box_weights": config.box_weights,
+            "min_box_size": config.min_box_size,
+        }
 
     def describe(self, features, detections):
         """Add each branch's predictions, made on the refined boxes (section 3.1), and pad to D rows."""

@@ -27,7 +27,7 @@ ROOMS = {
     "ops": "backend geometry network",
     "data": "batch geometry host",
     "inference": "backend data geometry host",
-    "evaluation": "backend data geometry host inference",
+    "evaluation": "backend data geometry host inference network",
     "pages": "config data evaluation host inference",
     "labelling": "geometry host",
     "checkup": "config data geometry host pages",

@@ -141,7 +141,7 @@ def test_shared_evaluation_joins_detections_in_the_order_of_one_process(monkeypa
 
     monkeypatch.setattr(coco, "_detect", detect)
     monkeypatch.setattr(coco, "coco_metrics", metrics)
-    monkeypatch.setattr(coco, "_category_ids", lambda *args: (1,))
+    monkeypatch.setattr(coco, "category_ids_of", lambda *args: (1,))
     monkeypatch.setattr(coco.backend, "team_of", lambda model: model.team)
     models = [types.SimpleNamespace(team=team, config=config) for team in teams_of_threads(2)]
     found = in_threads(lambda team: coco.evaluate_coco(models[team.index], dataset), [m.team for m in models])

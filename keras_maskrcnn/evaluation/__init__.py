@@ -11,6 +11,8 @@ _MODULES = {  # public name -> its module in the package
     "coco_metrics": "evaluation.figures",
     "error_kinds": "evaluation.errors",
     "evaluate_coco": "evaluation.coco",
+    "explain": "evaluation.misses",
+    "explain_dataset": "evaluation.misses",
     "format_metrics": "evaluation.figures",
     "match_detections": "evaluation.matching",
 }

@@ -91,7 +91,7 @@ def detect_dataset(model, dataset, max_detections=None, verbose=0, batch_size=No
         max_detections = max(100, model.config.max_detections)
     truth = dataset.to_coco()
     _warn_if_empty(dataset, truth)
-    category_ids = _category_ids(model.config, dataset, truth)
+    category_ids = category_ids_of(model.config, dataset, truth)
     started = time.perf_counter()
     team = backend.team_of(model)
     own = range(team.index, len(dataset), team.count)
@@ -134,7 +134,7 @@ def _warn_if_empty(dataset, truth):
         warnings.warn(lacking(name, len(dataset), len(crowds), notes), stacklevel=4)
 
 
-def _category_ids(config, dataset, truth):
+def category_ids_of(config, dataset, truth):
     """The dataset's category ids of the model's labels."""
     names = dict(zip(dataset.category_ids, dataset.class_names, strict=True))
     used = {names[annotation["category_id"]] for annotation in truth["annotations"]}

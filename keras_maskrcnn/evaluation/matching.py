@@ -101,12 +101,23 @@ def match_detections(ground_truth, detections, iou_type="segm", iou=0.5, max_det
 def _check_arguments(iou_type, iou, max_detections):
     if iou_type not in ("bbox", "segm"):
         raise ValueError(f'iou_type must be "bbox" or "segm". Received: {iou_type!r}. Choose what is compared.')
-    if not 0 < iou <= 1:
-        raise ValueError(f"iou must be above 0 and at most 1. Received: {iou}. Leave it out for 0.5.")
+    check_iou(iou)
     if max_detections < 1:
         raise ValueError(
             f"max_detections must be at least 1. Received: {max_detections}. Leave it out for COCO's own cap, 100."
         )
+
+
+def check_iou(iou):
+    """Raise ValueError unless an IoU can be the least one of a match."""
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou must be above 0 and at most 1. Received: {iou}. Leave it out for 0.5.")
+
+
+def overlap(entry, other, size):
+    """The IoU of the masks of two entries in COCO's form, a float; size: (height, width) of the image."""
+    shapes = [_shape(one, "segm", [int(side) for side in size]) for one in (entry, other)]
+    return float(_ious(shapes[:1], shapes[1:])[0, 0])
 
 
 def _by_image(entries, sizes):

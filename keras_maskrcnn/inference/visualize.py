@@ -113,6 +113,23 @@ def draw_batch_row(batch, row, class_names, scale=1.0, captions=True):
     )
 
 
+def draw_boxes(image, boxes, captions, colors, enlarge=1):
+    """Draw boxes alone.
+
+    Args:
+        image: (H, W, C).
+        boxes: list of n (x, y, width, height) in image pixels. captions: list of n str, or None for none.
+        colors: list of n (red, green, blue) in 0..255.
+        enlarge: as in `draw_instances`.
+
+    Returns:
+        uint8 (H * enlarge, W * enlarge, 3).
+    """
+    corners = [np.array([x, y, x + width, y + height]) for x, y, width, height in boxes]
+    windows = [_no_window(box) for box in corners]
+    return _draw(image, windows, corners, captions, enlarge, colors=colors)
+
+
 def beside(pictures, titles=None):
     """Put pictures side by side on white, each with its title above.
 
@@ -161,7 +178,7 @@ def _no_window(box):
     return np.zeros((0, 0), bool), max(0, int(box[0])), max(0, int(box[1]))
 
 
-def _draw(image, windows, boxes, captions, enlarge, gray=None, finish=None):
+def _draw(image, windows, boxes, captions, enlarge, gray=None, finish=None, colors=None):
     image = np.asarray(image)
     if image.ndim != 3 or image.dtype.kind not in "buif" or not image.size:
         raise ValueError(
@@ -170,7 +187,7 @@ def _draw(image, windows, boxes, captions, enlarge, gray=None, finish=None):
         )
     image = as_picture(image)
     canvas = np.repeat(np.repeat(image, enlarge, axis=0), enlarge, axis=1)
-    colors = [instance_color(i) for i in range(len(windows))]
+    colors = colors or [instance_color(i) for i in range(len(windows))]
     if gray is not None:
         colors = [(150, 150, 150) if crowd else color for crowd, color in zip(gray, colors, strict=True)]
     # The last is drawn on top: the surest detection comes first in `found`, so go backwards.
@@ -214,6 +231,8 @@ def _write_captions(picture, pen, windows, captions, colors, enlarge):
     """Write each caption on a plate of its colour, at the top left of its mask's window, inside the picture."""
     font = ImageFont.load_default(max(SMALLEST_TEXT, min(picture.size) // 45))
     for (_, x0, y0), caption, color in reversed(list(zip(windows, captions, colors, strict=True))):
+        if caption is None:
+            continue
         left, top, right, bottom = pen.textbbox((0, 0), caption, font=font)
         width, height = right - left + 4, bottom - top + 4
         x = max(0, min(x0 * enlarge, picture.width - width))

@@ -41,23 +41,20 @@ def select_detections(
         dict of boxes float (B, D', 4) network pixels, clipped; scores float (B, D') descending; labels int32 (B, D');
         valid bool (B, D'). D' <= D; rows that are not valid hold zeros.
     """
-    num_classes = class_logits.shape[-1] - 1
-    batch = ops.shape(class_logits)[0]
-    scores = ops.softmax(class_logits, axis=-1)[..., :num_classes]
-    scores = ops.where(proposals_valid[..., None], scores, 0.0)
-    scores = ops.reshape(scores, (batch, -1))
-    scores = ops.where(scores > ops.reshape(score_threshold, (-1, 1)), scores, 0.0)
-    count = backend.smaller(candidates, ops.shape(scores)[1])
-    scores, order = ops.top_k(scores, count)
-    passed, order, scores = backend.trim_to_valid(scores > 0, order, scores)
-    labels = ops.cast(order % num_classes, "int32")
-    deltas = backend.gather_each(ops.reshape(deltas, (batch, -1, 4)), order)
-    anchors = backend.gather_each(proposals, order // num_classes)
-    boxes = clip_boxes(decode_boxes(deltas, anchors, box_weights), image_sizes)
-    passed = ops.logical_and(passed, sides_reach(boxes, min_box_size))
-    classes = None if class_agnostic_nms or num_classes == 1 else labels
-    limit = backend.smaller(max_detections, ops.shape(scores)[1])
-    kept, valid = backend.non_max_suppression(boxes, scores, nms_threshold, limit, classes, passed)
+    ranked = rank_pairs(
+        class_logits=class_logits,
+        deltas=deltas,
+        proposals=proposals,
+        proposals_valid=proposals_valid,
+        image_sizes=image_sizes,
+        score_threshold=score_threshold,
+        candidates=candidates,
+        box_weights=box_weights,
+        min_box_size=min_box_size,
+    )
+    boxes, scores, labels = ranked["boxes"], ranked["scores"], ranked["labels"]
+    single_class = class_logits.shape[-1] == 2
+    kept, valid = suppress_pairs(ranked, nms_threshold, class_agnostic_nms or single_class, max_detections)
     if image_limits is not None:  # greedy NMS with a lower limit gives the first rows of the same result
         rows = ops.arange(ops.shape(valid)[1], dtype="int32")
         valid = ops.logical_and(valid, rows < ops.reshape(image_limits, (-1, 1)))
@@ -68,3 +65,54 @@ def select_detections(
         "labels": ops.where(valid, backend.gather_each(labels, kept), 0),
         "valid": valid,
     }
+
+
+def rank_pairs(
+    *,
+    class_logits,
+    deltas,
+    proposals,
+    proposals_valid,
+    image_sizes,
+    score_threshold,
+    candidates,
+    box_weights,
+    min_box_size,
+):
+    """The best pairs of a proposal and a class, refined: the first half of `select_detections`, with its arguments.
+
+    Returns:
+        dict of boxes float (B, M, 4) network pixels, clipped; scores float (B, M) descending; labels int32 (B, M);
+        rows int (B, M), the proposal of each pair; passed bool (B, M): its score is above the threshold, and its sides
+        are long enough.
+    """
+    num_classes = class_logits.shape[-1] - 1
+    batch = ops.shape(class_logits)[0]
+    scores = ops.softmax(class_logits, axis=-1)[..., :num_classes]
+    scores = ops.where(proposals_valid[..., None], scores, 0.0)
+    scores = ops.reshape(scores, (batch, -1))
+    scores = ops.where(scores > ops.reshape(score_threshold, (-1, 1)), scores, 0.0)
+    count = backend.smaller(candidates, ops.shape(scores)[1])
+    scores, order = ops.top_k(scores, count)
+    passed, order, scores = backend.trim_to_valid(scores > 0, order, scores)
+    labels, rows = ops.cast(order % num_classes, "int32"), order // num_classes
+    deltas = backend.gather_each(ops.reshape(deltas, (batch, -1, 4)), order)
+    boxes = clip_boxes(decode_boxes(deltas, backend.gather_each(proposals, rows), box_weights), image_sizes)
+    passed = ops.logical_and(passed, sides_reach(boxes, min_box_size))
+    return {"boxes": boxes, "scores": scores, "labels": labels, "rows": rows, "passed": passed}
+
+
+def suppress_pairs(ranked, nms_threshold, class_agnostic_nms, max_detections):
+    """NMS, and the best D: the second half of `select_detections`.
+
+    Args:
+        ranked: from `rank_pairs`. Others: as of `select_detections`.
+
+    Returns:
+        int (B, D'), rows of `ranked` by descending score; bool (B, D'), whether the row is there.
+    """
+    classes = None if class_agnostic_nms else ranked["labels"]
+    limit = backend.smaller(max_detections, ops.shape(ranked["scores"])[1])
+    return backend.non_max_suppression(
+        ranked["boxes"], ranked["scores"], nms_threshold, limit, classes, ranked["passed"]
+    )

@@ -110,17 +110,51 @@ def select_proposals(
         dict of boxes float (B, P, [x1, y1, x2, y2]) network pixels, clipped, no gradient; scores float (B, P), logits
         in descending order; valid bool (B, P). P is post_nms, or less if the levels have fewer boxes.
     """
+    ranked = rank_anchors(
+        logits=logits,
+        deltas=deltas,
+        anchors=anchors,
+        anchors_valid=anchors_valid,
+        image_sizes=image_sizes,
+        pre_nms=pre_nms,
+        min_size=min_size,
+        box_weights=box_weights,
+    )
+    kept, keep = suppress_ranked(ranked, nms_threshold, post_nms)
+    scores = ops.where(keep, backend.gather_each(ranked["scores"], kept), NEVER)
+    boxes = ops.where(ops.expand_dims(keep, -1), backend.gather_each(ranked["boxes"], kept), 0.0)
+    keep, boxes, scores = backend.trim_to_valid(keep, boxes, scores)
+    return {"boxes": boxes, "scores": scores, "valid": keep}
+
+
+def rank_anchors(*, logits, deltas, anchors, anchors_valid, image_sizes, pre_nms, min_size, box_weights):
+    """The best anchors of each level, decoded: the first half of `select_proposals`, with its arguments.
+
+    Returns:
+        dict of boxes float (B, M, 4) network pixels, clipped, and scores float (B, M), level after level, each by
+        descending score; order int32 (B, M), rows among the anchors of all levels; valid bool (B, M); sizes: list over
+        levels of the number of boxes, whose sum is M.
+    """
     scores, order, sizes = _best_anchors(logits, anchors_valid, pre_nms)
     deltas = backend.gather_each(ops.stop_gradient(ops.concatenate(deltas, axis=1)), order)
     boxes = decode_boxes(deltas, ops.take(ops.concatenate(anchors, axis=0), order, axis=0), box_weights)
     boxes = clip_boxes(boxes, image_sizes)
     valid = ops.logical_and(sides_reach(boxes, min_size), scores > NEVER / 2)
+    return {"boxes": boxes, "scores": scores, "order": order, "valid": valid, "sizes": sizes}
+
+
+def suppress_ranked(ranked, nms_threshold, post_nms):
+    """NMS on each level, and the best over all levels: the second half of `select_proposals`.
+
+    Args:
+        ranked: from `rank_anchors`. nms_threshold, post_nms: as of `select_proposals`.
+
+    Returns:
+        int (B, P), rows of `ranked` by descending score; bool (B, P), whether the row is there.
+    """
+    scores, sizes = ranked["scores"], ranked["sizes"]
     limit = backend.smaller(post_nms, ops.shape(scores)[1])
-    kept, keep = backend.non_max_suppression_by_level(boxes, scores, sizes, nms_threshold, limit, valid)
-    scores = ops.where(keep, backend.gather_each(scores, kept), NEVER)
-    boxes = ops.where(ops.expand_dims(keep, -1), backend.gather_each(boxes, kept), 0.0)
-    keep, boxes, scores = backend.trim_to_valid(keep, boxes, scores)
-    return {"boxes": boxes, "scores": scores, "valid": keep}
+    return backend.non_max_suppression_by_level(ranked["boxes"], scores, sizes, nms_threshold, limit, ranked["valid"])
 
 
 def _best_anchors(logits, anchors_valid, pre_nms):
