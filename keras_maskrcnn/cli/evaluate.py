@@ -24,6 +24,7 @@ OPTIONS = (
         metavar="DIR",
     ),
 )
+_MOST_EXPLAINED = 500  # images; the model runs again in each, step by step
 _COCO_CAP = 100  # COCO's own number of detections that count
 
 
@@ -71,7 +72,10 @@ def _evaluate_model(args, team):
     model = load_model(args.model)
     dataset = _open(args, model.config)
     found = detect_dataset(model, dataset, args.max_detections, int(team.first), args.batch_size)
-    team.agree(lambda: _tell(args, dataset, found.truth, found.detections, found.iou_types, found.metrics()))
+    # Stages are looked at where one process has the whole model.
+    explained = model if team.count == 1 else None
+    results = (found.truth, found.detections, found.iou_types)
+    team.agree(lambda: _tell(args, dataset, *results, found.metrics(), explained))
     return SUCCESS
 
 
@@ -103,8 +107,8 @@ def _open(args, like):
     return dataset
 
 
-def _tell(args, dataset, truth, detections, iou_types, metrics):
-    """Print the figures and write the files that were asked for."""
+def _tell(args, dataset, truth, detections, iou_types, metrics, model=None):
+    """Print the figures and write the files that were asked for; a model tells why it misses objects."""
     from keras_maskrcnn.evaluation.figures import format_metrics
     from keras_maskrcnn.host.files import write_json
 
@@ -117,4 +121,20 @@ def _tell(args, dataset, truth, detections, iou_types, metrics):
 
         analysis = analyse(truth, detections, iou_types, int(metrics["max_detections"]), metrics)
         title = f"Errors of {args.results or args.model} on {dataset.name}"
-        print(f"what the errors are: {write_errors_page(args.report, analysis, dataset, title)}")
+        misses = None if model is None else _explain(model, dataset, analysis)
+        print(f"what the errors are: {write_errors_page(args.report, analysis, dataset, title, misses)}")
+
+
+def _explain(model, dataset, analysis):
+    """MissTable of the images with objects that no detection matches: of all, or of evenly spread ones."""
+    from keras_maskrcnn.evaluation.matching import NONE
+    from keras_maskrcnn.evaluation.misses import explain_dataset
+    from keras_maskrcnn.host.progress import progress_bar
+
+    matches = analysis.main.matches
+    images = sorted({int(image) for image in matches.gt_image[matches.gt_detection == NONE]})
+    images = images[:: -(-len(images) // _MOST_EXPLAINED) or 1]
+    with progress_bar(len(images), unit_name="image", verbose=1) as progress:
+        misses = explain_dataset(model, dataset, [matches.image_ids[k] for k in images], on_image=progress.update)
+    print(f"why objects were missed: {misses.summary}")
+    return misses

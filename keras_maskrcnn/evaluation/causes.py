@@ -147,7 +147,7 @@ def _class_remedy(misses):
 
 def _too_small(misses, field, least):
     """The boxes would do, but are smaller than the config allows."""
-    return f"lower {field}" if least is not None and all(miss.iou >= least for miss in misses) else None
+    return f"lower {field}" if least is not None and all((miss.iou or 0) >= least for miss in misses) else None
 
 
 def _number(value):

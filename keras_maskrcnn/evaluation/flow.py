@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_maskrcnn.geometry.boxes import pairwise_iou
-from keras_maskrcnn.network.detections import rank_pairs, suppress_pairs
+from keras_maskrcnn.network.detections import rank_pairs, select_detections, suppress_pairs
 from keras_maskrcnn.network.rpn import NEVER, rank_anchors, suppress_ranked
 
 _CHUNK = 8192  # boxes compared with all objects at once
@@ -83,7 +83,7 @@ class Flow:
         self._look_at_rpn(proposals)
         classified = model.classify(self.features, proposals)
         self._look_at_heads(proposals, classified)
-        detections = model.detect(self.features, proposals, options)
+        detections = select_detections(**classified, **self.limits)  # `MaskRCNN.detect`, without a second `classify`
         outputs = model.describe(self.features, detections)
         self.outputs = {name: ops.convert_to_numpy(value) for name, value in outputs.items()}
 

@@ -242,12 +242,14 @@ class Judge:
         return lost
 
     def _survives(self, pairs, row, label):
-        """Whether a further pair would pass the final NMS and the cap."""
+        """Whether a further pair would enter and pass the final NMS, and be among the best."""
         candidates, kept, score = self.flow.candidates, self.flow.kept, pairs["scores"][row]
         better = kept[candidates["scores"][kept] >= score]
         rivals = better if self.agnostic else better[candidates["labels"][better] == label]
         iou = overlaps(pairs["boxes"][row][None], candidates["boxes"][rivals])[0]
-        return len(better) < self.flow.limits["max_detections"] and not (iou > self._nms_threshold()).any()
+        surer, limits = int((self.flow.pairs["scores"] > score).sum()), self.flow.limits
+        counted = surer < limits["candidates"] and len(better) < limits["max_detections"]
+        return counted and not (iou > self._nms_threshold()).any()
 
 
 def _first_above(rows, iou, threshold):

@@ -103,7 +103,7 @@ class MissTable:
     """What a model misses in a dataset.
 
     Args:
-        misses: list of (image id, Miss). num_images: int, images with misses. config: MaskRCNNConfig.
+        misses: list of (image id, Miss), whose `position` is that among all annotations of the dataset. num_images: int, images with misses. config: MaskRCNNConfig.
         unreadable: image ids that were left out.
     """
 
@@ -192,8 +192,8 @@ def explain_dataset(model, dataset, image_ids=None, category_ids=None, iou=0.5, 
     truth = dataset.to_coco()
     ids = category_ids_of(model.config, dataset, truth) if category_ids is None else category_ids
     groups = collections.defaultdict(list)
-    for entry in truth["annotations"]:
-        groups[entry["image_id"]].append(entry)
+    for row, entry in enumerate(truth["annotations"]):
+        groups[entry["image_id"]].append((row, entry))
     wanted = set(groups) if image_ids is None else set(image_ids)
     misses, unreadable, images = [], [], set()
     for count, position in enumerate([p for p, key in enumerate(dataset.image_ids) if key in wanted], start=1):
@@ -203,8 +203,9 @@ def explain_dataset(model, dataset, image_ids=None, category_ids=None, iou=0.5, 
         except ImageError:
             unreadable.append(image_id)
             continue
-        found = explain(model, image, groups[image_id], iou, category_ids=ids).misses
-        misses += [(image_id, miss) for miss in found]
+        rows, objects = zip(*groups[image_id], strict=True) if groups[image_id] else ((), ())
+        found = explain(model, image, objects, iou, category_ids=ids).misses
+        misses += [(image_id, dataclasses.replace(miss, position=rows[miss.position])) for miss in found]
         images |= {image_id} if found else set()
         if on_image is not None:
             on_image(count)

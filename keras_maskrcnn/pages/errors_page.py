@@ -24,6 +24,7 @@ from keras_maskrcnn.host.files import write_json
 from keras_maskrcnn.pages import charts
 from keras_maskrcnn.pages.error_scenes import Scenes, overlap_with
 from keras_maskrcnn.pages.html import write_page_file
+from keras_maskrcnn.pages.miss_section import miss_figures, miss_section
 
 PICTURES = 20  # of each kind
 _CLASSES = 100  # in the table of classes, worst first; the JSON has all
@@ -42,7 +43,7 @@ _MEANING = {
 }
 
 
-def write_errors_page(folder, analysis, dataset, title):
+def write_errors_page(folder, analysis, dataset, title, misses=None):
     """Write `index.html` and `report.json` into a folder. What an earlier call wrote there is replaced.
 
     Args:
@@ -50,6 +51,7 @@ def write_errors_page(folder, analysis, dataset, title):
         analysis: Analysis of detections on the dataset.
         dataset: Dataset, for the images.
         title: str, of the page.
+        misses: MissTable, where a model is at hand; or None.
 
     Returns:
         pathlib.Path of the page.
@@ -57,7 +59,8 @@ def write_errors_page(folder, analysis, dataset, title):
     folder = pathlib.Path(folder)
     errors = {kind: _sorted_errors(analysis, kind) for kind in KINDS}
     listed = {kind: [_entry(analysis, error) for error in found[:_LISTED]] for kind, found in errors.items()}
-    write_json(folder / "report.json", analysis.to_dict() | {"worst_errors": listed})
+    why = {} if misses is None else {"why_missed": miss_figures(misses)}
+    write_json(folder / "report.json", analysis.to_dict() | {"worst_errors": listed} | why)
     page = folder / "index.html"
     write_page_file(
         page,
@@ -70,6 +73,7 @@ def write_errors_page(folder, analysis, dataset, title):
         costs=_costs(analysis),
         totals=_totals(analysis),
         kinds=_pictured(analysis, dataset, errors),
+        misses=None if misses is None else miss_section(misses, analysis, dataset),
         classes=_classes(analysis)[:_CLASSES],
         num_classes=len(analysis.curves),
         mean_curve=_mean_curve(analysis),

@@ -1,0 +1,234 @@
+"""`km.explain`: every cause of a miss, forced on a model that finds all objects, is read back as that cause."""
+
+import collections
+
+import keras
+import numpy as np
+import pytest
+from ruled import ruled_image, ruled_model, ruled_truth
+
+import keras_maskrcnn as km
+from keras_maskrcnn.evaluation import causes
+from keras_maskrcnn.evaluation.causes import remedy, summary
+from keras_maskrcnn.evaluation.flow import Boxes, Flow
+from keras_maskrcnn.evaluation.misses import Miss, MissTable, explain_dataset
+
+# x, y, label, objectness, evidence: four objects far apart, and two that overlap with an IoU of 20 / 44.
+APART = [(32, 32, 0, 9, 1.0), (96, 32, 1, 8, 0.9), (32, 96, 0, 7, 0.8), (96, 96, 1, 6, 0.7)]
+SIDE_BY_SIDE = [(48, 48, 0, 9, 1.0), (60, 48, 0, 8, 1.0)]
+TWO_CLASSES = [(48, 48, 0, 9, 1.0), (60, 48, 1, 8, 0.9)]
+OVERLAP = 20 / 44
+TOGETHER = [
+    (32, 32, 0, 9, 1.0),
+    (44, 32, 0, 8.5, 1.0),
+    (112, 32, 1, 8, 0.9),
+    (32, 112, 0, 7, 0.8),
+    (112, 112, 1, 6, 0.7),
+]
+VARIANTS = {
+    "default": {},
+    "torchvision": {"mask_padding": False, "anchor_spacing": "canvas", "mask_pasting": "torchvision"},
+    "agnostic boxes": {"class_agnostic_nms": True, "branches": ()},
+}
+
+
+def explained(model, objects, truth=None, size=(150, 168), **more):
+    return km.explain(model, ruled_image(objects, size), truth or ruled_truth(objects), **more)
+
+
+def told(explanation):
+    """Dict from position to cause."""
+    return {miss.position: miss.cause for miss in explanation.misses}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_causes_forced_by_the_config_are_read_back(variant):
+    """One model for all: numbers are changed between the calls, as only the stages read them."""
+    model = ruled_model(**VARIANTS[variant])
+    first = model.config
+
+    def change(**numbers):
+        model.config = km.MaskRCNNConfig.from_dict(first.to_dict() | numbers)
+
+    assert told(explained(model, TOGETHER)) == {}
+    cases = [
+        ({"rpn_nms_threshold": 0.1}, (1,), causes.RPN_NMS),
+        ({"nms_threshold": 0.1}, (1,), causes.NMS),
+        ({"max_detections": 1}, range(1, 5), causes.CAP),
+    ]
+    if variant == "default":
+        cases += [
+            ({"test_pre_nms": 3}, (3, 4), causes.RANK),
+            ({"test_post_nms": 4}, (4,), causes.PROPOSAL_CAP),
+            ({"score_threshold": 0.99}, range(5), causes.THRESHOLD),
+            ({"detection_candidates": 1}, range(1, 5), causes.CAP),
+        ]
+    for numbers, lost, cause in cases:
+        change(**numbers)
+        assert told(explained(model, TOGETHER)) == dict.fromkeys(lost, cause), (numbers, cause)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"anchor_sizes": (300,) * 5}, causes.ANCHOR),
+        ({"anchor_sizes": (8,) * 5, "branches": ()}, causes.ANCHOR),
+        ({"rpn_delta": 100.0}, causes.PROPOSAL_BOX),
+        ({"box_delta": 10.0}, causes.BOX),
+        ({"mask": -5.0}, causes.MASK),
+    ],
+)
+def test_causes_forced_by_anchors_and_weights_are_read_back(changes, cause):
+    assert told(explained(ruled_model(**changes), APART)) == dict.fromkeys(range(4), cause)
+
+
+def test_classes_that_are_taken_for_others_and_for_background():
+    truth = ruled_truth([(32, 32, 1, 9, 1.0), (96, 96, 0, 8, 0.0)])
+    explanation = explained(ruled_model(), [(32, 32, 0, 9, 1.0), (96, 96, 0, 8, 0.0)], truth)
+    assert told(explanation) == {0: causes.CLASS, 1: causes.CLASS}
+    first, second = explanation.misses
+    assert (first.seen_as, second.seen_as) == ("square", "background")
+    assert second.score == pytest.approx(np.exp(-5) / (1 + 2 * np.exp(-5)), rel=1e-4)
+    assert "more images of block and square" in first.remedy and "no square lacks a label" in second.remedy
+
+
+def test_an_object_that_is_labelled_twice_shares_its_detection():
+    twice = ruled_truth(APART[:1]) * 2
+    assert list(told(explained(ruled_model(), APART[:1], twice)).values()) == [causes.SHARED]
+
+
+def test_classes_suppress_each_other_only_where_the_config_says_so():
+    assert told(explained(ruled_model(nms_threshold=0.1), TWO_CLASSES)) == {}
+    explanation = explained(ruled_model(nms_threshold=0.1, class_agnostic_nms=True), TWO_CLASSES)
+    assert told(explanation) == {1: causes.NMS}
+    assert explanation.misses[0].winner_class == "square"
+    assert explanation.misses[0].remedy.startswith("set class_agnostic_nms=False")
+
+
+def test_the_numbers_are_those_of_the_rule():
+    model = ruled_model(rpn_nms_threshold=0.1)
+    (lost,) = explained(model, SIDE_BY_SIDE).misses
+    assert lost.winner_box == (32, 32, 32, 32) and lost.lost_box == lost.box == (44, 32, 32, 32)
+    assert lost.winner_iou == pytest.approx(OVERLAP) and lost.iou == pytest.approx(1) and lost.limit == 0.1
+    assert lost.winner_score == pytest.approx(1 / (1 + np.exp(-4))) and lost.score == pytest.approx(
+        1 / (1 + np.exp(-3))
+    )
+    assert lost.annotation_id == 8 and lost.level == "P2"
+    assert lost.remedy == "raise rpn_nms_threshold from 0.1 to 0.5"
+    model.config = km.MaskRCNNConfig.from_dict(model.config.to_dict() | {"test_pre_nms": 2, "rpn_nms_threshold": 0.7})
+    assert [(miss.rank, miss.limit) for miss in explained(model, APART).misses] == [(3, 2), (4, 2)]
+    score = explained(model, APART[:1]).found.scores[0]
+    (unsure,) = explained(model, APART[:1], score_threshold=0.995).misses
+    assert unsure.cause == causes.THRESHOLD and unsure.score == pytest.approx(score)
+    assert unsure.explanation == f"its score {score:.3g} is not above 0.995"
+
+
+def test_boxes_are_in_image_pixels_where_the_model_takes_larger_images():
+    image, half = ruled_image(SIDE_BY_SIDE)[::2, ::2] * 1.0, 0.5
+    for x, y, _, objectness, _ in SIDE_BY_SIDE:
+        image[y // 2, x // 2, 0] = objectness
+    truth = [entry | {"bbox": [side * half for side in entry["bbox"]]} for entry in ruled_truth(SIDE_BY_SIDE)]
+    for entry in truth:
+        entry["segmentation"] = [[side * half for side in entry["segmentation"][0]]]
+    explanation = km.explain(ruled_model(nms_threshold=0.1, image_scale=2.0), image, truth)
+    assert told(explanation) == {1: causes.NMS}
+    assert explanation.misses[0].network_size == (32, 32)
+    assert explanation.misses[0].winner_box == pytest.approx((16, 16, 16, 16), abs=2.1)
+
+
+def test_the_flow_ends_in_what_the_model_returns():
+    model = ruled_model()
+    inputs = {"images": ruled_image(APART)[None], "image_sizes": np.array([[160, 160]], np.int32)}
+    wanted = {name: keras.ops.convert_to_numpy(value) for name, value in model(inputs).items()}
+    flow = Flow(model, inputs)
+    assert flow.outputs.keys() == wanted.keys()
+    for name, values in wanted.items():
+        np.testing.assert_allclose(flow.outputs[name], values, atol=1e-6)
+    first = flow.kept[: int(wanted["valid"].sum())]
+    np.testing.assert_array_equal(flow.candidates["boxes"][first], wanted["boxes"][0][wanted["valid"][0]])
+    np.testing.assert_array_equal(flow.decoded["boxes"][flow.survivors[: flow.num_proposals]], flow.proposals)
+
+
+def test_a_box_belongs_to_the_object_that_it_overlaps_most():
+    boxes = Boxes([[0, 0, 10, 10], [2, 0, 12, 10], [8, 0, 18, 10]], [[0, 0, 10, 10], [8, 0, 18, 10]])
+    assert boxes.of(0, 0.5).tolist() == [0, 1] and boxes.of(1, 0.1).tolist() == [2]
+    assert boxes.iou(0) == pytest.approx([1, 8 / 12, 2 / 18])
+
+
+def test_crowds_and_images_without_objects_have_no_misses():
+    model = ruled_model()
+    crowd = ruled_truth([(96, 96, 0, 0, 0)])[0] | {"iscrowd": 1}
+    truth = [crowd, *ruled_truth(APART[:1])]
+    explanation = explained(model, APART[:1], truth, score_threshold=0.9999)
+    assert told(explanation) == {1: causes.THRESHOLD} and explanation.num_objects == 1
+    assert explained(model, APART[:1], [crowd]).misses == ()
+
+
+def test_mistakes_are_refused():
+    model, objects = ruled_model(), APART[:1]
+    with pytest.raises(ValueError, match=r"category ids of the model's classes: \[1, 2\]. Received: \[9\]"):
+        explained(model, objects, [ruled_truth(objects)[0] | {"category_id": 9}])
+    with pytest.raises(ValueError, match="iou must be above 0"):
+        explained(model, objects, iou=0)
+    with pytest.raises(ValueError, match="score_threshold must lie between the model's own, 0.05, and 1"):
+        explained(model, objects, score_threshold=0.01)
+
+
+def test_the_picture_shows_the_object_in_red_and_what_it_was_lost_to_in_orange():
+    explanation = explained(ruled_model(nms_threshold=0.1), SIDE_BY_SIDE)
+    picture = explanation.picture(enlarge=2)
+    assert picture.shape == (300, 336, 3)
+    assert tuple(picture[90, 2 * 44 + 2 * 32 - 1]) == (230, 40, 40)  # right side of the missed box
+    assert tuple(picture[90, 2 * 32]) == (255, 150, 0)  # left side of the winner
+
+
+def miss(cause, side=8.0, **facts):
+    return Miss(cause, 0, None, "cell", (0, 0, side, side), (side, side), **facts)
+
+
+def test_the_summary_names_the_place_where_most_are_lost_and_a_remedy():
+    config = km.MaskRCNNConfig(num_classes=1)
+    lost = [miss(causes.ANCHOR, iou=0.1, limit=0.3)] * 25 + [miss(causes.RANK, rank=1400, limit=1000)] * 6
+    lost += [miss(causes.THRESHOLD, score=0.03, limit=0.05)] * 23
+    assert summary(lost, config).startswith("31 of 54 are lost before the heads: add an anchor of 8 pixels (")
+    assert remedy(lost[25:31], config) == "raise test_pre_nms from 1000 to 1400, or train the RPN longer"
+    assert remedy(lost[31:], config) == "lower score_threshold from 0.05 to 0.029, or train longer"
+    flat = miss(causes.ANCHOR, iou=0.1, limit=0.3)
+    flat = Miss(**{**flat.__dict__, "network_size": (320.0, 20.0)})
+    assert remedy([flat], config) == "add an anchor ratio of 0.062 (anchor_ratios: 0.5, 1, 2)"
+    assert summary([], config) == "No object is missed."
+    small = miss(causes.PROPOSAL_BOX, iou=0.9, limit=0.5)
+    assert remedy([small], config) == "lower rpn_min_size"
+
+
+class Drawn:
+    """A dataset of ruled images."""
+
+    category_ids, class_names, name = (1, 2), ("square", "block"), "drawn"
+
+    def __init__(self, images):
+        self.objects = images
+        self.image_ids = [10 * k for k in range(len(images))]
+
+    def load_image(self, position, channels, dtype):
+        assert (channels, dtype) == (4, "float32")
+        return ruled_image(self.objects[position])
+
+    def to_coco(self):
+        annotations = [
+            entry | {"image_id": key}
+            for key, objects in zip(self.image_ids, self.objects, strict=True)
+            for entry in ruled_truth(objects)
+        ]
+        images = [{"id": key, "height": 160, "width": 160} for key in self.image_ids]
+        return {"images": images, "annotations": annotations, "categories": []}
+
+
+def test_a_dataset_is_counted():
+    dataset = Drawn([APART, SIDE_BY_SIDE])
+    table = explain_dataset(ruled_model(nms_threshold=0.1, test_pre_nms=2), dataset)
+    assert isinstance(table, MissTable) and table.num_images == 2
+    assert collections.Counter(table.counts) == {**dict.fromkeys(causes.CAUSES, 0), causes.RANK: 2, causes.NMS: 1}
+    assert [(key, miss.position) for key, miss in table.misses] == [(0, 2), (0, 3), (10, 5)]
+    assert table.summary.startswith("2 of 3 are lost before the heads: raise test_pre_nms from 2 to 4")
+    assert [key for key, _ in explain_dataset(ruled_model(nms_threshold=0.1), dataset, image_ids=[10]).misses] == [10]
