@@ -46,7 +46,8 @@ def explanation(miss):
         PROPOSAL_CAP: f"its best box ranks {miss.rank} after the RPN's NMS, {_number(miss.limit)} are kept",
         CLASS: f"it was taken for {miss.seen_as}; its own class scores {_number(miss.score)}",
         BOX: f"its refined box is too poor: IoU {_number(miss.iou)}",
-        THRESHOLD: f"its score {_number(miss.score)} is not above {_number(miss.limit)}",
+        THRESHOLD: f"its score {_number(miss.score)} is not above {_number(miss.limit)}"
+        + (f"; {miss.seen_as} scores more" if miss.seen_as else ""),
         NMS: f"it was lost in the final NMS to {winner} ({overlap})",
         CAP: f"its detection ranks {miss.rank}, {_number(miss.limit)} are kept",
         MASK: f"its mask is too poor: IoU {_number(miss.iou)}",

@@ -133,6 +133,22 @@ class Flow:
         given = {"boxes": ops.convert_to_tensor(padded), "valid": ops.convert_to_tensor(valid)}
         return self._all_pairs(self.model.classify(self.features, given))
 
+    def describe(self, boxes, scores, labels):
+        """What the branches would find in n other detections: as `outputs`. boxes: (n, 4); scores, labels: (n,)."""
+        most, parts = self.model.config.max_detections, []
+        for start in range(0, len(boxes), most):
+            rows = slice(start, start + most)
+            part = {"boxes": boxes[rows], "scores": scores[rows], "labels": labels[rows]}
+            part["valid"] = np.ones(len(part["boxes"]), bool)
+            padding = most - len(part["boxes"])  # JAX compiles each number of boxes
+            for name, values in part.items():
+                part[name] = np.pad(values, [(0, padding), *[(0, 0)] * (values.ndim - 1)])[None]
+            described = self.model.describe(self.features, {k: ops.convert_to_tensor(v) for k, v in part.items()})
+            parts.append(
+                {name: ops.convert_to_numpy(values)[:, : most - padding] for name, values in described.items()}
+            )
+        return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+
 
 def _of_image(ranked):
     """The arrays of the only image, as numpy."""

@@ -26,13 +26,20 @@ from keras_maskrcnn.evaluation.causes import (
 from keras_maskrcnn.evaluation.flow import Boxes, overlaps
 from keras_maskrcnn.evaluation.matching import NONE
 
+_TRIED = (
+    8  # lost boxes of an object and a stage that the heads are asked about: the best by IoU, and by the RPN's score
+)
+_UNSURE = (
+    0.05  # objects with at least this score are found, but with a low one (the least score of Faster R-CNN's code)
+)
+
 
 class Judge:
     """Finds the causes in one image.
 
     Args:
         flow: Flow. boxes: float (G, [x1, y1, x2, y2]), the objects in network pixels.
-        seen: object with `labels`, `missed`, `detections`, `mask_iou` and `least`, see `misses.py`.
+        seen: object with `labels`, `missed`, `detections`, `mask_iou`, `would_match` and `least`, see `misses.py`.
         config: MaskRCNNConfig.
     """
 
@@ -55,7 +62,7 @@ class Judge:
     def causes(self):
         """Dict from the place of each missed object to a dict of `cause` and the fields of `Miss` that show it."""
         lost = self._would_be_found()
-        stages = (self._mask, lost.get, self._selection, self._heads, self._rpn)
+        stages = (lost.get, self._mask, self._selection, self._heads, self._rpn)
         return {place: next(facts for stage in stages if (facts := stage(place))) for place in self.seen.missed}
 
     # The last stages -------------------------------------------------------------------------------------------
@@ -139,15 +146,22 @@ class Judge:
         label, pairs = self.labels[place], self.flow.pairs
         likeliest = self.flow.probabilities.argmax(axis=1)
         rows = self.pairs.of(place, self.least, pairs["labels"] == label)
-        rows = rows[likeliest[pairs["rows"][rows]] == label]
-        if len(rows):
-            row = rows[np.argmax(pairs["scores"][rows])]
-            return {"cause": THRESHOLD, "limit": self.threshold, **self._of_pair(pairs, self.pairs, row, place)}
+        likely = (likeliest[pairs["rows"][rows]] == label) | (pairs["scores"][rows] > _UNSURE)
+        if likely.any():
+            row = rows[likely][np.argmax(pairs["scores"][rows[likely]])]
+            other = likeliest[pairs["rows"][row]]
+            facts = {} if other == label else {"seen_as": self.names[other]}
+            return {
+                "cause": THRESHOLD,
+                "limit": self.threshold,
+                **self._of_pair(pairs, self.pairs, row, place),
+                **facts,
+            }
         rows = self.proposals.of(place, self.config.roi_iou)
         if not len(rows):
             return None
         scores = self.flow.probabilities[rows, label]
-        right = (likeliest[rows] == label) | (scores > self.threshold)
+        right = (likeliest[rows] == label) | (scores > min(self.threshold, _UNSURE))
         return self._poor_box(place, rows[right]) if right.any() else self._other_class(place, rows, scores)
 
     def _other_class(self, place, rows, scores):
@@ -173,7 +187,12 @@ class Judge:
         cause, among = next((cause, among) for cause, among in self._stages() if among[rows].any())
         rows = rows[among[rows]]
         order = {PROPOSAL_CAP: self.survivor[rows], RANK: self.flow.decoded["rank"][rows]}
-        return self._of_anchor(cause, place, rows[np.argmin(order[cause])] if cause in order else rows[0])
+        return self._rank_or_anchor(cause, place, rows[np.argmin(order[cause])] if cause in order else rows[0])
+
+    def _rank_or_anchor(self, cause, place, row):
+        """A low rank is no wonder where no anchor reaches the object: such anchors are trained to be background."""
+        no_anchor = self._no_anchor(place) if cause == RANK else None
+        return no_anchor or self._of_anchor(cause, place, row)
 
     def _stages(self):
         """[(cause, bool (N,): the decoded boxes that it takes away)], the last stage first."""
@@ -184,15 +203,21 @@ class Judge:
         ]
 
     def _no_box(self, place):
-        decoded, config = self.flow.decoded, self.config
-        on_image = decoded["on_image"]
-        anchors = self.flow.anchors[decoded["order"]][on_image]
-        iou = overlaps(anchors, self.objects[place : place + 1])[:, 0]
-        if iou.max(initial=0) < config.rpn_negative_iou:
-            box = anchors[iou.argmax()] if len(iou) else None
-            return {"cause": ANCHOR, "iou": iou.max(initial=0), "limit": config.rpn_negative_iou, "lost_box": box}
+        no_anchor = self._no_anchor(place)
+        if no_anchor:
+            return no_anchor
+        on_image = self.flow.decoded["on_image"]
         row = np.flatnonzero(on_image)[self.decoded.iou(place)[on_image].argmax()]
-        return self._of_anchor(PROPOSAL_BOX, place, row) | {"limit": config.roi_iou}
+        return self._of_anchor(PROPOSAL_BOX, place, row) | {"limit": self.config.roi_iou}
+
+    def _no_anchor(self, place):
+        decoded, limit = self.flow.decoded, self.config.rpn_negative_iou
+        anchors = self.flow.anchors[decoded["order"]][decoded["on_image"]]
+        iou = overlaps(anchors, self.objects[place : place + 1])[:, 0]
+        if iou.max(initial=0) >= limit:
+            return None
+        box = anchors[iou.argmax()] if len(iou) else None
+        return {"cause": ANCHOR, "iou": iou.max(initial=0), "limit": limit, "lost_box": box}
 
     def _of_anchor(self, cause, place, row):
         """The numbers of a decoded box that was lost."""
@@ -228,18 +253,32 @@ class Judge:
         for place in self.seen.missed:
             rows = self.decoded.of(place, self.config.roi_iou)
             for cause, among in self._stages():
-                jobs += [(place, cause, row) for row in rows[among[rows]][:1]]
+                jobs += [(place, cause, row) for row in self._most_promising(rows[among[rows]])]
         if not jobs:
             return {}
         pairs = self.flow.classify(self.flow.decoded["boxes"][[row for _, _, row in jobs]])
         boxes = Boxes(pairs["boxes"], self.objects, pairs["passed"])
-        lost = {}
-        for number, (place, cause, row) in enumerate(jobs):
+        good = []  # (job, its pair)
+        for number, (place, *_) in enumerate(jobs):
             among = (pairs["rows"] == number) & (pairs["labels"] == self.labels[place])
-            good = boxes.of(place, self.least, among & (pairs["scores"] > self.threshold))
-            if place not in lost and len(good) and self._survives(pairs, good[0], self.labels[place]):
-                lost[place] = self._of_anchor(cause, place, row)
+            rows = boxes.of(place, self.least, among & (pairs["scores"] > self.threshold))
+            if len(rows) and self._survives(pairs, rows[0], self.labels[place]):
+                good.append((jobs[number], rows[0]))
+        if not good:
+            return {}
+        chosen = [pair for _, pair in good]
+        described = self.flow.describe(*(pairs[name][chosen] for name in ("boxes", "scores", "labels")))
+        matching = self.seen.would_match(described, [place for (place, *_), _ in good])
+        lost = {}
+        for ((place, cause, row), _), matches in zip(good, matching, strict=True):
+            if matches and place not in lost:
+                lost[place] = self._rank_or_anchor(cause, place, row)
         return lost
+
+    def _most_promising(self, rows):
+        """Of decoded boxes, best IoU first: a few of the best, and a few of the RPN's best. List of rows."""
+        scores = self.flow.decoded["scores"][rows]
+        return list(dict.fromkeys([*rows[:_TRIED], *rows[np.argsort(-scores, kind="stable")][:_TRIED]]))
 
     def _survives(self, pairs, row, label):
         """Whether a further pair would enter and pass the final NMS, and be among the best."""

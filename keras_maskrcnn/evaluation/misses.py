@@ -103,7 +103,8 @@ class MissTable:
     """What a model misses in a dataset.
 
     Args:
-        misses: list of (image id, Miss), whose `position` is that among all annotations of the dataset. num_images: int, images with misses. config: MaskRCNNConfig.
+        misses: list of (image id, Miss), whose `position` is that among all annotations of the dataset.
+        num_images: int, images with misses. config: MaskRCNNConfig.
         unreadable: image ids that were left out.
     """
 
@@ -164,11 +165,16 @@ def explain(model, image, truth, iou=0.5, score_threshold=None, category_ids=Non
     sizes = batch.inputs["image_sizes"]
     batch.outputs, batch.inputs = flow.outputs | {"image_sizes": sizes}, None
     found = batch.found(0, image)
+
+    def results(outputs):
+        batch.outputs = outputs | {"image_sizes": sizes}
+        return batch.found(0, image).to_coco(0, ids)
+
     if not places:
         return Explanation(image, found, 0, ())
     scale = np.array([image.shape[1] / sizes[0, 1], image.shape[0] / sizes[0, 0]])
     objects = [truth[place] for place in places]
-    seen = _Seen(objects, labels, found, ids, iou, image.shape[:2], model.config)
+    seen = _Seen(objects, labels, results, flow.outputs, iou, image.shape[:2], model.config)
     misses = _judged(flow, seen, scale, model.config)
     misses = [dataclasses.replace(miss, position=places[miss.position]) for miss in misses]
     return Explanation(image, found, len(places), tuple(misses))
@@ -227,18 +233,19 @@ class _Seen:
     """The objects of an image beside what the model finds in it.
 
     `detections` is int (D,): the object that each detection matches, or NONE; `missed` the places of the objects that
-    none matches; `mask_iou` gives the IoU of a detection's mask with an object's, None where boxes are compared.
+    none matches. `results` makes COCO results of a model's outputs.
     """
 
-    def __init__(self, objects, labels, found, ids, iou, size, config):
+    def __init__(self, objects, labels, results, outputs, iou, size, config):
         self.objects, self.labels, self.least, self.size = objects, labels, iou, size
         with_masks = any(branch.coco_iou_type == "segm" for branch in config.branches)
         self.iou_type = "segm" if with_masks and all(entry.get("segmentation") for entry in objects) else "bbox"
-        self.results = found.to_coco(0, ids)
+        self.make_results, self.results = results, results(outputs)
+        ids = {int(entry["category_id"]) for entry in (*objects, *self.results)}
         truth = {
             "images": [{"id": 0, "height": int(size[0]), "width": int(size[1])}],
             "annotations": [{"id": k + 1, "iscrowd": 0} | entry | {"image_id": 0} for k, entry in enumerate(objects)],
-            "categories": [{"id": key, "name": str(key)} for key in sorted(set(ids))],
+            "categories": [{"id": key, "name": str(key)} for key in sorted(ids)],
         }
         matches = match_detections(truth, self.results, self.iou_type, iou, max(1, len(self.results)))
         self.missed = [int(matches.gt_row[k]) for k in np.flatnonzero(matches.gt_detection == NONE)]
@@ -251,6 +258,13 @@ class _Seen:
         if self.iou_type == "bbox":
             return None
         return overlap(self.results[detection], self.objects[place], self.size)
+
+    def would_match(self, outputs, places):
+        """List of bool: whether the masks of other detections match these objects; all do where boxes are compared."""
+        if self.iou_type == "bbox":
+            return [True] * len(places)
+        results = zip(self.make_results(outputs), places, strict=True)
+        return [overlap(result, self.objects[place], self.size) >= self.least for result, place in results]
 
 
 def _judged(flow, seen, scale, config):
