@@ -3,8 +3,8 @@
 Comes in: `Flow` and the objects of an image in network pixels. Goes out: the cause of each miss with its numbers.
 
 The rules follow the data backwards, from the last stage that an object's boxes reached. One question is asked before:
-would the heads have found the object, had the RPN given them its best lost box? Then the RPN lost it, even if a poorer
-box went on.
+would the heads have found the object, had the RPN given them a lost box that is clearly better than its proposals? Then
+the RPN lost it, even if poorer boxes went on.
 """
 
 import numpy as np
@@ -252,8 +252,10 @@ class Judge:
         jobs = []
         for place in self.seen.missed:
             rows = self.decoded.of(place, self.config.roi_iou)
+            reached = self.proposals.iou(place)[self.proposals.of(place, self.config.roi_iou)].max(initial=0)
+            rows = rows[self.decoded.iou(place)[rows] > reached + _BETTER]
             for cause, among in self._stages():
-                jobs += [(place, cause, row) for row in self._most_promising(rows[among[rows]])]
+                jobs += [(place, cause, row) for row in rows[among[rows]][:_TRIED]]
         if not jobs:
             return {}
         pairs = self.flow.classify(self.flow.decoded["boxes"][[row for _, _, row in jobs]])
@@ -274,11 +276,6 @@ class Judge:
             if matches and place not in lost:
                 lost[place] = self._rank_or_anchor(cause, place, row)
         return lost
-
-    def _most_promising(self, rows):
-        """Of decoded boxes, best IoU first: a few of the best, and a few of the RPN's best. List of rows."""
-        scores = self.flow.decoded["scores"][rows]
-        return list(dict.fromkeys([*rows[:_TRIED], *rows[np.argsort(-scores, kind="stable")][:_TRIED]]))
 
     def _survives(self, pairs, row, label):
         """Whether a further pair would enter and pass the final NMS, and be among the best."""
