@@ -33,6 +33,12 @@ _UNSURE = (
     0.05  # objects with at least this score are found, but with a low one (the least score of Faster R-CNN's code)
 )
 
+_TRIED = 8  # lost boxes of an object and a stage that the heads are asked about: those of the highest IoU
+_BETTER = 0.1  # by this IoU a lost box is better than all proposals of its object; else the heads have seen its like
+_UNSURE = (
+    0.05  # objects with at least this score are found, but with a low one (the least score of Faster R-CNN's code)
+)
+
 
 class Judge:
     """Finds the causes in one image.
