@@ -26,18 +26,9 @@ from keras_maskrcnn.evaluation.causes import (
 from keras_maskrcnn.evaluation.flow import Boxes, overlaps
 from keras_maskrcnn.evaluation.matching import NONE
 
-_TRIED = (
-    8  # lost boxes of an object and a stage that the heads are asked about: the best by IoU, and by the RPN's score
-)
-_UNSURE = (
-    0.05  # objects with at least this score are found, but with a low one (the least score of Faster R-CNN's code)
-)
-
 _TRIED = 8  # lost boxes of an object and a stage that the heads are asked about: those of the highest IoU
 _BETTER = 0.1  # by this IoU a lost box is better than all proposals of its object; else the heads have seen its like
-_UNSURE = (
-    0.05  # objects with at least this score are found, but with a low one (the least score of Faster R-CNN's code)
-)
+_UNSURE = 0.05  # objects with a higher score are found, though with a low one: the least score in the paper's code
 
 
 class Judge:
