@@ -89,6 +89,7 @@ setup(
             "tf2onnx>=1.17",
             "onnx>=1.17",
             "onnxruntime>=1.20",
+            "openvino>=2024.4",
             "ai-edge-litert>=1.2",
             "tensorboardX>=2.6",
             "keras-hub>=0.20",

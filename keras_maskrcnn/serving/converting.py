@@ -17,7 +17,7 @@ from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.serving.assets import fingerprint
 from keras_maskrcnn.serving.folding import optimize_for_inference
 
-INPUT = "images"
+INPUT, CONFIG = "images", "config"  # of the images, and of the metadata that holds the config
 DTYPES = {"uint8": ("uint8", "float32"), "uint16": ("float32",), "float32": ("float32",)}  # by image_dtype
 
 
@@ -81,6 +81,7 @@ def describe(model):
     """Metadata of a model for the exported file: dict of str."""
     return {
         "package": f"keras-maskrcnn {__version__}",
+        CONFIG: json.dumps(model.config.to_dict()),
         "class_names": json.dumps(list(model.config.class_names)),
         "category_ids": json.dumps([int(number) for number in model.config.category_ids]),
         "mask_pasting": model.config.mask_pasting,
