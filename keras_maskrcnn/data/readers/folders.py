@@ -40,6 +40,12 @@ def image_files(folder, deep=False):
     return files_with(folder, *IMAGE_SUFFIXES, deep=deep)
 
 
+def image_names(folder):
+    """The names of the image files directly in a folder, by their ends, sorted: `image_files` without paths."""
+    names = next((names for _, _, names in walk(folder)), ())
+    return sorted(name for name in names if not _is_hidden(name) and _fits(name, IMAGE_SUFFIXES))
+
+
 def image_files_and_others(folder, deep=False, known=()):
     """The image files in a folder, and a note on its other files.
 
