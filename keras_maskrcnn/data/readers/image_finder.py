@@ -95,13 +95,14 @@ class ImageFinder:
             "searched": "_files" in vars(self),
         }
 
-    def state_of(self, folders, endings, searched):
+    def state_of(self, folders, endings, searched, contents=False):
         """A digest of the files on which paths depend; while it is the same, names lead to the same files.
 
         Files of other endings are left out: logs and such come and go in the folder of the annotations.
 
         Args:
             folders: those that are listed. endings: of the files that count. searched: whether sub-folders count, too.
+            contents: whether the files' own sizes and times count, too, and not their names alone.
         """
         digest, endings = hashlib.sha256(), tuple(ending.lower() for ending in endings if ending)
 
@@ -110,9 +111,11 @@ class ImageFinder:
 
         for folder in folders:
             names = sorted(filter(counts, self._names[folder]))
-            digest.update("\0".join([folder, *names, ""]).encode("utf-8", "surrogatepass"))
+            states = [_state(os.path.join(folder, name)) for name in names] if contents else []
+            digest.update("\0".join([folder, *names, *states, ""]).encode("utf-8", "surrogatepass"))
         places = [str(place) for tier in self._tiers for place in tier] + [str(place) for place in self._searched]
-        places += [str(file) for file in self._files if counts(file.name)] if searched else []
+        files = [str(file) for file in self._files if counts(file.name)] if searched else []
+        places += [*files, *map(_state, files if contents else ())]
         digest.update("\0".join(places).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
@@ -355,6 +358,15 @@ def _same_content(one, other):
         return os.path.samefile(one, other) or filecmp.cmp(one, other, shallow=False)
     except OSError:
         return False
+
+
+def _state(file):
+    """The size and times of a file, as text."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def _inside(path, folder):
