@@ -12,7 +12,8 @@ log=${1:?the file to write}
 root=$(pwd) work=$(mktemp -d)
 export KERAS_BACKEND=jax KERAS_HOME=$work/home PYTHONUNBUFFERED=1 XLA_PYTHON_CLIENT_PREALLOCATE=false
 export PYTHONPATH=$root:$root/benchmarks${PYTHONPATH:+:$PYTHONPATH}
-exec > >(tee "$log") 2> >(grep --line-buffered -v -e "^W0" -e "^I0" | tee -a "$log" >&2)
+true > "$log"
+exec > >(tee -a "$log") 2> >(grep --line-buffered -v -e "^W0" -e "^I0" | tee -a "$log" >&2)
 
 part() { # SECONDS COMMAND...: one part with its limit
     echo "== ${*:2}"

@@ -18,7 +18,8 @@ from keras_maskrcnn.data.readers.coco_content import read_content
 from keras_maskrcnn.data.readers.coco_polygons import FIELDS, rows_in_images
 from keras_maskrcnn.data.readers.collector import check_stated_size
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
-from keras_maskrcnn.data.readers.image_finder import ImageFinder, shown_name
+from keras_maskrcnn.data.readers.image_finder import ImageFinder
+from keras_maskrcnn.data.readers.image_names import shown_name
 from keras_maskrcnn.data.readers.segmentations import read_segmentation
 from keras_maskrcnn.data.records import Dataset, Fault, Instance
 from keras_maskrcnn.host.memory import no_search_for_cycles
