@@ -11,7 +11,8 @@ from test_record_table import same
 
 from keras_maskrcnn.data.readers import json_stream, outlines
 from keras_maskrcnn.data.readers.coco import CocoDataset
-from keras_maskrcnn.data.readers.coco_polygons import OrdinaryAnnotations, are_lines, scan
+from keras_maskrcnn.data.readers.coco_polygons import OrdinaryAnnotations, are_lines
+from keras_maskrcnn.data.readers.coco_text import scan
 from keras_maskrcnn.data.readers.json_stream import Entries, JsonStream, Unusual
 from keras_maskrcnn.geometry import native
 

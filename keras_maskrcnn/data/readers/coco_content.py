@@ -8,7 +8,8 @@ twice, ...) is read as a whole, as small files of other formats are, so that the
 import dataclasses
 
 from keras_maskrcnn.data.readers import fields
-from keras_maskrcnn.data.readers.coco_polygons import OrdinaryAnnotations, scan
+from keras_maskrcnn.data.readers.coco_polygons import OrdinaryAnnotations
+from keras_maskrcnn.data.readers.coco_text import scan
 from keras_maskrcnn.data.readers.folders import read_json
 from keras_maskrcnn.data.readers.json_stream import Entries, JsonStream, Unusual
 from keras_maskrcnn.data.table_builder import TableBuilder

@@ -2,19 +2,20 @@
 
 In: the entries of `annotations`, some thousand at a time. Out: columns, and the numbers of all other entries, which
 `coco.py` reads one at a time, with its notes and faults. An annotation is ordinary if what it gives is the same either
-way. The rules are those of `coco.py`, `segmentations.py` and `outlines.py`; here they are tests on whole columns.
+way. The rules are those of `coco.py`, `segmentations.py` and `outlines.py`; here they are tests on whole columns. What
+`geometry/native/annotations.c` makes a row is ordinary by the rules of `_take`.
 """
 
 import array
-import dataclasses
 import json
 import math
 
 import numpy as np
 
 from keras_maskrcnn.data.limits import OUTLINE_POINTS
+from keras_maskrcnn.data.readers.coco_text import Scanned
 from keras_maskrcnn.data.record_table import extents
-from keras_maskrcnn.geometry import native, polygons
+from keras_maskrcnn.geometry import polygons
 
 # Of an annotation; what else it holds becomes `Instance.attributes`.
 FIELDS = frozenset(("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd"))
@@ -35,44 +36,6 @@ _COLUMNS = {
     "corners": "d",
     "doubtful": "B",  # whether the outline needs the checks of `outlines.py`
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Scanned:
-    """The entries in a part of the list, of which most were read from the text without a Python object for each number.
-
-    Args:
-        rows, floats, sizes, coordinates: as from `native.scan_annotations`; all rows are ordinary.
-        others: list of (position, entry) of the others.
-        count: int, all entries.
-    """
-
-    rows: np.ndarray
-    floats: np.ndarray
-    sizes: np.ndarray
-    coordinates: np.ndarray
-    others: list
-    count: int
-
-    def __len__(self):
-        return self.count
-
-
-def scan(text, loads):
-    """The entries in a part of the list.
-
-    Args:
-        text: str, dictionaries with commas between them. loads: function from JSON to a value; it raises a ValueError.
-
-    Returns:
-        Scanned; or None, if the text is something else or there is no native library.
-    """
-    data = text.encode()
-    found = native.scan_annotations(data, 2 * OUTLINE_POINTS)
-    if found is None:
-        return None
-    *arrays, others, count = found
-    return Scanned(*arrays, [(number, loads(data[begin:end])) for number, begin, end in others.tolist()], count)
 
 
 class OrdinaryAnnotations:
