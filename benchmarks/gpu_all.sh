@@ -4,7 +4,7 @@
 #
 #     bash benchmarks/gpu_all.sh LOG          # in the root of a checkout; python3 has CUDA's JAX, torchvision, Keras
 #
-# Each part has a limit, so that one that hangs costs no other one its turn; the most important parts come first. The log begins with the commit and the card.
+# Each part has a limit, so that one that hangs does not stop the others. The log begins with the commit and the card.
 # Without a network: `_host.*.so` in keras_maskrcnn/geometry/native comes with the checkout, and the wheels of Keras,
 # pycocotools, orjson and faster-coco-eval are on PYTHONPATH.
 set -u
