@@ -8,6 +8,7 @@
 test_scale_proof.py runs them.
 """
 
+import functools
 import json
 import pathlib
 import sys
@@ -38,13 +39,18 @@ def write_images(folder, count):
 
 def boxes_in_noise(number):
     """An image of overlapping boxes of colour, and noise; uint8 (H, W, 3)."""
-    rng = np.random.default_rng(number)
-    height, width = SIZES[number % 3]
+    rng, size = np.random.default_rng(number), SIZES[number % 3]
+    height, width = size
     image = np.full((height, width, 3), 128, np.int16)
     for _ in range(12):
         y, x, rows, columns = rng.integers(0, height), rng.integers(0, width), *rng.integers(30, 130, 2)
         image[y : y + rows, x : x + columns] = rng.integers(0, 256, 3)
-    return np.clip(image + rng.integers(-8, 9, image.shape), 0, 255).astype(np.uint8)
+    return np.clip(image + np.roll(_noise(size), number, 0), 0, 255).astype(np.uint8)
+
+
+@functools.cache
+def _noise(size):
+    return np.random.default_rng(size).integers(-8, 9, (*size, 3), np.int16)
 
 
 def write_model(path):
@@ -59,7 +65,10 @@ def write_model(path):
 
 
 def drive(model, images, output):
-    """Predict on Ray as the command does, and print a line for each batch. Parts are written every two seconds."""
+    """Predict on Ray as the command does. Parts are written every two seconds.
+
+    Prints "finished N" for each batch; Ray prints lines of its own.
+    """
     from keras_maskrcnn_launcher import register_package
 
     register_package()
@@ -67,7 +76,7 @@ def drive(model, images, output):
     from keras_maskrcnn.scale.on_ray import predict_on_ray
 
     store._SECONDS = 2
-    predict_on_ray(model, [images], output, actors=ACTORS, progress=lambda count: print(count, flush=True))
+    predict_on_ray(model, [images], output, actors=ACTORS, progress=lambda count: print("finished", count, flush=True))
 
 
 def answer(model, images, file):

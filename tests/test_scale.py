@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from remote_folders import in_memory, served
-from scale_parts import check_rows, colour_predictor, make_images
+from scale_parts import check_rows, colour_predictor, make_images, read_part
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.scale import on_ray
+from keras_maskrcnn.scale.models import check_options
 from keras_maskrcnn.scale.rows import COLUMNS, RowPredictor, as_columns
 from keras_maskrcnn.scale.sources import Files, decoded, list_units
 from keras_maskrcnn.scale.store import ResultStore
@@ -190,15 +191,6 @@ def test_what_is_written_is_not_done_again(tmp_path, rows, kind):
         ResultStore(place, SETTINGS | {"score_threshold": 0.7}).__enter__()
 
 
-def read_part(part):
-    import pyarrow.parquet
-
-    from keras_maskrcnn.host.addresses import open_file
-
-    with open_file(part) as file:
-        return pyarrow.parquet.read_table(file).to_pylist()
-
-
 def test_coco_files_of_a_run_are_those_that_pycocotools_reads(tmp_path, rows):
     pyarrow = pytest.importorskip("pyarrow")
     paths = make_images(tmp_path / "photos", 12)
@@ -251,6 +243,21 @@ def test_options_belong_to_their_engine(capsys, tmp_path):
     with pytest.raises(SystemExit):
         cli.main(["predict", "run", str(tmp_path), "--engine", "horse"])
     assert "invalid choice: 'horse'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ["keras", "ray"])
+def test_exports_are_told_from_models_and_take_whole_images(capsys, tmp_path, engine):
+    make_images(tmp_path / "photos", 1)
+    exported, photos = tmp_path / "exported", str(tmp_path / "photos")
+    (exported / "1").mkdir(parents=True)
+    (exported / "1" / "saved_model.pb").write_bytes(b"")
+    status, err = told(capsys, "--saved-model", str(exported), photos, "--engine", engine, "--tile", "64")
+    assert status == cli.MISTAKE and f"takes whole images, no tiles. Received {exported} and --tile 64. Name the" in err
+    status, err = told(capsys, "--saved-model", photos, photos, "--engine", engine)
+    assert status == cli.MISTAKE and "--saved-model must name the folder of an export" in err
+    assert f"Received: {photos}. A .keras file or run folder goes first" in err
+    with pytest.raises(ValueError, match="score_threshold=... must lie between the model's own, 0, and 1. Received: 2"):
+        check_options(exported, 2)
 
 
 def test_a_missing_package_and_a_small_cluster_are_told(capsys, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ import shutil
 import sys
 
 import pytest
-from scale_parts import check_rows, colour_predictor, make_images
+import remote_folders
+from scale_parts import check_rows, colour_predictor, make_images, read_part
 
 from keras_maskrcnn import cli
 
@@ -42,9 +43,7 @@ def ray(others_import):
 
 
 def read_rows(folder):
-    import pyarrow.parquet
-
-    return [row for file in sorted(folder.glob("*.parquet")) for row in pyarrow.parquet.read_table(file).to_pylist()]
+    return [row for file in sorted(folder.glob("*.parquet")) for row in read_part(file)]
 
 
 def test_predict_on_ray_finds_what_the_predictor_finds_and_goes_on(tmp_path, ray, monkeypatch):
@@ -88,6 +87,43 @@ def test_wrong_options_are_told_before_ray_starts(tmp_path, capsys):
     arguments = ["predict", "--engine", "ray", str(tmp_path / "none.keras"), str(tmp_path)]
     assert cli.main([*arguments, "--output", str(tmp_path / "found")]) == cli.MISTAKE
     assert "A model is a .keras file, or a run folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", sorted(remote_folders.PACKAGES))
+def test_ray_reads_and_writes_object_stores(tmp_path, ray, kind):
+    """A folder, a list and a Parquet file there, and the results."""
+    import pyarrow
+    import pyarrow.parquet
+
+    from keras_maskrcnn.scale.on_ray import predict_on_ray
+
+    if kind not in remote_folders.STORES:
+        pytest.skip(
+            f"the emulator of {kind}:// is not installed: pip install {' '.join(remote_folders.PACKAGES[kind])}"
+        )
+    paths = make_images(tmp_path / "data" / "photos", 20)
+    names = [pathlib.Path(path).relative_to(tmp_path / "data").as_posix() for path in paths]
+    (tmp_path / "data" / "list.txt").write_text("\n".join(names[:4]))
+    table = pyarrow.table({"image": [pathlib.Path(path).read_bytes() for path in paths]})
+    pyarrow.parquet.write_table(table, tmp_path / "data" / "table.parquet", row_group_size=8)
+    address = remote_folders.in_store(kind, tmp_path / "data")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    found = f"{address}/found"
+    predict_on_ray(colour_predictor, [f"{address}/list.txt"], found, actors=1)
+    sources = [f"{address}/photos", f"{address}/table.parquet", f"{address}/photos/none.png"]
+    store = predict_on_ray(colour_predictor, sources, found, actors=1, coco=True)
+    rows = [row for part in store.parts() for row in read_part(part)]
+    assert (len(rows), store.images, store.num_faulty) == (41, 41, 5) and len(store.parts()) >= 2
+    places = {f"{address}/{name}": path for name, path in zip(names, paths, strict=True)}
+    places |= {f"{address}/table.parquet#{number}": path for number, path in enumerate(paths)}
+    missing = [row["error"] for row in rows if row["path"] not in places]
+    assert len(missing) == 1 and f"must exist and be readable. Received {address}/photos/none.png" in missing[0]
+    rows = [row for row in rows if row["path"] in places]
+    for row in rows:
+        row["error"] = row["error"] and row["error"].replace(row["path"], places[row["path"]])
+        row["path"] = places[row["path"]]
+    check_rows(rows, paths + paths, colour_predictor())
+    assert len(json.loads((store.place / "detections.json").read_bytes())) == 36
 
 
 def test_the_sample_for_ray(tmp_path, ray):

@@ -16,6 +16,7 @@ import time
 import pytest
 import scale_proof
 from child_processes import python_path
+from scale_parts import read_part
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,11 @@ def finish(process):
     lines = process.communicate()[0].splitlines()
     assert process.returncode == 0
     return lines
+
+
+def counts_in(lines):
+    """The numbers of finished images that a driver prints."""
+    return (int(line.split()[1]) for line in lines if line.startswith("finished "))
 
 
 # Processes -------------------------------------------------------------------------------------------------
@@ -111,41 +117,36 @@ def undisturbed(peaks, *arguments):
     """Run the driver to its end."""
     driver = start("drive", *arguments)
     peaks.pid = driver.pid
-    return [int(line) for line in finish(driver)]
+    return list(counts_in(finish(driver)))
 
 
 def killed_twice(peaks, *arguments):
     """Kill an actor and then the driver at random moments, and start it again.
 
     Returns:
-        (how many images were finished at the start of the second driver, and at its end; number of dead actors).
+        list of int: how many images the second driver finds finished, then how many are after each batch.
     """
     moments = random.SystemRandom()
     actor_at, driver_at = moments.randrange(50, MANY // 2), moments.randrange(MANY // 2, MANY - 300)
-    driver, known, dead = start("drive", *arguments), set(), None
+    driver, known = start("drive", *arguments), set()
     peaks.pid = driver.pid
-    for line in driver.stdout:
-        if dead is None and int(line) >= actor_at:
-            known = set(actors_of(driver.pid))
-            dead = moments.choice(sorted(known))
-            time.sleep(moments.uniform(0, 0.5))
-            os.kill(dead, signal.SIGKILL)
-        if int(line) >= driver_at:
-            time.sleep(moments.uniform(0, 0.5))
-            others = set(actors_of(driver.pid))
-            driver.kill()
-            break
-    driver.wait()
-    driver.stdout.close()
+    try:
+        for count in counts_in(driver.stdout):
+            if not known and count >= actor_at:
+                known = set(actors_of(driver.pid))
+                time.sleep(moments.uniform(0, 0.5))
+                dead = moments.choice(sorted(known))
+                os.kill(dead, signal.SIGKILL)
+            if count >= driver_at:
+                time.sleep(moments.uniform(0, 0.5))
+                others = set(actors_of(driver.pid))
+                break
+    finally:
+        driver.kill()
+        driver.communicate()
     print(f"killed actor {dead} of {known} after {actor_at} images, the driver after {driver_at}: actors {others}")
     assert len(known) == scale_proof.ACTORS and dead not in others and others - known  # Ray started another
     return undisturbed(peaks, *arguments)
-
-
-def read_rows(folder):
-    import pyarrow.parquet
-
-    return [row for file in sorted(folder.glob("*.parquet")) for row in pyarrow.parquet.read_table(file).to_pylist()]
 
 
 def check(rows, expected, damaged):
@@ -177,7 +178,8 @@ def test_nothing_is_lost_or_doubled_and_memory_does_not_grow_with_the_input(tmp_
     size = sum(file.stat().st_size for file in photos.rglob("*.png")) / MB
     print(f"input {size:.0f} MB; memory in MB with {FEW} images {few.most}, with {MANY} {many.most}")
     finish(start("answer", model, photos, answers))
-    check(read_rows(tmp_path / "found"), json.loads(answers.read_text()), damaged)
+    rows = [row for part in sorted((tmp_path / "found").glob("*.parquet")) for row in read_part(part)]
+    check(rows, json.loads(answers.read_text()), damaged)
     for kind in ("driver", "actor", "reader"):
         assert many.most[kind] < few.most[kind] + 0.1 * size, kind
     assert many.most["store"] < 256 + 64 < size  # what may be on the way
