@@ -1,6 +1,7 @@
 """Large runs without an engine: rows in and rows out, sources as units of work, results that outlive a kill."""
 
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -273,6 +274,33 @@ def test_a_missing_package_and_a_small_cluster_are_told(capsys, tmp_path, monkey
     assert on_ray._choose_pool({"CPU": 1, "GPU": 1}, None, None) == on_ray.Pool(1, 0.9, 1, 0)
     assert on_ray._choose_pool({"CPU": 16}, None, None).actors == 4
     assert on_ray._choose_pool({"CPU": 2, "GPU": 0}, 2, None) == on_ray.Pool(2, 0.9, 0)
+
+
+class BusyRay:
+    """A Ray that starts only the n-th time, or has no cluster."""
+
+    def __init__(self, errors):
+        self.errors = errors
+
+    def is_initialized(self):
+        return False
+
+    def init(self, **options):
+        assert options["include_dashboard"] is False and "TF_CPP_MIN_LOG_LEVEL" in options["runtime_env"]["env_vars"]
+        if self.errors:
+            raise Exception(self.errors.pop())
+
+
+def test_ray_is_started_again_on_a_busy_machine(monkeypatch):
+    monkeypatch.setattr("os.environ", os.environ.copy())
+    slow = "The current node timed out during startup. The GCS is overloaded."
+    ray = BusyRay([slow] * 2)
+    assert on_ray._connect(ray) is True and not ray.errors
+    for errors, left in (([slow] * 5, 2), (["no cluster at 1.2.3.4"] * 5, 4)):
+        ray = BusyRay(errors)
+        with pytest.raises(on_ray.RunStopped, match=rf"Ray must start.* Received: {errors[0]} Check RAY_ADDRESS"):
+            on_ray._connect(ray)
+        assert len(ray.errors) == left
 
 
 def test_predict_takes_addresses(capsys, tmp_path, monkeypatch):

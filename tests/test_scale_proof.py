@@ -94,8 +94,8 @@ class Peaks(threading.Thread):
         self.pid, self.most, self.ended = None, {}, threading.Event()
 
     def run(self):
-        """Measure five times a second."""
-        while not self.ended.wait(0.2):
+        """Measure twice a second."""
+        while not self.ended.wait(0.5):
             for pid, kind in family(self.pid).items() if self.pid else ():
                 fields = dict(line.split(":", 1) for line in read_of(pid, "status").splitlines() if ":" in line)
                 size = fields.get("RssShmem" if kind == "store" else "RssAnon", "0 kB")
@@ -128,7 +128,7 @@ def killed_twice(peaks, *arguments):
     """
     moments = random.SystemRandom()
     actor_at, driver_at = moments.randrange(50, MANY // 2), moments.randrange(MANY // 2, MANY - 300)
-    driver, known = start("drive", *arguments), set()
+    driver, known, dead, others = start("drive", *arguments), set(), None, set()
     peaks.pid = driver.pid
     try:
         for count in counts_in(driver.stdout):
