@@ -126,6 +126,46 @@ def test_ray_reads_and_writes_object_stores(tmp_path, ray, kind):
     assert len(json.loads((store.place / "detections.json").read_bytes())) == 36
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["disk", *remote_folders.STORES])
+def test_the_command_reads_a_table_and_writes_parquet(tmp_path, ray, kind, capsys):
+    import pyarrow
+    import pyarrow.parquet
+    from PIL import Image
+    from scale_proof import boxes_in_noise, write_model
+
+    from keras_maskrcnn.host.addresses import as_path
+    from keras_maskrcnn.scale.models import open_predictor
+    from keras_maskrcnn.scale.store import coco_results
+
+    (tmp_path / "run").mkdir()
+    write_model(tmp_path / "run" / "best.keras")
+    (tmp_path / "data").mkdir()
+    files = [tmp_path / f"{number}.png" for number in range(6)]
+    for number, file in enumerate(files):
+        Image.fromarray(boxes_in_noise(number)).save(file)
+    table = pyarrow.table({"id": range(7), "image": [*(file.read_bytes() for file in files), b"no image"]})
+    pyarrow.parquet.write_table(table, tmp_path / "data" / "table.parquet", row_group_size=4)
+    data = tmp_path / "data" if kind == "disk" else remote_folders.in_store(kind, tmp_path / "data")
+    arguments = [str(tmp_path / "run"), f"{data}/table.parquet", "--output", f"{data}/found", "--actors", "2"]
+    command = ["predict", "--engine", "ray", *arguments, "--score", "0.3", "--debug"]
+    assert cli.main(command) == cli.CHECK_FAILED
+    told = capsys.readouterr()
+    assert (
+        f"1 of 7 images failed:\n  {data}/table.parquet#6: " in told.err
+        and f"Parquet files in {data}/found" in told.out
+    )
+    parts = sorted(as_path(f"{data}/found").iterdir())
+    rows = {row["path"]: row for part in parts if part.suffix == ".parquet" for row in read_part(part)}
+    predictor = open_predictor(tmp_path / "run", 0.3)
+    for number, file in enumerate(files):
+        found = coco_results(rows[f"{data}/table.parquet#{number}"], 0)
+        assert [{key: one[key] for key in one if key != "file"} for one in found] == predictor(file).to_coco(0)
+    assert len(rows) == 7 and sum(len(row["scores"]) for row in rows.values()) > 7
+    assert cli.main(command) == cli.CHECK_FAILED  # finished: no process is started, and it says the same
+    assert "1 of 7 images failed" in capsys.readouterr().err
+
+
 def test_the_sample_for_ray(tmp_path, ray):
     paths = make_images(tmp_path / "photos", 12)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
