@@ -101,8 +101,8 @@ class Peaks(threading.Thread):
         self.pid, self.most, self.ended = None, {}, threading.Event()
 
     def run(self):
-        """Measure twice a second."""
-        while not self.ended.wait(0.5):
+        """Measure once a second."""
+        while not self.ended.wait(1):
             shared = 0
             for pid, kind in family(self.pid).items() if self.pid else ():
                 self._note(kind, sizes_in(read_of(pid, "status")).get("RssAnon", 0))
