@@ -35,7 +35,8 @@ def others_import(monkeypatch):
 
 
 @pytest.fixture
-def ray(others_import):
+def ray(others_import, monkeypatch):
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # as predict_on_ray: else they wait for all else on a busy machine
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e .[ray]")
     pytest.importorskip("ray.data")
     yield ray
