@@ -277,30 +277,20 @@ def test_a_missing_package_and_a_small_cluster_are_told(capsys, tmp_path, monkey
 
 
 class BusyRay:
-    """A Ray that starts only the n-th time, or has no cluster."""
-
-    def __init__(self, errors):
-        self.errors = errors
+    """A Ray that does not start."""
 
     def is_initialized(self):
         return False
 
     def init(self, **options):
         assert options["include_dashboard"] is False and "TF_CPP_MIN_LOG_LEVEL" in options["runtime_env"]["env_vars"]
-        if self.errors:
-            raise Exception(self.errors.pop())
+        raise Exception("The current node timed out during startup. The GCS is overloaded.")
 
 
-def test_ray_is_started_again_on_a_busy_machine(monkeypatch):
+def test_a_ray_that_does_not_start_is_told(monkeypatch):
     monkeypatch.setattr("os.environ", os.environ.copy())
-    slow = "The current node timed out during startup. The GCS is overloaded."
-    ray = BusyRay([slow] * 2)
-    assert on_ray._connect(ray) is True and not ray.errors
-    for errors, left in (([slow] * 5, 2), (["no cluster at 1.2.3.4"] * 5, 4)):
-        ray = BusyRay(errors)
-        with pytest.raises(on_ray.RunStopped, match=rf"Ray must start.* Received: {errors[0]} Check RAY_ADDRESS"):
-            on_ray._connect(ray)
-        assert len(ray.errors) == left
+    with pytest.raises(on_ray.RunStopped, match="Received: The current node timed out during .* Check RAY_ADDRESS and"):
+        on_ray._connect(BusyRay())
 
 
 def test_predict_takes_addresses(capsys, tmp_path, monkeypatch):

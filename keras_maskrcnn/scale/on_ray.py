@@ -19,8 +19,6 @@ from keras_maskrcnn.scale.store import ResultStore
 
 _BYTES_ON_THE_WAY = 2**27  # of images that are read and of results, for each actor: else Ray fills its object store
 _READERS = 4  # actors that one reading task keeps busy
-# Ray waits 30 seconds for its own processes. On a busy machine they take longer, and are quicker the next time.
-_STARTS, _TOO_SLOW = 3, "timed out during startup"
 
 
 class RunStopped(OSError):
@@ -258,17 +256,13 @@ def _connect(ray):
     os.environ.setdefault("RAY_worker_niceness", "0")  # else actors give way to all else on the machine (nice 15)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    for left in reversed(range(_STARTS)):
-        try:
-            ray.init(**options, runtime_env={"env_vars": env})
-            break
-        except Exception as error:  # Ray raises none of its own here
-            if left and _TOO_SLOW in str(error):
-                continue
-            raise RunStopped(
-                f"Ray must start, or find its cluster. Received: {_last_line(error)} Check RAY_ADDRESS and how busy "
-                "this machine is, and start it again."
-            ) from error
+    try:
+        ray.init(**options, runtime_env={"env_vars": env})
+    except Exception as error:  # Ray raises none of its own here; a busy machine takes longer than the 30 s it waits
+        raise RunStopped(
+            f"Ray must start, or find its cluster. Received: {_last_line(error)} Check RAY_ADDRESS and how busy this "
+            "machine is, and start it again."
+        ) from error
     return True
 
 
