@@ -93,15 +93,15 @@ def _check_here(args):
     return args
 
 
-def _predict_here(open_predictor, args):
+def _predict_here(make_predictor, args):
     """Find instances; write pictures and COCO results. The status says if an image could not be read.
 
     Args:
-        open_predictor: function from arguments to a predictor with `stream` and `config`.
+        make_predictor: function from arguments to a predictor with `stream` and `config`.
     """
     from keras_maskrcnn.host.progress import progress_bar
 
-    predictor = open_predictor(args)
+    predictor = make_predictor(args)
     progress = progress_bar(len(args.images), unit_name="image")
     failures = []
     with ResultFiles(args.output, predictor.config, args.known) as files:
