@@ -23,7 +23,7 @@ from keras_maskrcnn.host.caches import compiled_folder
 from keras_maskrcnn.inference.arguments import check_arguments
 from keras_maskrcnn.inference.frames import boxes_in_image, moved_values
 from keras_maskrcnn.inference.streaming import Streaming
-from keras_maskrcnn.inference.tiling import find_in_tiles, merge_pieces, pieces_of, tile_grid
+from keras_maskrcnn.inference.tiling import merge_pieces, pieces_of, tile_grid
 
 
 class Predictor(Streaming):
@@ -59,14 +59,7 @@ class Predictor(Streaming):
             FoundInstances, by descending score; TiledInstances of an image larger than `tile`.
         """
         image = self._read(image)
-        if not self._is_tiled(image.shape):
-            return self._find(image)
-        pieces = find_in_tiles(image, self._find, self.tile, self.overlap)
-        return TiledInstances(pieces, image.shape[:2], self.config)
-
-    def _find(self, image):
-        """Detect in one piece, an image (H, W, C) of the model's channels and dtype."""
-        batch = NetworkBatch(self, [image.shape[:2]])
+        batch = self._new_batch([image.shape[:2]], 1, alone=True)
         batch.fill(0, image)
         batch.run()
         return batch.found(0, image)
