@@ -20,6 +20,7 @@ from keras_maskrcnn.geometry.resizing import (
     resize_bilinear,
 )
 from keras_maskrcnn.host.caches import compiled_folder
+from keras_maskrcnn.inference.arguments import check_arguments
 from keras_maskrcnn.inference.frames import boxes_in_image, moved_values
 from keras_maskrcnn.inference.streaming import Streaming
 from keras_maskrcnn.inference.tiling import merge_pieces, pieces_of, tile_grid
@@ -39,21 +40,11 @@ class Predictor(Streaming):
     """
 
     def __init__(self, model, score_threshold=None, tile=None, overlap=0.2):
-        lowest = model.config.score_threshold
-        if score_threshold is None:
-            score_threshold = lowest
-        if not lowest <= score_threshold <= 1:
-            raise ValueError(
-                f"score_threshold must lie between the model's own, {lowest}, and 1. "
-                f"Received: {score_threshold}. For more detections build the model with a lower threshold: "
-                "dataclasses.replace(config, score_threshold=...)."
-            )
-        if tile is not None:
-            tile_grid(tile, tile, tile, overlap)  # raises if they are invalid
+        check_arguments(model.config.score_threshold, score_threshold, tile, overlap)
         backend.keep_compiled(compiled_folder())
         self.model = model
         self.config = model.config
-        self.score_threshold = score_threshold
+        self.score_threshold = model.config.score_threshold if score_threshold is None else score_threshold
         self.tile = tile
         self.overlap = overlap
 
