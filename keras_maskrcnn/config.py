@@ -54,8 +54,8 @@ class MaskRCNNConfig:
             instead: what `optimize_for_inference` makes of batch norm.
         norm_epsilon: added to the variance in the ResNet's norm (torchvision: 1e-5, but 0 with its COCO weights of
             v1, which were converted from Caffe2's; `weights="coco"` sets that).
-        stride_in_1x1: True puts a bottleneck's stride on its first 1x1 convolution (the first published ResNet, Detectron2,
-            matterport), False on the 3x3 (torchvision).
+        stride_in_1x1: True puts a bottleneck's stride on its first 1x1 convolution (the first published ResNet,
+            Detectron2, matterport), False on the 3x3 (torchvision).
         stem_pool: where the maximum after the first convolution pads: "symmetric", or "end" (matterport): at the
             bottom and right only, which shifts the grid by a pixel.
         trainable_layers: parts of the backbone (stem and four stages) that train, counted from the last: 5 all, 3 not
@@ -65,8 +65,9 @@ class MaskRCNNConfig:
             `max_size` (paper section 3.1: 800; torchvision: 1333).
         size_rule: how the resized sides become whole pixels: "floor" (torchvision), "round" to nearest (Detectron2), or
             "square" (matterport): nothing is made smaller for `min_size`, and `max_size` is a limit of its own.
-        resize: "bilinear" (float, half-pixel centres, no antialiasing: torchvision, tf.image), "pillow" (on 8-bit images,
-            with antialiasing: Detectron2) or "skimage" (order 1, zeros beyond the border, 8 bits, cut off: matterport).
+        resize: "bilinear" (float, half-pixel centres, no antialiasing: torchvision, tf.image), "pillow" (on 8-bit
+            images, with antialiasing: Detectron2) or "skimage" (order 1, zeros beyond the border, cut to 8 bits:
+            matterport). It is what Predictor does; training resizes and turns in one step, by the first rule.
         canvas: "tight" puts the image at the top left of the smallest canvas whose sides are multiples of 32. "square"
             (matterport) puts it in the centre of max_size x max_size black pixels; boxes then name their last pixel.
         image_scale: if set, network image = source image * image_scale, and min_size and max_size are unused.
@@ -96,8 +97,9 @@ class MaskRCNNConfig:
         rpn_box_weights: box coder weights of the RPN.
         max_box_growth: largest factor from an anchor's or proposal's side to that of its refined box (torchvision and
             Detectron2: 1000 / 16; matterport has no limit).
-        rpn_selection: "level" keeps the best anchors of each level and runs NMS on each (torchvision, Detectron2); "joint"
-            (matterport) takes all levels together: one ranking by score, one NMS, rows of zeros up to the full number.
+        rpn_selection: "level" keeps the best anchors of each level and runs NMS on each (torchvision, Detectron2);
+            "joint" (matterport) takes all levels together: one ranking by score, one NMS, rows of zeros up to the
+            full number.
         train_pre_nms, train_post_nms, test_pre_nms, test_post_nms: proposals kept per level before NMS and over
             all levels after it (FPN section 4.1; torchvision). With rpn_selection="joint" all four are of all levels.
         rpn_nms_threshold: IoU (Faster section 3.3).
@@ -129,9 +131,9 @@ class MaskRCNNConfig:
             (matterport) keeps the best class of a RoI, background included, and accepts a score equal to the threshold.
         min_box_size: final boxes with a shorter side are dropped, pixels (torchvision: 1e-2; Detectron2: 0, boxes
             without area are left out of what Predictor returns).
-        mask_pasting: "subpixel" samples masks at pixel centres in the exact box; "detectron2" does the same, and a pixel of
-            exactly 0.5 belongs to the object; "torchvision" rounds boxes to whole pixels first; "matterport" has whole
-            boxes and resizes by scikit-image's rule.
+        mask_pasting: "subpixel" samples masks at pixel centres in the exact box; "detectron2" does the same, and a
+            pixel of exactly 0.5 belongs to the object; "torchvision" rounds boxes to whole pixels first; "matterport"
+            has whole boxes and resizes by scikit-image's rule.
         mask_targets: how ground-truth masks become targets. "subpixel": pixel centres lie at x + 0.5, 2x2 points a
             bin. "torchvision" (`project_masks_on_boxes`): RoIAlign with aligned=False, so half a pixel further, and
             about one point a pixel. "detectron2": RoIAlign with aligned=True and about one point a pixel, then 0 or 1.
@@ -260,7 +262,7 @@ class MaskRCNNConfig:
 
     @classmethod
     def detectron2(cls, name="mask_rcnn_R_50_FPN_3x", num_classes=80, **overrides):
-        """Detectron2's arithmetic: the numbers of its model zoo, for `km.load_weights` with its `.pkl` and `.pth` files.
+        """Detectron2's arithmetic: the numbers of its model zoo, for its `.pkl` and `.pth` files.
 
         Args:
             name: a config of Detectron2's model zoo; `families/detectron2.py` lists them.

@@ -8,8 +8,8 @@ from keras_maskrcnn.geometry.pasting import PASTING_RULES, paste_mask_windows, s
 
 __all__ = ["PASTING_RULES", "TARGET_RULES", "MaskBranch"]
 
-# Of mask_targets. Torchvision's `project_masks_on_boxes` is RoIAlign in its first, unaligned form with about one point a
-# pixel; Detectron2's `BitMasks.crop_and_resize` is the aligned form, cut at one half.
+# Of mask_targets. Torchvision's `project_masks_on_boxes` is RoIAlign in its first, unaligned form with about one point
+# a pixel; Detectron2's `BitMasks.crop_and_resize` is the aligned form, cut at one half.
 TARGET_RULES = {
     "subpixel": {"sampling_ratio": 2, "aligned": True},
     "torchvision": {"sampling_ratio": 0, "aligned": False},

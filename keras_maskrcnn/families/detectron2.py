@@ -1,8 +1,8 @@
 """Detectron2's Mask R-CNNs with a ResNet and a pyramid, by the names of its model zoo.
 
-Read from facebookresearch/detectron2 at 02b5c4e2: `config/defaults.py`, `configs/Base-RCNN-FPN.yaml`, and the file of each
-name below. Its pixels are BGR: the weights are turned to RGB when they are read, so mean and deviation stand here as
-RGB.
+Read from facebookresearch/detectron2 at 02b5c4e2: `config/defaults.py`, `configs/Base-RCNN-FPN.yaml`, and the file of
+each name below. Its pixels are BGR: the weights are turned to RGB when they are read, so mean and deviation stand here
+as RGB.
 """
 
 from keras_maskrcnn.families.labels import labels_of
@@ -39,7 +39,6 @@ COMMON = {
 }  # fmt: skip
 # What a model needs so that the weights mean something; a warm start has no more of the above.
 WARM = (
-    "backbone",
     "stride_in_1x1",
     "norm",
     "head_norm",
@@ -93,8 +92,8 @@ def config_name(name):
     short = short if short.startswith(LVIS_FOLDER) else short.rsplit("/", 1)[-1]
     if short not in CONFIGS:
         raise ValueError(
-            f"The name of a Detectron2 config must be one of {', '.join(CONFIGS)}. Received: {name!r}. Take the one that "
-            "is nearest to yours, and pass what differs as fields of MaskRCNNConfig."
+            f"The name of a Detectron2 config must be one of {', '.join(CONFIGS)}. Received: {name!r}. Take the one "
+            "that is nearest to yours, and pass what differs as fields of MaskRCNNConfig."
         )
     return short
 

@@ -13,7 +13,7 @@ def cell_anchors(size, ratios, rounded=True):
     Args:
         size: square root of the anchors' area, network pixels.
         ratios: height over width, A of them.
-        rounded: whether corners are whole pixels, half to even, as in torchvision; Detectron2 and matterport do not round.
+        rounded: whether corners are whole pixels, half to even, as in torchvision; other programs do not round.
 
     Returns:
         numpy float32 (A, [x1, y1, x2, y2]).

@@ -41,9 +41,9 @@ def paste_mask_windows(masks, boxes, image_size, threshold=0.5, pasting="subpixe
         boxes: float (n, [x1, y1, x2, y2]), image pixels; may reach over the border.
         image_size: (height, width), image pixels.
         threshold: a pixel belongs to the object above it.
-        pasting: "subpixel" (as `paste_masks_subpixel`), "torchvision" (as `paste_masks`), "detectron2" (as the first, but
-            a pixel at the threshold belongs to the object) or "matterport" (as the latter, on boxes of whole pixels;
-            values stay in the range of the mask, as scikit-image's `resize` keeps them).
+        pasting: "subpixel" (as `paste_masks_subpixel`), "torchvision" (as `paste_masks`), "detectron2" (as the first,
+            but a pixel at the threshold belongs to the object) or "matterport" (as the latter, on boxes of whole
+            pixels; values stay in the range of the mask, as scikit-image's `resize` keeps them).
 
     Returns:
         list of n (window bool (h, w), x0, y0): pixel (y, x) of the window is pixel (y0 + y, x0 +

@@ -24,10 +24,10 @@ def _scaled_boxes(boxes, network_size, image_size):
 
 
 def _whole_boxes(boxes, network_size, image_size):
-    """Matterport's `unmold_detections`: the last pixel of a box moves, not its end; then all is rounded, half to even."""
+    """Matterport's `unmold_detections`: the last pixel of a box moves, not its end; then rounding, half to even."""
     last = np.array([[0, 0, 1, 1]], np.float32)
     network, image = (
-        np.maximum(np.array(size[::-1] * 2, np.float32) - 1, 1) for size in map(tuple, (network_size, image_size))
+        np.maximum(np.array([width, height] * 2, np.float32) - 1, 1) for height, width in (network_size, image_size)
     )
     moved = np.around((boxes.astype(np.float32) - last) / network * image + last)
     return np.clip(moved, 0, np.array([image_size[1], image_size[0]] * 2, np.float32))

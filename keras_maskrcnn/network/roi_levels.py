@@ -1,8 +1,8 @@
 """The pyramid level of a RoI (FPN paper, eq. 1): k = k0 + log2(side / 224), made a whole number.
 
 Programs round differently, which shows where a box lies on the border between two levels. Each rule is a function of
-the quotient, float (...,), side of the box / side of a box of level `canonical`, and gives the level, float (...,). What
-is added before rounding is added in float32, as the originals do: it decides. Called by `roi_align.py`.
+the quotient, float (...,), side of the box / side of a box of level `canonical`, and gives the level, float (...,).
+What is added before rounding is added in float32, as the originals do: it decides. Called by `roi_align.py`.
 """
 
 from keras import ops

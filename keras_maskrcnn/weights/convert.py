@@ -69,8 +69,8 @@ def _check_no_options(options):
     given = [argument(name, value) for name, value in options.items() if name != "all_rows" and value]
     if given:
         raise ValueError(
-            f"A model of this package is converted as it is. Received {', '.join(given)}, for weights of other programs. "
-            "Leave it out."
+            f"A model of this package is converted as it is. Received {', '.join(given)}, which is for the weights of "
+            "other programs. Leave it out."
         )
 
 

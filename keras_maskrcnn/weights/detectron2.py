@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.families import detectron2 as recipe
+from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.weights.family import Family, differences
 from keras_maskrcnn.weights.renaming import Renaming
 from keras_maskrcnn.weights.states import plain_names
@@ -117,8 +118,8 @@ def _notes(model):
 def read_config(state, source, name=None, overrides=()):
     """The config of the model that a file belongs to.
 
-    What the tensors do not show, such as the place of the strides, follows from the config's name: the user's, that of a
-    zoo file by the digits in its name, else the usual one of such tensors, which the receipt then says.
+    What the tensors do not show, such as the place of the strides, follows from the config's name: the user's, that of
+    a zoo file by the digits in its name, else the usual one of such tensors, which the receipt then says.
 
     Args:
         state: dict of Detectron2's names to arrays. source: path of the file, or text. name: of a config, or None.
@@ -168,8 +169,8 @@ def _origin_notes(chosen, name, known, source):
         return (f"arithmetic of Detectron2's config {chosen}, as asked",)
     if known is None:
         return (
-            f"strides, pixels and RoIAlign are not in the file: taken from Detectron2's config {chosen}, the usual one of "
-            "such tensors. If yours differs, name it, or pass fields of MaskRCNNConfig.",
+            f"strides, pixels and RoIAlign are not in the file: taken from Detectron2's config {chosen}, the usual one "
+            f"of such tensors. If yours differs, name it: {argument('architecture')}.",
         )
     notes = [f"arithmetic of Detectron2's config {chosen}, by the digits in the name of the file"]
     digits = hashlib.md5(pathlib.Path(source).read_bytes(), usedforsecurity=False).hexdigest()[:6]

@@ -28,8 +28,8 @@ class Family:
         prepare: function of a state dict that brings its names to one form.
         left: function of a name: whether such tensors are left out on purpose.
         notes: function of a MaskRCNN: lines for the receipt, on what of its config is not the program's.
-        config: None, or a function of (state, source, name, overrides) that gives (MaskRCNNConfig, lines for the receipt)
-            of the model that a file belongs to; `name` is what the user calls it, or None.
+        config: None, or a function of (state, source, name, overrides) that gives (MaskRCNNConfig, lines for the
+            receipt) of the model that a file belongs to; `name` is what the user calls it, or None.
         warm: names of the config's fields that a warm start takes over.
         check: function of (state, model) that raises ValueError where a tensor that is left out contradicts the config.
     """

@@ -15,8 +15,8 @@ from keras_maskrcnn.weights.pth import read_pth, tensor_to_numpy
 from keras_maskrcnn.weights.safetensors_files import library, read_safetensors
 from keras_maskrcnn.weights.states import unwrapped
 
-# The first that recognises a state dict by its names reads it. Torchvision's is last: what no other family recognises is
-# checked against it.
+# The first that recognises a state dict by its names reads it. Torchvision's is last: what no other family recognises
+# is checked against it.
 FAMILIES = {
     "detectron2": detectron2.FAMILY,
     "matterport": matterport.FAMILY,

@@ -1,8 +1,8 @@
 """Matterport's names and layout: the `.h5` files of matterport/Mask_RCNN, its users and its forks for TensorFlow 2.
 
-Kernels have Keras' layout. Background comes first, boxes are (dy, dx, dh, dw), the RPN has one logit each for background
-and object, and convolutions before a batch norm have a bias: it moves into the norm's mean. The batch norms of the two
-dense layers are multiplied into them. Names are those of `mrcnn/model.py`.
+Kernels have Keras' layout. Background comes first, boxes are (dy, dx, dh, dw), the RPN has one logit each for
+background and object, and convolutions before a batch norm have a bias: it moves into the norm's mean. The batch norms
+of the two dense layers are multiplied into them. Names are those of `mrcnn/model.py`.
 """
 
 import re
@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.families import matterport as recipe
+from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.network.backbones.resnet import BLOCKS, ResNet
 from keras_maskrcnn.weights.family import Family, differences
 from keras_maskrcnn.weights.states import plain_names
@@ -87,8 +88,8 @@ def _check_parts(model):
         faults.append(f"branches={config.branches}")
     if faults:
         raise ValueError(
-            "Matterport's weights fit a ResNet-50 or -101 with batch norm or none, one RPN convolution, two dense layers and "
-            f"four mask convolutions. Received {', '.join(faults)}. Build the model from MaskRCNNConfig.matterport."
+            "Matterport's weights fit a ResNet-50 or -101 with batch norm or none, one convolution in the RPN, two dense "
+            f"layers and four mask convolutions. Received {', '.join(faults)}. Take MaskRCNNConfig.matterport."
         )
 
 
@@ -236,14 +237,15 @@ def read_config(state, source, name=None, overrides=()):
     logits = np.shape(state.get(_path("mrcnn_class_logits", "kernel"), ()))
     if letters not in depths or len(logits) != 2 or logits[1] < 2 or name is not None:
         raise ValueError(
-            "Weights of matterport's Mask R-CNN have a ResNet-50 or -101, the layer mrcnn_class_logits with two columns or "
-            f"more, and no other architecture. Received {letters} blocks in stage 4, class scores of shape {logits}, "
-            f"architecture {name}. The first of {len(state)} tensors are {list(state)[:5]}."
+            "Matterport's Mask R-CNN has a ResNet-50 or -101, the layer mrcnn_class_logits with two columns or more, "
+            f"and no other architecture. Received {letters} blocks in stage 4, class scores of shape {logits}, "
+            f"architecture {name}. The first of {len(state)} tensors are {list(state)[:5]}. Name a whole model's file."
         )
     values = dict(overrides)
     sizes = values.pop("min_size", 800), values.pop("max_size", 1024)
     config = MaskRCNNConfig.matterport(depths[letters], logits[1] - 1, *sizes, **values)
-    note = f"IMAGE_MIN_DIM {sizes[0]} and IMAGE_MAX_DIM {sizes[1]} are not in the file: pass min_size and max_size for others"
+    given = f"{argument('min_size')} and {argument('max_size')}"
+    note = f"IMAGE_MIN_DIM {sizes[0]} and IMAGE_MAX_DIM {sizes[1]} are not in the file: give other ones by {given}"
     return config, (note,)
 
 

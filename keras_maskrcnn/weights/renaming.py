@@ -9,8 +9,8 @@ class Renaming:
     """Names that differ by fixed words and by what their numbers count from.
 
     Args:
-        rules: tuples (ours, theirs, offsets): names without their last part (weight, bias, ...), "#" for a number; theirs is
-            ours plus the offset, one for each "#". The first rule that fits a name counts.
+        rules: tuples (ours, theirs, offsets): names without their last part (weight, bias, ...), "#" for a number;
+            theirs is ours plus the offset, one for each "#". The first rule that fits a name counts.
     """
 
     def __init__(self, rules):

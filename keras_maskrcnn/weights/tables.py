@@ -27,8 +27,8 @@ class Entry:
         layout: "conv", "dense", "flat" (dense on flattened (rows, columns, channels)) or "vector".
         pooled: rows, columns and channels before flattening, for the "flat" layout.
         classes: None, or "scores", "boxes", "rows": the tensor's rows are classes.
-        background: where the tensor has background: "first", in every table of classes (torchvision), or "last", in that
-            of the scores alone (as here: Detectron2, MMDetection).
+        background: where the tensor has background: "first", in every table of classes (torchvision), or "last", in
+            that of the scores alone (as here: Detectron2, MMDetection).
         first: whether it is the kernel that reads the image. reversed_channels: whether it reads BGR.
     """
 
