@@ -131,7 +131,6 @@ def test_configs_of_the_zoo():
 def test_the_config_of_a_file_follows_from_names_and_tensors():
     model = small_model(num_classes=5)  # the backbone's blocks are the one thing that a small model lacks
     state = random_state(model)
-    shapes = {"res2": 3, "res3": 4, "res4": 23, "res5": 3}
     for stage, blocks in {"res2": 3, "res3": 4, "res4": 23, "res5": 3}.items():
         names = [f"backbone.bottom_up.{stage}.{n}.conv{c}.weight" for n in range(blocks) for c in (1, 2, 3)]
         state |= dict.fromkeys(names, np.zeros((1, 64, 1, 1)))

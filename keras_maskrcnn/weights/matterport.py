@@ -88,7 +88,7 @@ def _check_parts(model):
         faults.append(f"branches={config.branches}")
     if faults:
         raise ValueError(
-            "Matterport's weights fit a ResNet-50 or -101 with batch norm or none, one convolution in the RPN, two dense "
+            "Matterport's weights fit a ResNet-50 or -101 with batch norm or none, one RPN convolution, two dense "
             f"layers and four mask convolutions. Received {', '.join(faults)}. Take MaskRCNNConfig.matterport."
         )
 
