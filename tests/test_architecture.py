@@ -37,7 +37,11 @@ ROOMS = {
     "scale": "data host inference runs serving weights",
     "cli": "backend checkup config data evaluation geometry host inference model network runs scale serving weights",
 }
-STEPS_OF_NETWORK = {"layers", "padding", "roi_levels"}  # what several stages are built of; every other file of network/ is a stage
+STEPS_OF_NETWORK = {
+    "layers",
+    "padding",
+    "roi_levels",
+}  # what several stages are built of; every other file of network/ is a stage
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 MAY_NAME = {"backend": FRAMEWORKS, "serving": {"tensorflow"}}
 MOST_FILES_IN_ROOT = 8

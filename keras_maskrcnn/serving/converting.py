@@ -51,8 +51,9 @@ def _detect(model, images, image_size):
     """Resize, detect, convert boxes to image pixels. All shapes are static if `image_size` is given."""
     import tensorflow as tf
 
-    from keras_maskrcnn.serving.signatures import GraphFunctions, in_image_frame
+    from keras_maskrcnn.serving.signatures import GraphFunctions, check_rules, in_image_frame
 
+    check_rules(model.config)
     batch = tf.shape(images)[0]
     if image_size is None:
         source = tf.shape(images)[1:3]

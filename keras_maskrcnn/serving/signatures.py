@@ -43,6 +43,7 @@ from keras_maskrcnn.serving.images_in_graph import READERS, read_batch
 from keras_maskrcnn.serving.rle_in_graph import has_masks, in_run_lengths
 
 INPUT_DTYPES = {"uint8": tf.uint8, "uint16": tf.int32, "float32": tf.float32}  # by the config's image_dtype
+SIZE_ROUNDINGS = {"floor": 0.0, "round": 0.5}  # the config's size_rule -> what is added before rounding down
 OPTIONS = {"score_threshold": tf.float32, "nms_threshold": tf.float32, "max_detections": tf.int32}
 
 
@@ -55,6 +56,7 @@ def signatures(model):
     Returns:
         dict from name to (function of keyword tensors -> dict of tensors, dict from input name to tf.TensorSpec).
     """
+    check_rules(model.config)
     config, functions = model.config, GraphFunctions(model)
     dtype = INPUT_DTYPES[config.image_dtype]
     inputs = {"images": tf.TensorSpec((None, None, None, config.num_channels), dtype, name="images")}
@@ -68,6 +70,23 @@ def signatures(model):
     plain = {f"serve_{kind}": pair for kind, pair in kinds.items()}
     plain = {"serving_default": plain.pop("serve_images"), **plain}
     return plain | {f"serve_{kind}_options": (function, needs | options) for kind, (function, needs) in kinds.items()}
+
+
+def check_rules(config):
+    """Raise ValueError where an export would not do what Predictor does: it has its own resize and its own boxes."""
+    allowed = {
+        "resize": ("bilinear",),
+        "canvas": ("tight",),
+        "size_rule": tuple(SIZE_ROUNDINGS),
+        "mask_pasting": ("subpixel", "detectron2", "torchvision"),
+    }
+    faults = [f"{name}={getattr(config, name)!r}" for name in allowed if getattr(config, name) not in allowed[name]]
+    if faults:
+        raise ValueError(
+            "Exported models resize by the rule 'bilinear' and place the image at the top left. "
+            f"Received {', '.join(faults)}. If numbers may differ, load the weights into a model whose config has these "
+            "fields at their defaults: dataclasses.replace(config, resize='bilinear')."
+        )
 
 
 def without_files(config):
@@ -167,7 +186,7 @@ class GraphFunctions:
             network = tf.floor(sides * config.image_scale + 0.5)
         else:
             scale = tf.minimum(config.min_size / tf.reduce_min(sides), config.max_size / tf.reduce_max(sides))
-            network = tf.floor(sides * scale)
+            network = tf.floor(sides * scale + SIZE_ROUNDINGS[config.size_rule])
         return tf.maximum(tf.cast(network, tf.int32), 1)
 
     def _detect(self, images, sizes, options):

@@ -79,7 +79,7 @@ def table(model):
 def _check_parts(model):
     config = model.config
     faults = []
-    if not isinstance(model.backbone, ResNet) or config.backbone not in ("resnet50", "resnet101"):
+    if not isinstance(model.backbone, ResNet):
         faults.append(f"backbone={config.backbone!r}")
     wanted = {"rpn_convs": 1, "box_convs": 0, "box_fcs": 2, "mask_convs": 4}
     faults += [f"{name}={getattr(config, name)}" for name, value in wanted.items() if getattr(config, name) != value]
@@ -88,7 +88,7 @@ def _check_parts(model):
         faults.append(f"branches={config.branches}")
     if faults:
         raise ValueError(
-            "Matterport's weights fit a ResNet-50 or -101 with batch norm or none, one RPN convolution, two dense "
+            "Matterport's weights fit a ResNet with batch norm or none, one RPN convolution, two dense "
             f"layers and four mask convolutions. Received {', '.join(faults)}. Take MaskRCNNConfig.matterport."
         )
 
