@@ -37,7 +37,7 @@ def test_every_tensor_goes_to_its_place(pair):
     assert faults(model, state) == [] and receipt.complete and not receipt.left_over
     assert {name for name, _ in receipt.used} == set(state)
     assert receipt.family == "Detectron2" and "CC-BY-SA 3.0" in str(receipt)
-    assert len(expected(model)) == len(model.weights) - 1  # the sampler's state is no weight
+    assert len(expected(model)) == len(model.weights)
 
 
 def groups(state):
@@ -45,33 +45,44 @@ def groups(state):
     return {re.sub(r"\d+", "#", name): name for name in reversed(list(state))}.values()
 
 
-def spoiled(array):
-    """The same numbers in other places: turned over along each axis, moved by one, transposed where that fits."""
-    for axis in range(array.ndim):
-        if array.shape[axis] > 1:
-            yield np.flip(array, axis)
-            yield np.roll(array, 1, axis)
-    for first in range(array.ndim):
-        for second in range(first):
-            if array.shape[first] == array.shape[second] > 1:
-                yield np.swapaxes(array, first, second)
+def turned(array, axis):
+    return np.flip(array, axis) if axis < array.ndim else array
 
 
-def test_a_tensor_of_any_kind_in_another_order_is_noticed(pair):
+def moved(array, axis):
+    return np.roll(array, 1, axis) if axis < array.ndim else array
+
+
+def transposed(array, axis):
+    """The first two axes, or the last two, in the other order, where their lengths are equal."""
+    pair = ((0, 1), (-1, -2))[axis] if array.ndim > 1 and axis < 2 else (0, 0)
+    return np.swapaxes(array, *pair) if array.shape[pair[0]] == array.shape[pair[1]] else array
+
+
+@pytest.mark.parametrize("spoil", [turned, moved, transposed])
+def test_a_tensor_of_any_kind_in_another_order_is_noticed(pair, spoil):
     model, state = pair
-    for name in groups(state):
-        for array in spoiled(state[name]):
-            km.load_weights(model, state | {name: array})
-            assert faults(model, state) == [name]
+    for axis in range(4):
+        spoiled = {name: spoil(state[name], axis) for name in groups(state)}
+        changed = [name for name, array in spoiled.items() if not np.array_equal(array, state[name])]
+        if changed:
+            km.load_weights(model, state | spoiled)
+            assert sorted(faults(model, state)) == sorted(changed)
+        assert axis or len(changed) >= (3 if spoil is transposed else 20)
     km.load_weights(model, state)
 
 
 def test_tensors_that_change_places_are_noticed(pair):
     model, state = pair
+    kinds = {}
     for name in groups(state):
-        for other in [each for each in state if each != name and state[each].shape == state[name].shape][:2]:
-            km.load_weights(model, state | {name: state[other], other: state[name]})
-            assert sorted(faults(model, state)) == sorted([name, other])
+        kinds.setdefault((state[name].shape, name.endswith("var")), []).append(name)
+    swapped = {}
+    for names in kinds.values():  # each takes the numbers of the one before it
+        swapped |= {name: state[other] for name, other in zip(names, [names[-1], *names]) if other != name}
+    km.load_weights(model, state | swapped)
+    assert sorted(faults(model, state)) == sorted(swapped) and len(swapped) >= 15
+    km.load_weights(model, state)
 
 
 def test_missing_misshapen_and_unknown_tensors_are_refused_by_name(pair):
@@ -195,7 +206,7 @@ def test_hostile_pickles_run_nothing(tmp_path):
     calls = [
         (os.system, (f"touch {touched}",)),
         (eval, (f"open({str(touched)!r}, 'w')",)),
-        (getattr, (np, "load")),
+        (getattr, ("text", "upper")),
         (np.fromfile, (str(touched),)),
         (np.ndarray, ((10**12,),)),
     ]

@@ -43,8 +43,15 @@ WARM = (
     "norm", "norm_epsilon", "head_norm", "head_norm_epsilon", "fpn_norm", "stride_in_1x1", "pixel_mean", "pixel_std",
     "anchor_ratios", "rpn_channels", "rpn_box_weights",
 )  # fmt: skip
-_CHOICES = ("score_threshold", "roi_samples", "roi_positive_fraction", "train_pre_nms", "train_post_nms")
-COMMON = {name: value for name, value in ARITHMETIC.items() if name not in _CHOICES}
+# What no user of matterport's code chooses: a model with other values has other numbers.
+COMMON = {
+    name: ARITHMETIC[name]
+    for name in (
+        "norm_epsilon", "head_norm_epsilon", "stride_in_1x1", "stem_pool", "size_rule", "resize", "canvas",
+        "mask_padding", "anchor_rounding", "rpn_box_weights", "max_box_growth", "rpn_selection", "roi_sampling",
+        "level_rule", "detection_rule", "mask_pasting",
+    )
+}  # fmt: skip
 
 
 def fields(backbone, num_classes, min_dim, max_dim, overrides=()):

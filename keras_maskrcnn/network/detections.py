@@ -49,7 +49,7 @@ def select_detections(
     scores = ops.softmax(class_logits, axis=-1)[..., :num_classes]
     scores = ops.where(proposals_valid[..., None], scores, 0.0)
     scores = ops.reshape(scores, (batch, -1))
-    scores = ops.where(scores > ops.reshape(score_threshold, (-1, 1)), scores, 0.0)
+    scores = ops.where(scores > ops.cast(ops.reshape(score_threshold, (-1, 1)), scores.dtype), scores, 0.0)
     count = backend.smaller(candidates, ops.shape(scores)[1])
     scores, order = ops.top_k(scores, count)
     passed, order, scores = backend.trim_to_valid(scores > 0, order, scores)
@@ -90,13 +90,14 @@ def select_best_classes(
     num_classes = probabilities.shape[-1] - 1
     best = ops.cast(ops.argmax(probabilities, axis=-1), "int32")
     scores = ops.where(proposals_valid, ops.max(probabilities, axis=-1), 0.0)
-    passed = ops.logical_and(best < num_classes, scores >= ops.reshape(score_threshold, (-1, 1)))
-    passed = ops.logical_and(passed, proposals_valid)
+    lowest = ops.cast(ops.reshape(score_threshold, (-1, 1)), scores.dtype)
+    passed = ops.logical_and(ops.logical_and(best < num_classes, scores >= lowest), proposals_valid)
     labels = ops.minimum(best, num_classes - 1)
     own = ops.cast(ops.arange(num_classes) == labels[..., None], deltas.dtype)
     deltas = ops.sum(deltas * own[..., None], axis=2)
     boxes = clip_boxes(decode_boxes(deltas, proposals, box_weights, max_log_scale), image_sizes, origins)
-    passed = ops.logical_and(passed, sides_reach(boxes, min_box_size))
+    if min_box_size:
+        passed = ops.logical_and(passed, sides_reach(boxes, min_box_size))
     classes = None if class_agnostic_nms or num_classes == 1 else labels
     return _best_boxes(boxes, scores, labels, passed, classes, nms_threshold, max_detections, image_limits)
 

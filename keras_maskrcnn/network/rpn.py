@@ -163,7 +163,9 @@ def select_proposals_jointly(
     scores, order = ops.top_k(joined, backend.smaller(pre_nms, ops.shape(joined)[1]))
     order = ops.cast(order, "int32")
     boxes = clip_boxes(_decode(deltas, anchors, order, box_weights, max_log_scale), image_sizes, origins)
-    valid = ops.logical_and(sides_reach(boxes, min_size), scores >= 0)
+    valid = scores >= 0
+    if min_size:
+        valid = ops.logical_and(valid, sides_reach(boxes, min_size))
     limit = backend.smaller(post_nms, ops.shape(scores)[1])
     kept, keep = backend.non_max_suppression(boxes, scores, nms_threshold, limit, None, valid)
     scores = ops.where(keep, backend.gather_each(scores, kept), 0.0)

@@ -84,8 +84,8 @@ def check_rules(config):
     if faults:
         raise ValueError(
             "Exported models resize by the rule 'bilinear' and place the image at the top left. "
-            f"Received {', '.join(faults)}. If numbers may differ, load the weights into a model whose config has these "
-            "fields at their defaults: dataclasses.replace(config, resize='bilinear')."
+            f"Received {', '.join(faults)}. If numbers may differ, load the weights into a model with "
+            "these fields at their defaults: dataclasses.replace(config, resize='bilinear')."
         )
 
 

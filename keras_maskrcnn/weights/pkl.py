@@ -49,6 +49,8 @@ def _calls():
         Name("_codecs", "encode"): _encode,
         Name("collections", "OrderedDict"): DictMaker().make_dict,
     }
+    for builtins in ("builtins", "__builtin__"):  # how protocols 0 to 2 write b""
+        calls[Name(builtins, "bytes")] = _empty_bytes
     for core in ("numpy.core", "numpy._core"):
         calls[Name(f"{core}.multiarray", "_reconstruct")] = _reconstruct
         calls[Name(f"{core}.multiarray", "scalar")] = _scalar
@@ -133,6 +135,12 @@ def _encode(text, encoding="latin1"):
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
         raise ValueError(f"bytes made of {describe(text)} by {describe(encoding)}")
     return text.encode("latin-1")
+
+
+def _empty_bytes(*arguments):
+    if arguments:
+        raise ValueError(f"bytes made of {describe(arguments[0])}")
+    return b""
 
 
 def _as_bytes(data):
