@@ -67,6 +67,7 @@ def test_options_of_other_programs_files_are_refused_elsewhere(tmp_path):
             convert_file("model.keras", tmp_path / "a.safetensors", **options)
 
 
+@pytest.mark.slow
 def test_a_square_canvas_survives_saving_and_folding():
     from test_matterport import random_state as layers
     from test_matterport import small_config

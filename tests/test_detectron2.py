@@ -23,7 +23,10 @@ from keras_maskrcnn.weights.pkl import read_pkl
 KINDS = {"plain": "mask_rcnn_R_50_FPN_3x", "group": "mask_rcnn_R_50_FPN_3x_gn", "lsj": "mask_rcnn_R_50_FPN_400ep_LSJ"}
 
 
-@pytest.fixture(scope="module", params=KINDS)
+SLOW = [pytest.param(kind, marks=[] if kind == "plain" else pytest.mark.slow) for kind in KINDS]
+
+
+@pytest.fixture(scope="module", params=SLOW)
 def pair(request):
     """A model of each form of the heads, and a state dict for it."""
     channels = {"fpn_channels": 32, "mask_channels": 32} if request.param == "group" else {}

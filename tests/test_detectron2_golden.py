@@ -1,6 +1,6 @@
 """Detectron2's own numbers (tests/golden/d2_*): with its weights, rebuilt by name, this package has them too.
 
-All stages of one image alone, and one training step of two. The first model's first image is quick; the rest is slow.
+All stages of one image alone, and one training step of two. The first model's features are quick; the rest is slow.
 """
 
 import dataclasses
@@ -20,7 +20,9 @@ from keras_maskrcnn.weights.detectron2 import table
 FIRST = "d2_mask_rcnn_R_50_FPN"
 NAMES = (FIRST, f"{FIRST}_noaug", f"{FIRST}_LSJ", "d2_mask_rcnn_X_101_32x8d_FPN")
 CASES = [
-    pytest.param(name, i, marks=[] if (name, i) == (FIRST, 0) else pytest.mark.slow) for name in NAMES for i in (0, 1)
+    pytest.param(name, i, marks=[pytest.mark.slow_on_jax] if (name, i) == (FIRST, 0) else [])
+    for name in NAMES
+    for i in (0, 1)
 ]
 LEVELS = range(2, 7)
 LOSSES = {
@@ -84,10 +86,26 @@ def entries(golden, key, channels_last):
     return channels_last.transpose(0, 3, 1, 2).ravel()[golden[f"{key}_idx"]], golden[f"{key}_val"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_input_features_and_rpn(name, i):
-    _, golden = twin(name)
     resized, pyramid, rpn, _ = stages(name, i)
+    check_features(twin(name)[1], i, resized, pyramid, rpn)
+
+
+@pytest.mark.tensorflow
+def test_features_of_the_first_image():
+    """Not compiled: on TensorFlow that is quick."""
+    model, golden = twin(FIRST)
+    size = network_size(*golden["image0"].shape[:2], model.config)
+    resized = resize_image(golden["image0"], size, model.config.resize)
+    features = model.extract_features(pad_to_canvas(resized, canvas_size(*size))[None], np.array([size], np.int32))
+    rpn = to_numpy_values(model.propose(features))
+    check_features(golden, 0, resized, to_numpy(features["pyramid"]), rpn)
+    check_proposals(golden, 0, rpn)
+
+
+def check_features(golden, i, resized, pyramid, rpn):
     assert resized.shape[:2] == tuple(golden[f"alone{i}_input_size"]) and resized.sum() == golden[f"alone{i}_input_sum"]
     assert pyramid[0].shape[1:3] == tuple(golden[f"alone{i}_canvas"][2:] // 4)
     for index, level in enumerate(LEVELS):
@@ -101,10 +119,13 @@ def test_input_features_and_rpn(name, i):
     np.testing.assert_allclose(sums, golden[f"alone{i}_anchors_sum"], rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_proposals(name, i):
-    _, golden = twin(name)
-    rpn = stages(name, i)[2]
+    check_proposals(twin(name)[1], i, stages(name, i)[2])
+
+
+def check_proposals(golden, i, rpn):
     ours, theirs = rpn["boxes"][0][rpn["valid"][0]], golden[f"alone{i}_proposals"]
     assert len(ours) == len(theirs)
     distance = np.abs(ours[:, None] - theirs[None]).max(axis=-1)
@@ -133,6 +154,7 @@ def partners(found, golden, i):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_detections_and_masks(name, i):
     _, golden = twin(name)

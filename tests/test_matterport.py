@@ -143,6 +143,7 @@ def groups(state):
     return list({re.sub(r"\d[a-z]?", "#", name): name for name in reversed(list(state))}.values())
 
 
+@pytest.mark.slow
 def test_every_tensor_goes_to_its_place(whole):
     model, state = whole
     receipt = km.load_weights(model, state)
@@ -226,6 +227,7 @@ def test_damaged_files_are_refused(pair, tmp_path):
         read_state(write_h5(path, state))
 
 
+@pytest.mark.slow
 def test_the_config_of_a_file(whole):
     _, state = whole
     config, notes = read_config(state, "mine.h5", None, {"max_size": 512})

@@ -203,7 +203,7 @@ def near(golden, key, i, array, kept=slice(None), tolerance=1e-4):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("i", range(3))
+@pytest.mark.parametrize("i", [0, pytest.param(1, marks=pytest.mark.slow_on_jax), 2])
 def test_input_features_and_rpn(i):
     _, golden = twin()
     size, placed, pyramid, rpn, _, _ = stages(i)
@@ -223,7 +223,7 @@ def test_input_features_and_rpn(i):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("i", range(3))
+@pytest.mark.parametrize("i", [0, pytest.param(1, marks=pytest.mark.slow_on_jax), 2])
 def test_proposals(i):
     _, golden = twin()
     ours, theirs = stages(i)[3]["boxes"][0][:, XY], golden[f"proposals{i}"] * LAST
@@ -233,7 +233,7 @@ def test_proposals(i):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("i", range(3))
+@pytest.mark.parametrize("i", [0, pytest.param(1, marks=pytest.mark.slow_on_jax), 2])
 def test_heads_on_their_proposals(i):
     _, golden = twin()
     heads, lost = stages(i)[4], golden[f"proposals{i}_lost_border"].astype(bool)
@@ -250,7 +250,7 @@ def test_heads_on_their_proposals(i):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("i", range(3))
+@pytest.mark.parametrize("i", [0, pytest.param(1, marks=pytest.mark.slow_on_jax), 2])
 def test_detections_and_masks(i):
     model, golden = twin()
     image = golden[f"image{i}"]
