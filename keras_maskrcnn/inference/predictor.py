@@ -17,7 +17,7 @@ from keras_maskrcnn.geometry.resizing import (
     bucket_size,
     canvas_size,
     network_size,
-    resize_bilinear,
+    resize_image,
 )
 from keras_maskrcnn.host.caches import compiled_folder
 from keras_maskrcnn.inference.arguments import check_arguments
@@ -125,7 +125,8 @@ class NetworkBatch:
     def fill(self, row, image):
         """Write an image (H, W, C) into a row: resized, at the top left."""
         height, width = network_size(*image.shape[:2], self.predictor.config)
-        resize_bilinear(image, (height, width), out=self.inputs["images"][row, :height, :width])
+        place = self.inputs["images"][row, :height, :width]
+        resize_image(image, (height, width), self.predictor.config.resize, out=place)
         self.inputs["image_sizes"][row] = height, width
 
     def run(self):
@@ -139,12 +140,14 @@ class NetworkBatch:
         """FoundInstances of a row, in the pixels of its image."""
         config, (height, width) = self.predictor.config, image.shape[:2]
         out = {key: values[row] for key, values in self.outputs.items()}
+        size = tuple(int(side) for side in out.pop("image_sizes"))
+        boxes = boxes_in_image(out["boxes"], size, (height, width), config.canvas)
         kept = out["valid"].astype(bool) & (out["scores"] >= self.predictor.score_threshold)
-        size = out.pop("image_sizes")
+        kept &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # Detectron2 and matterport leave out what has no area
         rows = {key: values[kept] for key, values in out.items()}
         scale = np.array([[width / size[1], height / size[0]]], np.float32)
         return FoundInstances(
-            boxes=boxes_in_image(rows["boxes"], scale, (height, width)),
+            boxes=boxes[kept],
             scores=rows["scores"],
             labels=rows["labels"],
             values=moved_values(rows, config, scale),
