@@ -42,6 +42,7 @@ FOLDS_NORMS = chosen_runtime.FOLDS_NORMS
 fused_batch_norm = getattr(chosen_runtime, "fused_batch_norm", None)
 smaller = chosen_runtime.smaller
 gather_each = chosen_runtime.gather_each
+take_rows = chosen_runtime.take_rows
 upsample_twice = chosen_runtime.upsample_twice
 trim_to_valid = chosen_runtime.trim_to_valid
 pad_columns = chosen_runtime.pad_columns

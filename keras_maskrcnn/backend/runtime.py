@@ -28,6 +28,11 @@ def gather_each(values, rows, axis=1):
     return ops.take_along_axis(values, rows, axis=axis)
 
 
+def take_rows(values, rows):
+    """Entries along the first axis: those of `values` (N, ...) at int `rows`, which are none below 0."""
+    return ops.take(values, rows, axis=0)
+
+
 def upsample_twice(features):
     """Each cell of (B, h, w, C) four times: (B, 2h, 2w, C)."""
     return ops.repeat(ops.repeat(features, 2, axis=1), 2, axis=2)

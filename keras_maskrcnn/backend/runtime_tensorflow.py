@@ -30,6 +30,11 @@ def gather_each(values, rows, axis=1):
     return tf.gather(values, rows, axis=axis, batch_dims=1)
 
 
+def take_rows(values, rows):
+    """Entries along the first axis: those of `values` (N, ...) at int `rows`, which are none below 0."""
+    return tf.gather(values, rows)  # ops.take adds five operators for rows below 0
+
+
 def upsample_twice(features):
     """Each cell of (B, h, w, C) four times: (B, 2h, 2w, C).
 

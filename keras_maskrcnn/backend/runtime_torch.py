@@ -13,10 +13,12 @@ from keras_maskrcnn.backend.runtime import (
     scale_loss,
     share_of_count,
     smaller,
+    take_rows,
 )
 
 __all__ = [
     "gather_each",
+    "take_rows",
     "pad_columns",
     "pad_to_multiple",
     "scale_loss",

@@ -147,8 +147,8 @@ class MaskHead(BranchHead):
         """The 1x1 convolution for one class of each RoI: float (R, cells, channels), int (R,) -> float (R, cells)."""
         kernel = ops.transpose(ops.reshape(self.logits.kernel, (-1, self.num_classes)))
         labels = ops.clip(labels, 0, self.num_classes - 1)
-        bias = ops.take(ops.convert_to_tensor(self.logits.bias), labels)
-        return ops.matmul(features, ops.take(kernel, labels, axis=0)[..., None])[..., 0] + bias[:, None]
+        bias = backend.take_rows(ops.convert_to_tensor(self.logits.bias), labels)
+        return ops.matmul(features, backend.take_rows(kernel, labels)[..., None])[..., 0] + bias[:, None]
 
     def _order_cells(self, logits):
         """From the order of the splits, (row, column, (row, column) of each split), to (R, mask_size, mask_size)."""

@@ -200,7 +200,7 @@ class MultiLevelRoIAlign(keras.layers.Layer):
         canvas = ops.stack([columns, rows, columns, rows])
         boxes = boxes / (canvas - 1)
         levels = self._levels(boxes * canvas)
-        stride = ops.take(ops.cast(np.array(self.strides), "float32"), levels)[..., None]
+        stride = backend.take_rows(ops.cast(np.array(self.strides), "float32"), levels)[..., None]
         points = boxes * (canvas / stride - 1)
         first, last = ops.split(points, 2, axis=-1)
         bins = np.array(self.output_size[::-1], "float32")

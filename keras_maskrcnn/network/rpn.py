@@ -182,7 +182,7 @@ SELECTIONS = {"level": select_proposals, "joint": select_proposals_jointly}  # o
 def _decode(deltas, anchors, order, box_weights, max_log_scale):
     """The boxes of these anchors: float (B, M, 4), no gradient, not clipped. `order`: int32 (B, M)."""
     deltas = backend.gather_each(ops.stop_gradient(ops.concatenate(deltas, axis=1)), order)
-    return decode_boxes(deltas, ops.take(ops.concatenate(anchors, axis=0), order, axis=0), box_weights, max_log_scale)
+    return decode_boxes(deltas, backend.take_rows(ops.concatenate(anchors, axis=0), order), box_weights, max_log_scale)
 
 
 def _best_anchors(logits, anchors_valid, pre_nms):
