@@ -21,7 +21,8 @@ CASES = {
     "plain": {},
     "uneven": {"images": 9},  # the last batch has one image
     "clipped": {"optimizer": {"gradient_accumulation_steps": 2, "global_clipnorm": 0.5, "use_ema": True}},
-    "adamw": {"kind": keras.optimizers.AdamW, "optimizer": {"weight_decay": 0.01, "epsilon": 0.1}},
+    "adamw": {"kind": keras.optimizers.AdamW, "optimizer": {"weight_decay": 0.01}},
+    "adamw_smooth": {"kind": keras.optimizers.AdamW, "optimizer": {"weight_decay": 0.01, "epsilon": 0.1}},
     "bfloat16": {"dtype": "mixed_bfloat16"},
 }
 
@@ -52,8 +53,12 @@ def train(team, images=10, kind=keras.optimizers.SGD, optimizer=None, dtype=None
     figures = {name: float(values[0]) for name, values in history.items()}
     figures |= {f"val_{name}": value for name, value in km.evaluate_coco(model, dataset).items()}
     averages = getattr(model.optimizer, "_model_variables_moving_average", ())
-    arrays = [keras.ops.convert_to_numpy(variable) for variable in (*model.weights, *averages)]
-    return {str(place): array for place, array in enumerate(arrays)}, figures
+    arrays = {str(place): variable for place, variable in enumerate((*model.weights, *averages))}
+    places = [str(list(map(id, model.weights)).index(id(variable))) for variable in model.trainable_variables]
+    for name in ("momentums", "velocities"):  # AdamW's means of the gradients and of their squares
+        found = getattr(model.optimizer, f"_{name}", ()) if kind is keras.optimizers.AdamW else ()
+        arrays |= {f"{name}/{place}": variable for place, variable in zip(places, found, strict=False)}
+    return {name: keras.ops.convert_to_numpy(variable) for name, variable in arrays.items()}, figures
 
 
 def main(devices, output, *cases):
