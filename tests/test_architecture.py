@@ -18,7 +18,7 @@ ROOMS = {
     "config": "branches host",
     "batch": "branches geometry",
     "inputs": "batch",
-    "backend": "geometry",
+    "backend": "geometry host",
     "learning": "backend geometry",
     "network": "backend geometry",
     "branches": "backend geometry learning network",

@@ -19,7 +19,7 @@ from child_processes import Child, end, python_path, status_of, stop, wait_until
 
 import keras_maskrcnn as km
 from keras_maskrcnn import backend
-from keras_maskrcnn.backend.team import Team
+from keras_maskrcnn.backend.team import Team, collector
 from keras_maskrcnn.host.processes import place_among_processes
 from keras_maskrcnn.runs import devices as devices_module
 from keras_maskrcnn.runs.devices import check_shares
@@ -51,17 +51,17 @@ def teams_of_threads(count):
     """Teams whose processes are threads of this one."""
     board, barrier = [None] * count, threading.Barrier(count)
 
-    def collect(index):
-        def exchange(data):
-            board[index] = data
+    def rows_of_all(index):
+        def exchange(row):
+            board[index] = row
             barrier.wait(10)
-            found = list(board)
+            found = np.stack(board)  # all have the same length
             barrier.wait(10)
             return found
 
         return exchange
 
-    return [Team(index, count, count, (index, count), collect(index)) for index in range(count)]
+    return [Team(index, count, count, (index, count), collector(rows_of_all(index))) for index in range(count)]
 
 
 def in_threads(function, teams):
@@ -99,6 +99,37 @@ def test_processes_gather_agree_and_fail_together():
     ] * 3
     alone = Team()
     assert (alone.gather(5), alone.agree(lambda: 6), alone.everyone(lambda: 7)) == ([5], 6, [7])
+
+
+def test_processes_gather_bytes_of_any_length():
+    data = [bytes(range(256)) * 3, b"", b"12345"]
+    assert in_threads(lambda team: team.collect(data[team.index]), teams_of_threads(3)) == [data] * 3
+
+
+def test_the_loss_of_another_process_is_told_and_other_errors_stay_what_they_are(monkeypatch):
+    left = []
+    monkeypatch.setattr(devices_module.backend, "leave", lambda: left.append(True))
+    with pytest.raises(ConnectionError, match="^2 processes .* Received the loss of another one: .*refused"), ending(2):
+        raise lost("Connection refused")
+    with pytest.raises(ValueError, match="^image 7 cannot be read$"), ending(2):
+        raise ValueError("image 7 cannot be read")
+    assert len(left) == 2
+    with pytest.raises(ValueError, match="^image 7 cannot be read$"), ending(1):
+        raise ValueError("image 7 cannot be read")
+    assert len(left) == 2  # a process that is alone ends as ever
+
+
+def ending(count):
+    return devices_module._ending_with_the_others(count)
+
+
+def lost(reason):
+    """What the framework raises when another process is gone."""
+    if ON_JAX:
+        return ValueError(f"UNKNOWN: Gloo AllGather failed: {reason}")
+    import tensorflow as tf
+
+    return tf.errors.UnavailableError(None, None, f"Collective ops is aborted by: {reason}\nRestart to reset.")
 
 
 def test_an_error_that_pickle_cannot_bring_back_is_told_in_words():
