@@ -530,8 +530,12 @@ def kill_within_an_epoch(run, epochs, victim, other):
     """Kill one of two processes when so many epochs are done and the next has begun. The other ends by itself."""
 
     def within():
-        table = run / "metrics.csv"  # a line of names, then one an epoch
-        return (run / "midway.keras").is_file() and table.is_file() and table.read_text().count("\n") > epochs
+        try:
+            table, midway = run / "metrics.csv", run / "midway.keras"
+            done = table.read_text().count("\n") - 1  # beside the line of names
+            return done >= epochs and midway.stat().st_mtime > table.stat().st_mtime
+        except FileNotFoundError:  # not yet, or midway.keras was removed at this moment
+            return False
 
     try:
         wait_until(within, (victim, other), LONGEST)
