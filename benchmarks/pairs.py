@@ -65,7 +65,8 @@ class Worker:
     """One side: a process that prepares and runs cases on request."""
 
     def __init__(self, python, script, *side):
-        path = os.pathsep.join(filter(None, [str(pathlib.Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+        tree = pathlib.Path(script).resolve().parents[1]
+        path = os.pathsep.join(filter(None, [str(tree), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path}
         self.process = subprocess.Popen(
             [python, script, "--worker", *side],

@@ -1,14 +1,22 @@
 """Files written whole, messages that show on request, tables that stay aligned."""
 
+import concurrent.futures
+import errno
 import gc
 import logging
 import multiprocessing
+import os
+import shutil
+import tempfile
+import time
 
+import filelock
 import numpy as np
 import pytest
 from kills import in_a_process, kill_this_process
 
 from keras_maskrcnn.geometry.groups import connected_groups
+from keras_maskrcnn.host import files
 from keras_maskrcnn.host.files import clean_up, write_atomically, write_json, write_text
 from keras_maskrcnn.host.memory import no_search_for_cycles
 from keras_maskrcnn.host.messages import messages_shown, show_messages
@@ -53,6 +61,50 @@ def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path):
         writer.join(timeout=60)
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert (tmp_path / "x.txt").read_text() in texts and len(list(tmp_path.iterdir())) == 1
+
+
+def remove_while_it_is_locked(lock, acquire):
+    """The other one had opened and locked the file before, and removes it."""
+    acquire(lock, timeout=0)
+    shutil.rmtree(os.path.dirname(lock.lock_file))
+
+
+def remove_before_it_is_locked(lock, acquire):
+    """What filelock raises if the folder disappears while it makes sure that there is one."""
+    os.rmdir(os.path.dirname(lock.lock_file))
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.path.dirname(lock.lock_file))
+
+
+@pytest.mark.parametrize("faster", [remove_while_it_is_locked, remove_before_it_is_locked])
+def test_a_new_folder_that_another_process_cleans_up_is_made_again(tmp_path, monkeypatch, faster):
+    """Between its making and its locking nothing tells the folder from one that a killed process left."""
+    calls = []
+
+    def acquire(lock, timeout, original=filelock.FileLock.acquire):
+        calls.append(lock)
+        return faster(lock, original) if len(calls) <= 2 else original(lock, timeout=timeout)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole" and len(calls) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_threads_that_write_into_a_new_folder_do_not_disturb_each_other(tmp_path, monkeypatch):
+    """The first one cleans the folder up; it must not take what the others have just made."""
+    monkeypatch.setattr(files, "clean_up", lambda folder: time.sleep(0.2) or clean_up(folder))
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda original=tempfile.mkdtemp, **k: (original(**k), time.sleep(0.1))[0])
+    acquired = []
+
+    def acquire(lock, timeout, original=filelock.FileLock.acquire):
+        acquired.append(lock)
+        return original(lock, timeout=timeout)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    names = [f"{number}.txt" for number in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda name: write_text(tmp_path / "new" / name, name), names))
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names and len(acquired) == 4
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):

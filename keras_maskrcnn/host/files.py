@@ -14,6 +14,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import threading
 
 import filelock
 
@@ -22,6 +23,7 @@ from keras_maskrcnn.host.renaming import exchange, sync, sync_tree
 _PARTIAL = ".partial-"  # how the names of temporary folders begin
 _LOCK, _NEW, _READY, _OLD = "lock", "new", "ready", "old"  # in a temporary folder
 _TRIES = 20
+_CLEANING = threading.Lock()
 _ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
@@ -127,11 +129,11 @@ def _staging(folder, target):
     """A new folder inside a temporary, locked one inside `folder`; removed at the end, also after an error."""
     with explained(target):
         folder.mkdir(parents=True, exist_ok=True)
-        _clean_once(folder.resolve())
+        with _CLEANING:  # else it would take another thread's new folder, which is not locked yet
+            _clean_once(folder.resolve())
         place, lock = _new_staging(folder)
     try:
         with explained(target, place):
-            (place / _NEW).mkdir()
             yield place / _NEW
     finally:
         _remove(place, lock)
@@ -145,11 +147,17 @@ def scratch_folder(folder):
 
 
 def _new_staging(folder):
+    """A temporary folder with an empty `_NEW` in it, and its lock. One that cleans up may be faster: try again."""
     for _ in range(_TRIES):
         place = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder))
         lock = _try_lock(place / _LOCK)
-        if lock is not None:  # else a process that cleans up was faster
-            return place, lock
+        if lock is None:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            (place / _NEW).mkdir()
+            if (place / _LOCK).exists() or not lock.is_locked:  # else the other one removed the file that is locked
+                return place, lock
+        _remove(place, lock)
     raise WriteError(f"A temporary folder in {folder} must be locked. Received: {_TRIES} refusals. Try another folder.")
 
 
@@ -158,7 +166,7 @@ def _try_lock(path):
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
-    except (filelock.Timeout, FileNotFoundError, PermissionError):
+    except (filelock.Timeout, FileNotFoundError, FileExistsError, PermissionError):  # filelock makes a missing folder
         return None
     except NotImplementedError:  # a file system without locks: nothing tells which processes still run
         pass

@@ -17,6 +17,7 @@ import filelock
 from keras_maskrcnn.host.files import clean_up, explained
 
 _LOCK, _OWNER = ".lock", ".pid"
+_TRIES = 20
 _PATIENCE = 0.5  # seconds in which a process that has just taken a lock writes its number
 
 _LOG = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def _held(place, target, wait):
 def _acquired(place, owner, target, wait):
     lock = filelock.FileLock(place)
     try:
-        lock.acquire(timeout=0)
+        _acquire(lock, timeout=0)
     except filelock.Timeout:
         holder = _holder(owner)
         if not wait:
@@ -91,10 +92,20 @@ def _acquired(place, owner, target, wait):
                 "Wait until it has ended, or write to another place."
             ) from None
         _LOG.info("waiting for process %s, which is writing %s", holder, target)
-        lock.acquire()
+        _acquire(lock)
     except NotImplementedError:
         warnings.warn(f"The file system of {target} has no locks: do not let two processes write there.")
     return lock
+
+
+def _acquire(lock, timeout=-1):
+    """Acquire a lock whose folder another process may be removing: filelock makes it anew, which can fail just then."""
+    for left in reversed(range(_TRIES)):
+        try:
+            return lock.acquire(timeout=timeout)
+        except (FileNotFoundError, FileExistsError):
+            if not left:
+                raise
 
 
 def _holder(owner):
