@@ -439,6 +439,16 @@ def test_processes_end_soon_after_one_that_is_killed_or_fails(how):
     assert ("ValueError: image 7 cannot be read" in second.told()) == (how == "raises")
 
 
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_running_means_of_replicas_are_restored_as_they_were_read(processes):
+    places = environments(2) if processes == 2 else [{}]
+    devices = "none" if processes == 2 else 2
+    for told in end(*(start_script("running_means.py", devices, **own) for own in places), seconds=LONGEST):
+        assert "read [12.0, 4.0], then [12.0, 4.0]\n" in told  # two replicas: the value 3 with weight 2 each
+
+
 # The command -----------------------------------------------------------------------------------------------
 
 

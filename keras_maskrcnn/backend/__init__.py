@@ -58,7 +58,6 @@ team_of = chosen_distribution.team_of
 local_prediction = chosen_distribution.local_prediction
 prepare_optimizer = chosen_distribution.prepare_optimizer
 uses_average = distribution.uses_average
-restore_metric = chosen_distribution.restore_metric
 logs_of_replica = chosen_distribution.logs_of_replica
 set_seed = chosen_runtime.set_seed
 keep_compiled = getattr(chosen, "keep_compiled", runtime.keep_compiled)

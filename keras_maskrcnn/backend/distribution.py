@@ -163,11 +163,6 @@ def prepare_optimizer(optimizer, model):
     optimizer.finalize_variable_values = finalize
 
 
-def restore_metric(variable, value, team):
-    """Give a variable of a metric the value that was read from it."""
-    variable.assign(keras.ops.convert_to_tensor(value, variable.dtype))
-
-
 def logs_of_replica(logs):
     """What `fit` takes as the losses of one replica."""
     return logs

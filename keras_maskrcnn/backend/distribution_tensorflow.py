@@ -158,11 +158,6 @@ def _no_meeting(strategy):
         del strategy.extended._use_merge_call
 
 
-def restore_metric(variable, value, team):
-    """Give a variable of a metric the value that was read from it: the sum over the processes."""
-    variable.assign(tf.cast(value, variable.dtype) / team.count)
-
-
 def logs_of_replica(logs):
     """What `fit` takes as the losses of one replica: with several processes it averages along an axis (keras#20329)."""
     strategy = tf.distribute.get_strategy()
