@@ -89,12 +89,14 @@ setup(
             "tf2onnx>=1.17",
             "onnx>=1.17",
             "onnxruntime>=1.20",
+            "openvino>=2024.4",
             "ai-edge-litert>=1.2",
             "tensorboardX>=2.6",
             "keras-hub>=0.20",
             "fsspec[http]>=2024.3",
             "pyarrow>=15",
         ],
+        "openvino": ["openvino>=2024.4"],  # runs .onnx files on Intel's processors
         "onnx": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],  # writes .onnx files and runs them
         "litert": ["ai-edge-litert>=1.2"],  # runs .tflite files; TensorFlow alone writes them
         "tiff": ["imagecodecs>=2023.1.23"],  # multi-channel TIFFs in LZW, JPEG and other compressions than deflate

@@ -29,12 +29,14 @@ ROOMS = {
     "inference": "backend data geometry host",
     "evaluation": "backend data geometry host inference",
     "pages": "config data evaluation host inference",
+    "labelling": "geometry host",
     "checkup": "config data geometry host pages",
     "runs": "backend config data evaluation host inference network pages",
     "weights": "_version branches config host model network runs",
     "serving": "_version backend config data geometry host inference model network",
     "scale": "data host inference runs serving weights",
-    "cli": "backend checkup config data evaluation geometry host inference model network runs scale serving weights",
+    "cli": "backend checkup config data evaluation geometry host inference model network pages runs scale serving "
+    "weights",
 }
 STEPS_OF_NETWORK = {"layers", "padding"}  # what several stages are built of; every other file of network/ is a stage
 FRAMEWORKS = {"tensorflow", "jax", "torch"}

@@ -1,10 +1,13 @@
 """The .onnx file in onnxruntime: the same detections as the model, for any size and batch; nothing half-written."""
 
+import contextlib
+import dataclasses
 import sys
 
 import numpy as np
 import pytest
 from converter_models import assert_same, export_by_command, noise, small_model
+from PIL import Image
 
 import keras_maskrcnn as km
 
@@ -28,8 +31,10 @@ def export(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(export):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    session = runtime.InferenceSession(str(export))
-    return lambda images: dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"images": images})))
+    quiet = runtime.SessionOptions()
+    quiet.log_severity_level = 3  # it warns of inputs that have defaults
+    session = runtime.InferenceSession(str(export), quiet)
+    return lambda images, **given: dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"images": images} | given)))
 
 
 # Upright, lying, not resized; resized both ways; full of detections and without any.
@@ -49,23 +54,122 @@ def test_a_batch_is_answered_as_its_images_alone(run):
         np.testing.assert_allclose(together[name], np.concatenate([each[name] for each in alone]), atol=1e-5)
 
 
+@pytest.mark.parametrize("name, value", [("score_threshold", 0.4), ("nms_threshold", 0.1), ("max_detections", 3)])
+def test_limits_are_inputs_that_need_not_be_given(model, run, name, value):
+    images = np.stack([noise(96, 128, seed) for seed in range(2)])
+    given = run(images, **{name: np.array(value, "int32" if name == "max_detections" else "float32")})
+    other = dataclasses.replace(model.config, **{name: value})
+    for row, image in enumerate(images):
+        with in_place_of(model, other):
+            found = km.Predictor(model)(image)
+        assert 0 < len(found) < run(images)["num_detections"][row]
+        padded = {key: array[:, : max(len(found), 1)] for key, array in given.items() if array.ndim > 1}
+        assert_same(padded | {"num_detections": given["num_detections"]}, row, found)
+    for wrong in (-1, 1000) if name == "max_detections" else (-1,):
+        same = run(images, **{name: np.array(wrong, "int32" if name == "max_detections" else "float32")})
+        np.testing.assert_array_equal(same["scores"], run(images)["scores"])
+
+
+@contextlib.contextmanager
+def in_place_of(model, config):
+    """The model with another config, which its eager steps read."""
+    own, model.config = model.config, config
+    yield
+    model.config = own
+
+
 def test_real_images(model, run, shared_data):
     for path in sorted((shared_data / "coco_tiny" / "val2017").glob("*.jpg"))[:3]:
         image = km.data.read_image(path)
         assert_same(run(image[None]), 0, km.Predictor(model)(image), boxes=2e-2)
 
 
+# Operators of ONNX 17 without bodies (Loop, If, Scan), which not every runtime has.
+OPERATORS = """Add And Cast Concat ConstantOfShape Conv Div Equal Exp Expand Floor Gather GatherND Greater
+GreaterOrEqual IsInf IsNaN Less LessOrEqual Log MatMul Max Min Mul NonMaxSuppression Not Or Pad Range ReduceMax
+ReduceProd ReduceSum Relu Reshape Resize ScatterND Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Tile TopK
+Transpose Unsqueeze Where""".split()
+
+
 def test_the_file_says_what_it_is(model, export):
     import onnx
 
     proto = onnx.load(export)
-    assert {opset.domain for opset in proto.opset_import} <= {"", "ai.onnx.ml"}
-    names = {node.op_type for node in proto.graph.node}
-    assert {"Conv", "TopK", "Loop"} <= names
+    onnx.checker.check_model(proto, full_check=True)
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 17)]
+    assert {node.op_type for node in proto.graph.node} == set(OPERATORS)
     sizes = proto.graph.input[0].type.tensor_type.shape.dim
     assert [size.dim_param or size.dim_value for size in sizes] == ["batch", "height", "width", 3]
+    defaults = {each.name: onnx.numpy_helper.to_array(each).item() for each in proto.graph.initializer if not each.dims}
+    for name in ("score_threshold", "nms_threshold", "max_detections"):
+        assert defaults[name] == pytest.approx(getattr(model.config, name))
     properties = {entry.key: entry.value for entry in proto.metadata_props}
     assert properties["class_names"] == '["class 0", "class 1", "class 2"]' and len(properties["fingerprint"]) == 64
+    assert properties["score_threshold"] == "0.37" and properties["max_detections"] == "10"
+
+
+def test_openvino_finds_the_same(run, export):
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed: pip install keras-maskrcnn[openvino]")
+    compiled = openvino.Core().compile_model(str(export), "CPU")
+    for size in ((96, 128), (100, 130), (64, 200), (300, 40)):
+        images = np.stack([noise(*size, seed) for seed in range(2)])
+        expected, found = run(images), compiled({"images": images})
+        np.testing.assert_array_equal(found["num_detections"], expected["num_detections"])
+        np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-3)
+        for name in ("scores", "labels", "masks", "valid"):
+            np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_predictor_of_the_file_finds_what_the_models_finds(model, export, tmp_path, runtime):
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    predictor, ours = km.serving.OnnxPredictor(export, runtime=runtime), km.Predictor(model)
+    assert predictor.config == model.config
+    images = [noise(96, 128), noise(300, 40), noise(96, 128, seed=1)]
+    for image, answer in zip(images, predictor.stream(images, batch_size=2)):
+        found, expected = answer.result, ours(image)
+        assert len(found) == len(expected) and found.class_names == expected.class_names
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=2e-3)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=2e-5)
+        assert found.masks.shape == expected.masks.shape == (len(found), *image.shape[:2])
+        assert (found.masks == expected.masks).mean() > 0.999 if len(found) else True
+    Image.fromarray(images[0]).save(tmp_path / "photo.png")
+    np.testing.assert_allclose(predictor(tmp_path / "photo.png").boxes, ours(images[0]).boxes, atol=2e-3)
+
+
+def test_thresholds_of_the_predictor_are_those_of_the_graph(model, export):
+    pytest.importorskip("onnxruntime")
+    image = noise(96, 128)
+    with in_place_of(model, dataclasses.replace(model.config, score_threshold=0.38, nms_threshold=0.1)):
+        expected = km.Predictor(model)(image)
+    found = km.serving.OnnxPredictor(export, score_threshold=0.38, nms_threshold=0.1)(image)
+    assert 0 < len(found) == len(expected) < 10
+    np.testing.assert_allclose(found.scores, expected.scores, atol=2e-5)
+
+
+def test_what_the_predictor_refuses(export, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    opened = km.serving.OnnxPredictor
+    with pytest.raises(ValueError, match="score_threshold must be in 0..1. Received: 50"):
+        opened(export, score_threshold=50)
+    with pytest.raises(ValueError, match="runtime must be one of .*'onnxruntime', 'openvino'.*'tensorrt'"):
+        opened(export, runtime="tensorrt")
+    with pytest.raises(ValueError, match="must exist. Received: .*none.onnx"):
+        opened(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(ValueError, match="that this package wrote.*text.onnx.*export MODEL"):
+        opened(tmp_path / "text.onnx")
+    proto = onnx.load(export)
+    del proto.metadata_props[:]
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="that this package wrote.*other.onnx .*config"):
+        opened(tmp_path / "other.onnx")
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(ValueError, match="device must be one of .*'CPU'.*Received: 'XPU'"):
+        opened(export, device="XPU")
+    pytest.importorskip("openvino")
+    with pytest.raises(ValueError, match="OpenVINO computes with the thresholds of the file.*0.5.*onnxruntime"):
+        opened(export, score_threshold=0.5, runtime="openvino")
 
 
 def test_what_cannot_be_written_is_refused_at_once(model, tmp_path, monkeypatch):

@@ -1,9 +1,10 @@
 """Operators for graphs that other runtimes will run: ONNX, LiteRT, OpenVINO.
 
 The converters do not support crop_and_resize for feature pyramids (tf2onnx creates a loop that copies the whole map for
-each box), nor lists of growing tensors. Inside `portable_operators`, RoIAlign comes from `generic`. NMS runs one stock
-operator per image and class, which writes into a table of flags. Called by `tensorflow.py`,
-`runtime_tensorflow.py` and, through `backend`, by `serving/`.
+each box), nor lists of growing tensors. Inside `portable_operators`, RoIAlign comes from `generic`. NMS is ONNX's
+operator, which takes all images and classes at once; in graphs of fixed sizes (LiteRT) it runs one stock operator per
+class, which writes into a table of flags. Called by `tensorflow.py`, `runtime_tensorflow.py` and, through `backend`,
+by `serving/`.
 """
 
 import contextlib
@@ -11,6 +12,8 @@ import contextlib
 import tensorflow as tf
 
 from keras_maskrcnn.backend import native
+
+ONNX_NMS = "PyFuncStateless"  # what `tf.numpy_function` writes into a graph
 
 # Below every score. Finite, because not every runtime compares infinities as TensorFlow does.
 NEVER = tf.float32.min
@@ -58,6 +61,45 @@ def keep_by_nms(boxes, scores, iou_threshold, max_outputs, classes, valid):
     Returns:
         bool (B, N).
     """
+    keep = _keep_with_fixed_sizes if _fixed_sizes else _keep_in_onnx
+    return keep(boxes, scores, iou_threshold, max_outputs, classes, valid)
+
+
+def _keep_in_onnx(boxes, scores, iou_threshold, max_outputs, classes, valid):
+    num_images, num_boxes = tf.unstack(tf.shape(scores))
+    candidates = (scores if valid is None else tf.where(valid, scores, NEVER))[:, None]
+    if classes is not None:
+        numbers = tf.range(tf.reduce_max(classes) + 1)[None, :, None]
+        candidates = tf.where(tf.equal(classes[:, None], numbers), candidates, NEVER)
+    threshold = tf.reshape(tf.cast(iou_threshold, tf.float32), (-1,))[0]  # the operator has one for all images
+    chosen = tf.cast(onnx_nms(boxes, candidates, max_outputs, threshold), tf.int32)
+    places = chosen[:, 0] * num_boxes + chosen[:, 2]
+    kept = tf.scatter_nd(places[:, None], tf.ones_like(places), [num_images * num_boxes])
+    return tf.reshape(kept, (num_images, num_boxes)) > 0
+
+
+def onnx_nms(boxes, scores, max_outputs, iou_threshold):
+    """The place of ONNX's NonMaxSuppression in a graph. TensorFlow has no such operator and cannot run it.
+
+    `serving/onnx.py` converts it: an operator of type `ONNX_NMS` with five inputs, in ONNX's order.
+
+    Args:
+        boxes: float32 (B, N, [x1, y1, x2, y2]). scores: float32 (B, K, N); boxes of score `NEVER` do not take part.
+        max_outputs: int or int32 (), of each image and class. iou_threshold: float32 ().
+
+    Returns:
+        int64 (S, [image, class, box]).
+    """
+
+    def refuse(*inputs):
+        raise NotImplementedError("This graph is for a converter to ONNX.")
+
+    limits = tf.cast(max_outputs, tf.int64), iou_threshold, tf.constant(NEVER)
+    chosen = tf.numpy_function(refuse, (boxes, scores, *limits), tf.int64, stateful=False)
+    return tf.ensure_shape(chosen, (None, 3))
+
+
+def _keep_with_fixed_sizes(boxes, scores, iou_threshold, max_outputs, classes, valid):
     sizes = tf.shape(scores)
     num_images, num_boxes = sizes[0], sizes[1]
     num_rows = num_images * num_boxes

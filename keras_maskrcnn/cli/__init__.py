@@ -1,8 +1,8 @@
 """The command line: keras-maskrcnn demo | train | evaluate | predict | export | convert | ... | doctor.
 
 This file holds the list of the commands. A command is a function from parsed arguments to an exit status; the others
-are in `train.py`, `preview.py`, `predict.py`, `export.py` and `data.py`. Importing them imports no framework:
-`keras_maskrcnn_launcher` imports Keras when a command needs it.
+are in `train.py`, `preview.py`, `evaluate.py`, `predict.py`, `export.py` and `data.py`. Importing them imports no
+framework: `keras_maskrcnn_launcher` imports Keras when a command needs it.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import typing
 import warnings
 
-from keras_maskrcnn.cli import data, export, predict, preview, train
+from keras_maskrcnn.cli import data, evaluate, export, predict, preview, train
 from keras_maskrcnn.cli.options import CHECK_FAILED, MISTAKE, SUCCESS, positive
 from keras_maskrcnn.cli.settling import settle
 from keras_maskrcnn.cli.words import WORDS
@@ -212,10 +212,16 @@ _COMMANDS = (
     ),
     Command(
         "evaluate",
-        predict.evaluate,
-        predict.evaluate_arguments,
-        "measure the COCO AP of a model",
-        ("evaluate run --images val/ --annotations val.json", "evaluate model.keras --images bowl/val --json ap.json"),
+        evaluate.evaluate,
+        evaluate.evaluate_arguments,
+        "measure the COCO AP of a model, and explain its errors",
+        (
+            "evaluate run --images val/ --annotations val.json",
+            "evaluate model.keras --images bowl/val --json ap.json --report errors",
+            "evaluate --results detections.json --images val/ --annotations val.json --report errors",
+        ),
+        uses_models=evaluate.needs_keras,
+        settle=evaluate.check_evaluate,
     ),
     Command(
         "predict",

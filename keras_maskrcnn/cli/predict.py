@@ -1,60 +1,19 @@
-"""keras-maskrcnn evaluate | predict: the accuracy of a trained model, and what it finds in images."""
+"""keras-maskrcnn predict: what a trained model finds in images."""
 
 import functools
 import sys
 
 from keras_maskrcnn.cli import predict_on_ray
 from keras_maskrcnn.cli.engines import Engine, add_engines, check_engine
-from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, Option, add_options, finite, positive
+from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, Option, finite, positive
 from keras_maskrcnn.cli.results import ResultFiles, image_paths, read_known_images
-from keras_maskrcnn.cli.sources import DATASET, load_model, open_dataset
+from keras_maskrcnn.cli.sources import load_model
 
 BATCH_SIZE = Option(
     "--batch-size",
     "most images that the model sees at once (default: 8 on a GPU or TPU, 1 on CPUs, 1 with --saved-model)",
     type=positive(int),
 )
-
-# evaluate --------------------------------------------------------------------------------------------------
-
-
-def evaluate_arguments(command):
-    """Add the arguments of evaluate."""
-    command.add_argument("model", help="a .keras file or a run folder")
-    add_options(command, DATASET, required=("images",))
-    command.add_argument(
-        "--max-detections",
-        type=positive(int),
-        help="highest-scoring detections in an image to evaluate (default: the larger of 100 and the model's limit)",
-    )
-    BATCH_SIZE.add_to(command)
-    command.add_argument("--json", help="JSON file for all figures, those of each class included")
-
-
-def evaluate(args):
-    """Measure COCO AP. Several processes share the images; the first one tells and writes."""
-    from keras_maskrcnn.runs.devices import first_tells, use_devices
-
-    with use_devices(None) as team, first_tells(team):
-        return _evaluate(args, team)
-
-
-def _evaluate(args, team):
-    from keras_maskrcnn.data.learnable import nothing_to_learn
-    from keras_maskrcnn.evaluation import evaluate_coco, format_metrics
-    from keras_maskrcnn.host.files import write_json
-
-    model = load_model(args.model)
-    dataset = open_dataset(args, args.images, args.annotations, "val", model.config)
-    problem = nothing_to_learn(dataset)
-    if problem:
-        raise ValueError(f"Without objects to find, average precision is undefined. {problem}")
-    metrics = evaluate_coco(model, dataset, args.max_detections, int(team.first), args.batch_size)
-    print(format_metrics(metrics))
-    if args.json:
-        team.agree(lambda: write_json(args.json, metrics))
-    return SUCCESS
-
 
 # predict ---------------------------------------------------------------------------------------------------
 

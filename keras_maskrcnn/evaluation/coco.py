@@ -4,6 +4,7 @@ Comes in: a model and a dataset in the image frame. Goes out: a flat dictionary 
 users, by the `CocoEvaluator` callback during `fit`, and by the command line.
 """
 
+import dataclasses
 import functools
 import time
 import warnings
@@ -45,6 +46,42 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0, batch_size=Non
         ClassesDiffer: a ValueError: objects of the dataset have classes that the model does not know.
         ValueError: the dataset has no image, or one that cannot be read; batch_size is below 1.
     """
+    found = detect_dataset(model, dataset, max_detections, verbose, batch_size)
+    return found.team.agree(found.metrics)
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectedDataset:
+    """What a model found in a dataset, in all processes of its team.
+
+    Args:
+        truth, detections: in COCO's formats. max_detections, iou_types: as `coco_metrics` takes them.
+        seconds_per_image, images_at_cap: floats, as in `evaluate_coco`.
+        team: Team of the model.
+    """
+
+    truth: dict
+    detections: list
+    max_detections: int
+    iou_types: tuple
+    seconds_per_image: float
+    images_at_cap: float
+    team: object
+
+    def metrics(self):
+        """The figures of `evaluate_coco`. Of a team only one process needs them."""
+        metrics = coco_metrics(self.truth, self.detections, self.max_detections, self.iou_types)
+        return metrics | {"seconds_per_image": self.seconds_per_image, "images_at_cap": self.images_at_cap}
+
+
+def detect_dataset(model, dataset, max_detections=None, verbose=0, batch_size=None):
+    """Run the model over a dataset and keep its detections, as `evaluate_coco` counts them.
+
+    Args: as of `evaluate_coco`, with its errors.
+
+    Returns:
+        DetectedDataset.
+    """
     dataset = getattr(dataset, "dataset", dataset)
     if not len(dataset):
         raise ValueError(
@@ -63,8 +100,7 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0, batch_size=Non
     by_image = dict(sorted(pair for part in found for pair in part.items()))  # in the order of a single process
     detections = [result for _, results in by_image.values() for result in results]
     at_cap = sum(count == model.config.max_detections for count, _ in by_image.values())
-    metrics = team.agree(lambda: coco_metrics(truth, detections, max_detections, iou_types_of(model.config)))
-    return metrics | {"seconds_per_image": seconds, "images_at_cap": float(at_cap)}
+    return DetectedDataset(truth, detections, max_detections, iou_types_of(model.config), seconds, float(at_cap), team)
 
 
 def _detect(model, dataset, positions, truth, category_ids, batch_size, verbose):
@@ -95,7 +131,7 @@ def _warn_if_empty(dataset, truth):
     crowds = [annotation.get("iscrowd", 0) for annotation in truth["annotations"]]
     if all(crowds):
         name, notes = getattr(dataset, "name", "the dataset"), getattr(dataset, "notes", ())
-        warnings.warn(lacking(name, len(dataset), len(crowds), notes), stacklevel=3)
+        warnings.warn(lacking(name, len(dataset), len(crowds), notes), stacklevel=4)
 
 
 def _category_ids(config, dataset, truth):
@@ -105,7 +141,7 @@ def _category_ids(config, dataset, truth):
     source = getattr(dataset, "name", "the dataset")
     ids, notes = ids_of_labels(config, dataset.class_names, dataset.category_ids, used, source)
     for note in notes:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=4)
     return ids
 
 

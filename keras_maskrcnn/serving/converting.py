@@ -17,7 +17,7 @@ from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.serving.assets import fingerprint
 from keras_maskrcnn.serving.folding import optimize_for_inference
 
-INPUT = "images"
+INPUT, CONFIG = "images", "config"  # of the images, and of the metadata that holds the config
 DTYPES = {"uint8": ("uint8", "float32"), "uint16": ("float32",), "float32": ("float32",)}  # by image_dtype
 
 
@@ -31,10 +31,13 @@ def trace(model, input_dtype, image_size=None):
             also computes padding rows. None for images of any size.
 
     Returns:
-        tf.Module with the weights and `graph`, the concrete function from `images` (B, H, W, C) to a dict of boxes,
-        scores, labels, valid, num_detections and the branches' arrays, as in `serving_default` (`signatures.py`).
+        tf.Module with the weights and `graph`, the concrete function from `images` (B, H, W, C) and, for images of any
+        size, the scalars of `OPTIONS` to a dict of boxes, scores, labels, valid, num_detections and the branches'
+        arrays, as in `serving_default` (`signatures.py`).
     """
     import tensorflow as tf  # imported here, because the package runs on JAX without TensorFlow
+
+    from keras_maskrcnn.serving.signatures import OPTIONS
 
     folded = optimize_for_inference(model, "float32")
     shape = (None, None, None) if image_size is None else (1, *image_size)
@@ -42,27 +45,33 @@ def trace(model, input_dtype, image_size=None):
     traced = tf.Module()
     traced.weights = [weight.value for weight in folded.weights]
     with backend.portable_operators(fixed_sizes=image_size is not None):
-        function = tf.function(lambda images: _detect(folded, images, image_size), autograph=False)
-        traced.graph = function.get_concrete_function(images)
+        function = tf.function(lambda images, **options: _detect(folded, images, image_size, options), autograph=False)
+        options = {name: tf.TensorSpec((), dtype, name=name) for name, dtype in OPTIONS.items() if image_size is None}
+        traced.graph = function.get_concrete_function(images, **options)
     return traced
 
 
-def _detect(model, images, image_size):
-    """Resize, detect, convert boxes to image pixels. All shapes are static if `image_size` is given."""
+def _detect(model, images, image_size, options):
+    """Resize, detect, convert boxes to image pixels. All shapes are static if `image_size` is given.
+
+    Options: dict of scalars, those of `OPTIONS` that the graph takes.
+    """
     import tensorflow as tf
 
-    from keras_maskrcnn.serving.signatures import GraphFunctions, in_image_frame
+    from keras_maskrcnn.serving import sizes_in_graph
+    from keras_maskrcnn.serving.signatures import in_image_frame, valid_options
 
     batch = tf.shape(images)[0]
     if image_size is None:
         source = tf.shape(images)[1:3]
-        network = GraphFunctions(model).network_size(source)
+        network = sizes_in_graph.network_size(source, model.config)
     else:
         source, network = tf.constant(image_size), tf.constant(network_size(*image_size, model.config))
     # Cast first: in ONNX, resizing uint8 rounds to uint8.
     resized = tf.image.resize(tf.cast(images, tf.float32), network, "bilinear", antialias=False)
     sizes = tf.broadcast_to(network[None], (batch, 2))
-    found = dict(model({"images": resized, "image_sizes": sizes}, training=False))
+    options = valid_options(model.config, batch, options) if options else None
+    found = dict(model({"images": resized, "image_sizes": sizes}, training=False, options=options))
     found |= in_image_frame(found, model.config, network[None], source[None])
     found["num_detections"] = tf.reduce_sum(tf.cast(found["valid"], tf.int32), axis=1)
     return {name: tf.identity(array) for name, array in found.items()}
@@ -72,10 +81,12 @@ def describe(model):
     """Metadata of a model for the exported file: dict of str."""
     return {
         "package": f"keras-maskrcnn {__version__}",
+        CONFIG: json.dumps(model.config.to_dict()),
         "class_names": json.dumps(list(model.config.class_names)),
         "category_ids": json.dumps([int(number) for number in model.config.category_ids]),
         "mask_pasting": model.config.mask_pasting,
-        "score_threshold": str(model.config.score_threshold),
+        **{name: str(getattr(model.config, name)) for name in ("score_threshold", "nms_threshold", "max_detections")},
+        "preprocessing": "in the graph: images of any size, RGB or the model's channels, not normalised",
         "fingerprint": fingerprint(model),
     }
 

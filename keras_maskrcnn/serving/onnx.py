@@ -1,9 +1,11 @@
-"""Export to ONNX, for onnxruntime and other runtimes: one file with standard operators.
+"""Export to ONNX, for onnxruntime, OpenVINO and other runtimes: one file of standard operators, without loops.
 
 Uses tf2onnx, as Keras' `model.export(format="onnx")` does. Keras runs all optimisers of tf2onnx, and two of them break
 this graph: "reshape_optimizer" writes 0 for "same as the input", then "remove_back_to_back" changes the input of the
 reshape. Called by users and by the command line.
 """
+
+import numpy as np
 
 from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.host.locks import locked_file
@@ -15,7 +17,9 @@ OPSET = 17
 def export_onnx(model, path, input_dtype=None, opset=OPSET, overwrite=False):
     """Write a model as one .onnx file for images of any size. Boxes are in pixels of these images.
 
-    Input `images` (B, H, W, C), not normalised, any B, H and W. Outputs, D = `max_detections` rows, M = `mask_size`:
+    Input `images` (B, H, W, C), not normalised, any B, H and W. Three more inputs need not be given: `score_threshold`
+    and `nms_threshold` float32 (), `max_detections` int32 (), at most the model's. Their defaults, also for negative
+    numbers, are the model's. Outputs, D = the model's `max_detections` rows, M = `mask_size`:
         boxes    float32 (B, D, [x1, y1, x2, y2]), pixels of the input images
         scores   float32 (B, D), descending       labels  int32 (B, D), 0..K-1
         masks    float32 (B, D, M, M), probabilities in the frame of each box
@@ -44,9 +48,11 @@ def export_onnx(model, path, input_dtype=None, opset=OPSET, overwrite=False):
         check_new(path, overwrite)
         traced = trace(model, input_dtype)  # holds the weights that the graph reads
         proto = _convert(traced.graph, opset)
+        _set_defaults(proto.graph, model.config)
         onnx.helper.set_model_props(proto, describe(model))
         _name_free_sizes(proto.graph)
-        onnx.checker.check_model(proto)
+        _drop_unused_domains(proto)
+        onnx.checker.check_model(proto, full_check=True)
         write_atomically(path, lambda partial: onnx.save_model(proto, partial))
     return path
 
@@ -56,14 +62,24 @@ def _convert(graph, opset):
     import tensorflow as tf
     from tf2onnx import optimizer, tf_loader, tfonnx
 
-    inputs = [tensor.name for tensor in graph.inputs if tensor.dtype != tf.resource]
-    outputs = [tensor.name for tensor in graph.outputs]
-    names = dict(zip((*inputs, *outputs), (INPUT, *sorted(graph.structured_outputs))))
+    from keras_maskrcnn.backend.portable import ONNX_NMS
+
+    placeholders = [tensor for tensor in graph.inputs if tensor.dtype != tf.resource]
+    inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (placeholders, graph.outputs))
+    wanted = [each.op.name for each in placeholders] + sorted(graph.structured_outputs)
+    names = dict(zip((*inputs, *outputs), wanted))
     frozen = tf_loader.from_function(graph, inputs, outputs)
     with tf.Graph().as_default() as imported:
         tf.import_graph_def(frozen, name="")
+        places = [op.outputs[0].name for op in imported.get_operations() if op.type == ONNX_NMS]
         converted = tfonnx.process_tf_graph(
-            imported, opset=opset, input_names=inputs, output_names=outputs, tensors_to_rename=names
+            imported,
+            opset=opset,
+            input_names=inputs,
+            output_names=outputs,
+            tensors_to_rename=names,
+            shape_override=dict.fromkeys(places, [None, 3]),
+            custom_op_handlers={ONNX_NMS: (_write_nms, [])},
         )
     chosen = {
         "optimize_transpose": optimizer.TransposeOptimizer,
@@ -76,6 +92,23 @@ def _convert(graph, opset):
     return optimized.make_model("keras-maskrcnn")
 
 
+def _write_nms(graph, node, name, _):
+    """Write ONNX's operator in the place that `portable.onnx_nms` keeps for it."""
+    outputs, shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
+    graph.remove_node(name)
+    graph.make_node("NonMaxSuppression", node.input, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+def _set_defaults(graph, config):
+    """Give the scalar inputs the model's values: an initializer of an input's name is its default."""
+    from onnx import numpy_helper
+
+    for value in graph.input:
+        if value.name != INPUT:
+            default = np.array(getattr(config, value.name), "int32" if value.name == "max_detections" else "float32")
+            graph.initializer.append(numpy_helper.from_array(default, value.name))
+
+
 def _name_free_sizes(graph):
     """Give dynamic dimensions meaningful names instead of unk__123."""
     for value in (*graph.input, *graph.output):
@@ -83,3 +116,10 @@ def _name_free_sizes(graph):
         for size, name in zip(value.type.tensor_type.shape.dim, names):
             if not size.dim_value:
                 size.dim_param = name
+
+
+def _drop_unused_domains(proto):
+    """Leave out the operator sets of which the graph has no operator: tf2onnx names that of machine learning always."""
+    used = [entry for entry in proto.opset_import if entry.domain in {node.domain for node in proto.graph.node}]
+    del proto.opset_import[:]
+    proto.opset_import.extend(used)

@@ -41,6 +41,7 @@ import tensorflow as tf
 from keras_maskrcnn.network.backbones import describe
 from keras_maskrcnn.serving.images_in_graph import READERS, read_batch
 from keras_maskrcnn.serving.rle_in_graph import has_masks, in_run_lengths
+from keras_maskrcnn.serving.sizes_in_graph import network_size
 
 INPUT_DTYPES = {"uint8": tf.uint8, "uint16": tf.int32, "float32": tf.float32}  # by the config's image_dtype
 OPTIONS = {"score_threshold": tf.float32, "nms_threshold": tf.float32, "max_detections": tf.int32}
@@ -78,6 +79,24 @@ def without_files(config):
         f"serve_bytes and serve_rle are left out: images of {config.num_channels} channels, {config.image_dtype}, "
         "cannot be stored in a JPEG, PNG, BMP or GIF file that TensorFlow decodes. Send arrays to serving_default."
     )
+
+
+def valid_options(config, batch, given):
+    """The options of each image: the given values if they are valid, else the config's.
+
+    Args:
+        config: MaskRCNNConfig. batch: int32 (), images. given: dict of some of `OPTIONS`, tensors (B,) or ().
+
+    Returns:
+        dict of all of `OPTIONS`, tensors (B,).
+    """
+    options = {}
+    for name, dtype in OPTIONS.items():
+        own = tf.fill([batch], tf.constant(getattr(config, name), dtype))
+        most = config.max_detections if name == "max_detections" else 1.0
+        value = given.get(name, own)
+        options[name] = tf.where(value >= 0, tf.minimum(value, most), own)
+    return options
 
 
 class GraphFunctions:
@@ -135,12 +154,13 @@ class GraphFunctions:
             return tf.cond(empty, lambda: tf.zeros(sides, array.dtype), lambda: array)
 
         filled = {name: one_more(array) for name, array in options.items()}
-        outputs = function(tf.ensure_shape(one_more(inputs), inputs.shape), self._options(tf.maximum(count, 1), filled))
+        options = valid_options(self.config, tf.maximum(count, 1), filled)
+        outputs = function(tf.ensure_shape(one_more(inputs), inputs.shape), options)
         return {name: array[:count] for name, array in outputs.items()}
 
     def _to_images(self, images, options):
         batch, source = tf.shape(images)[0], tf.shape(images)[1:3]
-        network = self.network_size(source)
+        network = network_size(source, self.config)
         # The same float32 arithmetic as resize_bilinear, which Predictor uses.
         resized = tf.image.resize(images, network, "bilinear", antialias=False)
         sizes = tf.broadcast_to(network[None], (batch, 2))
@@ -149,7 +169,7 @@ class GraphFunctions:
 
     def _to_files(self, image_bytes, options):
         pixels = (self.config.num_channels, self.config.image_dtype)
-        batch = read_batch(image_bytes, self.network_size, pixels)
+        batch = read_batch(image_bytes, lambda size: network_size(size, self.config), pixels)
         detect = self._detect_one_by_one if self.one_by_one else self.detect
         found = detect(batch["images"], batch["network_sizes"], options)
         readable = tf.equal(tf.strings.length(batch["problems"]), 0)
@@ -159,16 +179,6 @@ class GraphFunctions:
 
     def _to_run_lengths(self, image_bytes, options):
         return in_run_lengths(self._from_files(image_bytes, options), self.config)
-
-    def network_size(self, source):
-        """`geometry.resizing.network_size` on tensors: int32 [height, width] -> int32 [height, width], in float64."""
-        config, sides = self.config, tf.cast(source, tf.float64)
-        if config.image_scale is not None:
-            network = tf.floor(sides * config.image_scale + 0.5)
-        else:
-            scale = tf.minimum(config.min_size / tf.reduce_min(sides), config.max_size / tf.reduce_max(sides))
-            network = tf.floor(sides * scale)
-        return tf.maximum(tf.cast(network, tf.int32), 1)
 
     def _detect(self, images, sizes, options):
         return dict(self.model({"images": images, "image_sizes": sizes}, training=False, options=options))
@@ -183,16 +193,6 @@ class GraphFunctions:
         outputs = self.detect.get_concrete_function().structured_outputs
         specs = {name: tf.TensorSpec(array.shape[1:], array.dtype) for name, array in outputs.items()}
         return tf.map_fn(detect, (images, sizes, options), fn_output_signature=specs, parallel_iterations=1)
-
-    def _options(self, batch, given):
-        """Options (B,): the given values if they are valid, else the config's."""
-        options = {}
-        for name, dtype in OPTIONS.items():
-            own = tf.fill([batch], tf.constant(getattr(self.config, name), dtype))
-            most = self.config.max_detections if name == "max_detections" else 1.0
-            value = given.get(name, own)
-            options[name] = tf.where(value >= 0, tf.minimum(value, most), own)
-        return options
 
     def _in_image_frame(self, found, network, source):
         """Boxes in image pixels, names and counts. `network` and `source`: int32 (B, [height, width])."""

@@ -1,0 +1,120 @@
+"""keras-maskrcnn evaluate: the accuracy of a trained model, or of detections in a file, and a page on its errors."""
+
+from keras_maskrcnn.cli.options import SUCCESS, Option, add_options, positive
+from keras_maskrcnn.cli.predict import BATCH_SIZE
+from keras_maskrcnn.cli.sources import DATASET, load_model, open_dataset
+
+OPTIONS = (
+    Option(
+        "--results",
+        "measure the detections in this file of COCO results, not a model's; their ids are those of --annotations",
+        metavar="FILE",
+    ),
+    Option(
+        "--max-detections",
+        "highest-scoring detections in an image to evaluate (default: the larger of 100 and the model's limit)",
+        type=positive(int),
+    ),
+    BATCH_SIZE,
+    Option("--json", "JSON file for all figures, those of each class included"),
+    Option(
+        "--report",
+        "folder for index.html, a page that shows what each kind of error costs, with the worst of each as pictures, "
+        "and report.json with the numbers",
+        metavar="DIR",
+    ),
+)
+_COCO_CAP = 100  # COCO's own number of detections that count
+
+
+def evaluate_arguments(command):
+    """Add the arguments of evaluate."""
+    command.add_argument("model", nargs="?", help="a .keras file or a run folder; not with --results")
+    add_options(command, DATASET, required=("images",))
+    add_options(command, OPTIONS)
+
+
+def check_evaluate(args):
+    """Refuse arguments that do not belong together. Returns them."""
+    if bool(args.model) == bool(args.results):
+        received = f"the model {args.model} and --results {args.results}" if args.model else "neither"
+        raise ValueError(
+            f"evaluate needs a model or detections that one has made. Received: {received}. "
+            "Name a .keras file or run folder, or a file of COCO results with --results."
+        )
+    if args.results and args.batch_size is not None:
+        raise ValueError(
+            f"--batch-size belongs to a model. Received: --batch-size {args.batch_size} with --results {args.results}. "
+            "Leave it out."
+        )
+    return args
+
+
+def needs_keras(args):
+    """Whether a model will be loaded."""
+    return not args.results
+
+
+def evaluate(args):
+    """Measure COCO AP. Several processes share the images; the first one tells and writes."""
+    if args.results:
+        return _evaluate_results(args)
+    from keras_maskrcnn.runs.devices import first_tells, use_devices
+
+    with use_devices(None) as team, first_tells(team):
+        return _evaluate_model(args, team)
+
+
+def _evaluate_model(args, team):
+    from keras_maskrcnn.evaluation.coco import detect_dataset
+
+    model = load_model(args.model)
+    dataset = _open(args, model.config)
+    found = detect_dataset(model, dataset, args.max_detections, int(team.first), args.batch_size)
+    team.agree(lambda: _tell(args, dataset, found.truth, found.detections, found.iou_types, found.metrics()))
+    return SUCCESS
+
+
+def _evaluate_results(args):
+    from keras_maskrcnn.data.readers.folders import read_json
+    from keras_maskrcnn.evaluation.figures import coco_metrics
+
+    dataset = _open(args, None)
+    truth, detections = dataset.to_coco(), read_json(args.results)
+    if not isinstance(detections, list):
+        raise ValueError(
+            f"--results needs a list of COCO results. Received {args.results}, which holds a "
+            f"{type(detections).__name__}. predict writes one as detections.json."
+        )
+    with_masks = all(isinstance(found, dict) and "segmentation" in found for found in detections)
+    iou_types = ("bbox", "segm") if with_masks else ("bbox",)
+    cap = args.max_detections or _COCO_CAP
+    _tell(args, dataset, truth, detections, iou_types, coco_metrics(truth, detections, cap, iou_types))
+    return SUCCESS
+
+
+def _open(args, like):
+    from keras_maskrcnn.data.learnable import nothing_to_learn
+
+    dataset = open_dataset(args, args.images, args.annotations, "val", like)
+    problem = nothing_to_learn(dataset)
+    if problem:
+        raise ValueError(f"Without objects to find, average precision is undefined. {problem}")
+    return dataset
+
+
+def _tell(args, dataset, truth, detections, iou_types, metrics):
+    """Print the figures and write the files that were asked for."""
+    from keras_maskrcnn.evaluation.figures import format_metrics
+    from keras_maskrcnn.host.files import write_json
+
+    print(format_metrics(metrics))
+    if args.json:
+        write_json(args.json, metrics)
+    if args.report:
+        from keras_maskrcnn.evaluation.analysis import analyse
+        from keras_maskrcnn.pages.errors_page import write_errors_page
+
+        analysis = analyse(truth, detections, iou_types, int(metrics["max_detections"]), metrics)
+        title = f"Errors of {args.results or args.model} on {dataset.name}"
+        print(f"what the errors are: {write_errors_page(args.report, analysis, dataset, title)}")
