@@ -36,6 +36,7 @@ non_max_suppression_by_level = chosen.non_max_suppression_by_level
 
 SUPPORTS_JIT = chosen_runtime.SUPPORTS_JIT
 COMPILES = chosen_runtime.COMPILES
+ENDS_WITH_DATA = chosen_runtime.ENDS_WITH_DATA
 HAS_FUSED_BATCH_NORM = chosen_runtime.HAS_FUSED_BATCH_NORM
 FOLDS_NORMS = chosen_runtime.FOLDS_NORMS
 fused_batch_norm = getattr(chosen_runtime, "fused_batch_norm", None)

@@ -12,6 +12,7 @@ from keras import ops
 
 SUPPORTS_JIT = True
 COMPILES = True  # a step, before its first run
+ENDS_WITH_DATA = False  # whether Keras asks for a batch before it begins a step, and so ends an epoch without one
 HAS_FUSED_BATCH_NORM = False
 FOLDS_NORMS = False  # XLA fuses a constant norm with its neighbours
 

@@ -13,6 +13,7 @@ from keras_maskrcnn.backend.runtime import has_bfloat16_cores
 
 SUPPORTS_JIT = False
 COMPILES = True  # a step, before its first run
+ENDS_WITH_DATA = False  # a step asks for its own batch
 HAS_FUSED_BATCH_NORM = True
 FOLDS_NORMS = True  # a constant norm is folded into the preceding kernel
 

@@ -17,12 +17,13 @@ from keras_maskrcnn.geometry.resizing import (
     bucket_size,
     canvas_size,
     network_size,
-    resize_bilinear,
+    resize_image,
 )
 from keras_maskrcnn.host.caches import compiled_folder
+from keras_maskrcnn.inference.arguments import check_arguments
 from keras_maskrcnn.inference.frames import boxes_in_image, moved_values
 from keras_maskrcnn.inference.streaming import Streaming
-from keras_maskrcnn.inference.tiling import find_in_tiles, merge_pieces, pieces_of, tile_grid
+from keras_maskrcnn.inference.tiling import merge_pieces, pieces_of, tile_grid
 
 
 class Predictor(Streaming):
@@ -39,21 +40,11 @@ class Predictor(Streaming):
     """
 
     def __init__(self, model, score_threshold=None, tile=None, overlap=0.2):
-        lowest = model.config.score_threshold
-        if score_threshold is None:
-            score_threshold = lowest
-        if not lowest <= score_threshold <= 1:
-            raise ValueError(
-                f"score_threshold must lie between the model's own, {lowest}, and 1. "
-                f"Received: {score_threshold}. For more detections build the model with a lower threshold: "
-                "dataclasses.replace(config, score_threshold=...)."
-            )
-        if tile is not None:
-            tile_grid(tile, tile, tile, overlap)  # raises if they are invalid
+        check_arguments(model.config.score_threshold, score_threshold, tile, overlap)
         backend.keep_compiled(compiled_folder())
         self.model = model
         self.config = model.config
-        self.score_threshold = score_threshold
+        self.score_threshold = model.config.score_threshold if score_threshold is None else score_threshold
         self.tile = tile
         self.overlap = overlap
 
@@ -68,14 +59,7 @@ class Predictor(Streaming):
             FoundInstances, by descending score; TiledInstances of an image larger than `tile`.
         """
         image = self._read(image)
-        if not self._is_tiled(image.shape):
-            return self._find(image)
-        pieces = find_in_tiles(image, self._find, self.tile, self.overlap)
-        return TiledInstances(pieces, image.shape[:2], self.config)
-
-    def _find(self, image):
-        """Detect in one piece, an image (H, W, C) of the model's channels and dtype."""
-        batch = NetworkBatch(self, [image.shape[:2]])
+        batch = self._new_batch([image.shape[:2]], 1, alone=True)
         batch.fill(0, image)
         batch.run()
         return batch.found(0, image)
@@ -141,7 +125,8 @@ class NetworkBatch:
     def fill(self, row, image):
         """Write an image (H, W, C) into a row: resized, at the top left."""
         height, width = network_size(*image.shape[:2], self.predictor.config)
-        resize_bilinear(image, (height, width), out=self.inputs["images"][row, :height, :width])
+        place = self.inputs["images"][row, :height, :width]
+        resize_image(image, (height, width), self.predictor.config.resize, out=place)
         self.inputs["image_sizes"][row] = height, width
 
     def run(self):
@@ -155,12 +140,14 @@ class NetworkBatch:
         """FoundInstances of a row, in the pixels of its image."""
         config, (height, width) = self.predictor.config, image.shape[:2]
         out = {key: values[row] for key, values in self.outputs.items()}
+        size = tuple(int(side) for side in out.pop("image_sizes"))
+        boxes = boxes_in_image(out["boxes"], size, (height, width), config.canvas)
         kept = out["valid"].astype(bool) & (out["scores"] >= self.predictor.score_threshold)
-        size = out.pop("image_sizes")
+        kept &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # Detectron2 and matterport leave out what has no area
         rows = {key: values[kept] for key, values in out.items()}
         scale = np.array([[width / size[1], height / size[0]]], np.float32)
         return FoundInstances(
-            boxes=boxes_in_image(rows["boxes"], scale, (height, width)),
+            boxes=boxes[kept],
             scores=rows["scores"],
             labels=rows["labels"],
             values=moved_values(rows, config, scale),

@@ -202,7 +202,7 @@ class RestOfEpoch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """End the epoch after the last of its batches: Keras counts on as many in each."""
-        if self.loader.skipped and batch + 1 >= self.loader.num_batches:
+        if self.loader.skipped and batch + 1 >= self.loader.num_batches and not backend.ENDS_WITH_DATA:
             raise StopIteration  # Keras takes it as the end of the data
 
 

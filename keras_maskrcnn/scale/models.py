@@ -1,6 +1,6 @@
 """A predictor for whatever a trained model is kept in, and what its file says without building it.
 
-Called by `rows.py`, `on_ray.py` and users.
+Called by `rows.py`, `on_ray.py`, the command line and users.
 """
 
 import hashlib
@@ -10,11 +10,12 @@ import types
 import zipfile
 
 from keras_maskrcnn.host.messages import argument
+from keras_maskrcnn.inference.arguments import check_arguments
 from keras_maskrcnn.runs.folder import find_model
 
 
 def open_predictor(path, score_threshold=None, tile=None, overlap=0.2):
-    """Open a model for prediction.
+    """Open a model for prediction: what every engine does in the process that computes.
 
     Args:
         path: `.keras` file, run folder, or SavedModel (the folder of one version, or of all versions).
@@ -26,10 +27,10 @@ def open_predictor(path, score_threshold=None, tile=None, overlap=0.2):
     Raises:
         ValueError: there is no such model, or it cannot take tiles.
     """
+    need_whole_images(path, tile)
     if is_saved_model(path):
         from keras_maskrcnn.serving.saved_model_predictor import SavedModelPredictor
 
-        _need_whole_images(path, tile)
         return SavedModelPredictor(path, score_threshold)
     from keras_maskrcnn.inference.predictor import Predictor
     from keras_maskrcnn.weights.models import load_model
@@ -39,19 +40,18 @@ def open_predictor(path, score_threshold=None, tile=None, overlap=0.2):
 
 def check_options(path, score_threshold=None, tile=None, overlap=0.2):
     """Raise what `open_predictor` would raise about these arguments, before processes are started for it."""
-    if is_saved_model(path):
-        _need_whole_images(path, tile)
-        return
-    lowest = read_fields(path).score_threshold
-    if score_threshold is not None and not lowest <= score_threshold <= 1:
-        raise ValueError(
-            f"{argument('score_threshold')} must lie between the model's own, {lowest}, and 1. "
-            f"Received: {score_threshold}. The model gives no detections below its own."
-        )
-    if tile is not None:
-        from keras_maskrcnn.inference.tiling import tile_grid
+    need_whole_images(path, tile)
+    lowest = 0 if is_saved_model(path) else read_fields(path).score_threshold
+    check_arguments(lowest, score_threshold, tile, overlap)
 
-        tile_grid(tile, tile, tile, overlap)
+
+def need_whole_images(path, tile):
+    """Raise ValueError if an export is to cut images into tiles."""
+    if tile is not None and is_saved_model(path):
+        raise ValueError(
+            f"An export takes whole images, no tiles. Received {path} and {argument('tile', tile)}. "
+            "Name the .keras file or run folder that was exported."
+        )
 
 
 def read_fields(path):
@@ -65,14 +65,6 @@ def read_fields(path):
         fields = json.loads(archive.read("config.json"))["config"]["config"]
     kept = {name: fields[name] for name in ("image_dtype", "score_threshold")}
     return types.SimpleNamespace(num_channels=len(fields["pixel_mean"]), **kept)
-
-
-def _need_whole_images(path, tile):
-    if tile is not None:
-        raise ValueError(
-            f"An export takes whole images, no tiles. Received {path} and {argument('tile', tile)}. "
-            "Name the .keras file or run folder that was exported."
-        )
 
 
 def is_saved_model(path):

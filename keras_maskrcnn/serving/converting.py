@@ -59,8 +59,9 @@ def _detect(model, images, image_size, options):
     import tensorflow as tf
 
     from keras_maskrcnn.serving import sizes_in_graph
-    from keras_maskrcnn.serving.signatures import in_image_frame, valid_options
+    from keras_maskrcnn.serving.signatures import check_rules, in_image_frame, valid_options
 
+    check_rules(model.config)
     batch = tf.shape(images)[0]
     if image_size is None:
         source = tf.shape(images)[1:3]
