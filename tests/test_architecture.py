@@ -19,7 +19,7 @@ ROOMS = {
     "config": "branches families host",
     "batch": "branches geometry",
     "inputs": "batch",
-    "backend": "geometry",
+    "backend": "geometry host",
     "learning": "backend geometry",
     "network": "backend geometry",
     "branches": "backend geometry learning network",
