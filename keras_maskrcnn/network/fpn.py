@@ -1,6 +1,7 @@
 """Stage 2: C2..C5 -> pyramid P2..P6 (Lin et al. 2017, section 3; P6 by subsampling P5, section 4.1)."""
 
 import keras
+from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
@@ -69,7 +70,8 @@ class FeaturePyramid(keras.layers.Layer):
             merged = zero_padding(merged, image_sizes, stride)
             output = self.outputs[level](merged, training=training)
             pyramid.insert(0, zero_padding(output, image_sizes, stride))
-        pyramid.append(pyramid[-1][:, ::2, ::2])
+        # Every second cell. A slice with strides takes longer on TensorFlow, and OpenVINO cannot bound its size.
+        pyramid.append(ops.average_pool(pyramid[-1], 1, 2, padding="valid"))
         return pyramid
 
     def get_config(self):
