@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ from converter_models import assert_same, export_by_command, noise, small_model
 from PIL import Image
 
 import keras_maskrcnn as km
+from keras_maskrcnn import cli
 
 pytestmark = pytest.mark.tensorflow
 
@@ -85,7 +87,7 @@ def test_real_images(model, run, shared_data):
 
 
 # Operators of ONNX 17 without bodies (Loop, If, Scan), which not every runtime has.
-OPERATORS = """Add And Cast Concat ConstantOfShape Conv Div Equal Exp Expand Floor Gather GatherND Greater
+OPERATORS = """Add And AveragePool Cast Concat ConstantOfShape Conv Div Equal Exp Expand Floor Gather GatherND Greater
 GreaterOrEqual IsInf IsNaN Less LessOrEqual Log MatMul Max Min Mul NonMaxSuppression Not Or Pad Range ReduceMax
 ReduceProd ReduceSum Relu Reshape Resize ScatterND Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Tile TopK
 Transpose Unsqueeze Where""".split()
@@ -147,10 +149,27 @@ def test_thresholds_of_the_predictor_are_those_of_the_graph(model, export):
     np.testing.assert_allclose(found.scores, expected.scores, atol=2e-5)
 
 
+def test_tiles_and_the_command_line(model, export, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    image = noise(300, 300)
+    found, expected = km.serving.OnnxPredictor(export, tile=96)(image), km.Predictor(model, tile=96)(image)
+    assert type(found) is type(expected) and 0 < len(found) == len(expected)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=2e-3)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    for given in (["--engine", "onnxruntime"], []):
+        command = ["predict", str(export), str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")]
+        assert cli.main([*command, "--score", "0", "--tile", "96", *given]) == cli.SUCCESS
+        results = json.loads((tmp_path / "out" / "detections.json").read_text())
+        np.testing.assert_allclose([each["score"] for each in results], expected.scores, atol=2e-5)
+    assert cli.main(["predict", str(tmp_path), str(tmp_path), "--engine", "openvino"]) == cli.MISTAKE
+    told = capsys.readouterr().err
+    assert f"--engine openvino runs .onnx files. Received: {tmp_path}. Make one: keras-maskrcnn export" in told
+
+
 def test_what_the_predictor_refuses(export, tmp_path):
     onnx = pytest.importorskip("onnx")
     opened = km.serving.OnnxPredictor
-    with pytest.raises(ValueError, match="score_threshold must be in 0..1. Received: 50"):
+    with pytest.raises(ValueError, match="score_threshold=... must lie between .* 0, and 1. Received: 50"):
         opened(export, score_threshold=50)
     with pytest.raises(ValueError, match="runtime must be one of .*'onnxruntime', 'openvino'.*'tensorrt'"):
         opened(export, runtime="tensorrt")

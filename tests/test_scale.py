@@ -247,13 +247,11 @@ def test_options_belong_to_their_engine(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["keras", "ray"])
-def test_exports_are_told_from_models_and_take_whole_images(capsys, tmp_path, engine):
+def test_exports_are_told_from_models(capsys, tmp_path, engine):
     make_images(tmp_path / "photos", 1)
     exported, photos = tmp_path / "exported", str(tmp_path / "photos")
     (exported / "1").mkdir(parents=True)
     (exported / "1" / "saved_model.pb").write_bytes(b"")
-    status, err = told(capsys, "--saved-model", str(exported), photos, "--engine", engine, "--tile", "64")
-    assert status == cli.MISTAKE and f"takes whole images, no tiles. Received {exported} and --tile 64. Name the" in err
     status, err = told(capsys, "--saved-model", photos, photos, "--engine", engine)
     assert status == cli.MISTAKE and "--saved-model must name the folder of an export" in err
     assert f"Received: {photos}. A .keras file or run folder goes first" in err

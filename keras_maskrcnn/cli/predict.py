@@ -7,7 +7,7 @@ from keras_maskrcnn.cli import predict_on_ray
 from keras_maskrcnn.cli.engines import Engine, add_engines, check_engine
 from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, Option, finite, positive
 from keras_maskrcnn.cli.results import ResultFiles, image_paths, read_known_images
-from keras_maskrcnn.scale.models import is_saved_model, need_whole_images, open_predictor
+from keras_maskrcnn.scale.models import is_onnx, is_saved_model, open_predictor
 
 BATCH_SIZE = Option(
     "--batch-size",
@@ -20,7 +20,9 @@ BATCH_SIZE = Option(
 
 def predict_arguments(command):
     """Add the arguments of predict."""
-    command.add_argument("model", nargs="?", help="a .keras file or a run folder; not with --saved-model")
+    command.add_argument(
+        "model", nargs="?", help="a .keras file, a run folder or an .onnx file; not with --saved-model"
+    )
     command.add_argument(
         "images",
         nargs="+",
@@ -63,7 +65,8 @@ def check_predict(args):
     if not (args.saved_model or args.model):
         raise ValueError(
             "predict needs a model and images. "
-            f"Received: {args.images} alone. Name a .keras file or run folder first, or an export by --saved-model."
+            f"Received: {args.images} alone. Name a .keras file, a run folder or an .onnx file first, or a SavedModel "
+            "by --saved-model."
         )
     if args.saved_model and args.model:  # argparse took the first image for the model
         args.images, args.model = [args.model, *args.images], None
@@ -72,7 +75,6 @@ def check_predict(args):
             "--saved-model must name the folder of an export, with saved_model.pb or with numbered versions. Received: "
             f"{args.saved_model}. A .keras file or run folder goes first, without --saved-model."
         )
-    need_whole_images(args.saved_model or args.model, args.tile)
     return check_engine(args, ENGINES)
 
 
@@ -118,16 +120,36 @@ def _predict_here(make_predictor, args):
     return CHECK_FAILED if failures else SUCCESS
 
 
-def _predictor(args):
-    return open_predictor(args.saved_model or args.model, args.score, args.tile, args.overlap)
+def _predictor(args, **options):
+    return open_predictor(args.saved_model or args.model, args.score, args.tile, args.overlap, **options)
+
+
+def _runtime(name):
+    """The engine that runs an .onnx file in this runtime."""
+
+    def check(args):
+        if not is_onnx(args.saved_model or args.model):
+            raise ValueError(
+                f"--engine {name} runs .onnx files. Received: {args.saved_model or args.model}. "
+                "Make one: keras-maskrcnn export MODEL model.onnx --format onnx."
+            )
+        return _check_here(args)
+
+    return Engine(
+        f"an .onnx file in {name}",
+        check,
+        functools.partial(_predict_here, functools.partial(_predictor, runtime=name)),
+    )
 
 
 # The engines of `predict`. One that runs in this process needs a function that opens its predictor.
 ENGINES = {
     "keras": Engine(
-        "in this process, with pictures",
+        "in this process, with pictures; .onnx files in onnxruntime",
         _check_here,
         functools.partial(_predict_here, lambda args: _predictor(args)),
     ),
+    "onnxruntime": _runtime("onnxruntime"),
+    "openvino": _runtime("openvino"),
     "ray": predict_on_ray.ENGINE,
 }

@@ -5,53 +5,38 @@ The base class of what runs an export, one per runtime: `saved_model_predictor.p
 
 import numpy as np
 
-from keras_maskrcnn.data.images.reading import read_image
-from keras_maskrcnn.inference.predictor import FoundInstances
-from keras_maskrcnn.inference.streaming import Streaming
+from keras_maskrcnn.inference.arguments import check_arguments
+from keras_maskrcnn.inference.found import FoundInstances
+from keras_maskrcnn.inference.image_predictor import ImagePredictor
 
 
-class ExportPredictor(Streaming):
+class ExportPredictor(ImagePredictor):
     """Finds the instances of images with an export. Same interface as `Predictor`.
 
-    In `stream`, images of one size share a batch if `batch_size` says so; without it each is alone. A subclass sets
-    `config`, and defines `_detect(images)`: images (B, H, W, C) of one size -> dict of the export's outputs, numpy.
+    In `stream`, images of one size share a batch if `batch_size` says so; without it each is alone. A subclass defines
+    `_detect(images)`: images (B, H, W, C) of one size -> dict of the export's outputs, numpy.
 
     Args:
+        config: MaskRCNNConfig, from the export.
         score_threshold: float in 0..1; detections score more than this. None means the model's threshold.
         nms_threshold: float in 0..1, or None for the model's threshold.
+        tile, overlap: as for `Predictor`.
 
     Raises:
-        ValueError: a threshold is invalid.
+        ValueError: an argument is invalid.
     """
 
-    def __init__(self, score_threshold=None, nms_threshold=None):
+    def __init__(self, config, score_threshold=None, nms_threshold=None, tile=None, overlap=0.2):
+        check_arguments(0, score_threshold, tile, overlap)
+        if nms_threshold is not None and not 0 <= nms_threshold <= 1:
+            raise ValueError(f"nms_threshold must be in 0..1. Received: {nms_threshold}. Leave it out for the model's.")
+        super().__init__(config, tile, overlap)
         self.options = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
-        for name, value in self.options.items():
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in 0..1. Received: {value}. Leave it out to use the model's value.")
 
-    def __call__(self, image):
-        """Detect.
-
-        Args:
-            image: as for `Predictor`: path, PIL image, encoded bytes, or an array (H, W, C).
-
-        Returns:
-            FoundInstances, by descending score.
-        """
-        image = self._read(image)
-        batch = self._new_batch([image.shape[:2]])
-        batch.fill(0, image)
-        batch.run()
-        return batch.found(0, image)
-
-    def _read(self, source):
-        return read_image(source, self.config.num_channels, self.config.image_dtype)
-
-    def _group(self, size):
+    def _whole_group(self, size):
         return size, size
 
-    def _new_batch(self, sizes, batch_size=1, alone=True):
+    def _whole_batch(self, sizes, batch_size, alone):
         del batch_size, alone
         return ExportBatch(self, sizes)
 

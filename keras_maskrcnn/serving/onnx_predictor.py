@@ -23,6 +23,7 @@ class OnnxPredictor(ExportPredictor):
         path: .onnx file that this package wrote.
         score_threshold: float in 0..1; detections score more than this. None means the model's threshold.
         nms_threshold: float in 0..1, or None for the model's threshold.
+        tile, overlap: as for `Predictor`.
         runtime: "onnxruntime" or "openvino", which computes with the model's thresholds only.
         device: where it computes. In onnxruntime a provider without "ExecutionProvider": "CPU", "CUDA", "TensorRT"; in
             OpenVINO a device: "CPU", "GPU", "AUTO".
@@ -32,15 +33,29 @@ class OnnxPredictor(ExportPredictor):
         ImportError: the runtime is not installed.
     """
 
-    def __init__(self, path, score_threshold=None, nms_threshold=None, runtime="onnxruntime", device="CPU"):
-        super().__init__(score_threshold, nms_threshold)
+    def __init__(
+        self,
+        path,
+        score_threshold=None,
+        nms_threshold=None,
+        tile=None,
+        overlap=0.2,
+        runtime="onnxruntime",
+        device="CPU",
+    ):
         if runtime not in RUNTIMES:
             raise ValueError(f"runtime must be one of {tuple(RUNTIMES)}. Received: {runtime!r}.")
-        self.config, self._input_dtype = _read_file(pathlib.Path(path))
+        config, self._input_dtype = _read_file(pathlib.Path(path))
+        super().__init__(config, score_threshold, nms_threshold, tile, overlap)
         self._run = RUNTIMES[runtime](str(path), self.options, device)
 
     def _detect(self, images):
         return self._run(images.astype(self._input_dtype, copy=False))
+
+
+def read_config(path):
+    """The MaskRCNNConfig of an .onnx file of this package. Raises ValueError if it is another file."""
+    return _read_file(pathlib.Path(path))[0]
 
 
 def _read_file(path):

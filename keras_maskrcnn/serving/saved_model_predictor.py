@@ -17,17 +17,17 @@ class SavedModelPredictor(ExportPredictor):
         path: folder of a SavedModel, or of its versions (the highest is used).
         score_threshold: float in 0..1; detections score more than this. None means the model's threshold.
         nms_threshold: float in 0..1, or None for the model's threshold.
+        tile, overlap: as for `Predictor`.
 
     Raises:
         ValueError: the path is not an export of this package, or a threshold is invalid.
     """
 
-    def __init__(self, path, score_threshold=None, nms_threshold=None):
+    def __init__(self, path, score_threshold=None, nms_threshold=None, tile=None, overlap=0.2):
         import tensorflow as tf  # a SavedModel runs on TensorFlow, on any Keras backend
 
-        super().__init__(score_threshold, nms_threshold)
         folder = find_version(path)
-        self.config = read_config(folder)
+        super().__init__(read_config(folder), score_threshold, nms_threshold, tile, overlap)
         self._saved_model = tf.saved_model.load(str(folder))  # its functions do not keep their variables alive
         self._signature = self._saved_model.signatures["serve_images_options"]
         self._input_dtype = self._signature.structured_input_signature[1]["images"].dtype
