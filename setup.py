@@ -46,11 +46,11 @@ setup(
             libraries=["dl"],
             optional=True,
         ),
-        # The loader's pixels and the run lengths of detections. Without it numpy and Pillow compute the same.
+        # The loader's pixels, run lengths of detections, annotations. Without it numpy, Pillow and orjson do the same.
         # -ffp-contract=off: no product is fused with a sum, so that the bits are those of numpy and Pillow.
         Extension(
             "keras_maskrcnn.geometry.native._host",
-            [f"{HOST}/{name}.c" for name in ("pixels", "codes", "runs")],
+            [f"{HOST}/{name}.c" for name in ("pixels", "codes", "runs", "annotations")],
             depends=[f"{HOST}/host.h"],
             extra_compile_args=["-O3", "-g0", "-Wno-psabi", "-ffp-contract=off", "-fvisibility=hidden"],
             optional=True,
@@ -89,6 +89,7 @@ setup(
             "tf2onnx>=1.17",
             "onnx>=1.17",
             "onnxruntime>=1.20",
+            "openvino>=2024.4",
             "ai-edge-litert>=1.2",
             "tensorboardX>=2.6",
             "keras-hub>=0.20",

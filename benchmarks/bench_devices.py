@@ -1,21 +1,27 @@
 """Images a second of one and of two single-core processes that train one model together.
 
-    KERAS_BACKEND=tensorflow python benchmarks/bench_devices.py [--size 512] [--steps 6] [--images 2]
+    KERAS_BACKEND=tensorflow PYTHONPATH=.:tests/one_framework python benchmarks/bench_devices.py --runs 3
 
-Each process is pinned to a core (`taskset`) and computes with one thread; a process trains on `--images` images a step,
-so that two have twice the batch. The first two steps, which compile, do not count. Prints the median step, and the load
-of the machine, which must be idle: another process on one of the two cores slows both.
+Each process is pinned to a core and computes with one thread. It trains on `--images` images a step, so that two have
+twice the batch, and each step adds the gradients of both. One process and two take turns. The first two steps, which
+compile, do not count. Prints for each turn the median step and how much of its core a process used. If one alone used
+less than 95 %, something else was on its core, and the turn says little.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import re
 import socket
+import statistics
 import subprocess
 import sys
+import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+CORES = sorted(os.sched_getaffinity(0))
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "TF_NUM_INTRAOP_THREADS": "1",
@@ -27,10 +33,10 @@ ONE_THREAD = {
 
 def environments(count):
     """The environment variables of processes on this machine."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    workers = [f"localhost:{port + place}" for place in range(count)]
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    workers = [f"localhost:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
     for place in range(count if count > 1 else 0):
         task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": place}}
         yield {
@@ -44,22 +50,47 @@ def environments(count):
 
 
 def measure(count, args):
-    """Seconds of a step with so many processes."""
-    processes = []
-    for place, own in enumerate(environments(count)):
-        command = ["taskset", "-c", str(place), sys.executable, __file__, "--child"]
-        command += ["--size", str(args.size), "--steps", str(args.steps), "--images", str(args.images)]
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = os.environ | ONE_THREAD | own | {"PYTHONPATH": path}
-        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
-    outputs = [process.communicate()[0] for process in processes]
-    return float(outputs[0].splitlines()[-1])
+    """(seconds of a step, share of its core that a process got) with so many processes."""
+    command = [sys.executable, __file__, "--child", "--size", args.size, "--steps", args.steps, "--images", args.images]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [open(pathlib.Path(folder) / str(place), "w+") for place in range(count)]
+        processes = [
+            subprocess.Popen(
+                [*map(str, command), "--core", str(CORES[place])],
+                env=os.environ | ONE_THREAD | own | {"PYTHONPATH": path},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            for place, (own, log) in enumerate(zip(environments(count), logs, strict=True))
+        ]
+        _wait(processes, logs, args.limit)
+        results = [re.search(r"median (\S+) s, share (\S+)\n", _read(log)).groups() for log in logs]
+    return max(float(seconds) for seconds, _ in results), min(float(share) for _, share in results)
+
+
+def _wait(processes, logs, limit):
+    """Wait until all have succeeded. If one fails, or after the limit, all are ended and their output is shown."""
+    deadline = time.monotonic() + limit
+    while any(process.poll() is None for process in processes):
+        if any(process.poll() for process in processes) or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    for process in processes:
+        process.kill()
+        process.wait()
+    if any(process.returncode for process in processes):
+        sys.exit(f"processes ended with {[one.returncode for one in processes]}:\n" + "\n".join(map(_read, logs)))
+
+
+def _read(file):
+    file.seek(0)
+    return file.read()
 
 
 def child(args):
     """Train, and print the median seconds of a step."""
-    import time
-
+    os.sched_setaffinity(0, [args.core])  # before threads start, which inherit it
     import keras
     import numpy as np
 
@@ -72,7 +103,7 @@ def child(args):
 
         def on_train_batch_end(self, batch, logs=None):
             float(logs["loss"])
-            self.times.append(time.perf_counter())
+            self.times.append((time.perf_counter(), time.process_time()))
 
     with km.use_devices(None) as team:
         config = km.MaskRCNNConfig(num_classes=3, backbone="resnet18", image_scale=1.0, roi_samples=128)
@@ -89,26 +120,37 @@ def child(args):
         loader = km.DataLoader(dataset, config, batch, shard=team.shard, workers=1)
         clock = Clock()
         model.fit(loader, epochs=1, shuffle=False, verbose=0, callbacks=[clock])
-        print(float(np.median(np.diff(clock.times[1:]))))
+        wall, used = np.array(clock.times[1:]).T
+        print(f"median {np.median(np.diff(wall))} s, share {(used[-1] - used[0]) / (wall[-1] - wall[0])}", flush=True)
+        team.gather(None)  # no process ends while another needs it
 
 
 def main():
-    """Measure one process, then two."""
+    """Measure one process and two in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=3, help="turns")
+    parser.add_argument("--size", type=int, default=512, help="pixels of a side of an image")
+    parser.add_argument("--steps", type=int, default=6, help="steps that count, of each turn")
+    parser.add_argument("--images", type=int, default=2, help="images a step and process")
+    parser.add_argument("--limit", type=float, default=1800, help="seconds after which a turn has failed")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         child(args)
         return
-    rates = {}
-    for count in (1, 2):
-        seconds = measure(count, args)
-        rates[count] = count * args.images / seconds
-        print(f"{count} processes: {seconds:.2f} s a step, {rates[count]:.2f} images/s, load {os.getloadavg()[0]:.1f}")
-    print(f"two are {rates[2] / rates[1]:.2f} times as fast as one")
+    if len(CORES) < 2:
+        sys.exit(f"Two processes need two cores. Received {CORES}. Give this one more.")
+    ratios = []
+    for _ in range(args.runs):
+        rates = {}
+        for count in (1, 2):
+            seconds, share = measure(count, args)
+            rates[count] = count * args.images / seconds
+            print(f"{count}: {seconds:.2f} s a step, {rates[count]:.3f} images/s, {share:.0%} of a core", flush=True)
+        ratios.append(rates[2] / rates[1])
+        print(f"two are {ratios[-1]:.2f} times as fast as one", flush=True)
+    print(f"median of {args.runs} turns: {statistics.median(ratios):.2f}")
 
 
 if __name__ == "__main__":

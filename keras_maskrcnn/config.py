@@ -10,14 +10,27 @@ import numbers
 import typing
 
 from keras_maskrcnn import branches as branch_room
-from keras_maskrcnn.branches.mask import MASK_RULES
+from keras_maskrcnn.branches.mask import PASTING_RULES, TARGET_RULES
+from keras_maskrcnn.families import detectron2, matterport
 from keras_maskrcnn.host.values import is_number
 
-BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+BACKBONES = (
+    "resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+)  # fmt: skip
 NORMS = ("frozen_batch", "batch", "group")
 BACKBONE_NORMS = (*NORMS, "none")
 AGGREGATIONS = ("average", "max")
 IMAGE_DTYPES = ("uint8", "uint16", "float32")
+CHOICES = {  # field -> its values; the first is the default
+    "canvas": ("tight", "square"),
+    "size_rule": ("floor", "round", "square"),
+    "resize": ("bilinear", "pillow", "skimage"),
+    "stem_pool": ("symmetric", "end"),
+    "rpn_selection": ("level", "joint"),
+    "roi_sampling": ("align", "crop"),
+    "level_rule": ("torchvision", "detectron2", "matterport"),
+    "detection_rule": ("each_class", "best_class"),
+}
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -33,18 +46,30 @@ class MaskRCNNConfig:
         num_classes: number K of object classes, background not counted. Public labels are 0..K-1.
         class_names: K names; empty means "class 0", "class 1", ...
         category_ids: K ids of the dataset behind labels 0..K-1 (COCO's 1..90 with gaps); None means 1..K.
-        backbone: one of "resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"; or "keras:NAME",
-            a model of keras.applications with random weights: "keras:ConvNeXtTiny". `norm` does not apply to it.
+        backbone: one of "resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"; "resnext50_32x4d" or
+            "resnext101_32x8d" (Xie et al. 2017: grouped 3x3 convolutions); or "keras:NAME", a model of
+            keras.applications with random weights: "keras:ConvNeXtTiny". `norm` does not apply to it.
         norm: "frozen_batch" (paper section 3.1: statistics of pre-training, never updated), "batch" (trained),
             or "group" (Wu and He 2018, 32 groups). From random weights choose "batch" or "group". "none" has biases
             instead: what `optimize_for_inference` makes of batch norm.
         norm_epsilon: added to the variance in the ResNet's norm (torchvision: 1e-5, but 0 with its COCO weights of
             v1, which were converted from Caffe2's; `weights="coco"` sets that).
+        stride_in_1x1: True puts a bottleneck's stride on its first 1x1 convolution (the first published ResNet,
+            Detectron2, matterport), False on the 3x3 (torchvision).
+        stem_pool: where the maximum after the first convolution pads: "symmetric", or "end" (matterport): at the
+            bottom and right only, which shifts the grid by a pixel.
         trainable_layers: parts of the backbone (stem and four stages) that train, counted from the last: 5 all, 3 not
             the stem and the first stage (paper's code and torchvision with pre-trained weights), 0 none. A plain
             keras.Model handed to `MaskRCNN` keeps the `trainable` flags of its own layers.
         min_size, max_size: pixels. The short side is resized to `min_size` unless the long side would pass
             `max_size` (paper section 3.1: 800; torchvision: 1333).
+        size_rule: how the resized sides become whole pixels: "floor" (torchvision), "round" to nearest (Detectron2), or
+            "square" (matterport): nothing is made smaller for `min_size`, and `max_size` is a limit of its own.
+        resize: "bilinear" (float, half-pixel centres, no antialiasing: torchvision, tf.image), "pillow" (on 8-bit
+            images, with antialiasing: Detectron2) or "skimage" (order 1, zeros beyond the border, cut to 8 bits:
+            matterport). It is what Predictor does; training resizes and turns in one step, by the first rule.
+        canvas: "tight" puts the image at the top left of the smallest canvas whose sides are multiples of 32. "square"
+            (matterport) puts it in the centre of max_size x max_size black pixels; boxes then name their last pixel.
         image_scale: if set, network image = source image * image_scale, and min_size and max_size are unused.
             For microscopy and other data in which one pixel always has the same physical size.
         pixel_mean, pixel_std: of each channel, in the units of the pixels (ImageNet's 0.485.. and 0.229.. times 255,
@@ -57,25 +82,41 @@ class MaskRCNNConfig:
         fpn_channels: channels of every pyramid level (FPN section 4: 256).
         head_norm: None, or a norm as above for the convolutions of FPN and heads, not of the RPN (torchvision v2:
             "batch").
+        fpn_norm: a norm of the FPN alone, "none" included; None means that of the heads (matterport: "none").
+        head_norm_epsilon: added to the variance in the norms of FPN and heads (matterport: 1e-3).
         anchor_sizes: square root of the anchor area on P2..P6, pixels (FPN section 4.1).
         anchor_ratios: anchor height over width (FPN section 4.1).
+        anchor_rounding: True rounds the corners of anchors to whole pixels (torchvision), False does not (Detectron2,
+            matterport).
         anchor_spacing: pixels from cell to cell of a level: "stride", or "canvas", which is canvas side // level side
             (torchvision's `AnchorGenerator`). They differ on P6 where a canvas is no multiple of 64.
         rpn_convs: number of 3x3 convolutions of the RPN head (paper 1, torchvision v2: 2).
+        rpn_channels: their filters; None means fpn_channels (matterport: 512).
         rpn_positive_iou, rpn_negative_iou: anchor matching thresholds (Faster section 3.1.2).
         rpn_samples, rpn_positive_fraction: anchors per image in the RPN loss (Faster section 3.1.3).
         rpn_box_weights: box coder weights of the RPN.
+        max_box_growth: largest factor from an anchor's or proposal's side to that of its refined box (torchvision and
+            Detectron2: 1000 / 16; matterport has no limit).
+        rpn_selection: "level" keeps the best anchors of each level and runs NMS on each (torchvision, Detectron2);
+            "joint" (matterport) takes all levels together: one ranking by score, one NMS, rows of zeros up to the
+            full number.
         train_pre_nms, train_post_nms, test_pre_nms, test_post_nms: proposals kept per level before NMS and over
-            all levels after it (FPN section 4.1; torchvision).
+            all levels after it (FPN section 4.1; torchvision). With rpn_selection="joint" all four are of all levels.
         rpn_nms_threshold: IoU (Faster section 3.3).
-        rpn_min_size: proposals with a shorter side are dropped, pixels (torchvision).
+        rpn_min_size: proposals with a shorter side are dropped, pixels (torchvision); 0 drops none.
         roi_samples, roi_positive_fraction: RoIs per image for the heads (paper section 3.1: N = 512, 1:3).
         roi_iou: RoIs with at least this IoU are positive, others negative (paper section 3.1).
         mask_samples: positive RoIs per image in the mask loss; None means all that are sampled (paper).
         crowd_ioa: anchors and RoIs of which a larger share lies in a crowd region are neither positive nor negative.
         box_weights: box coder weights of the box head (torchvision).
-        smooth_l1_beta: where smooth L1 turns from square to linear (torchvision: 1/9).
-        roi_sampling_ratio, roi_aligned, roi_aggregation: RoIAlign (paper section 3; torchvision: 2, False, "average").
+        smooth_l1_beta: where smooth L1 turns from square to linear (torchvision: 1/9); 0 is L1 (Detectron2).
+        rpn_smooth_l1_beta: the same for the RPN; None means as for the box head.
+        roi_sampling_ratio, roi_aligned, roi_aggregation: RoIAlign (paper section 3; torchvision: 2, False, "average";
+            Detectron2: 0, True).
+        roi_sampling: "align" is RoIAlign; "crop" (matterport: tf.image.crop_and_resize) reads one point per bin, the
+            outer ones on the box's border, and the three fields above have no effect.
+        level_rule: rounding of the pyramid level of a RoI (FPN eq. 1), which differs where a box lies on the border of
+            two levels: "torchvision", "detectron2", or "matterport", which rounds to the nearest level.
         box_pool_size, mask_pool_size: RoIAlign bins per side (paper figure 4: 7 and 14).
         box_convs, box_fcs, box_features: box head layers and width (paper: 0, 2, 1024; torchvision v2: 4, 1, 1024).
         mask_convs, mask_channels: mask head layers and width (paper figure 4: 4 and 256).
@@ -86,12 +127,16 @@ class MaskRCNNConfig:
         max_instances: ground-truth objects per image that the loader keeps.
         detection_candidates: highest-scoring (RoI, class) pairs per image that enter the final NMS. Ours: a static
             bound for compiled backends, far above what passes the score threshold in practice.
-        min_box_size: final boxes with a shorter side are dropped, pixels (torchvision: 1e-2).
-        mask_pasting: "subpixel" samples masks at pixel centres in the exact box; "torchvision" rounds boxes to
-            whole pixels first, as torchvision does.
+        detection_rule: "each_class" scores every class of every RoI (paper, torchvision, Detectron2); "best_class"
+            (matterport) keeps the best class of a RoI, background included, and accepts a score equal to the threshold.
+        min_box_size: final boxes with a shorter side are dropped, pixels (torchvision: 1e-2; Detectron2: 0, boxes
+            without area are left out of what Predictor returns).
+        mask_pasting: "subpixel" samples masks at pixel centres in the exact box; "detectron2" does the same, and a
+            pixel of exactly 0.5 belongs to the object; "torchvision" rounds boxes to whole pixels first; "matterport"
+            has whole boxes and resizes by scikit-image's rule.
         mask_targets: how ground-truth masks become targets. "subpixel": pixel centres lie at x + 0.5, 2x2 points a
             bin. "torchvision" (`project_masks_on_boxes`): RoIAlign with aligned=False, so half a pixel further, and
-            about one point a pixel.
+            about one point a pixel. "detectron2": RoIAlign with aligned=True and about one point a pixel, then 0 or 1.
         branches: what is predicted beside class and box (paper section 3): "mask", or objects of subclasses of
             `keras_maskrcnn.branches.Branch`. Strings become objects. () is a Faster R-CNN on a pyramid.
     """
@@ -102,9 +147,14 @@ class MaskRCNNConfig:
     backbone: str = "resnet50"
     norm: str = "frozen_batch"
     norm_epsilon: float = 1e-5
+    stride_in_1x1: bool = False
+    stem_pool: str = "symmetric"
     trainable_layers: int = 5
     min_size: int = 800
     max_size: int = 1333
+    size_rule: str = "floor"
+    resize: str = "bilinear"
+    canvas: str = "tight"
     image_scale: float | None = None
     pixel_mean: tuple = IMAGENET_MEAN
     pixel_std: tuple = IMAGENET_STD
@@ -112,15 +162,21 @@ class MaskRCNNConfig:
     mask_padding: bool = True
     fpn_channels: int = 256
     head_norm: str | None = None
+    fpn_norm: str | None = None
+    head_norm_epsilon: float = 1e-5
     anchor_sizes: tuple = (32, 64, 128, 256, 512)
     anchor_ratios: tuple = (0.5, 1.0, 2.0)
+    anchor_rounding: bool = True
     anchor_spacing: str = "stride"
     rpn_convs: int = 1
+    rpn_channels: int | None = None
     rpn_positive_iou: float = 0.7
     rpn_negative_iou: float = 0.3
     rpn_samples: int = 256
     rpn_positive_fraction: float = 0.5
     rpn_box_weights: tuple = (1.0, 1.0, 1.0, 1.0)
+    max_box_growth: float = 1000 / 16
+    rpn_selection: str = "level"
     train_pre_nms: int = 2000
     train_post_nms: int = 2000
     test_pre_nms: int = 1000
@@ -134,9 +190,12 @@ class MaskRCNNConfig:
     crowd_ioa: float = 0.5
     box_weights: tuple = (10.0, 10.0, 5.0, 5.0)
     smooth_l1_beta: float = 1 / 9
+    rpn_smooth_l1_beta: float | None = None
     roi_sampling_ratio: int = 2
     roi_aligned: bool = False
     roi_aggregation: str = "average"
+    roi_sampling: str = "align"
+    level_rule: str = "torchvision"
     box_pool_size: int = 7
     mask_pool_size: int = 14
     box_convs: int = 0
@@ -152,6 +211,7 @@ class MaskRCNNConfig:
     max_detections: int = 100
     max_instances: int = 100
     detection_candidates: int = 4096
+    detection_rule: str = "each_class"
     min_box_size: float = 1e-2
     mask_pasting: str = "subpixel"
     mask_targets: str = "subpixel"
@@ -200,6 +260,35 @@ class MaskRCNNConfig:
             )
         return cls(**values)
 
+    @classmethod
+    def detectron2(cls, name="mask_rcnn_R_50_FPN_3x", num_classes=80, **overrides):
+        """Detectron2's arithmetic: the numbers of its model zoo, for its `.pkl` and `.pth` files.
+
+        Args:
+            name: a config of Detectron2's model zoo; `families/detectron2.py` lists them.
+            num_classes: K, background not counted. 80 are COCO's, with their names and ids.
+            **overrides: fields of this class.
+
+        Raises:
+            ValueError: no such config, or a wrong field.
+        """
+        return cls(**{**detectron2.fields(name, num_classes, overrides), **overrides})
+
+    @classmethod
+    def matterport(cls, backbone="resnet101", num_classes=80, min_dim=800, max_dim=1024, **overrides):
+        """The arithmetic of matterport's Mask_RCNN, for `km.load_weights` with its `.h5` files.
+
+        Args:
+            backbone: "resnet50" or "resnet101", its BACKBONE.
+            num_classes: K, background not counted: its NUM_CLASSES less one. 80 are COCO's, with names and ids.
+            min_dim, max_dim: its IMAGE_MIN_DIM and IMAGE_MAX_DIM, pixels; the latter is a multiple of 64.
+            **overrides: fields of this class.
+
+        Raises:
+            ValueError: a wrong number or field.
+        """
+        return cls(**{**matterport.fields(backbone, num_classes, min_dim, max_dim, overrides), **overrides})
+
     @property
     def num_channels(self):
         """Channels of the images: one for each entry of `pixel_mean`."""
@@ -212,6 +301,8 @@ class MaskRCNNConfig:
             "sampling_ratio": self.roi_sampling_ratio,
             "aligned": self.roi_aligned,
             "aggregation": self.roi_aggregation,
+            "sampling": self.roi_sampling,
+            "level_rule": self.level_rule,
         }
 
     @property
@@ -223,6 +314,11 @@ class MaskRCNNConfig:
     def max_mask_rois(self):
         """Positive RoIs per image that enter the mask loss."""
         return min(self.max_positive_rois, self.mask_samples or self.max_positive_rois)
+
+    @property
+    def max_log_scale(self):
+        """Largest `dw`, `dh` of the box coder."""
+        return math.log(self.max_box_growth)
 
 
 # Types -------------------------------------------------------------------------------------------------------
@@ -288,7 +384,7 @@ def _check_counts(config):
         "min_size", "max_size", "fpn_channels", "rpn_convs", "rpn_samples", "train_pre_nms", "train_post_nms",
         "test_pre_nms", "test_post_nms", "roi_samples", "box_fcs", "box_features", "mask_convs", "mask_channels",
         "gt_mask_size", "max_detections", "max_instances", "detection_candidates", "box_pool_size",
-        "mask_pool_size", "mask_size", "mask_samples",
+        "mask_pool_size", "mask_size", "mask_samples", "rpn_channels",
     ):  # fmt: skip
         value = getattr(config, name)
         if value is not None and value < 1:
@@ -307,9 +403,11 @@ def _check_choices(config):
     for name, choices in (
         ("norm", BACKBONE_NORMS),
         ("head_norm", (None, *NORMS)),
+        ("fpn_norm", (None, *BACKBONE_NORMS)),
         ("roi_aggregation", AGGREGATIONS),
-        ("mask_pasting", tuple(MASK_RULES)),
-        ("mask_targets", tuple(MASK_RULES)),
+        ("mask_pasting", PASTING_RULES),
+        ("mask_targets", tuple(TARGET_RULES)),
+        *CHOICES.items(),
         ("anchor_spacing", ("stride", "canvas")),
         ("image_dtype", IMAGE_DTYPES),
     ):
@@ -346,8 +444,10 @@ def _check_ranges(config):
             raise ValueError(
                 f"{name} holds four numbers, for dx, dy, dw and dh. Received: {getattr(config, name)}. Give four."
             )
-    for name in ("rpn_min_size", "min_box_size", "smooth_l1_beta"):
-        if getattr(config, name) < 0:
+    if not config.max_box_growth >= 1:
+        raise ValueError(f"max_box_growth is a factor of at least 1. Received: {config.max_box_growth}. Correct it.")
+    for name in ("rpn_min_size", "min_box_size", "smooth_l1_beta", "rpn_smooth_l1_beta"):
+        if (getattr(config, name) or 0) < 0:
             raise ValueError(f"{name} must not be negative. Received: {getattr(config, name)}. Correct it.")
 
 
@@ -370,8 +470,20 @@ def _check_geometry(config):
             "trainable_layers counts the trained parts of the backbone (stem and four stages) and lies in 0..5. "
             f"Received: {config.trainable_layers!r}."
         )
-    if not 0 <= config.norm_epsilon < 1:
-        raise ValueError(f"norm_epsilon must lie in 0..1. Received: {config.norm_epsilon!r}. Correct it.")
+    for name in ("norm_epsilon", "head_norm_epsilon"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must lie in 0..1. Received: {getattr(config, name)!r}. Correct it.")
+    if config.canvas == "square" and (config.max_size % 64 or config.image_scale is not None or config.mask_padding):
+        raise ValueError(
+            'canvas="square" takes a max_size that is a multiple of 64, no image_scale, and mask_padding=False. '
+            f"Received: max_size={config.max_size}, image_scale={config.image_scale}, "
+            f"mask_padding={config.mask_padding}. Take the numbers of MaskRCNNConfig.matterport."
+        )
+    if config.resize != "bilinear" and config.image_dtype != "uint8":
+        raise ValueError(
+            f'resize="{config.resize}" is a rule for 8-bit images. Received: image_dtype="{config.image_dtype}". '
+            'Take resize="bilinear".'
+        )
     if not config.rpn_negative_iou <= config.rpn_positive_iou:
         raise ValueError(
             "rpn_negative_iou must not exceed rpn_positive_iou. "

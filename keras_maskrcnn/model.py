@@ -3,7 +3,7 @@
 `MaskRCNN.call` is the paper in four statements. Each calls one stage:
 
     extract_features   network/backbones/, fpn.py            images -> P2..P6
-    propose            network/anchors.py, rpn.py            pyramid -> proposals
+    propose            network/anchors.py, rpn.py            pyramid -> proposals (rpn_selection chooses the function)
     detect             network/box_head.py, detections.py    proposals -> boxes, scores, labels
     describe           branches/                             detections -> masks, and what else the config names
 
@@ -29,11 +29,12 @@ from keras_maskrcnn.learning import losses, targets
 from keras_maskrcnn.network import backbones
 from keras_maskrcnn.network.anchors import level_anchors
 from keras_maskrcnn.network.box_head import BoxHead
-from keras_maskrcnn.network.detections import select_detections
+from keras_maskrcnn.network.detections import RULES
 from keras_maskrcnn.network.fpn import FeaturePyramid
+from keras_maskrcnn.network.frames import make_frame
 from keras_maskrcnn.network.padding import repeat_border, valid_cells
 from keras_maskrcnn.network.roi_align import MultiLevelRoIAlign
-from keras_maskrcnn.network.rpn import RPNHead, select_proposals
+from keras_maskrcnn.network.rpn import SELECTIONS, RPNHead
 
 TRUNK_LOSSES = ("rpn_objectness_loss", "rpn_box_loss", "class_loss", "box_loss")
 
@@ -62,6 +63,7 @@ class MaskRCNN(keras.Model):
         self.supports_jit = backend.SUPPORTS_JIT
         self.config, self.seed = config, seed
         self._predict_here = None
+        self.origin = None  # of converted weights: dict of str, kept in saved models (licence, family, file, sha256)
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.custom_backbone = backbone is not None
         self._make_stages(config, backbone)
@@ -72,10 +74,20 @@ class MaskRCNN(keras.Model):
     def _make_stages(self, config, backbone):
         channels, policy, norm = config.fpn_channels, self.dtype_policy, config.head_norm
         self.backbone = backbones.make(config, backbone, policy)
-        self.fpn = FeaturePyramid(channels, norm=norm, name="fpn", dtype=policy)
-        self.cells = [cell_anchors(size, config.anchor_ratios) for size in config.anchor_sizes]
+        epsilon = config.head_norm_epsilon
+        self.fpn = FeaturePyramid(
+            channels, norm=config.fpn_norm or norm, norm_epsilon=epsilon, name="fpn", dtype=policy
+        )
+        self.frame = make_frame(config.canvas, config.max_size)
+        cells = [cell_anchors(size, config.anchor_ratios, config.anchor_rounding) for size in config.anchor_sizes]
+        self.cells = [self.frame.cells(each).astype("float32") for each in cells]
         self.rpn = RPNHead(
-            channels, num_anchors=len(config.anchor_ratios), num_convs=config.rpn_convs, name="rpn", dtype=policy
+            channels,
+            num_anchors=len(config.anchor_ratios),
+            num_convs=config.rpn_convs,
+            filters=config.rpn_channels,
+            name="rpn",
+            dtype=policy,
         )
         self.box_align = MultiLevelRoIAlign(config.box_pool_size, name="box_align", dtype=policy, **config.roi_align)
         self.box_head = BoxHead(
@@ -86,6 +98,7 @@ class MaskRCNN(keras.Model):
             num_fcs=config.box_fcs,
             features=config.box_features,
             norm=norm,
+            norm_epsilon=epsilon,
             name="box_head",
             dtype=policy,
         )
@@ -142,7 +155,7 @@ class MaskRCNN(keras.Model):
         features = self.extract_features(inputs["images"], inputs["image_sizes"], training)
         proposals = self.propose(features, for_training=truth is not None)
         if truth is not None:
-            return self.learn(features, proposals, truth, training)
+            return self.learn(features, proposals, self._enter(truth, inputs["image_sizes"]), training)
         detections = self.detect(features, proposals, options)
         return self.describe(features, detections)
 
@@ -158,9 +171,9 @@ class MaskRCNN(keras.Model):
             whose border cells continue into the padding; image_sizes: int32 (B, [height, width]), network pixels.
         """
         config = self.config
-        images = backend.pad_to_multiple(ops.cast(images, "float32"), 32)
+        images, normalized = self.frame.place(ops.cast(images, "float32"), image_sizes)
         backbone = backbones.describe(self.backbone)
-        images = backbone.normalize(images, image_sizes, config.pixel_mean, config.pixel_std)
+        images = backbone.normalize(images, normalized, config.pixel_mean, config.pixel_std)
         masked = image_sizes if config.mask_padding else None
         maps = backbone.extract(images, masked, training)
         pyramid = self.fpn(maps, image_sizes=masked, training=training)
@@ -182,7 +195,9 @@ class MaskRCNN(keras.Model):
         outputs = self.rpn(features["pyramid"], features["image_sizes"] if self.config.mask_padding else None)
         anchors = self._make_anchors(features)
         limits = self.proposal_limits(for_training)
-        proposals = select_proposals(**outputs, **anchors, image_sizes=features["image_sizes"], **limits)
+        proposals = SELECTIONS[self.config.rpn_selection](
+            **outputs, **anchors, **self.frame.canvas_limits(features["image_sizes"]), **limits, filled=not for_training
+        )
         return {**proposals, **outputs, **anchors}
 
     def proposal_limits(self, for_training=False):
@@ -194,6 +209,7 @@ class MaskRCNN(keras.Model):
             "nms_threshold": config.rpn_nms_threshold,
             "min_size": config.rpn_min_size,
             "box_weights": config.rpn_box_weights,
+            "max_log_scale": config.max_log_scale,
         }
 
     def detect(self, features, proposals, options=None):
@@ -202,18 +218,20 @@ class MaskRCNN(keras.Model):
         Returns:
             dict of boxes (B, D', 4), scores, labels, valid (B, D'), D' <= D (see `select_detections`).
         """
-        return select_detections(**self.classify(features, proposals), **self.detection_limits(options))
+        rule = RULES[self.config.detection_rule]
+        return rule(**self.classify(features, proposals), **self.detection_limits(options))
 
     def classify(self, features, proposals):
         """Run the box head: the first arguments of `select_detections`.
 
         Returns:
             dict of class_logits float (B, P, K + 1), deltas float (B, P, K, 4), proposals (B, P, 4), proposals_valid
-            (B, P) and image_sizes (B, 2).
+            (B, P), image_sizes (B, 2) and perhaps origins (B, 2).
         """
         pooled = self.box_align(features["roi_maps"], proposals["boxes"], with_gradient=False)
         places = {"proposals": proposals["boxes"], "proposals_valid": proposals["valid"]}
-        return {**self.box_head(pooled, training=False), **places, "image_sizes": features["image_sizes"]}
+        limits = self.frame.image_limits(features["image_sizes"])
+        return {**self.box_head(pooled, training=False), **places, **limits}
 
     def detection_limits(self, options=None):
         """The config's numbers in the words of `select_detections`: dict of arguments; `options` as for `call`."""
@@ -227,6 +245,7 @@ class MaskRCNN(keras.Model):
             "candidates": config.detection_candidates,
             "box_weights": config.box_weights,
             "min_box_size": config.min_box_size,
+            "max_log_scale": config.max_log_scale,
         }
 
     def describe(self, features, detections):
@@ -236,6 +255,8 @@ class MaskRCNN(keras.Model):
             for name, values in head.detect(features["roi_maps"], detections).items():
                 valid = detections["valid"][(..., *[None] * (len(values.shape) - 2))]
                 rows[name] = ops.where(valid, values, ops.zeros_like(values))
+        boxes = self.frame.leave(rows["boxes"], features["image_sizes"])
+        rows["boxes"] = ops.where(detections["valid"][..., None], boxes, ops.zeros_like(boxes))
         return {name: backend.pad_columns(array, self.config.max_detections) for name, array in rows.items()}
 
     def _make_anchors(self, features):
@@ -285,6 +306,11 @@ class MaskRCNN(keras.Model):
         names = [name for name in truth if name not in ("gt_valid", HAS_IMAGE)]
         rows = backend.trim_to_valid(ops.cast(truth["gt_valid"], "bool"), *(truth[name] for name in names))
         return truth[HAS_IMAGE], dict(zip(("gt_valid", *names), rows))
+
+    def _enter(self, truth, image_sizes):
+        """The ground truth with its boxes in the network's own frame."""
+        names = [name for name in ("gt_boxes", "gt_mask_boxes") if name in truth]
+        return truth | {name: self.frame.enter(truth[name], image_sizes) for name in names}
 
     def _noise(self, like):
         return keras.random.uniform(ops.shape(like), dtype="float32", seed=self.seed_generator)
@@ -337,8 +363,9 @@ class MaskRCNN(keras.Model):
                 f"branches. Received: {sorted(x) if isinstance(x, dict) else type(x).__name__}. "
                 "keras_maskrcnn/batch.py lists them."
             )
-        beta = self.config.smooth_l1_beta
-        values = losses.rpn_losses(**y_pred["rpn"], beta=beta) | losses.box_head_losses(**y_pred["roi"], beta=beta)
+        beta, rpn_beta = self.config.smooth_l1_beta, self.config.rpn_smooth_l1_beta
+        values = losses.rpn_losses(**y_pred["rpn"], beta=beta if rpn_beta is None else rpn_beta)
+        values |= losses.box_head_losses(**y_pred["roi"], beta=beta)
         for name, head in self.branch_heads().items():
             values |= head.loss_values(y_pred[name])
         batch = backend.share_of_count(count_images(x))
@@ -384,6 +411,7 @@ class MaskRCNN(keras.Model):
     def get_config(self):
         """Keras serialisation."""
         return {
+            **({"origin": dict(self.origin)} if self.origin else {}),
             "config": self.config.to_dict(),
             "backbone": keras.saving.serialize_keras_object(self.backbone) if self.custom_backbone else None,
             "seed": self.seed,
@@ -396,7 +424,7 @@ class MaskRCNN(keras.Model):
     def from_config(cls, config):
         """Keras deserialisation."""
         config = dict(config)
-        trainable = config.pop("trainable", True)
+        trainable, origin = config.pop("trainable", True), config.pop("origin", None)
         backbone = config.pop("backbone", None)
         if backbone is not None:
             backbone = keras.saving.deserialize_keras_object(backbone)
@@ -404,6 +432,7 @@ class MaskRCNN(keras.Model):
             config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         values = MaskRCNNConfig.from_dict(config.pop("config"))
         model = cls(values, backbone=backbone, **config)
+        model.origin = origin
         if not trainable:  # True would thaw the parts that the config froze
             model.trainable = False
         return model

@@ -49,3 +49,13 @@ def check_rows(rows, paths, predictor):
         assert row["error"] == error and (row["height"], row["width"]) == size
         found = [{key: one[key] for key in one if key != "file"} for one in coco_results(row, 0)] if not error else []
         assert found == results and [NAMES[(3, 5, 8).index(k)] for k in row["category_ids"]] == row["class_names"]
+
+
+def read_part(part):
+    """The rows of a Parquet file of results, here or at an address: list of dict."""
+    import pyarrow.parquet
+
+    from keras_maskrcnn.host.addresses import open_file
+
+    with open_file(part) as file:
+        return pyarrow.parquet.read_table(file).to_pylist()

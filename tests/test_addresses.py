@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from reader_tools import save_image, save_turned
-from remote_folders import elsewhere, in_memory, served
+from remote_folders import STORES, elsewhere, in_memory, served
 from test_opener import MAKERS
 
 from keras_maskrcnn.checkup import inspect_dataset
@@ -20,7 +20,7 @@ from keras_maskrcnn.host.addresses import as_path, is_address, walk
 
 pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
-KINDS = ("memory", "http")
+KINDS = ("memory", "http", *STORES)
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from test_record_table import same
 
 from keras_maskrcnn.data.readers import annotation_cache, coco
 from keras_maskrcnn.data.readers.coco import CocoDataset
+from keras_maskrcnn.data.readers.opener import open_dataset
 from keras_maskrcnn.host import caches
+from keras_maskrcnn.host.messages import in_words
 
 SQUARE = [1.25, 2, 30, 2, 30, 20.5, 1.25, 20.5]
 KINDS = {
@@ -208,3 +210,109 @@ def test_arrays_of_a_cache_are_mapped_and_read_only(home, data):
     with pytest.raises(ValueError, match="read-only"):
         columns["coordinates"][0] = 1.0
     assert type(columns["coordinates"]) is np.ndarray
+
+
+def test_faults_are_kept_in_the_words_of_each_door(home, data):
+    with in_words({"image_dir": "--images"}):
+        told = opened(data)[0].faults[0].remedy
+    assert "--images" in told and opened(data)[0].faults[0].remedy == told.replace("--images", "image_dir=...")
+    with in_words({"image_dir": "--images"}):
+        again, read = opened(data)
+    assert again.faults[0].remedy == told and not read and len(list(home.iterdir())) == 2
+
+
+XS, YS = [2, 30, 30, 2.5], [2, 2, 20, 20]
+
+
+def via_regions(names):
+    shape = {"name": "polygon", "all_points_x": XS, "all_points_y": YS}
+    bad = {"name": "point", "cx": 1, "cy": 1}
+    return [{"shape_attributes": s, "region_attributes": {"class": name}} for name, s in zip(names, (shape, bad))]
+
+
+def via_json(folder):
+    names = ("a.png", "b.png", "missing.png")
+    found = {n: {"filename": n, "size": 1, "regions": via_regions(["cell", "leaf"])} for n in names}
+    (folder / "via.json").write_text(json.dumps(found))
+    return folder / "via.json"
+
+
+def via_csv(folder):
+    lines = ["filename,file_size,region_id,region_shape_attributes,region_attributes"]
+    for name in ("a.png", "b.png", "missing.png"):
+        for number, region in enumerate(via_regions(["cell", "leaf"])):
+            texts = (json.dumps(part).replace('"', '""') for part in region.values())
+            lines.append(f"{name},1,{number}," + ",".join(f'"{text}"' for text in texts))
+    (folder / "via.csv").write_text("\n".join(lines))
+    return folder / "via.csv"
+
+
+def via_3(folder):
+    names = ("a.png", "b.png", "missing.png")
+    outline = [7, *(value for point in zip(XS, YS) for value in point)]
+    content = {
+        "project": {"vid_list": ["1", "2", "3"]},
+        "attribute": {"1": {"aname": "class", "anchor_id": "FILE1_Z0_XY1", "type": 1}},
+        "file": {str(n): {"fid": n, "fname": name, "type": 2, "loc": 1} for n, name in enumerate(names, start=1)},
+        "view": {str(n): {"fid_list": [n]} for n in (1, 2, 3)},
+        "metadata": {
+            f"{n}_{k}": {"vid": str(n), "z": [], "xy": xy, "av": {"1": name}}
+            for n in (1, 2, 3)
+            for k, (name, xy) in enumerate((("cell", outline), ("leaf", [1, 5, 5])))
+        },
+    }
+    (folder / "via3.json").write_text(json.dumps(content))
+    return folder / "via3.json"
+
+
+def table(folder):
+    lines = ["image,label,instance,polygon"]
+    for name in ("a.png", "b.png", "missing.png"):
+        lines += [f"{name},cell,1,2 2 30 2 30 20 2.5 20", f"{name},cell,1,1 1 5 1 5 5", f"{name},leaf,2,1 2 3"]
+    (folder / "table.csv").write_text("\n".join(lines))
+    return folder / "table.csv"
+
+
+def other_size(folder, home, path):
+    about = (folder / "a.png").stat()
+    Image.new("RGB", (24, 32)).save(folder / "a.png")
+    os.utime(folder / "a.png", ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+def other_outline(folder, home, path):
+    path.write_text(path.read_text().replace("2.5", "3.5"))
+
+
+def no_image(folder, home, path):
+    (folder / "a.png").unlink()
+
+
+def broken(folder, home, path):
+    damaged(path, home)
+
+
+@pytest.mark.parametrize("change", [other_size, other_outline, no_image, broken], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("make", [via_json, via_csv, via_3, table], ids=lambda f: f.__name__)
+def test_other_formats_are_kept_too(make, change, home, tmp_path, monkeypatch):
+    monkeypatch.setattr(annotation_cache, "SMALLEST", 64)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (32, 24)).save(tmp_path / name)
+    path, stores = make(tmp_path), []
+    original = annotation_cache._store
+    monkeypatch.setattr(annotation_cache, "_store", lambda *args: stores.append(1) or original(*args))
+
+    def found():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return content(open_dataset(path, on_error="skip"))
+
+    before, again = found(), found()
+    assert same(before, again) and len(stores) == 1
+    records, faults, _, names, _ = before
+    assert len(records) == 2 and len(faults) >= 3 and tuple(names) == ("cell",)
+    assert records[0].instances[0].box.tolist() == [1 if make is table else 2, 1 if make is table else 2, 30, 20]
+    change(tmp_path, home, path)
+    after = found()
+    assert len(stores) == 2 and same(found(), after) and len(stores) == 2 and len(list(home.iterdir())) == 1
+    assert same(after, before) == (change is broken)
+    assert change is not other_size or (after[0][0].height, after[0][0].width) == (32, 24)

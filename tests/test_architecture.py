@@ -15,10 +15,11 @@ ROOMS = {
     "_version": "",
     "geometry": "",
     "host": "",
-    "config": "branches host",
+    "families": "",
+    "config": "branches families host",
     "batch": "branches geometry",
     "inputs": "batch",
-    "backend": "geometry",
+    "backend": "geometry host",
     "learning": "backend geometry",
     "network": "backend geometry",
     "branches": "backend geometry learning network",
@@ -32,13 +33,17 @@ ROOMS = {
     "labelling": "geometry host",
     "checkup": "config data geometry host pages",
     "runs": "backend config data evaluation host inference network pages",
-    "weights": "_version branches config host model network runs",
+    "weights": "_version branches config families host model network runs",
     "serving": "_version backend config data geometry host inference model network",
     "scale": "data host inference runs serving weights",
     "cli": "backend checkup config data evaluation geometry host inference model network pages runs scale serving "
     "weights",
 }
-STEPS_OF_NETWORK = {"layers", "padding"}  # what several stages are built of; every other file of network/ is a stage
+STEPS_OF_NETWORK = {
+    "layers",
+    "padding",
+    "roi_levels",
+}  # what several stages are built of; every other file of network/ is a stage
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 MAY_NAME = {"backend": FRAMEWORKS, "serving": {"tensorflow"}}
 MOST_FILES_IN_ROOT = 8

@@ -1,5 +1,6 @@
 """check-data: what training would suffer from, in the files of a dataset and in its objects."""
 
+import io
 import json
 
 import numpy as np
@@ -8,8 +9,8 @@ import tifffile
 from PIL import Image
 from reader_tools import save_image, scene
 
-from keras_maskrcnn.checkup import inspect_dataset, inspection
-from keras_maskrcnn.checkup.files import file_findings
+from keras_maskrcnn.checkup import files, findings, inspect_dataset, inspection
+from keras_maskrcnn.checkup.files import file_findings, jpeg_size
 from keras_maskrcnn.checkup.findings import examine_objects, points_inside
 from keras_maskrcnn.checkup.inspection import leaks
 from keras_maskrcnn.data import ArrayDataset, CocoDataset
@@ -244,3 +245,49 @@ def test_each_copy_is_told_once_with_the_first_image_that_it_equals(tmp_path):
     found = of_kind(inspect_dataset(opened(tmp_path, names, [], (60, 80))).findings, "image twice")
     assert len(found) == 57 and [one.image for one in found] == sorted(range(3, 60), key=lambda k: (k % 3, k))
     assert all(f"the same file as {tmp_path / names[one.image % 3]}" in one.message for one in found)
+
+
+def _jpegs():
+    """The bytes of JPEGs of many kinds."""
+    picture, exif = scene(2).resize((40, 24)), Image.Exif()
+    exif[0x0112] = 6
+    kinds = [{}, {"progressive": True}, {"optimize": True, "comment": b"leaf"}, {"exif": exif}, {"exif": Image.Exif()}]
+    kinds += [{"icc_profile": b"x" * 300}, {"restart_marker_rows": 1}, {"quality": 1}, {"xmp": b"<x/>"}]
+    found = []
+    for mode in ("RGB", "L", "CMYK"):
+        for options in kinds:
+            file = io.BytesIO()
+            picture.convert(mode).save(file, "JPEG", **options)
+            found.append(file.getvalue())
+    return found
+
+
+def test_sizes_in_headers_of_jpegs_are_pillows(tmp_path, monkeypatch):
+    rng, whole, path = np.random.default_rng(0), _jpegs(), tmp_path / "a.jpg"
+    texts = list(whole)
+    for number in range(1500):
+        data = bytearray(whole[number % len(whole)])
+        for at in rng.integers(0, min(len(data), 700), rng.integers(1, 4)):
+            data[at] = rng.choice([rng.integers(256), 0xFF, 0xC0, 0xC4, 0xDB, 0xE1, 0])
+        texts.append(bytes(data if number % 3 else data[: rng.integers(len(data))]))
+    quick = 0
+    for text in texts:
+        path.write_bytes(text)
+        found = jpeg_size(str(path))
+        quick += files._size_in_usual_header(text[:4096]) is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "_size_in_usual_header", lambda head: None)
+            assert jpeg_size(str(path)) == found, text[:700]
+    assert quick > 300 and all(files._size_in_usual_header(text[:4096]) for text in whole[:3])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_repeated_boxes_of_an_image_are_found(seed):
+    rng = np.random.default_rng(seed)
+    boxes, positions = rng.integers(0, 3, (400, 4)) * 0.5, np.sort(rng.integers(0, 30, 400))
+    seen, expected = set(), []
+    for row, entry in enumerate(zip(positions.tolist(), map(tuple, boxes.tolist()), strict=True)):
+        expected += [row] if entry in seen else []
+        seen.add(entry)
+    assert sorted(findings._repeated(boxes, positions).tolist()) == expected and len(expected) > 10
+    assert findings._repeated(boxes[:0], positions[:0]).tolist() == []

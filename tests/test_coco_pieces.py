@@ -12,7 +12,11 @@ from test_record_table import same
 from keras_maskrcnn.data.readers import json_stream, outlines
 from keras_maskrcnn.data.readers.coco import CocoDataset
 from keras_maskrcnn.data.readers.coco_polygons import OrdinaryAnnotations, are_lines
+from keras_maskrcnn.data.readers.coco_text import scan
 from keras_maskrcnn.data.readers.json_stream import Entries, JsonStream, Unusual
+from keras_maskrcnn.geometry import native
+
+needs_native = pytest.mark.skipif(native.load() is None, reason="no native library: was there a compiler?")
 
 TEXTS = {
     "compact": json.dumps({"a": [{"b": [1, 2.5]}, {"c": "x}, {y"}, {}], "z": {"n": -0.0}}, separators=(",", ":")),
@@ -196,6 +200,7 @@ def content(path):
 def one_at_a_time(path, monkeypatch):
     """The content, with no annotation taken as ordinary."""
     with monkeypatch.context() as patch:
+        patch.setattr(native, "load", lambda: None)
         patch.setattr(OrdinaryAnnotations, "_take", lambda *_: False)
         return content(path)
 
@@ -221,6 +226,109 @@ def test_columns_give_the_records_faults_and_notes_of_one_at_a_time(seed, tmp_pa
     assert same(content(path), expected)
     monkeypatch.setattr(json_stream, "orjson", None)
     assert same(content(path), expected)
+    monkeypatch.setattr(native, "load", lambda: None)
+    assert same(content(path), expected)
+    monkeypatch.undo()
+    monkeypatch.setattr(native, "load", lambda: None)
+    assert same(content(path), expected)
+
+
+ROW = '{"id": %s, "image_id": 2, "category_id": 3, "segmentation": [[1, 2, 3, 4, 5, %s]]}'
+NUMBERS = [  # as text; JSON's grammar, one rounding, or neither
+    *("0", "-0", "0.0", "-0.0", "1e0", "1E+2", "1.5e-3", "0.1", "-0.30000000000000004", "702.1057499999998"),
+    *("9007199254740992", "9007199254740993", "90071992547409.93", "123456789012345678901234567890", "5e-324"),
+    *("0.00000000000000000000000000000001", "1e22", "1e23", "123456789e22", "1.7976931348623157e308", "4.35", "1e-22"),
+    *("2.2250738585072011e-308", "1" * 60 + ".5", "0." + "3" * 62, "18446744073709551616", "1e-23", "-7.25"),
+]
+NO_NUMBERS = ["01", "1.", ".5", "+1", "-", "1e", "1e+", "--1", "0x1", "NaN", "Infinity", "1_0", "1 2", "", "[1]", "1,"]
+
+
+def scanned(text):
+    """(rows, their last coordinates, other entries) of a part of a list; None if it is no list of dictionaries."""
+    found = scan(text, json.loads)
+    assert found is None or len(found) == len(found.rows) + len(found.others)
+    return found and (found.rows.tolist(), found.coordinates[5::6].tolist(), found.others)
+
+
+@needs_native
+def test_the_numbers_of_a_text_are_those_of_json():
+    found = scan(", ".join(ROW % (n, text) for n, text in enumerate(NUMBERS)), json.loads)
+    last = dict(zip(found.rows[:, 0].tolist(), found.coordinates[5::6].tolist(), strict=True))
+    last |= {entry["id"]: float(entry["segmentation"][0][5]) for _, entry in found.others}
+    expected = [float(json.loads(text)) for text in NUMBERS]
+    assert [last[n] for n in range(len(NUMBERS))] == expected
+    assert [math.copysign(1, last[n]) for n in range(len(NUMBERS))] == [math.copysign(1, e) for e in expected]
+    assert len(found.others) <= 9  # "-0", and powers of ten that are not exact
+    rng = np.random.default_rng(0)
+    values = [float(value) for value in rng.normal(size=3000) * 10.0 ** rng.integers(-20, 20, 3000)]
+    texts = [repr(v) for v in values[:1000]] + [f"{v:.{n % 9}f}" for n, v in enumerate(values[1000:])]
+    found = scan(",".join(ROW % (n, text) for n, text in enumerate(texts)), json.loads)
+    others = {entry["id"] for _, entry in found.others}
+    assert len(others) < 600 and found.coordinates[5::6].tolist() == [
+        float(text) for n, text in enumerate(texts) if n not in others
+    ]
+
+
+@needs_native
+@pytest.mark.parametrize("text", NO_NUMBERS)
+def test_what_is_no_number_of_json_is_left_to_json(text):
+    for entry in (ROW % (1, text), ROW % (text, 1)):
+        try:
+            expected = json.loads(entry)
+        except ValueError:
+            with pytest.raises(ValueError):
+                scan(entry, json.loads)
+            continue
+        assert scanned(entry)[0] == [] and same(scanned(entry)[2], [(0, expected)])
+
+
+@needs_native
+def test_a_part_of_a_list_is_scanned_whatever_its_spaces_and_order():
+    fields = {"segmentation": [[1, 2, 3, 4, 5, 6], [1, 1, 2, 2, 3, 9, 4, 4]], "area": 5, "iscrowd": 1, "id": 7}
+    fields |= {"bbox": [0.5, -1, 2, 3], "image_id": -8, "category_id": 9}
+    other = {"id": 4, "caption": 'a "{[,\\', "segmentation": {"size": [1, 2], "counts": "]}"}}
+    for options in ({}, {"indent": 2}, {"separators": (",", ":")}):
+        text = json.dumps([fields, other, {}, dict(reversed(fields.items()))], **options).strip()[1:-1]
+        found = scan(text, json.loads)
+        assert found.rows.tolist() == [[7, -8, 9, 1, 2, 0], [7, -8, 9, 1, 2, 3]]
+        assert found.floats.tolist() == [[5, 0.5, -1, 2, 3]] * 2 and found.sizes.tolist() == [6, 8] * 2
+        assert found.coordinates.tolist() == [1, 2, 3, 4, 5, 6, 1, 1, 2, 2, 3, 9, 4, 4] * 2
+        assert found.others == [(1, other), (2, {})]
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "{", "{}, 5", "{}]", '{"a', '{"a": "\\"', "{} {}", "{},", '{"id": 1', "[1]", '{"id": "}'],
+    ids=repr,
+)
+def test_what_is_no_list_of_dictionaries_is_not_scanned(text):
+    assert scan(text, json.loads) is None
+
+
+@needs_native
+def test_every_cut_and_changed_text_is_what_json_says():
+    rng = np.random.default_rng(1)
+    whole = json.dumps([entry for entry in annotations(3, 12) if isinstance(entry, dict)])[1:-1]
+    for number in range(1500):
+        text = list(whole[: rng.integers(1, len(whole))] if number % 2 else whole)
+        for at in rng.integers(0, len(text), rng.integers(1, 4)):
+            text[at] = '{}[]",:0-e. \\n'[rng.integers(14)]
+        text = "".join(text)
+        try:
+            expected = json.loads(f"[{text}]")
+        except ValueError:
+            expected = None
+        try:
+            found = scan(text, json.loads)
+        except ValueError:
+            continue
+        if found is not None and expected is not None and all(type(entry) is dict for entry in expected):
+            assert len(found) == len(expected)
+            assert [row[0] for row in found.rows.tolist()] == [expected[row[5]]["id"] for row in found.rows.tolist()]
+            assert same([entry for _, entry in found.others], [expected[position] for position, _ in found.others])
+        else:
+            assert found is None, text
 
 
 @pytest.mark.parametrize("first", ["annotations", "categories", "images"])

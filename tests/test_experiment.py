@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import platform
 import types
 
 import keras
@@ -377,3 +378,15 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
 def test_a_path_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="best.keras"):
         find_model(tmp_path)
+
+
+@pytest.mark.parametrize("switch", ["1", "0"])
+def test_training_keeps_compiled_programs_unless_the_environment_says_no(tmp_path, monkeypatch, switch):
+    kept, folder = [], tmp_path / "home" / "keras_maskrcnn" / "compiled" / platform.node()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("KERAS_MASKRCNN_KEEP_COMPILED", switch)
+    monkeypatch.setattr(experiment.backend, "keep_compiled", kept.append)
+    monkeypatch.setattr(experiment, "_measurable", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        experiment.train_model(None, [], None, tmp_path / "run", epochs=1)
+    assert kept == [folder if switch == "1" else None]

@@ -11,7 +11,8 @@ from reader_tools import save_image
 
 from keras_maskrcnn.data import open_dataset
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
-from keras_maskrcnn.data.readers.image_finder import ImageFinder, name_forms
+from keras_maskrcnn.data.readers.image_finder import ImageFinder
+from keras_maskrcnn.data.readers.image_names import name_forms
 
 LABEL_STUDIO = "/data/local-files/?d=photos%5Cday%201/a.png"
 
@@ -167,17 +168,16 @@ def test_names_that_are_no_utf8_are_found(tmp_path):
 
 
 def test_a_large_folder_is_listed_once(tmp_path, monkeypatch):
-    from keras_maskrcnn.data.readers import image_finder
+    from keras_maskrcnn.data.readers import listings
 
     touch(tmp_path, *(f"images/{number}.png" for number in range(2000)))
-    listings = []
-    names = image_finder._file_names
-    monkeypatch.setattr(image_finder, "_file_names", lambda folder: listings.append(folder) or names(folder))
+    listed, names = [], listings._file_names
+    monkeypatch.setattr(listings, "_file_names", lambda folder: listed.append(folder) or names(folder))
     finder = ImageFinder(tmp_path / "coco.json")
     started = time.monotonic()
     for number in range(2000):
         assert finder.find(f"C:\\x\\{number}.PNG").name == f"{number}.png"
-    assert len(listings) < 20 and time.monotonic() - started < 10
+    assert len(listed) < 20 and time.monotonic() - started < 10
 
 
 def coco(name):

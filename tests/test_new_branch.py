@@ -13,7 +13,7 @@ from tiny import images_only, tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn.data.loading.batches import BatchMaker
-from keras_maskrcnn.inference.predictor import FoundInstances
+from keras_maskrcnn.inference.found import FoundInstances
 
 SAMPLE = pathlib.Path(__file__).parents[1] / "samples" / "new_branch"
 sys.path.insert(0, str(SAMPLE))

@@ -2,13 +2,16 @@
 
 import contextlib
 import dataclasses
+import json
 import sys
 
 import numpy as np
 import pytest
 from converter_models import assert_same, export_by_command, noise, small_model
+from PIL import Image
 
 import keras_maskrcnn as km
+from keras_maskrcnn import cli
 
 pytestmark = pytest.mark.tensorflow
 
@@ -84,7 +87,7 @@ def test_real_images(model, run, shared_data):
 
 
 # Operators of ONNX 17 without bodies (Loop, If, Scan), which not every runtime has.
-OPERATORS = """Add And Cast Concat ConstantOfShape Conv Div Equal Exp Expand Floor Gather GatherND Greater
+OPERATORS = """Add And AveragePool Cast Concat ConstantOfShape Conv Div Equal Exp Expand Floor Gather GatherND Greater
 GreaterOrEqual IsInf IsNaN Less LessOrEqual Log MatMul Max Min Mul NonMaxSuppression Not Or Pad Range ReduceMax
 ReduceProd ReduceSum Relu Reshape Resize ScatterND Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Tile TopK
 Transpose Unsqueeze Where""".split()
@@ -117,6 +120,75 @@ def test_openvino_finds_the_same(run, export):
         np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-3)
         for name in ("scores", "labels", "masks", "valid"):
             np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_predictor_of_the_file_finds_what_the_models_finds(model, export, tmp_path, runtime):
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    predictor, ours = km.serving.OnnxPredictor(export, runtime=runtime), km.Predictor(model)
+    assert predictor.config == model.config
+    images = [noise(96, 128), noise(300, 40), noise(96, 128, seed=1)]
+    for image, answer in zip(images, predictor.stream(images, batch_size=2)):
+        found, expected = answer.result, ours(image)
+        assert len(found) == len(expected) and found.class_names == expected.class_names
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=2e-3)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=2e-5)
+        assert found.masks.shape == expected.masks.shape == (len(found), *image.shape[:2])
+        assert (found.masks == expected.masks).mean() > 0.999 if len(found) else True
+    Image.fromarray(images[0]).save(tmp_path / "photo.png")
+    np.testing.assert_allclose(predictor(tmp_path / "photo.png").boxes, ours(images[0]).boxes, atol=2e-3)
+
+
+def test_thresholds_of_the_predictor_are_those_of_the_graph(model, export):
+    pytest.importorskip("onnxruntime")
+    image = noise(96, 128)
+    with in_place_of(model, dataclasses.replace(model.config, score_threshold=0.38, nms_threshold=0.1)):
+        expected = km.Predictor(model)(image)
+    found = km.serving.OnnxPredictor(export, score_threshold=0.38, nms_threshold=0.1)(image)
+    assert 0 < len(found) == len(expected) < 10
+    np.testing.assert_allclose(found.scores, expected.scores, atol=2e-5)
+
+
+def test_tiles_and_the_command_line(model, export, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    image = noise(300, 300)
+    found, expected = km.serving.OnnxPredictor(export, tile=96)(image), km.Predictor(model, tile=96)(image)
+    assert type(found) is type(expected) and 0 < len(found) == len(expected)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=2e-3)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    for given in (["--engine", "onnxruntime"], []):
+        command = ["predict", str(export), str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")]
+        assert cli.main([*command, "--score", "0", "--tile", "96", *given]) == cli.SUCCESS
+        results = json.loads((tmp_path / "out" / "detections.json").read_text())
+        np.testing.assert_allclose([each["score"] for each in results], expected.scores, atol=2e-5)
+    assert cli.main(["predict", str(tmp_path), str(tmp_path), "--engine", "openvino"]) == cli.MISTAKE
+    told = capsys.readouterr().err
+    assert f"--engine openvino runs .onnx files. Received: {tmp_path}. Make one: keras-maskrcnn export" in told
+
+
+def test_what_the_predictor_refuses(export, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    opened = km.serving.OnnxPredictor
+    with pytest.raises(ValueError, match="score_threshold=... must lie between .* 0, and 1. Received: 50"):
+        opened(export, score_threshold=50)
+    with pytest.raises(ValueError, match="runtime must be one of .*'onnxruntime', 'openvino'.*'tensorrt'"):
+        opened(export, runtime="tensorrt")
+    with pytest.raises(ValueError, match="must exist. Received: .*none.onnx"):
+        opened(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(ValueError, match="that this package wrote.*text.onnx.*export MODEL"):
+        opened(tmp_path / "text.onnx")
+    proto = onnx.load(export)
+    del proto.metadata_props[:]
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="that this package wrote.*other.onnx .*config"):
+        opened(tmp_path / "other.onnx")
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(ValueError, match="device must be one of .*'CPU'.*Received: 'XPU'"):
+        opened(export, device="XPU")
+    pytest.importorskip("openvino")
+    with pytest.raises(ValueError, match="OpenVINO computes with the thresholds of the file.*0.5.*onnxruntime"):
+        opened(export, score_threshold=0.5, runtime="openvino")
 
 
 def test_what_cannot_be_written_is_refused_at_once(model, tmp_path, monkeypatch):

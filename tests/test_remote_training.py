@@ -1,10 +1,10 @@
-"""A dataset in fsspec's memory and behind a web server trains and evaluates as its copy on the disk."""
+"""A dataset in fsspec's memory, on a web server and in object stores trains and evaluates as its copy on the disk."""
 
 import keras
 import numpy as np
 import pytest
 from known_answers import KnownModel, small_config
-from remote_folders import elsewhere
+from remote_folders import STORES, elsewhere
 from tiny import scatter_weights, tiny_config
 
 import keras_maskrcnn as km
@@ -12,6 +12,7 @@ import keras_maskrcnn as km
 pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
 
+SERVERS = ("http", *STORES)
 BATCH = {"shuffle": True, "seed": 3, "augmentation": "light"}
 
 
@@ -57,7 +58,7 @@ def test_training_and_evaluation_elsewhere_are_those_here(tmp_path, model):
     batches = batches_of(here, model.config)
     expected = trained(model, weights, here)
     assert len(expected[0]) == 2 and np.isfinite(expected[0]).all() and expected[0][0] != expected[0][1]
-    for kind in ("memory", "http"):
+    for kind in ("memory", "http", *STORES):
         with elsewhere(kind, tmp_path) as address:
             there = km.open_dataset(f"{address}/annotations.json")
             for batch, other in zip(batches, batches_of(there, model.config), strict=True):
@@ -71,10 +72,11 @@ def test_training_and_evaluation_elsewhere_are_those_here(tmp_path, model):
             assert known == figures(halfway(here), here) and 0.2 < known["bbox_AP50"] < 0.8
 
 
-def test_worker_processes_read_a_web_server(tmp_path, model):
+@pytest.mark.parametrize("kind", SERVERS)
+def test_worker_processes_read_a_server(tmp_path, model, kind):
     file = km.data.generate_shapes(tmp_path, 4, image_size=64)
     batches = batches_of(km.open_dataset(file), model.config)
-    with elsewhere("http", tmp_path) as address:
+    with elsewhere(kind, tmp_path) as address:
         there = km.open_dataset(f"{address}/annotations.json")
         for batch, other in zip(
             batches, batches_of(there, model.config, worker_type="process", workers=1), strict=True
@@ -82,11 +84,12 @@ def test_worker_processes_read_a_web_server(tmp_path, model):
             assert all(batch[key].tobytes() == other[key].tobytes() for key in batch)
 
 
-def test_predictor_takes_addresses(tmp_path, model):
+@pytest.mark.parametrize("kind", SERVERS)
+def test_predictor_takes_addresses(tmp_path, model, kind):
     km.data.generate_shapes(tmp_path, 2, image_size=64)
     files = sorted((tmp_path / "images").iterdir())
     predictor = km.Predictor(model)
-    with elsewhere("http", tmp_path) as address:
+    with elsewhere(kind, tmp_path) as address:
         there = [f"{address}/images/{file.name}" for file in files] + [f"{address}/none.png"]
         *answers, missing = predictor.stream(there)
         for file, answer in zip(files, answers, strict=True):

@@ -1,6 +1,7 @@
 """Large runs without an engine: rows in and rows out, sources as units of work, results that outlive a kill."""
 
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from remote_folders import in_memory, served
-from scale_parts import check_rows, colour_predictor, make_images
+from scale_parts import check_rows, colour_predictor, make_images, read_part
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.scale import on_ray
+from keras_maskrcnn.scale.models import check_options
 from keras_maskrcnn.scale.rows import COLUMNS, RowPredictor, as_columns
 from keras_maskrcnn.scale.sources import Files, decoded, list_units
 from keras_maskrcnn.scale.store import ResultStore
@@ -190,15 +192,6 @@ def test_what_is_written_is_not_done_again(tmp_path, rows, kind):
         ResultStore(place, SETTINGS | {"score_threshold": 0.7}).__enter__()
 
 
-def read_part(part):
-    import pyarrow.parquet
-
-    from keras_maskrcnn.host.addresses import open_file
-
-    with open_file(part) as file:
-        return pyarrow.parquet.read_table(file).to_pylist()
-
-
 def test_coco_files_of_a_run_are_those_that_pycocotools_reads(tmp_path, rows):
     pyarrow = pytest.importorskip("pyarrow")
     paths = make_images(tmp_path / "photos", 12)
@@ -253,6 +246,19 @@ def test_options_belong_to_their_engine(capsys, tmp_path):
     assert "invalid choice: 'horse'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("engine", ["keras", "ray"])
+def test_exports_are_told_from_models(capsys, tmp_path, engine):
+    make_images(tmp_path / "photos", 1)
+    exported, photos = tmp_path / "exported", str(tmp_path / "photos")
+    (exported / "1").mkdir(parents=True)
+    (exported / "1" / "saved_model.pb").write_bytes(b"")
+    status, err = told(capsys, "--saved-model", photos, photos, "--engine", engine)
+    assert status == cli.MISTAKE and "--saved-model must name the folder of an export" in err
+    assert f"Received: {photos}. A .keras file or run folder goes first" in err
+    with pytest.raises(ValueError, match="score_threshold=... must lie between the model's own, 0, and 1. Received: 2"):
+        check_options(exported, 2)
+
+
 def test_a_missing_package_and_a_small_cluster_are_told(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     status, err = told(capsys, "run", str(tmp_path), "--engine", "ray")
@@ -266,6 +272,23 @@ def test_a_missing_package_and_a_small_cluster_are_told(capsys, tmp_path, monkey
     assert on_ray._choose_pool({"CPU": 1, "GPU": 1}, None, None) == on_ray.Pool(1, 0.9, 1, 0)
     assert on_ray._choose_pool({"CPU": 16}, None, None).actors == 4
     assert on_ray._choose_pool({"CPU": 2, "GPU": 0}, 2, None) == on_ray.Pool(2, 0.9, 0)
+
+
+class BusyRay:
+    """A Ray that does not start."""
+
+    def is_initialized(self):
+        return False
+
+    def init(self, **options):
+        assert options["include_dashboard"] is False and "TF_CPP_MIN_LOG_LEVEL" in options["runtime_env"]["env_vars"]
+        raise Exception("The current node timed out during startup. The GCS is overloaded.")
+
+
+def test_a_ray_that_does_not_start_is_told(monkeypatch):
+    monkeypatch.setattr("os.environ", os.environ.copy())
+    with pytest.raises(on_ray.RunStopped, match="Received: The current node timed out during .* Check RAY_ADDRESS and"):
+        on_ray._connect(BusyRay())
 
 
 def test_predict_takes_addresses(capsys, tmp_path, monkeypatch):

@@ -216,7 +216,7 @@ def test_predict_with_the_export_writes_what_the_predictor_finds(model, export, 
         assert result["segmentation"] == expected["segmentation"] and result["category_id"] == expected["category_id"]
     drawn = np.asarray(Image.open(output / "0000-photo.png"))
     assert (drawn == km.draw_instances(image, found)).mean() > 0.999
-    with pytest.raises(ValueError, match="0..1"):
+    with pytest.raises(ValueError, match="0, and 1. Received: 50"):
         km.serving.SavedModelPredictor(export, score_threshold=50)
     with pytest.raises(ValueError, match="saved_model.pb"):
         km.serving.SavedModelPredictor(tmp_path)

@@ -15,8 +15,9 @@ from tiny import scatter_weights, tiny_config
 import keras_maskrcnn as km
 from keras_maskrcnn.data.images.reading import ImageError
 from keras_maskrcnn.geometry.resizing import bucket_size, canvas_size
+from keras_maskrcnn.inference.found import TiledInstances
 from keras_maskrcnn.inference.planning import Member, plan_batches
-from keras_maskrcnn.inference.predictor import Predictor, TiledInstances
+from keras_maskrcnn.inference.predictor import Predictor
 
 ON_JAX = keras.backend.backend() == "jax"
 SIZES = [

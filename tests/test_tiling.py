@@ -11,8 +11,10 @@ from scipy import ndimage
 
 from keras_maskrcnn.data import MaskWindow
 from keras_maskrcnn.data.samples.resampling import resample_mask
-from keras_maskrcnn.inference.predictor import Predictor, TiledInstances
-from keras_maskrcnn.inference.tiling import Piece, Tile, find_in_tiles, merge_pieces, tile_grid
+from keras_maskrcnn.inference import predictor as predictor_module
+from keras_maskrcnn.inference.found import TiledInstances
+from keras_maskrcnn.inference.predictor import Predictor
+from keras_maskrcnn.inference.tiling import Piece, Tile, merge_pieces, pieces_of, tile_grid
 
 
 @dataclasses.dataclass
@@ -80,6 +82,13 @@ def assert_each_object_once(pieces, image, numbers, label_of):
     assert sum(int(piece.window.sum()) for piece in pieces) == np.count_nonzero(image.any(-1))
 
 
+def find_in_tiles(image, find, tile, overlap):
+    """What a function finds in each tile, merged."""
+    tiles = tile_grid(*image.shape[:2], tile, overlap)
+    pieces = [piece for k, one in enumerate(tiles) for piece in pieces_of(find(one.cut(image)), k, one)]
+    return merge_pieces(pieces, tiles, image.shape[:2])
+
+
 def test_tiles_cover_the_image_evenly_with_at_least_the_overlap():
     for height, width, tile, overlap in ((6000, 6000, 1024, 0.2), (100, 4000, 256, 0.25), (50, 60, 64, 0.2)):
         tiles = tile_grid(height, width, tile, overlap)
@@ -128,14 +137,28 @@ def test_objects_longer_than_the_strip_and_than_the_tile_are_joined():
     assert_each_object_once(pieces, image, [1, 2, 3, 4], lambda number: 0)
 
 
-def test_a_memory_mapped_image_is_read_tile_by_tile(tmp_path):
+class PerfectBatch:
+    """In the place of a NetworkBatch: what `find` sees in the pixels of each row."""
+
+    def __init__(self, predictor, sizes, rows=None):
+        self.images = {}
+
+    def fill(self, row, image):
+        self.images[row] = image
+
+    def run(self):
+        pass
+
+    def found(self, row, image):
+        return perfect(lambda number: 2)(self.images[row])
+
+
+def test_a_memory_mapped_image_is_read_tile_by_tile(tmp_path, monkeypatch):
     image = np.lib.format.open_memmap(tmp_path / "big.npy", "w+", np.uint8, (4000, 5000, 3))
     paint(image, 7, disc(60), 900, 1900)
     image.flush()
-    find = perfect(lambda number: 2)
-    model = KnownModel(small_config(3), [])
-    predictor = Predictor(model, tile=512)
-    predictor._find = find
+    monkeypatch.setattr(predictor_module, "NetworkBatch", PerfectBatch)
+    predictor = Predictor(KnownModel(small_config(3), []), tile=512)
     tracemalloc.start()
     found = predictor(np.load(tmp_path / "big.npy", mmap_mode="r"))
     peak = tracemalloc.get_traced_memory()[1]

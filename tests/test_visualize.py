@@ -5,7 +5,7 @@ import pytest
 from known_answers import KnownDataset, small_config
 
 from keras_maskrcnn.batch import empty_batch, fill_row
-from keras_maskrcnn.inference.predictor import FoundInstances
+from keras_maskrcnn.inference.found import FoundInstances
 from keras_maskrcnn.inference.visualize import (
     above,
     beside,

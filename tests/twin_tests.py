@@ -16,7 +16,7 @@ from torchvision_golden import (
     unpack,
 )
 
-from keras_maskrcnn.inference.predictor import FoundInstances
+from keras_maskrcnn.inference.found import FoundInstances
 from keras_maskrcnn.weights.torchvision import tensor_table
 
 LOSSES = {

@@ -37,7 +37,7 @@ def check_maps(maps, what):
         )
 
 
-def check_convolution(maps, kernel, bias, strides):
+def check_convolution(maps, kernel, bias, strides, groups=1):
     """Check the arguments of `generic.convolve`.
 
     Raises:
@@ -54,12 +54,17 @@ def check_convolution(maps, kernel, bias, strides):
         raise ValueError(
             f"A kernel must be (k, k, C, K), k odd, with at least one channel and one filter. Received shape {shape}."
         )
-    wrong = [level.shape[-1] for level in maps if level.shape[-1] not in (None, shape[2])]
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or shape[3] % groups:
+        raise ValueError(
+            f"groups must be a whole number from 1 that divides the {shape[3]} filters. Received {groups!r}. "
+            "Use 1 for a convolution that mixes all channels."
+        )
+    wrong = [level.shape[-1] for level in maps if level.shape[-1] not in (None, shape[2] * groups)]
     if wrong or (bias is not None and tuple(bias.shape) != shape[3:]):
         raise ValueError(
             "A kernel (k, k, C, K) fits maps of C channels and a bias (K,). Received a kernel of shape "
             f"{shape}, maps of {wrong or shape[2]} channels and a bias of shape "
-            f"{None if bias is None else tuple(bias.shape)}."
+            f"{None if bias is None else tuple(bias.shape)}, in {groups} groups of C channels."
         )
 
 

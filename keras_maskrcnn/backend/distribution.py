@@ -4,15 +4,20 @@ On JAX one program computes the whole batch, and `keras.distribution.DataParalle
 all processes. `distribution_tensorflow.py` does the same by `tf.distribute`. Called by `runs/` and `model.py`.
 """
 
+import atexit
 import contextlib
 import os
+import re
+import sys
 
 import keras
 import numpy as np
 
-from keras_maskrcnn.backend.team import Team
+from keras_maskrcnn.backend.team import Team, collector
 
-PLACES = ("KERAS_DISTRIBUTION_JOB_ADDRESSES", "KERAS_DISTRIBUTION_NUM_PROCESSES")  # `keras.distribution.initialize`
+_PLACES = ("KERAS_DISTRIBUTION_JOB_ADDRESSES", "KERAS_DISTRIBUTION_NUM_PROCESSES")  # `keras.distribution.initialize`
+_LOST = re.compile(r"\b(gloo|nccl|connection (closed|reset|refused)|coordination service)\b", re.IGNORECASE)
+_ENDS = {"alone": False}
 CAN_SHARE_UNEVENLY = False  # whether a batch may have more rows on one device than on another
 
 
@@ -23,12 +28,34 @@ def connect():
     import jax
 
     if not jax.distributed.is_initialized():
-        if not any(name in os.environ for name in PLACES):
+        if not any(name in os.environ for name in _PLACES):
             return 1  # without a look at the devices, after which no CPU can be divided
         # On CPUs programs run side by side, and those in which processes meet began in another order here and there.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         keras.distribution.initialize()
+        atexit.register(_end_without_the_others)  # before JAX's own, which waits for them
     return jax.process_count()
+
+
+def leave():
+    """Let this process end at once when it ends, though the others have not come as far: an error ends its work.
+
+    JAX would wait for them for five minutes, while they wait for this one, and then abort. If this process ends, they
+    notice.
+    """
+    _ENDS["alone"] = True
+
+
+def _end_without_the_others():
+    if _ENDS["alone"]:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def is_loss(error):
+    """Whether an error says that another process is gone. JAX has no class for it."""
+    return keras.backend.backend() == "jax" and _LOST.search(f"{type(error).__name__}: {error}") is not None
 
 
 def own_devices(wanted=None):
@@ -82,19 +109,13 @@ def team_of(model):
     import jax
 
     place, replicas = (jax.process_index(), jax.process_count()), distribution.device_mesh.devices.size
-    return Team(*place, replicas, place, _collect if place[1] > 1 else None)
+    return Team(*place, replicas, place, collector(_rows_of_all) if place[1] > 1 else None)
 
 
-def _collect(data):
+def _rows_of_all(row):
     from jax.experimental import multihost_utils
 
-    def all_of(array):
-        return np.asarray(multihost_utils.process_allgather(array))
-
-    lengths = all_of(np.array([len(data)], np.int32)).ravel()
-    padded = np.zeros(lengths.max(), np.uint8)
-    padded[: len(data)] = np.frombuffer(data, np.uint8)
-    return [row[:length].tobytes() for row, length in zip(all_of(padded), lengths, strict=True)]
+    return np.asarray(multihost_utils.process_allgather(row))
 
 
 def local_prediction(model):
@@ -140,11 +161,6 @@ def prepare_optimizer(optimizer, model):
             variable.assign(variable.value.copy())
 
     optimizer.finalize_variable_values = finalize
-
-
-def restore_metric(variable, value, team):
-    """Give a variable of a metric the value that was read from it."""
-    variable.assign(keras.ops.convert_to_tensor(value, variable.dtype))
 
 
 def logs_of_replica(logs):

@@ -9,12 +9,11 @@ import functools
 import os
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from keras_maskrcnn.backend.team import Team
+from keras_maskrcnn.backend.team import Team, collector
+from keras_maskrcnn.host.processes import place_among_processes, tasks_of
 
-PLACES = ("TF_CONFIG",)
 CAN_SHARE_UNEVENLY = True
 
 
@@ -41,7 +40,16 @@ def divided(dataset, parts):
 
 def connect():
     """Read TF_CONFIG. Returns the number of processes that it names; `spread` connects them."""
-    return len(_tasks(tf.distribute.cluster_resolver.TFConfigClusterResolver())) or 1
+    return place_among_processes()[1]
+
+
+def leave():
+    """Nothing is to be done: a process whose work an error ends does not wait for the others."""
+
+
+def is_loss(error):
+    """Whether an error says that another process is gone: TensorFlow noticed at an operation, or asked in vain."""
+    return isinstance(error, tf.errors.OpError) and "collective ops is aborted" in str(error).lower()
 
 
 def own_devices(wanted=None):
@@ -81,18 +89,13 @@ def team_of(model):
 def team_of_strategy(strategy):
     """The Team of a `tf.distribute` strategy."""
     resolver, replicas = strategy.cluster_resolver, strategy.num_replicas_in_sync
-    tasks = _tasks(resolver) if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) else []
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    tasks = tasks_of(resolver.cluster_spec().as_dict()) if several else []
     if len(tasks) < 2:
         return Team(replicas=replicas)
     place = tasks.index((resolver.task_type, resolver.task_id)), len(tasks)
     shard = place if isinstance(strategy, OwnShards) else (0, 1)  # others divide the data themselves
     return Team(*place, replicas, shard, _collector(strategy, replicas // len(tasks)))
-
-
-def _tasks(resolver):
-    """The processes that train, in TensorFlow's order: list of (type, number)."""
-    cluster = resolver.cluster_spec().as_dict()
-    return [(kind, number) for kind in ("chief", "worker") for number in range(len(cluster.get(kind, ())))]
 
 
 @functools.lru_cache(maxsize=1)
@@ -106,14 +109,7 @@ def _collector(strategy, devices):
 
         return strategy.experimental_local_results(strategy.run(gathered))[0][::devices]
 
-    def collect(data):
-        lengths = all_of(np.array([len(data)], np.int32)).numpy().ravel()
-        padded = np.zeros(-(-lengths.max() // 4) * 4, np.uint8)
-        padded[: len(data)] = np.frombuffer(data, np.uint8)
-        rows = all_of(padded.view(np.int32)).numpy()
-        return [row.tobytes()[:length] for row, length in zip(rows, lengths, strict=True)]
-
-    return collect
+    return collector(lambda row: all_of(row).numpy())
 
 
 def local_prediction(model):
@@ -160,11 +156,6 @@ def _no_meeting(strategy):
         yield
     finally:
         del strategy.extended._use_merge_call
-
-
-def restore_metric(variable, value, team):
-    """Give a variable of a metric the value that was read from it: the sum over the processes."""
-    variable.assign(tf.cast(value, variable.dtype) / team.count)
 
 
 def logs_of_replica(logs):

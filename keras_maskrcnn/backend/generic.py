@@ -38,7 +38,7 @@ def apply_relu(features, cells=None):
     return features if cells is None else features * cells
 
 
-def convolve(maps, kernel, bias=None, strides=1, relu=False):
+def convolve(maps, kernel, bias=None, strides=1, relu=False, groups=1):
     """Convolve maps that share a kernel, with k // 2 cells of zero padding on every side; add bias, optionally ReLU.
 
     For strided convolutions Keras' "same" pads more at the bottom right than at the top left. Published checkpoints
@@ -46,10 +46,11 @@ def convolve(maps, kernel, bias=None, strides=1, relu=False):
 
     Args:
         maps: list of float (B, h_l, w_l, C).
-        kernel: float (k, k, C, K), k odd, the dtype of the maps.
+        kernel: float (k, k, C / groups, K), k odd, the dtype of the maps.
         bias: float (K,) or None.
         strides: 1 or 2.
         relu: whether ReLU follows.
+        groups: K / groups filters read C / groups channels each, in order.
 
     Returns:
         list of float (B, ceil(h_l / strides), ceil(w_l / strides), K), the dtype of the maps.
@@ -57,7 +58,7 @@ def convolve(maps, kernel, bias=None, strides=1, relu=False):
     Raises:
         ValueError: a shape is wrong, without rows, channels or filters, or the stride is no whole number from 1.
     """
-    check_convolution(maps, kernel, bias, strides)
+    check_convolution(maps, kernel, bias, strides, groups)
     outputs = []
     side = kernel.shape[0] // 2
     for features in maps:

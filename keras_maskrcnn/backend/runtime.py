@@ -12,6 +12,7 @@ from keras import ops
 
 SUPPORTS_JIT = True
 COMPILES = True  # a step, before its first run
+ENDS_WITH_DATA = False  # whether Keras asks for a batch before it begins a step, and so ends an epoch without one
 HAS_FUSED_BATCH_NORM = False
 FOLDS_NORMS = False  # XLA fuses a constant norm with its neighbours
 
@@ -25,6 +26,11 @@ def gather_each(values, rows, axis=1):
     """Entries of each image: those of `values` (B, ..., N, ...) at int `rows` (B, R) along `axis`: (B, ..., R, ...)."""
     rows = ops.expand_dims(rows, [other for other in range(1, len(values.shape)) if other != axis])
     return ops.take_along_axis(values, rows, axis=axis)
+
+
+def take_rows(values, rows):
+    """Entries along the first axis: those of `values` (N, ...) at int `rows`, which are none below 0."""
+    return ops.take(values, rows, axis=0)
 
 
 def upsample_twice(features):

@@ -13,6 +13,7 @@ from keras_maskrcnn.backend.runtime import has_bfloat16_cores
 
 SUPPORTS_JIT = False
 COMPILES = True  # a step, before its first run
+ENDS_WITH_DATA = False  # a step asks for its own batch
 HAS_FUSED_BATCH_NORM = True
 FOLDS_NORMS = True  # a constant norm is folded into the preceding kernel
 
@@ -27,6 +28,11 @@ def smaller(a, b):
 def gather_each(values, rows, axis=1):
     """Entries of each image: those of `values` (B, ..., N, ...) at int `rows` (B, R) along `axis`: (B, ..., R, ...)."""
     return tf.gather(values, rows, axis=axis, batch_dims=1)
+
+
+def take_rows(values, rows):
+    """Entries along the first axis: those of `values` (N, ...) at int `rows`, which are none below 0."""
+    return tf.gather(values, rows)  # ops.take adds five operators for rows below 0
 
 
 def upsample_twice(features):

@@ -13,10 +13,12 @@ from keras_maskrcnn.backend.runtime import (
     scale_loss,
     share_of_count,
     smaller,
+    take_rows,
 )
 
 __all__ = [
     "gather_each",
+    "take_rows",
     "pad_columns",
     "pad_to_multiple",
     "scale_loss",
@@ -26,6 +28,7 @@ __all__ = [
 
 SUPPORTS_JIT = False  # the numbers of boxes differ from batch to batch: torch.compile would start again each time
 COMPILES = False  # steps run operator by operator
+ENDS_WITH_DATA = True  # Keras asks for a batch before it begins a step
 HAS_FUSED_BATCH_NORM = True
 FOLDS_NORMS = True  # nothing fuses a norm with its neighbours; folded into the kernel it costs no pass over the maps
 

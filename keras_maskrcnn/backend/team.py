@@ -4,6 +4,8 @@ import dataclasses
 import pickle
 from collections.abc import Callable
 
+import numpy as np
+
 
 @dataclasses.dataclass(frozen=True)
 class Team:
@@ -52,6 +54,23 @@ class Team:
         """Wait for all, call `action()` in the first process, and return its result, or raise its error, in all."""
         self.gather(None)
         return self.everyone(lambda: action() if self.first else None)[0]
+
+
+def collector(all_of):
+    """A Team's `collect`, made of a framework's collective operation.
+
+    Args:
+        all_of: function from this process's row, int32 (N,), to the rows of all, (count, N). All have the same length.
+    """
+
+    def collect(data):
+        lengths = all_of(np.array([len(data)], np.int32)).ravel()
+        padded = np.zeros(-(-lengths.max() // 4) * 4, np.uint8)
+        padded[: len(data)] = np.frombuffer(data, np.uint8)
+        rows = all_of(padded.view(np.int32))
+        return [row.tobytes()[:length] for row, length in zip(rows, lengths, strict=True)]
+
+    return collect
 
 
 def _sendable(error):

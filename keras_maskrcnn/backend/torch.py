@@ -63,17 +63,17 @@ def apply_relu(features, cells=None):
     return functional.relu(features if cells is None else features * cells)
 
 
-def convolve(maps, kernel, bias=None, strides=1, relu=False):
+def convolve(maps, kernel, bias=None, strides=1, relu=False, groups=1):
     """As `generic.convolve`, with the padding inside the convolution and ReLU in place: no copy of a map is kept."""
     kernel = ops.convert_to_tensor(kernel)
-    check_convolution(maps, kernel, bias, strides)
+    check_convolution(maps, kernel, bias, strides, groups)
     bias = None if bias is None else ops.convert_to_tensor(bias)
     weight, side = kernel.permute(3, 2, 0, 1), kernel.shape[0] // 2
     outputs = []
     for features in maps:
         # The permuted map is in PyTorch's "channels last" format, which its kernels read and write without a copy.
         channels_first = ops.convert_to_tensor(features).permute(0, 3, 1, 2)
-        sums = functional.conv2d(channels_first, weight, bias, strides, side)
+        sums = functional.conv2d(channels_first, weight, bias, strides, side, groups=groups)
         sums = functional.relu_(sums) if relu else sums
         outputs.append(sums.permute(0, 2, 3, 1))
     return outputs

@@ -4,13 +4,16 @@ import re
 
 from keras_maskrcnn.branches.branch import Branch
 from keras_maskrcnn.branches.field import Field, first_true
-from keras_maskrcnn.geometry.pasting import paste_mask_windows, stack_windows
+from keras_maskrcnn.geometry.pasting import PASTING_RULES, paste_mask_windows, stack_windows
 
-# Of mask_pasting and mask_targets. For targets: torchvision's `project_masks_on_boxes` is RoIAlign in its first,
-# unaligned form with about one point a pixel.
-MASK_RULES = {
+__all__ = ["PASTING_RULES", "TARGET_RULES", "MaskBranch"]
+
+# Of mask_targets. Torchvision's `project_masks_on_boxes` is RoIAlign in its first, unaligned form with about one point
+# a pixel; Detectron2's `BitMasks.crop_and_resize` is the aligned form, cut at one half.
+TARGET_RULES = {
     "subpixel": {"sampling_ratio": 2, "aligned": True},
     "torchvision": {"sampling_ratio": 0, "aligned": False},
+    "detectron2": {"sampling_ratio": 0, "aligned": True, "rounded": True},
 }
 
 
@@ -69,7 +72,8 @@ class MaskBranch(Branch):
             mask_size=config.mask_size,
             num_convs=config.mask_convs,
             norm=config.head_norm,
-            target_rule=MASK_RULES[config.mask_targets],
+            norm_epsilon=config.head_norm_epsilon,
+            target_rule=TARGET_RULES[config.mask_targets],
             **self.head_options(config, dtype) | {"max_rois": config.max_mask_rois},
         )
 

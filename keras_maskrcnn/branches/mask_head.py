@@ -12,7 +12,7 @@ from keras_maskrcnn import backend
 from keras_maskrcnn.branches.head import BranchHead
 from keras_maskrcnn.geometry.mask_samples import sample_masks
 from keras_maskrcnn.learning.losses import binary_cross_entropy, mean_of
-from keras_maskrcnn.network.layers import ConvNorm, KernelAndBias
+from keras_maskrcnn.network.layers import EPSILON, ConvNorm, KernelAndBias
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -25,8 +25,8 @@ class MaskHead(BranchHead):
         channels: width of the head.
         pool_size, mask_size: side of the pooled square and of the masks; their ratio is a power of two.
         num_convs: 3x3 convolutions (paper: 4).
-        norm: of the convolutions, or None.
-        target_rule: dict of options of `sample_masks`, a value of `mask.MASK_RULES`.
+        norm: of the convolutions, or None. norm_epsilon: added to its variance.
+        target_rule: dict of options of `sample_masks`, a value of `mask.TARGET_RULES`.
         **kwargs: of BranchHead.
     """
 
@@ -39,15 +39,17 @@ class MaskHead(BranchHead):
         mask_size=28,
         num_convs=4,
         norm=None,
+        norm_epsilon=EPSILON,
         target_rule=None,
         **kwargs,
     ):
         super().__init__(pool_size, **kwargs)
         self.num_classes, self.channels_in, self.channels = num_classes, channels_in, channels
-        self.mask_size, self.num_convs, self.norm = mask_size, num_convs, norm
+        self.mask_size, self.num_convs, self.norm, self.norm_epsilon = mask_size, num_convs, norm, norm_epsilon
         self.target_rule = dict(target_rule or {})
         self.convs = [
-            ConvNorm(channels, 3, norm=norm, name=f"conv{i + 1}", dtype=self.dtype_policy) for i in range(num_convs)
+            ConvNorm(channels, 3, norm=norm, norm_epsilon=norm_epsilon, name=f"conv{i + 1}", dtype=self.dtype_policy)
+            for i in range(num_convs)
         ]
         self.deconvs = [
             keras.layers.Conv2DTranspose(
@@ -145,8 +147,8 @@ class MaskHead(BranchHead):
         """The 1x1 convolution for one class of each RoI: float (R, cells, channels), int (R,) -> float (R, cells)."""
         kernel = ops.transpose(ops.reshape(self.logits.kernel, (-1, self.num_classes)))
         labels = ops.clip(labels, 0, self.num_classes - 1)
-        bias = ops.take(ops.convert_to_tensor(self.logits.bias), labels)
-        return ops.matmul(features, ops.take(kernel, labels, axis=0)[..., None])[..., 0] + bias[:, None]
+        bias = backend.take_rows(ops.convert_to_tensor(self.logits.bias), labels)
+        return ops.matmul(features, backend.take_rows(kernel, labels)[..., None])[..., 0] + bias[:, None]
 
     def _order_cells(self, logits):
         """From the order of the splits, (row, column, (row, column) of each split), to (R, mask_size, mask_size)."""
@@ -166,6 +168,7 @@ class MaskHead(BranchHead):
             "mask_size": self.mask_size,
             "num_convs": self.num_convs,
             "norm": self.norm,
+            "norm_epsilon": self.norm_epsilon,
             "target_rule": self.target_rule,
         }
 
@@ -176,7 +179,7 @@ def mask_targets(rois, matched, truth, mask_size, rule=None):
     Args:
         rois: float (B, Q, 4), network pixels. matched: int32 (B, Q), rows of the ground truth.
         truth: dict of the batch's `gt_*` arrays. mask_size: M, cells per side.
-        rule: dict of options of `sample_masks`, a value of `mask.MASK_RULES`; None takes its defaults.
+        rule: dict of options of `sample_masks`, a value of `mask.TARGET_RULES`; None takes its defaults.
 
     Returns:
         float32 (B, Q, M, M) in 0..1. No gradient.

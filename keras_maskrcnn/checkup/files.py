@@ -11,12 +11,25 @@ from PIL import Image
 
 from keras_maskrcnn.checkup.findings import NOTE, WARNING, Finding, name_of
 from keras_maskrcnn.data.coco_output import is_file
-from keras_maskrcnn.data.readers.folders import image_files
-from keras_maskrcnn.host.addresses import folder_of, full_name, open_image
+from keras_maskrcnn.data.readers.folders import image_names
+from keras_maskrcnn.host.addresses import as_path, folder_of, full_name, is_address, open_image
 
 _LISTED = 5  # largest number of file names in a message
 _ORIENTATION = 0x0112  # EXIF tag; 1 means upright
 _ANIMATED = ("GIF", "PNG", "WEBP")
+_HEADER = 4096  # bytes read of a JPEG
+_PIXELS = 2**26  # above it Pillow may have something to say
+_FRAMES = (0xC0, 0xC2)  # baseline and progressive
+# Other segments of a JPEG's usual header: how they start, and their least length.
+_USUAL = {
+    0xC4: (b"", 17),  # Huffman tables
+    0xDD: (b"", 2),  # restart interval
+    0xE0: (b"JFIF\0", 14),
+    0xE2: (b"ICC_PROFILE\0", 14),
+    0xEE: (b"Adobe", 12),
+    0xFE: (b"", 0),  # comment
+}
+_UNUSUAL = (b"", 2**16)  # longer than any
 
 
 def file_findings(dataset):
@@ -26,9 +39,16 @@ def file_findings(dataset):
         dataset: Dataset.
     """
     paths = [None if file is None else full_name(file) for file in dataset.records.files()]
-    listed = {path for path in paths if path is not None}
-    there = [str(file) for folder in sorted({folder_of(path) for path in listed}) for file in image_files(folder)]
-    unlisted = [path for path in there if path not in listed]
+    listed = collections.defaultdict(set)  # folder -> names
+    for path in paths:
+        if path is not None:
+            listed[folder_of(path)].add(os.path.basename(path))
+    unlisted = [
+        str(as_path(folder) / name)
+        for folder, names in sorted(listed.items())
+        for name in image_names(folder)
+        if name not in names
+    ]
     return [*_several_ids(dataset, paths), *_same_stems(dataset, paths, unlisted), *_without_entry(dataset, unlisted)]
 
 
@@ -56,16 +76,52 @@ def header_findings(record, position, channels):
     return [Finding(severity, kind, name_of(record), message, position) for severity, kind, message in found]
 
 
-def jpeg_size(source):
-    """(height, width) of an upright JPEG file, from its header; None of anything else, or if something is wrong."""
-    if not isinstance(source, (str, os.PathLike)):
+def jpeg_size(file):
+    """(height, width) of an upright JPEG, from its header; None of anything else, or if something is wrong.
+
+    Args:
+        file: str, a path or an address; or None.
+    """
+    if file is None:
         return None
     try:
-        with open_image(source) as file, Image.open(file, formats=("JPEG",)) as image:
-            upright = image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) == 1
-            return image.size[::-1] if upright else None
+        with open_image(file) if is_address(file) else open(file, "rb", buffering=0) as opened:
+            size = _size_in_usual_header(opened.read(_HEADER))
+            if size is not None:
+                return size
+            opened.seek(0)
+            with Image.open(opened, formats=("JPEG",)) as image:
+                upright = image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) == 1
+                return image.size[::-1] if upright else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
+
+
+def _size_in_usual_header(head):
+    """(height, width) in the first bytes of a JPEG, if they are a header as nearly all have; else None.
+
+    That is up to the first scan: JFIF's or Adobe's mark, a colour profile, comments, tables of 8 bits, one baseline or
+    progressive frame of 8 bits with one or three components. No EXIF. All else is left to Pillow, which is slower.
+    """
+    at, size = 2, None
+    if head[:2] != b"\xff\xd8":
+        return None
+    while at + 4 <= len(head) and head[at] == 0xFF:
+        kind, end = head[at + 1], at + 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+        body, at = head[at + 4 : end], end
+        if kind == 0xDA:
+            return size if end <= len(head) else None
+        if kind in _FRAMES and size is None and len(body) > 5 and body[0] == 8:
+            size, components = (int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")), body[5]
+            usual = components in (1, 3) and len(body) == 6 + 3 * components and 0 < size[0] * size[1] <= _PIXELS
+        elif kind == 0xDB:  # quantization tables
+            usual = body and len(body) % 65 == 0 and max(body[::65]) < 4
+        else:
+            start, least = _USUAL.get(kind, _UNUSUAL)
+            usual = body.startswith(start) and len(body) >= least
+        if not usual:
+            return None
+    return None
 
 
 def some(names):
@@ -87,28 +143,31 @@ def _header(path):
 
 def _several_ids(dataset, paths):
     """Findings about files that several images of the annotations name."""
-    positions = collections.defaultdict(list)
-    for position, path in enumerate(paths):
-        if path is not None:
+    counts, positions = collections.Counter(paths), collections.defaultdict(list)
+    for position, path in enumerate(paths) if len(counts) < len(paths) else ():
+        if path is not None and counts[path] > 1:
             positions[path].append(position)
     found = []
     for path, those in positions.items():
-        if len(those) > 1:
-            ids = some(str(dataset[position].image_id) for position in those)
-            message = (
-                f"{len(those)} images of the annotations name it (ids {ids}). In each, the objects of the others count "
-                "as background. Give it one id, with all its objects."
-            )
-            found.append(Finding(WARNING, "one file under several ids", path, message, those[0]))
+        ids = some(str(dataset[position].image_id) for position in those)
+        message = (
+            f"{len(those)} images of the annotations name it (ids {ids}). In each, the objects of the others count "
+            "as background. Give it one id, with all its objects."
+        )
+        found.append(Finding(WARNING, "one file under several ids", path, message, those[0]))
     return found
 
 
 def _same_stems(dataset, paths, unlisted):
     """Findings about images in one folder whose names differ in the ending alone: a.jpg and a.png."""
+    listed = {path for path in paths if path is not None}
+    counts = collections.Counter(os.path.splitext(path)[0] for path in (*listed, *unlisted))
     by_stem = collections.defaultdict(list)
-    for position, path in [*enumerate(paths), *((None, path) for path in unlisted)]:
-        if path is not None:
-            by_stem[os.path.splitext(path)[0]].append((position, path))
+    for position, path in (
+        [*enumerate(paths), *((None, path) for path in unlisted)] if len(counts) < counts.total() else ()
+    ):
+        if path is not None and counts[stem := os.path.splitext(path)[0]] > 1:
+            by_stem[stem].append((position, path))
     found = []
     for those in by_stem.values():
         (first, path), others = those[0], [entry for entry in those if entry[1] != those[0][1]]

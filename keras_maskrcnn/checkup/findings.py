@@ -80,8 +80,8 @@ def doubtful_objects(records):
     thinner than a pixel, and boxes that another object of the image has, too. What only masks show is not found.
     """
     boxes, positions, columns = records.boxes.astype(float), records.positions, records.columns
-    sides = boxes[:, 2:] - boxes[:, :2]
-    doubtful = sides.min(axis=1, initial=np.inf) < 1
+    wide, high = _sides(boxes)
+    doubtful = np.minimum(wide, high) < 1
     height, width = columns["size"][positions].T
     x1, y1, x2, y2 = records.outline_corners().T
     doubtful |= (np.minimum(x1, y1) < -_BEYOND) | (x2 > width + _BEYOND) | (y2 > height + _BEYOND)  # false of NaN
@@ -89,18 +89,37 @@ def doubtful_objects(records):
         x, y, w, h = columns["stated_box"].T
         doubtful |= _paired_iou(np.stack([x, y, x + w, y + h], axis=1), boxes) < _BOX_IOU
     if len(columns["area"]):
-        doubtful |= columns["area"] > _AREA_RATIO * sides.prod(axis=1) + sides.sum(axis=1)
+        doubtful |= columns["area"] > _AREA_RATIO * (wide * high) + (wide + high)
+    doubtful[_repeated(boxes, positions)] = True
+    return np.flatnonzero(doubtful)
+
+
+def _repeated(boxes, positions):
+    """Rows whose box another row of the same image has, too, without the first of each such group: int.
+
+    Args:
+        boxes: float (n, 4). positions: int (n,), rising.
+    """
+    key = boxes @ (1.0, 2**0.5, 3**0.5, 5**0.5)  # equal boxes have equal keys, and few others have
+    order = np.argsort(key, kind="stable")
+    near = (key[order[1:]] == key[order[:-1]]) & (positions[order[1:]] == positions[order[:-1]])
+    rows = np.union1d(order[1:][near], order[:-1][near])
+    boxes, positions = boxes[rows], positions[rows]
     order = np.lexsort((*boxes.T, positions))
     twice = (boxes[order[1:]] == boxes[order[:-1]]).all(axis=1) & (positions[order[1:]] == positions[order[:-1]])
-    doubtful[order[1:][twice]] = True
-    return np.flatnonzero(doubtful)
+    return rows[order[1:][twice]]
+
+
+def _sides(boxes):
+    """(widths, heights) of boxes, float (n, [x1, y1, x2, y2])."""
+    return boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
 
 
 def _paired_iou(first, second):
     """IoU of the boxes in each row. float (n, [x1, y1, x2, y2]) twice -> (n,); NaN spreads."""
     low, high = np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])
-    shared = np.maximum(high - low, 0).prod(axis=1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
+    shared = np.maximum(high[:, 0] - low[:, 0], 0) * np.maximum(high[:, 1] - low[:, 1], 0)
+    areas = [wide * high for wide, high in map(_sides, (first, second))]
     return shared / np.maximum(areas[0] + areas[1] - shared, 1e-9)
 
 

@@ -90,8 +90,9 @@ def inspect_dataset(dataset, workers=None, progress=None, every_image=False):
     findings += [] if whole.all() else [_examined_in_part(dataset, int(whole.sum()))]
     digests, hashes, pixels, areas = ([None] * len(dataset) for _ in range(4))
     blocks = np.array_split(np.arange(len(dataset)), min(len(dataset), _BLOCKS))  # a task for each image takes memory
+    files = list(records.files())
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        for results in pool.map(lambda block: [_look(dataset, k, whole[k]) for k in block.tolist()], blocks):
+        for results in pool.map(lambda block: [_look(dataset, k, files[k], whole[k]) for k in block.tolist()], blocks):
             for position, (found, area, digest, bits, measured) in results:
                 findings += found
                 areas[position], digests[position], hashes[position], pixels[position] = area, digest, bits, measured
@@ -143,7 +144,7 @@ def _examined_in_part(dataset, count):
 def _all_areas(records, areas):
     """int64 (objects,): pixels of the masks that were made; else the stated area, or the box's."""
     boxes = records.boxes.astype(float)
-    found = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    found = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     stated = records.columns["area"]
     if len(stated):
         found = np.where(np.isnan(stated), found, stated)
@@ -154,10 +155,10 @@ def _all_areas(records, areas):
     return found
 
 
-def _look(dataset, position, whole):
+def _look(dataset, position, file, whole):
     """(position, what `_examine` returns) of an image; without pixels and masks unless it is examined as a whole."""
     if not whole:
-        size = jpeg_size(dataset.records.source(position))
+        size = jpeg_size(file)
         if size == tuple(dataset.records.columns["size"][position].tolist()):
             return position, ([], None, None, None, None)
     return position, _examine(dataset, position)

@@ -47,14 +47,14 @@ def propose(inspection):
         dict: min_size and max_size or image_scale, crop, anchor_sizes, max_instances, max_detections, batch_size,
         epochs; for images that are not 8-bit RGB also pixel_mean, pixel_std and image_dtype.
     """
-    sizes = inspection.dataset.image_sizes
+    sizes = np.array(inspection.dataset.image_sizes, np.int64).reshape(-1, 2)
     objects = ~inspection.crowd
     boxes, positions = inspection.boxes[objects], inspection.positions[objects]
     options = _input_size(boxes, positions, sizes)
     network = config_of(options)
     if len(boxes):
         options["anchor_sizes"] = _anchors(boxes, positions, sizes, network)
-    longest = max(max(size) for size in _network_sizes(sizes, network))
+    longest = int(_network_sizes(sizes, network).max())
     if longest > _LARGE:
         options["crop"] = _CROP
     most = inspection.dataset.max_instances
@@ -89,7 +89,7 @@ def _normalisation(pixels):
 def _input_size(boxes, positions, sizes):
     """min_size and max_size, or image_scale."""
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
-    short = np.array([min(size) for size in sizes], float)
+    short = sizes.min(axis=1).astype(float)
     if not len(sides):
         return _short_side(800)
     relative = sides / short[positions]

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_maskrcnn.checkup.anchor_recall import best_overlaps, network_boxes, recall_by_size
+from keras_maskrcnn.checkup.anchor_recall import best_overlaps, different_sizes, network_boxes, recall_by_size
 from keras_maskrcnn.checkup.pixels import by_kind
 from keras_maskrcnn.checkup.proposal import config_of
 
@@ -100,6 +100,6 @@ def _nice_bins(most):
 
 
 def _image_sizes(dataset):
-    sizes, counts = np.unique(np.array(dataset.image_sizes), axis=0, return_counts=True)
+    sizes, _, counts = different_sizes(np.array(dataset.image_sizes, np.int64).reshape(-1, 2))
     order = np.argsort(-counts, kind="stable")
     return [{"height": int(sizes[k][0]), "width": int(sizes[k][1]), "images": int(counts[k])} for k in order]

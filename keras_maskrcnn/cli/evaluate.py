@@ -68,12 +68,13 @@ def evaluate(args):
 
 def _evaluate_model(args, team):
     from keras_maskrcnn.evaluation.coco import detect_dataset
+    from keras_maskrcnn.evaluation.misses import can_explain
 
     model = load_model(args.model)
     dataset = _open(args, model.config)
     found = detect_dataset(model, dataset, args.max_detections, int(team.first), args.batch_size)
     # Stages are looked at where one process has the whole model.
-    explained = model if team.count == 1 else None
+    explained = model if team.count == 1 and can_explain(model.config) else None
     results = (found.truth, found.detections, found.iou_types)
     team.agree(lambda: _tell(args, dataset, *results, found.metrics(), explained))
     return SUCCESS

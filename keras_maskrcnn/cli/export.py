@@ -84,7 +84,11 @@ _EXPORTS = {"savedmodel": _export_saved_model, "onnx": _export_onnx, "litert": _
 
 def convert_arguments(command):
     """Add the arguments of convert."""
-    command.add_argument("source", help="torchvision's .pth, .pt or .safetensors file; or a .keras file or run folder")
+    command.add_argument(
+        "source",
+        help="weights of torchvision (.pth, .pt, .safetensors), Detectron2 (.pkl, .pth) or matterport (.h5); "
+        "or a .keras file or run folder",
+    )
     command.add_argument(
         "target",
         help="file to write: .keras or .weights.h5; for a model of this package .safetensors with torchvision's names",
@@ -93,12 +97,26 @@ def convert_arguments(command):
         "--all-rows", action="store_true", help="keep the 90 class rows of COCO's weights instead of its 80 categories"
     )
     command.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    command.add_argument(
+        "--architecture",
+        metavar="NAME",
+        help="the Detectron2 config of the weights, such as mask_rcnn_R_50_FPN_3x (default: found out, and printed)",
+    )
+    command.add_argument(
+        "--warm-start",
+        action="store_true",
+        help="take the weights alone, for more training with this package's arithmetic: the numbers differ",
+    )
+    command.add_argument("--min-size", type=positive(int), help="short side of the network image, pixels")
+    command.add_argument("--max-size", type=positive(int), help="longest side of the network image, pixels")
 
 
 def convert(args):
-    """Convert torchvision's weights to a model of this package, or back."""
+    """Convert other programs' weights to a model of this package, or one to torchvision's names."""
     from keras_maskrcnn.weights.convert import convert_file
 
-    print(convert_file(args.source, args.target, args.all_rows, args.overwrite))
+    sizes = {name: getattr(args, name) for name in ("min_size", "max_size") if getattr(args, name)}
+    options = {"architecture": args.architecture, "warm_start": args.warm_start, **sizes}
+    print(convert_file(args.source, args.target, args.all_rows, args.overwrite, **options))
     print(f"wrote {args.target}")
     return SUCCESS

@@ -7,7 +7,7 @@ from keras_maskrcnn.cli import predict_on_ray
 from keras_maskrcnn.cli.engines import Engine, add_engines, check_engine
 from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, Option, finite, positive
 from keras_maskrcnn.cli.results import ResultFiles, image_paths, read_known_images
-from keras_maskrcnn.cli.sources import load_model
+from keras_maskrcnn.scale.models import is_onnx, is_saved_model, open_predictor
 
 BATCH_SIZE = Option(
     "--batch-size",
@@ -20,7 +20,9 @@ BATCH_SIZE = Option(
 
 def predict_arguments(command):
     """Add the arguments of predict."""
-    command.add_argument("model", nargs="?", help="a .keras file or a run folder; not with --saved-model")
+    command.add_argument(
+        "model", nargs="?", help="a .keras file, a run folder or an .onnx file; not with --saved-model"
+    )
     command.add_argument(
         "images",
         nargs="+",
@@ -60,18 +62,19 @@ def predict_arguments(command):
 
 def check_predict(args):
     """Refuse arguments that do not belong together. Returns them as the engine takes them."""
-    if args.saved_model and args.tile:
-        raise ValueError(
-            f"--tile works with a model, not with an export. Received: --saved-model {args.saved_model} and --tile "
-            f"{args.tile}. Name the .keras file or run folder that was exported."
-        )
     if not (args.saved_model or args.model):
         raise ValueError(
             "predict needs a model and images. "
-            f"Received: {args.images} alone. Name a .keras file or run folder first, or an export by --saved-model."
+            f"Received: {args.images} alone. Name a .keras file, a run folder or an .onnx file first, or a SavedModel "
+            "by --saved-model."
         )
     if args.saved_model and args.model:  # argparse took the first image for the model
         args.images, args.model = [args.model, *args.images], None
+    if args.saved_model and not is_saved_model(args.saved_model):
+        raise ValueError(
+            "--saved-model must name the folder of an export, with saved_model.pb or with numbered versions. Received: "
+            f"{args.saved_model}. A .keras file or run folder goes first, without --saved-model."
+        )
     return check_engine(args, ENGINES)
 
 
@@ -92,15 +95,15 @@ def _check_here(args):
     return args
 
 
-def _predict_here(open_predictor, args):
+def _predict_here(make_predictor, args):
     """Find instances; write pictures and COCO results. The status says if an image could not be read.
 
     Args:
-        open_predictor: function from arguments to a predictor with `stream` and `config`.
+        make_predictor: function from arguments to a predictor with `stream` and `config`.
     """
     from keras_maskrcnn.host.progress import progress_bar
 
-    predictor = open_predictor(args)
+    predictor = make_predictor(args)
     progress = progress_bar(len(args.images), unit_name="image")
     failures = []
     with ResultFiles(args.output, predictor.config, args.known) as files:
@@ -117,21 +120,36 @@ def _predict_here(open_predictor, args):
     return CHECK_FAILED if failures else SUCCESS
 
 
-def _predictor(args):
-    from keras_maskrcnn.inference.predictor import Predictor
-    from keras_maskrcnn.serving import SavedModelPredictor
+def _predictor(args, **options):
+    return open_predictor(args.saved_model or args.model, args.score, args.tile, args.overlap, **options)
 
-    if args.saved_model:
-        return SavedModelPredictor(args.saved_model, args.score)
-    return Predictor(load_model(args.model), args.score, args.tile, args.overlap)
+
+def _runtime(name):
+    """The engine that runs an .onnx file in this runtime."""
+
+    def check(args):
+        if not is_onnx(args.saved_model or args.model):
+            raise ValueError(
+                f"--engine {name} runs .onnx files. Received: {args.saved_model or args.model}. "
+                "Make one: keras-maskrcnn export MODEL model.onnx --format onnx."
+            )
+        return _check_here(args)
+
+    return Engine(
+        f"an .onnx file in {name}",
+        check,
+        functools.partial(_predict_here, functools.partial(_predictor, runtime=name)),
+    )
 
 
 # The engines of `predict`. One that runs in this process needs a function that opens its predictor.
 ENGINES = {
     "keras": Engine(
-        "in this process, with pictures",
+        "in this process, with pictures; .onnx files in onnxruntime",
         _check_here,
         functools.partial(_predict_here, lambda args: _predictor(args)),
     ),
+    "onnxruntime": _runtime("onnxruntime"),
+    "openvino": _runtime("openvino"),
     "ray": predict_on_ray.ENGINE,
 }

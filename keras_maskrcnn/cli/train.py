@@ -137,7 +137,7 @@ def _pretrained_model(args, fields):
         return _keras_model(args, fields)
     if args.weights in ("coco", "imagenet"):
         return getattr(zoo, args.architecture)(weights=args.weights, seed=args.seed, **fields)
-    model = zoo.model_for_state(read_state(args.weights), **fields)
+    model = zoo.model_for_state(read_state(args.weights), source=args.weights, **fields)
     print(load_weights(model, args.weights, heads=False))
     return model
 

@@ -28,6 +28,10 @@ WORDS = {  # argument, or argument with its value -> option
     "score_threshold": "--score",
     "tile": "--tile",
     "overlap": "--overlap",
+    "architecture": "--architecture",
+    "warm_start=True": "--warm-start",
+    "min_size": "--min-size",
+    "max_size": "--max-size",
 }
 
 

@@ -140,13 +140,12 @@ class RecordTable(collections.abc.Sequence):
 
     def files(self):
         """For each image the path of its file as text, or None if it is stored elsewhere. Yields str or None."""
-        kinds, odd = self.columns["source_kind"].tolist(), self.odd["records"]
-        for position, (kind, begin) in enumerate(zip(kinds, self.columns["source"].tolist(), strict=True)):
-            if position in odd:
-                source = odd[position].source
-                yield str(source) if isinstance(source, (str, pathlib.Path)) else None
-            else:
-                yield None if kind == OBJECT_SOURCE else self._text(begin)
+        known = self.columns["source_kind"] != OBJECT_SOURCE
+        texts, odd = self._texts(self.columns["source"][known]), self.odd["records"]
+        for position, is_known in enumerate(known.tolist()):
+            text = next(texts) if is_known else None
+            source = odd[position].source if position in odd else text
+            yield str(source) if isinstance(source, (str, pathlib.Path)) else None
 
     def labels_by_image(self, crowds=False):
         """For each image the list of its objects' labels; those of crowd regions only if asked for."""
@@ -156,13 +155,14 @@ class RecordTable(collections.abc.Sequence):
 
     def outline_corners(self):
         """float64 (objects, [x1, y1, x2, y2]): the extent of polygons, not clipped; NaN for other masks."""
-        corners = np.full((len(self.labels), 4), np.nan)
-        rows = np.flatnonzero((self.columns["mask_kind"] == POLYGONS) & (self.columns["mask_size"] > 0))
-        for some in np.array_split(rows, 1 + len(rows) // _ROWS_AT_ONCE):
+        columns, corners = self.columns, np.full((len(self.labels), 4), np.nan)
+        rows = np.flatnonzero((columns["mask_kind"] == POLYGONS) & (columns["mask_size"] > 0))
+        part = np.argsort(columns["mask_first"][rows], kind="stable")  # in the order of the coordinates, read once
+        for some in np.array_split(rows[part], 1 + len(rows) // _ROWS_AT_ONCE):
             if len(some):
-                first, size = self.columns["mask_first"][some], self.columns["mask_size"][some]
-                begin, end = self.columns["part_first"][first], self.columns["part_first"][first + size]
-                corners[some] = extents(self.columns["coordinates"], begin, end)
+                first, size = columns["mask_first"][some], columns["mask_size"][some]
+                begin, end = columns["part_first"][first], columns["part_first"][first + size]
+                corners[some] = extents(columns["coordinates"], begin, end)
         return corners
 
     # Other tables ------------------------------------------------------------------------------------------
@@ -204,6 +204,13 @@ class RecordTable(collections.abc.Sequence):
         texts = self.columns["texts"]
         size = int.from_bytes(texts[begin : begin + 4].tobytes(), "little")
         return texts[begin + 4 : begin + 4 + size].tobytes().decode("utf-8", "surrogatepass")
+
+    def _texts(self, begins):
+        """As `_text`, of many, in a third of the time. Yields str."""
+        data = memoryview(self.columns["texts"])
+        sizes = self.columns["texts"][begins[:, None] + np.arange(4)].view("<u4").reshape(-1).tolist()
+        for begin, size in zip((begins + 4).tolist(), sizes, strict=True):
+            yield str(data[begin : begin + size], "utf-8", "surrogatepass")
 
     def _instances(self, begin, end):
         """The Instances of some rows."""

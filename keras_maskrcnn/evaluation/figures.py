@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_maskrcnn.evaluation.tables import COMPARED, KEYPOINTS, check_tables
 from keras_maskrcnn.geometry import rle
+from keras_maskrcnn.host.memory import no_search_for_cycles
 
 _PART = 50_000  # detections that are counted at once
 AREAS = {"all": "", "small": "s", "medium": "m", "large": "l"}  # COCOeval's labels: small < 32^2, medium < 96^2
@@ -18,6 +19,7 @@ BOUNDARY = "boundary"  # the IoU type of masks and their boundaries
 _COUNTED = ("category_id", "iscrowd", "area", "bbox", "score", "segmentation", "keypoints", "num_keypoints", "ignore")
 
 
+@no_search_for_cycles()
 def coco_metrics(ground_truth, detections, max_detections=100, iou_types=("bbox", "segm")):
     """COCO's figures for given detections.
 

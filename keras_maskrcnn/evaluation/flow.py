@@ -89,8 +89,8 @@ class Flow:
 
     def _look_at_rpn(self, proposals):
         limits, rpn = self.model.proposal_limits(), ("logits", "deltas", "anchors", "anchors_valid")
-        given = {name: proposals[name] for name in rpn} | {"image_sizes": self.features["image_sizes"]}
-        given |= {name: limits[name] for name in ("min_size", "box_weights")}
+        given = {name: proposals[name] for name in rpn} | self.model.frame.canvas_limits(self.features["image_sizes"])
+        given |= {name: limits[name] for name in ("min_size", "box_weights", "max_log_scale")}
         sizes = [int(level.shape[1]) for level in proposals["logits"]]
         decoded = _of_image(rank_anchors(**given, pre_nms=max(sizes)))
         level = np.repeat(np.arange(len(sizes)), sizes)
@@ -111,7 +111,7 @@ class Flow:
         valid = ops.convert_to_numpy(proposals["valid"])[0]
         self.probabilities = ops.convert_to_numpy(ops.softmax(classified["class_logits"], axis=-1))[0][valid]
         self.pairs = self._all_pairs(classified)
-        names = ("score_threshold", "candidates", "box_weights", "min_box_size")
+        names = ("score_threshold", "candidates", "box_weights", "min_box_size", "max_log_scale")
         candidates = rank_pairs(**classified, **{name: self.limits[name] for name in names})
         agnostic = self.limits["class_agnostic_nms"] or self.model.config.num_classes == 1
         count = int(candidates["scores"].shape[1])
@@ -121,7 +121,7 @@ class Flow:
 
     def _all_pairs(self, classified):
         num_pairs = int(np.prod(classified["class_logits"].shape[1:]))
-        numbers = {name: self.limits[name] for name in ("box_weights", "min_box_size")}
+        numbers = {name: self.limits[name] for name in ("box_weights", "min_box_size", "max_log_scale")}
         return _of_image(rank_pairs(**classified, **numbers, score_threshold=0.0, candidates=num_pairs))
 
     def classify(self, boxes):

@@ -153,6 +153,7 @@ def explain(model, image, truth, iou=0.5, score_threshold=None, category_ids=Non
         ValueError: an object of a class that the model does not know; an IoU or a threshold out of range.
     """
     check_iou(iou)
+    _check_stages(model.config)
     predictor = Predictor(model, score_threshold)
     image = read_image(image, model.config.num_channels, model.config.image_dtype)
     ids = [int(key) for key in (model.config.category_ids if category_ids is None else category_ids)]
@@ -216,6 +217,20 @@ def explain_dataset(model, dataset, image_ids=None, category_ids=None, iou=0.5, 
         if on_image is not None:
             on_image(count)
     return MissTable(misses, len(images), model.config, tuple(unreadable))
+
+
+def can_explain(config):
+    """Whether the causes are those of a model's stages: tight canvas, selection by level, detections of each class."""
+    return (config.canvas, config.rpn_selection, config.detection_rule) == ("tight", "level", "each_class")
+
+
+def _check_stages(config):
+    if not can_explain(config):
+        raise ValueError(
+            'explain needs canvas "tight", rpn_selection "level" and detection_rule "each_class". Received: '
+            f'"{config.canvas}", "{config.rpn_selection}" and "{config.detection_rule}". '
+            "Explain a model with the default rules."
+        )
 
 
 def _labels(objects, ids):

@@ -135,27 +135,23 @@ def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0), max_log_scale=MA
     return ops.stack([x - half_width, y - half_height, x + half_width, y + half_height], axis=-1)
 
 
-def clip_boxes(boxes, image_sizes):
+def clip_boxes(boxes, image_sizes, origins=None):
     """Clip each box to its image, so that no box extends into the padding.
 
     Args:
         boxes: float (B, ..., [x1, y1, x2, y2]), network pixels.
         image_sizes: (B, [height, width]), network pixels: the part of the canvas that is image.
+        origins: (B, [y, x]), network pixels: where it begins; None: at (0, 0).
 
     Returns:
         float, the shape of `boxes`. A box completely outside its image has area 0.
     """
     x1, y1, x2, y2 = split_sides(boxes)
     height, width = _per_image(image_sizes, rank=len(boxes.shape) - 1)
-    return ops.stack(
-        [
-            ops.clip(x1, 0.0, width),
-            ops.clip(y1, 0.0, height),
-            ops.clip(x2, 0.0, width),
-            ops.clip(y2, 0.0, height),
-        ],
-        axis=-1,
-    )
+    top, left = (0.0, 0.0) if origins is None else _per_image(origins, rank=len(boxes.shape) - 1)
+    bottom, right = top + height, left + width
+    sides = (x1, left, right), (y1, top, bottom), (x2, left, right), (y2, top, bottom)
+    return ops.stack([ops.clip(*side) for side in sides], axis=-1)
 
 
 def sides_reach(boxes, length):

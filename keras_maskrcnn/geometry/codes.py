@@ -8,7 +8,11 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from keras_maskrcnn.geometry import native, rle
-from keras_maskrcnn.geometry.pasting import TORCHVISION, checked_pasting, paste_mask_windows
+from keras_maskrcnn.geometry.pasting import checked_pasting, paste_mask_windows
+
+# Of the rules, those that the native loops have: whether it is torchvision's. Pixels near the threshold are left to the
+# windows, so that the loops need not tell `>` from `>=`.
+_NATIVE = {"subpixel": False, "torchvision": True, "detectron2": False}
 
 
 def paste_codes(masks, boxes, image_size, threshold=0.5, pasting="subpixel"):
@@ -21,7 +25,9 @@ def paste_codes(masks, boxes, image_size, threshold=0.5, pasting="subpixel"):
     """
     masks, boxes = checked_pasting(masks, boxes, pasting)
     height, width = (int(side) for side in image_size)
-    found = native.paste_codes(masks, boxes, (height, width), threshold, pasting == TORCHVISION)
+    found = None
+    if pasting in _NATIVE:
+        found = native.paste_codes(masks, boxes, (height, width), threshold, _NATIVE[pasting])
     codes, open_ones = ([None] * len(masks), np.ones(len(masks), bool)) if found is None else found
     rest = np.flatnonzero(open_ones)
     windows = paste_mask_windows(masks[rest], boxes[rest], (height, width), threshold, pasting)

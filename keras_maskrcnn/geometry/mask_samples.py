@@ -8,7 +8,7 @@ from keras import ops
 from keras_maskrcnn.geometry import bilinear
 
 
-def sample_masks(gt_masks, gt_mask_boxes, matched, rois, size, sampling_ratio=2, aligned=True):
+def sample_masks(gt_masks, gt_mask_boxes, matched, rois, size, sampling_ratio=2, aligned=True, rounded=False):
     """Cut the mask target of each roi out of the mask of the instance it was matched with.
 
     Args:
@@ -22,10 +22,11 @@ def sample_masks(gt_masks, gt_mask_boxes, matched, rois, size, sampling_ratio=2,
         size: rows and columns of the target.
         sampling_ratio: points in a bin and axis; 0: about one for each cell of `gt_masks`.
         aligned: False reads everything half a pixel further on, as RoIAlign's first form does.
+        rounded: True gives 1 from 0.5 on and 0 below, as Detectron2 does.
 
     Returns:
         float32 (B, R, size, size), 0..1: the bilinear average over each bin; 0 outside the window
-        and wherever the window has no size (padding rows). Not rounded to 0/1.
+        and wherever the window has no size (padding rows).
     """
     if not gt_masks.shape[1]:  # no masks, or known late: there must be a row to read, be it empty
         gt_masks = ops.pad(gt_masks, [[0, 0], [0, 1], [0, 0], [0, 0]])
@@ -37,7 +38,8 @@ def sample_masks(gt_masks, gt_mask_boxes, matched, rois, size, sampling_ratio=2,
         rois = rois + 0.5
     rows = _window_weights(rois, windows, 1, size, sampling_ratio, ops.shape(masks)[2])
     columns = _window_weights(rois, windows, 0, size, sampling_ratio, ops.shape(masks)[3])
-    return ops.matmul(ops.matmul(rows, masks), ops.swapaxes(columns, 2, 3))
+    samples = ops.matmul(ops.matmul(rows, masks), ops.swapaxes(columns, 2, 3))
+    return ops.cast(samples >= 0.5, "float32") if rounded else samples
 
 
 def _rows_of(table, matched):

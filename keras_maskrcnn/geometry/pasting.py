@@ -6,7 +6,7 @@ on a 12-megapixel image once took 416 GB).
 
 import numpy as np
 
-SUBPIXEL, TORCHVISION = "subpixel", "torchvision"
+PASTING_RULES = ("subpixel", "torchvision", "detectron2", "matterport")
 
 
 def paste_masks(masks, boxes, image_size, threshold=0.5):
@@ -41,7 +41,9 @@ def paste_mask_windows(masks, boxes, image_size, threshold=0.5, pasting="subpixe
         boxes: float (n, [x1, y1, x2, y2]), image pixels; may reach over the border.
         image_size: (height, width), image pixels.
         threshold: a pixel belongs to the object above it.
-        pasting: "subpixel" (as `paste_masks_subpixel`) or "torchvision" (as `paste_masks`).
+        pasting: "subpixel" (as `paste_masks_subpixel`), "torchvision" (as `paste_masks`), "detectron2" (as the first,
+            but a pixel at the threshold belongs to the object) or "matterport" (as the latter, on boxes of whole
+            pixels; values stay in the range of the mask, as scikit-image's `resize` keeps them).
 
     Returns:
         list of n (window bool (h, w), x0, y0): pixel (y, x) of the window is pixel (y0 + y, x0 +
@@ -51,13 +53,13 @@ def paste_mask_windows(masks, boxes, image_size, threshold=0.5, pasting="subpixe
         ValueError: when the shapes do not belong together or `pasting` is unknown.
     """
     masks, boxes = checked_pasting(masks, boxes, pasting)
-    axis = _AXES[pasting]
+    axis, decide = _RULES[pasting]
     height, width = (int(side) for side in image_size)
     windows = []
     for mask, box in zip(masks, boxes, strict=True):
         y0, rows = axis(box[1], box[3], mask.shape[0], height)
         x0, columns = axis(box[0], box[2], mask.shape[1], width)
-        windows.append((rows @ mask @ columns.T > threshold, x0, y0))
+        windows.append((decide(rows @ mask @ columns.T, mask, threshold), x0, y0))
     return windows
 
 
@@ -69,9 +71,9 @@ def checked_pasting(masks, boxes, pasting):
             "Pasting takes masks (n, m, m) and boxes (n, 4). "
             f"Received {masks.shape} and {boxes.shape}. Choose each object's mask by its class."
         )
-    if pasting not in _AXES:
+    if pasting not in _RULES:
         raise ValueError(
-            f"pasting is one of {sorted(_AXES)}. Received {pasting!r}. "
+            f"pasting is one of {sorted(_RULES)}. Received {pasting!r}. "
             'Use "subpixel" unless masks must equal torchvision\'s.'
         )
     return masks, boxes
@@ -129,4 +131,21 @@ def _torchvision_axis(low, high, cells, extent):
     return first, weights.astype("float32")
 
 
-_AXES = {SUBPIXEL: _subpixel_axis, TORCHVISION: _torchvision_axis}
+def _above(values, mask, threshold):
+    return values > threshold
+
+
+def _not_below(values, mask, threshold):
+    return values >= threshold
+
+
+def _not_below_in_range(values, mask, threshold):
+    return np.clip(values, mask.min(), mask.max()) >= threshold
+
+
+_RULES = {
+    "subpixel": (_subpixel_axis, _above),
+    "torchvision": (_torchvision_axis, _above),
+    "detectron2": (_subpixel_axis, _not_below),
+    "matterport": (_subpixel_axis, _not_below_in_range),
+}

@@ -17,12 +17,12 @@ STRIDE = 32  # stride of the coarsest backbone level (C5); canvas sides are mult
 def network_size(height, width, config):
     """Size of an image in network pixels: short side `min_size`, long side at most `max_size`.
 
-    Rounds as torchvision's GeneralizedRCNNTransform does (a float64 scale, then floor). With
-    `config.image_scale` set, both sides are multiplied by it instead and rounded to nearest.
+    Rounds by `config.size_rule`. With `config.image_scale` set, both sides are multiplied by it instead and rounded to
+    nearest.
 
     Args:
         height, width: int, image pixels, >= 1.
-        config: MaskRCNNConfig; `min_size`, `max_size` and `image_scale` are read.
+        config: MaskRCNNConfig; `min_size`, `max_size`, `image_scale` and `size_rule` are read.
 
     Returns:
         (height, width), int, network pixels, each >= 1.
@@ -34,8 +34,66 @@ def network_size(height, width, config):
         )
     if config.image_scale is not None:
         return tuple(max(1, math.floor(side * config.image_scale + 0.5)) for side in (height, width))
-    scale = min(config.min_size / min(height, width), config.max_size / max(height, width))
+    return SIZE_RULES[getattr(config, "size_rule", "floor")](height, width, config.min_size, config.max_size)
+
+
+def _floor_sides(height, width, min_size, max_size):
+    """Torchvision's GeneralizedRCNNTransform: a float64 scale, then floor."""
+    scale = min(min_size / min(height, width), max_size / max(height, width))
     return tuple(max(1, math.floor(side * scale)) for side in (height, width))
+
+
+def _round_sides(height, width, min_size, max_size):
+    """Detectron2's ResizeShortestEdge: the short side, then the long one, each rounded to nearest at the end."""
+    scale = min_size / min(height, width)
+    sides = [min_size if side == min(height, width) else scale * side for side in (height, width)]
+    if max(sides) > max_size:
+        scale = max_size / max(sides)
+        sides = [side * scale for side in sides]
+    return tuple(max(1, int(side + 0.5)) for side in sides)
+
+
+def _square_sides(height, width, min_size, max_size):
+    """Matterport's `resize_image` in mode "square": enlarge to `min_size`, never shrink to it; at most `max_size`."""
+    scale = max(1, min_size / min(height, width))
+    if round(max(height, width) * scale) > max_size:
+        scale = max_size / max(height, width)
+    return tuple(max(1, round(side * scale)) for side in (height, width))
+
+
+SIZE_RULES = {"floor": _floor_sides, "round": _round_sides, "square": _square_sides}  # of the config's size_rule
+
+
+def resize_image(image, size, rule="bilinear", out=None):
+    """Resample an image as the config's `resize` says.
+
+    Args, returns: as `resize_bilinear`; other rules than "bilinear" take uint8 and give whole numbers.
+    """
+    if rule == "bilinear":
+        return resize_bilinear(image, size, out)
+    out = np.empty((*size, image.shape[2]), np.float32) if out is None else out
+    out[...] = image if image.shape[:2] == tuple(size) else _RESIZES[rule](image, size)
+    return out
+
+
+def _resize_by_pillow(image, size):
+    """Detectron2's ResizeTransform: bilinear with antialiasing, each channel rounded to 8 bits."""
+    from PIL import Image
+
+    channels = [Image.fromarray(np.ascontiguousarray(image[..., k])) for k in range(image.shape[2])]
+    resized = [channel.resize((size[1], size[0]), Image.Resampling.BILINEAR) for channel in channels]
+    return np.stack([np.asarray(channel) for channel in resized], axis=-1)
+
+
+def _resize_by_skimage(image, size):
+    """Matterport's `resize`: linear, mixed with zeros at the border, within the range of the image, cut to 8 bits."""
+    from skimage.transform import resize
+
+    options = {"order": 1, "mode": "constant", "cval": 0, "clip": True, "preserve_range": True}
+    return resize(image, (*size, image.shape[2]), anti_aliasing=False, **options).astype(np.uint8)
+
+
+_RESIZES = {"pillow": _resize_by_pillow, "skimage": _resize_by_skimage}
 
 
 def resize_bilinear(image, size, out=None):

@@ -36,7 +36,7 @@ _SETTINGS = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1))
 def no_search_for_cycles():
     """Switch Python's garbage collector off in this block, which makes millions of objects without cycles.
 
-    It would look through all of them again and again: 6 to 20 % of the time to open a COCO file of 825,000 polygons.
+    It would look through all of them again and again: a tenth of the time to count the AP of 70,000 detections.
     """
     was_on = gc.isenabled()
     gc.disable()

@@ -34,6 +34,11 @@ def argument(name, value=None):
     return whole
 
 
+def words_in_use():
+    """What messages call arguments just now, as text: the same where messages are."""
+    return repr(sorted(_WORDS.items()))
+
+
 @contextlib.contextmanager
 def in_words(words):
     """Name arguments in messages by other words inside this, in all threads; those that are not listed keep theirs.

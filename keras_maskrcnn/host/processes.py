@@ -30,11 +30,19 @@ def place_among_processes():
     return index, count
 
 
+def tasks_of(cluster):
+    """The processes of TensorFlow's cluster that train, in its order: list of (type, number).
+
+    Args:
+        cluster: dict from a type of process to the addresses of its processes.
+    """
+    return [(kind, number) for kind in ("chief", "worker") for number in range(len(cluster.get(kind, ())))]
+
+
 def _by_tensorflow(text):
     try:
         config = json.loads(text)
-        cluster = config.get("cluster", {})
-        tasks = [(kind, place) for kind in ("chief", "worker") for place in range(len(cluster.get(kind, ())))]
+        tasks = tasks_of(config.get("cluster", {}))
         task = config.get("task", {})
         own = (task.get("type"), int(task.get("index", 0)))
         return (tasks.index(own), len(tasks)) if tasks else (0, 1)

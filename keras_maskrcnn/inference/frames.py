@@ -3,18 +3,37 @@
 import numpy as np
 
 
-def boxes_in_image(boxes, scale, image_size):
+def boxes_in_image(boxes, network_size, image_size, canvas="tight"):
     """Boxes in image pixels, clipped to the image.
 
     Args:
         boxes: float (n, [x1, y1, x2, y2]), network pixels.
-        scale: float (1, [x, y]), image pixels per network pixel. image_size: (height, width), image pixels.
+        network_size, image_size: (height, width) of the image, network and image pixels.
+        canvas: of the config; on the "square" one boxes become whole numbers.
 
     Returns:
         float32 (n, 4).
     """
+    return _BOXES[canvas](boxes, network_size, image_size)
+
+
+def _scaled_boxes(boxes, network_size, image_size):
+    scale = np.array([[image_size[1] / network_size[1], image_size[0] / network_size[0]]], np.float32)
     limits = np.array([image_size[1], image_size[0]] * 2, np.float32)
     return np.clip(boxes.astype(np.float32) * np.tile(scale, (1, 2)).astype(np.float32), 0, limits)
+
+
+def _whole_boxes(boxes, network_size, image_size):
+    """Matterport's `unmold_detections`: the last pixel of a box moves, not its end; then rounding, half to even."""
+    last = np.array([[0, 0, 1, 1]], np.float32)
+    network, image = (
+        np.maximum(np.array([width, height] * 2, np.float32) - 1, 1) for height, width in (network_size, image_size)
+    )
+    moved = np.around((boxes.astype(np.float32) - last) / network * image + last)
+    return np.clip(moved, 0, np.array([image_size[1], image_size[0]] * 2, np.float32))
+
+
+_BOXES = {"tight": _scaled_boxes, "square": _whole_boxes}
 
 
 def moved_values(rows, config, scale=((1, 1),), offset=((0, 0),)):

@@ -1,7 +1,8 @@
 """Finds instances in images that are too large for the network: in overlapping tiles, whose results are merged by mask.
 
-In: a large image and a function that finds instances in a small one. Out: merged `Piece`s in image pixels, with masks
-as run lengths. Called by Predictor. Neighbouring tiles share a strip. Masks are compared within that strip:
+In: what was found in the tiles of a large image. Out: merged `Piece`s in image pixels, with masks as run lengths.
+Called by `predictor.TileBatch`. An object that is no longer than the strip that neighbouring tiles share lies whole in
+at least one tile. Masks are compared within that strip:
 
 1. A piece is cut if its mask touches its tile's border. It is dropped if it lies well inside another tile, which shows
    the whole object.
@@ -95,29 +96,6 @@ class Piece:
         """The mask inside a rectangle that lies in the window, bool (h, w)."""
         r = rectangle
         return self.window[r.y1 - self.y : r.y2 - self.y, r.x1 - self.x : r.x2 - self.x]
-
-
-def find_in_tiles(image, find, tile, overlap):
-    """Find instances tile by tile and merge those that several tiles found.
-
-    Only one tile is resized at a time, and masks are kept as run lengths. Apart from the image, which may be a
-    memory-mapped array, memory grows only with the number of instances.
-
-    Args:
-        image: (H, W, C).
-        find: function of an image (h, w, C). It returns FoundInstances with masks.
-        tile: int, image pixels of a tile's side.
-        overlap: the share of a tile's side that the next tile covers as well. An object of at most `tile * overlap`
-            pixels lies whole in at least one tile.
-
-    Returns:
-        list of Piece, one per object, highest score first.
-    """
-    tiles = tile_grid(*image.shape[:2], tile, overlap)
-    pieces = []
-    for index, one in enumerate(tiles):
-        pieces += pieces_of(find(one.cut(image)), index, one)
-    return merge_pieces(pieces, tiles, image.shape[:2])
 
 
 def tile_grid(height, width, tile, overlap):

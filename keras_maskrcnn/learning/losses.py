@@ -29,8 +29,10 @@ def mean_of(values, weights):
 
 
 def smooth_l1(error, beta):
-    """Square below `beta`, linear above (Fast R-CNN eq. 3 with torchvision's beta); elementwise."""
+    """Square below `beta`, linear above (Fast R-CNN eq. 3 with torchvision's beta); elementwise. 0 is the L1 loss."""
     size = ops.abs(error)
+    if not beta:
+        return size
     return ops.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta)
 
 

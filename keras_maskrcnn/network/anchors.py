@@ -4,6 +4,7 @@ In: the anchors of one cell (`geometry/anchor_shapes.py`). Out: those of a whole
 (row, column, ratio) of the RPN's outputs. Called by `model.py`.
 """
 
+import numpy as np
 from keras import ops
 
 
@@ -18,9 +19,7 @@ def level_anchors(rows, columns, spacing, cells):
     Returns:
         float32 (rows * columns * A, [x1, y1, x2, y2]), network pixels. Not clipped to the image.
     """
-    y = ops.cast(ops.arange(rows), "float32")[:, None, None, None] * ops.cast(spacing[0], "float32")
-    x = ops.cast(ops.arange(columns), "float32")[None, :, None, None] * ops.cast(spacing[1], "float32")
-    cells = ops.convert_to_tensor(cells)[None, None]
-    x = x + ops.zeros_like(y)
-    y = y + ops.zeros_like(x)
-    return ops.reshape(ops.concatenate([x, y, x, y], axis=-1) + cells, (-1, 4))
+    y = ops.reshape(ops.cast(ops.arange(rows), "float32") * ops.cast(spacing[0], "float32"), (-1, 1, 1, 1))
+    x = ops.reshape(ops.cast(ops.arange(columns), "float32") * ops.cast(spacing[1], "float32"), (1, -1, 1, 1))
+    centres = x * np.array([1, 0, 1, 0], "float32") + y * np.array([0, 1, 0, 1], "float32")
+    return ops.reshape(centres + ops.convert_to_tensor(cells), (-1, 4))

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_maskrcnn import backend
-from keras_maskrcnn.network.layers import ConvNorm
+from keras_maskrcnn.network.layers import EPSILON, ConvNorm
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -18,17 +18,28 @@ class BoxHead(keras.layers.Layer):
         num_convs: number of 3x3 convolutions (paper 0; torchvision v2: 4).
         num_fcs: number of fully connected layers (paper 2; torchvision v2: 1).
         features: width of the fully connected layers.
-        norm: norm of the convolutions, or None.
+        norm: norm of the convolutions, or None. norm_epsilon: added to its variance.
     """
 
     def __init__(
-        self, num_classes, channels=256, pool_size=7, num_convs=0, num_fcs=2, features=1024, norm=None, **kwargs
+        self,
+        num_classes,
+        channels=256,
+        pool_size=7,
+        num_convs=0,
+        num_fcs=2,
+        features=1024,
+        norm=None,
+        norm_epsilon=EPSILON,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_classes, self.channels, self.pool_size = num_classes, channels, pool_size
         self.num_convs, self.num_fcs, self.features, self.norm = num_convs, num_fcs, features, norm
+        self.norm_epsilon = norm_epsilon
         self.convs = [
-            ConvNorm(channels, 3, norm=norm, name=f"conv{i + 1}", dtype=self.dtype_policy) for i in range(num_convs)
+            ConvNorm(channels, 3, norm=norm, norm_epsilon=norm_epsilon, name=f"conv{i + 1}", dtype=self.dtype_policy)
+            for i in range(num_convs)
         ]
         self.fcs = [
             keras.layers.Dense(
@@ -94,4 +105,5 @@ class BoxHead(keras.layers.Layer):
             "num_fcs": self.num_fcs,
             "features": self.features,
             "norm": self.norm,
+            "norm_epsilon": self.norm_epsilon,
         }

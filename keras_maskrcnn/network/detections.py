@@ -6,7 +6,7 @@ Pure functions. B images, P proposals, K classes, D detections. Called by `model
 from keras import ops
 
 from keras_maskrcnn import backend
-from keras_maskrcnn.geometry.boxes import clip_boxes, decode_boxes, sides_reach
+from keras_maskrcnn.geometry.boxes import MAX_LOG_SCALE, clip_boxes, decode_boxes, sides_reach
 
 
 def select_detections(
@@ -24,6 +24,8 @@ def select_detections(
     box_weights,
     min_box_size,
     image_limits=None,
+    max_log_scale=MAX_LOG_SCALE,
+    origins=None,
 ):
     """Softmax, one refined box per class, clip, threshold, NMS per class, the best D detections.
 
@@ -36,6 +38,7 @@ def select_detections(
         max_detections: D. candidates: largest number of (proposal, class) pairs before NMS.
         box_weights: weights of the box coder. min_box_size: network pixels; boxes with a shorter side are dropped.
         image_limits: None, or int (B,): largest number of detections of each image, if less than D.
+        max_log_scale: see `decode_boxes`. origins: int (B, [y, x]), where the images begin; None: at (0, 0).
 
     Returns:
         dict of boxes float (B, D', 4) network pixels, clipped; scores float (B, D') descending; labels int32 (B, D');
@@ -51,10 +54,62 @@ def select_detections(
         candidates=candidates,
         box_weights=box_weights,
         min_box_size=min_box_size,
+        max_log_scale=max_log_scale,
+        origins=origins,
     )
     boxes, scores, labels = ranked["boxes"], ranked["scores"], ranked["labels"]
     single_class = class_logits.shape[-1] == 2
-    kept, valid = suppress_pairs(ranked, nms_threshold, class_agnostic_nms or single_class, max_detections)
+    classes = None if class_agnostic_nms or single_class else labels
+    return _best_boxes(boxes, scores, labels, ranked["passed"], classes, nms_threshold, max_detections, image_limits)
+
+
+def select_best_classes(
+    *,
+    class_logits,
+    deltas,
+    proposals,
+    proposals_valid,
+    image_sizes,
+    score_threshold,
+    nms_threshold,
+    class_agnostic_nms,
+    max_detections,
+    candidates,
+    box_weights,
+    min_box_size,
+    image_limits=None,
+    max_log_scale=MAX_LOG_SCALE,
+    origins=None,
+):
+    """As `select_detections`, with one class for each RoI: the best of all, background included (matterport).
+
+    Args, returns: as for `select_detections`, but detections score `score_threshold` or more, and `candidates` has no
+    effect: there are as many boxes as proposals.
+    """
+    del candidates
+    probabilities = ops.softmax(class_logits, axis=-1)
+    num_classes = probabilities.shape[-1] - 1
+    best = ops.cast(ops.argmax(probabilities, axis=-1), "int32")
+    scores = ops.where(proposals_valid, ops.max(probabilities, axis=-1), 0.0)
+    lowest = ops.cast(ops.reshape(score_threshold, (-1, 1)), scores.dtype)
+    passed = ops.logical_and(ops.logical_and(best < num_classes, scores >= lowest), proposals_valid)
+    labels = ops.minimum(best, num_classes - 1)
+    own = ops.cast(ops.arange(num_classes) == labels[..., None], deltas.dtype)
+    deltas = ops.sum(deltas * own[..., None], axis=2)
+    boxes = clip_boxes(decode_boxes(deltas, proposals, box_weights, max_log_scale), image_sizes, origins)
+    if min_box_size:
+        passed = ops.logical_and(passed, sides_reach(boxes, min_box_size))
+    classes = None if class_agnostic_nms or num_classes == 1 else labels
+    return _best_boxes(boxes, scores, labels, passed, classes, nms_threshold, max_detections, image_limits)
+
+
+RULES = {"each_class": select_detections, "best_class": select_best_classes}  # of the config's detection_rule
+
+
+def _best_boxes(boxes, scores, labels, passed, classes, nms_threshold, max_detections, image_limits):
+    """NMS, and the rows that it keeps: what `select_detections` returns."""
+    limit = backend.smaller(max_detections, ops.shape(scores)[1])
+    kept, valid = backend.non_max_suppression(boxes, scores, nms_threshold, limit, classes, passed)
     if image_limits is not None:  # greedy NMS with a lower limit gives the first rows of the same result
         rows = ops.arange(ops.shape(valid)[1], dtype="int32")
         valid = ops.logical_and(valid, rows < ops.reshape(image_limits, (-1, 1)))
@@ -78,6 +133,8 @@ def rank_pairs(
     candidates,
     box_weights,
     min_box_size,
+    max_log_scale=MAX_LOG_SCALE,
+    origins=None,
 ):
     """The best pairs of a proposal and a class, refined: the first half of `select_detections`, with its arguments.
 
@@ -91,13 +148,14 @@ def rank_pairs(
     scores = ops.softmax(class_logits, axis=-1)[..., :num_classes]
     scores = ops.where(proposals_valid[..., None], scores, 0.0)
     scores = ops.reshape(scores, (batch, -1))
-    scores = ops.where(scores > ops.reshape(score_threshold, (-1, 1)), scores, 0.0)
+    scores = ops.where(scores > ops.cast(ops.reshape(score_threshold, (-1, 1)), scores.dtype), scores, 0.0)
     count = backend.smaller(candidates, ops.shape(scores)[1])
     scores, order = ops.top_k(scores, count)
     passed, order, scores = backend.trim_to_valid(scores > 0, order, scores)
     labels, rows = ops.cast(order % num_classes, "int32"), order // num_classes
     deltas = backend.gather_each(ops.reshape(deltas, (batch, -1, 4)), order)
-    boxes = clip_boxes(decode_boxes(deltas, backend.gather_each(proposals, rows), box_weights), image_sizes)
+    proposals = backend.gather_each(proposals, rows)
+    boxes = clip_boxes(decode_boxes(deltas, proposals, box_weights, max_log_scale), image_sizes, origins)
     passed = ops.logical_and(passed, sides_reach(boxes, min_box_size))
     return {"boxes": boxes, "scores": scores, "labels": labels, "rows": rows, "passed": passed}
 

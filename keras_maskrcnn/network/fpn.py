@@ -1,10 +1,11 @@
 """Stage 2: C2..C5 -> pyramid P2..P6 (Lin et al. 2017, section 3; P6 by subsampling P5, section 4.1)."""
 
 import keras
+from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
-from keras_maskrcnn.network.layers import ConvNorm
+from keras_maskrcnn.network.layers import EPSILON, ConvNorm
 from keras_maskrcnn.network.padding import zero_padding
 
 
@@ -14,12 +15,12 @@ class FeaturePyramid(keras.layers.Layer):
 
     Args:
         channels: channels of every level.
-        norm: None or a norm (torchvision v2: "batch").
+        norm: None or a norm (torchvision v2: "batch"). norm_epsilon: added to its variance.
     """
 
-    def __init__(self, channels=256, norm=None, **kwargs):
+    def __init__(self, channels=256, norm=None, norm_epsilon=EPSILON, **kwargs):
         super().__init__(**kwargs)
-        self.channels, self.norm = channels, norm
+        self.channels, self.norm, self.norm_epsilon = channels, None if norm == "none" else norm, norm_epsilon
         self.laterals = [self._conv("lateral", 1, level) for level in range(2, 6)]
         self.outputs = [self._conv("output", 3, level) for level in range(2, 6)]
 
@@ -28,6 +29,7 @@ class FeaturePyramid(keras.layers.Layer):
             self.channels,
             size,
             norm=self.norm,
+            norm_epsilon=self.norm_epsilon,
             relu=False,
             kernel_initializer="lecun_uniform" if self.norm is None else "he_normal",
             name=f"{kind}{level}",
@@ -68,9 +70,11 @@ class FeaturePyramid(keras.layers.Layer):
             merged = zero_padding(merged, image_sizes, stride)
             output = self.outputs[level](merged, training=training)
             pyramid.insert(0, zero_padding(output, image_sizes, stride))
-        pyramid.append(pyramid[-1][:, ::2, ::2])
+        # Every second cell. A slice with strides takes longer on TensorFlow, and OpenVINO cannot bound its size.
+        pyramid.append(ops.average_pool(pyramid[-1], 1, 2, padding="valid"))
         return pyramid
 
     def get_config(self):
         """Keras serialisation."""
-        return {**super().get_config(), "channels": self.channels, "norm": self.norm}
+        options = {"channels": self.channels, "norm": self.norm, "norm_epsilon": self.norm_epsilon}
+        return {**super().get_config(), **options}

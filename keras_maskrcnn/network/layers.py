@@ -139,6 +139,7 @@ class ConvNorm(keras.layers.Layer):
         kernel_initializer: a Keras initializer.
         frozen_scale: initial gamma of a frozen norm.
         norm_epsilon: added to the norm's variance.
+        groups: groups of channels that do not mix.
     """
 
     def __init__(
@@ -151,9 +152,11 @@ class ConvNorm(keras.layers.Layer):
         kernel_initializer="he_normal",
         frozen_scale=1.0,
         norm_epsilon=EPSILON,
+        groups=1,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.groups = groups
         norm = None if norm == "none" else norm
         self.filters, self.kernel_size, self.strides = filters, kernel_size, strides
         self.norm_name, self.relu = norm, relu
@@ -164,6 +167,7 @@ class ConvNorm(keras.layers.Layer):
             kernel_size,
             strides=strides,
             padding="same" if strides == 1 else "valid",
+            groups=groups,
             use_bias=norm is None,
             kernel_initializer=backend.initial_values(self.kernel_initializer),
             name="conv",
@@ -200,7 +204,7 @@ class ConvNorm(keras.layers.Layer):
             kernel, bias = kernel * ops.cast(scale, kernel.dtype), ops.cast(shift, kernel.dtype)
             normalizes = False
         relu_follows = self.relu and (normalizes or cells is not None)
-        outputs = backend.convolve(maps, kernel, bias, self.strides, self.relu and not relu_follows)
+        outputs = backend.convolve(maps, kernel, bias, self.strides, self.relu and not relu_follows, self.groups)
         if normalizes:
             outputs = [self._normalize(features, training) for features in outputs]
         if relu_follows:
@@ -223,4 +227,5 @@ class ConvNorm(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "frozen_scale": self.frozen_scale,
             "norm_epsilon": self.norm_epsilon,
+            "groups": self.groups,
         }

@@ -6,13 +6,16 @@ arithmetic is in `backend/`.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.backend import checks
 from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
+from keras_maskrcnn.network.roi_levels import LEVEL_RULES
 
 AGGREGATIONS = ("average", "max")
+SAMPLINGS = ("align", "crop")
 
 
 def roi_align(
@@ -65,7 +68,7 @@ def roi_align(
     )
 
 
-def assign_levels(boxes, num_levels=4, canonical_scale=224, canonical_level=4, first_level=2):
+def assign_levels(boxes, num_levels=4, canonical_scale=224, canonical_level=4, first_level=2, rule="torchvision"):
     """Choose the pyramid level for each box by its size (FPN paper, eq. 1).
 
     Args:
@@ -75,6 +78,7 @@ def assign_levels(boxes, num_levels=4, canonical_scale=224, canonical_level=4, f
             `canonical_level`.
         canonical_level: its level; 4 is P4.
         first_level: the level with index 0; 2 is P2.
+        rule: how the level becomes a whole number, a key of `LEVEL_RULES`.
 
     Returns:
         int32 (...,), 0 for the first level (P2) to num_levels - 1. Empty boxes get the first level.
@@ -82,9 +86,7 @@ def assign_levels(boxes, num_levels=4, canonical_scale=224, canonical_level=4, f
     boxes = ops.cast(ops.convert_to_tensor(boxes), "float32")
     width = ops.relu(boxes[..., 2] - boxes[..., 0])
     height = ops.relu(boxes[..., 3] - boxes[..., 1])
-    # The lower bound of the logarithm is far below one pixel: it only keeps empty boxes finite.
-    octaves = ops.log(ops.maximum(ops.sqrt(width * height), 1e-6) / canonical_scale) / ops.log(2.0)
-    level = ops.floor(canonical_level + octaves + 1e-6) - first_level
+    level = LEVEL_RULES[rule](ops.sqrt(width * height) / canonical_scale, canonical_level) - first_level
     # After divergence boxes can be NaN; the level must still be a valid index.
     level = ops.where(ops.isnan(level), 0.0, level)
     return ops.cast(ops.clip(level, 0, num_levels - 1), "int32")
@@ -102,6 +104,9 @@ class MultiLevelRoIAlign(keras.layers.Layer):
         canonical_scale: side in network pixels of a box that is assigned to `canonical_level`.
         canonical_level: its level; 4 is P4 (stride 16).
         strides: network pixels per cell of each level in `pyramid`.
+        sampling: "align", or "crop": one point per bin, the outer ones on the border of the box, in the frame of
+            `frames.SquareFrame` (matterport). The three options of RoIAlign then have no effect.
+        level_rule: as `rule` of `assign_levels`.
     """
 
     def __init__(
@@ -113,6 +118,8 @@ class MultiLevelRoIAlign(keras.layers.Layer):
         canonical_scale=224,
         canonical_level=4,
         strides=BACKBONE_STRIDES,
+        sampling="align",
+        level_rule="torchvision",
         **kwargs,
     ):
         # Autocast would round boxes to bfloat16 under mixed precision: 2 to 4 px at 1000 px.
@@ -124,6 +131,8 @@ class MultiLevelRoIAlign(keras.layers.Layer):
         self.canonical_scale = canonical_scale
         self.canonical_level = canonical_level
         self.strides = tuple(strides)
+        self.sampling, self.level_rule = check_choice("sampling", sampling, SAMPLINGS), level_rule
+        check_choice("level_rule", level_rule, tuple(LEVEL_RULES))
 
     def call(self, pyramid, boxes, with_gradient=False):
         """Crop.
@@ -146,13 +155,12 @@ class MultiLevelRoIAlign(keras.layers.Layer):
             )
         boxes = ops.cast(boxes, "float32")
         num_images, num_boxes = ops.shape(boxes)[:2]
-        levels = assign_levels(
-            boxes,
-            len(self.strides),
-            self.canonical_scale,
-            self.canonical_level,
-            first_level=self.strides[0].bit_length() - 1,
-        )
+        options = {"sampling_ratio": self.sampling_ratio, "aligned": self.aligned, "aggregation": self.aggregation}
+        if self.sampling == "crop":
+            boxes, levels = self._crop_frames(pyramid, boxes)
+            options = {"sampling_ratio": 1, "aligned": True, "aggregation": "average"}
+        else:
+            levels = self._levels(boxes)
         images = ops.cast(ops.arange(num_images), "int32")[:, None]
         crop = backend.trainable_multilevel_roi_align if with_gradient else backend.multilevel_roi_align
         crops = crop(
@@ -162,12 +170,42 @@ class MultiLevelRoIAlign(keras.layers.Layer):
             ops.reshape(levels, (-1,)),
             tuple(1.0 / stride for stride in self.strides),
             self.output_size,
-            self.sampling_ratio,
-            self.aligned,
-            self.aggregation,
+            **options,
         )
         channels = pyramid[0].shape[-1]
         return ops.reshape(crops, (num_images, num_boxes, *self.output_size, channels))
+
+    def _levels(self, boxes):
+        return assign_levels(
+            boxes,
+            len(self.strides),
+            self.canonical_scale,
+            self.canonical_level,
+            first_level=self.strides[0].bit_length() - 1,
+            rule=self.level_rule,
+        )
+
+    def _crop_frames(self, pyramid, boxes):
+        """Boxes whose bins have their centres where `tf.image.crop_and_resize` samples, and the boxes' levels.
+
+        Its points are y1 * (h - 1) + i * (y2 - y1) * (h - 1) / (bins - 1) for normalised boxes and a map of h rows.
+
+        Args:
+            pyramid: as for `call`. boxes: float (B, R, [x1, y1, x2, y2]), inclusive, of the whole canvas.
+
+        Returns:
+            float (B, R, 4), network pixels as RoIAlign with aligned=True takes them; int32 (B, R).
+        """
+        rows, columns = (ops.cast(side, "float32") * self.strides[0] for side in ops.shape(pyramid[0])[1:3])
+        canvas = ops.stack([columns, rows, columns, rows])
+        boxes = boxes / (canvas - 1)
+        levels = self._levels(boxes * canvas)
+        stride = backend.take_rows(ops.cast(np.array(self.strides), "float32"), levels)[..., None]
+        points = boxes * (canvas / stride - 1)
+        first, last = ops.split(points, 2, axis=-1)
+        bins = np.array(self.output_size[::-1], "float32")
+        half = (last - first) / (2 * np.maximum(bins - 1, 1))
+        return (ops.concatenate([first - half, last + half], axis=-1) + 0.5) * stride, levels
 
     def get_config(self):
         """Keras serialisation."""
@@ -180,6 +218,8 @@ class MultiLevelRoIAlign(keras.layers.Layer):
             "canonical_scale": self.canonical_scale,
             "canonical_level": self.canonical_level,
             "strides": self.strides,
+            "sampling": self.sampling,
+            "level_rule": self.level_rule,
         }
 
 
@@ -213,6 +253,13 @@ def check_scale(spatial_scale):
             f"Received {spatial_scale!r}. It is 1 / stride: 0.25 for P2."
         )
     return float(spatial_scale)
+
+
+def check_choice(name, value, choices):
+    """Check that a value is one of those possible; return it."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}. Received {value!r}. The usual choice is {choices[0]!r}.")
+    return value
 
 
 def check_aggregation(aggregation):

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_maskrcnn import backend
-from keras_maskrcnn.geometry.boxes import clip_boxes, decode_boxes, sides_reach
+from keras_maskrcnn.geometry.boxes import MAX_LOG_SCALE, clip_boxes, decode_boxes, sides_reach
 from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
 from keras_maskrcnn.network.layers import ConvNorm, KernelAndBias
 from keras_maskrcnn.network.padding import zero_padding
@@ -21,17 +21,19 @@ class RPNHead(keras.layers.Layer):
     """3x3 convolutions, then objectness and box deltas for each anchor; shared by all levels.
 
     Args:
-        channels: channels of the pyramid and of the convolutions.
+        channels: channels of the pyramid.
         num_anchors: anchors per cell, A.
         num_convs: 3x3 convolutions (paper: 1; torchvision v2: 2).
+        filters: of the convolutions; None: as many as the pyramid has channels.
     """
 
-    def __init__(self, channels=256, num_anchors=3, num_convs=1, **kwargs):
+    def __init__(self, channels=256, num_anchors=3, num_convs=1, filters=None, **kwargs):
         super().__init__(**kwargs)
         self.channels, self.num_anchors, self.num_convs = channels, num_anchors, num_convs
+        self.filters = filters or channels
         normal = lambda: keras.initializers.RandomNormal(stddev=0.01)  # noqa: E731  (Faster section 3.1.3)
         self.convs = [
-            ConvNorm(channels, 3, kernel_initializer=normal(), name=f"conv{i + 1}", dtype=self.dtype_policy)
+            ConvNorm(self.filters, 3, kernel_initializer=normal(), name=f"conv{i + 1}", dtype=self.dtype_policy)
             for i in range(num_convs)
         ]
         self.objectness = KernelAndBias(num_anchors, normal(), name="objectness")
@@ -42,6 +44,7 @@ class RPNHead(keras.layers.Layer):
         shape = (None, None, None, self.channels)
         for layer in (*self.convs, self.objectness, self.deltas):
             layer.build(shape)
+            shape = (None, None, None, self.filters)
 
     def call(self, pyramid, image_sizes=None):
         """Predict objectness and deltas for every anchor of every level.
@@ -80,6 +83,7 @@ class RPNHead(keras.layers.Layer):
             "channels": self.channels,
             "num_anchors": self.num_anchors,
             "num_convs": self.num_convs,
+            "filters": self.filters,
         }
 
 
@@ -95,6 +99,9 @@ def select_proposals(
     nms_threshold,
     min_size,
     box_weights,
+    max_log_scale=MAX_LOG_SCALE,
+    origins=None,
+    filled=False,
 ):
     """The best anchors of each level, decoded; NMS on each level; the best boxes over all levels (FPN section 4.1).
 
@@ -104,12 +111,15 @@ def select_proposals(
         image_sizes: int (B, [height, width]), network pixels.
         pre_nms: largest number of boxes of a level before NMS. post_nms: largest number of proposals per image.
         nms_threshold: IoU. min_size: network pixels; boxes with a shorter side are dropped.
-        box_weights: weights of the box coder.
+        box_weights: weights of the box coder. max_log_scale: see `decode_boxes`.
+        origins: int (B, [y, x]), network pixels, where the images begin; None: at (0, 0).
+        filled: for `select_proposals_jointly`.
 
     Returns:
         dict of boxes float (B, P, [x1, y1, x2, y2]) network pixels, clipped, no gradient; scores float (B, P), logits
         in descending order; valid bool (B, P). P is post_nms, or less if the levels have fewer boxes.
     """
+    del filled
     ranked = rank_anchors(
         logits=logits,
         deltas=deltas,
@@ -119,6 +129,8 @@ def select_proposals(
         pre_nms=pre_nms,
         min_size=min_size,
         box_weights=box_weights,
+        max_log_scale=max_log_scale,
+        origins=origins,
     )
     kept, keep = suppress_ranked(ranked, nms_threshold, post_nms)
     scores = ops.where(keep, backend.gather_each(ranked["scores"], kept), NEVER)
@@ -127,7 +139,19 @@ def select_proposals(
     return {"boxes": boxes, "scores": scores, "valid": keep}
 
 
-def rank_anchors(*, logits, deltas, anchors, anchors_valid, image_sizes, pre_nms, min_size, box_weights):
+def rank_anchors(
+    *,
+    logits,
+    deltas,
+    anchors,
+    anchors_valid,
+    image_sizes,
+    pre_nms,
+    min_size,
+    box_weights,
+    max_log_scale=MAX_LOG_SCALE,
+    origins=None,
+):
     """The best anchors of each level, decoded: the first half of `select_proposals`, with its arguments.
 
     Returns:
@@ -136,9 +160,7 @@ def rank_anchors(*, logits, deltas, anchors, anchors_valid, image_sizes, pre_nms
         levels of the number of boxes, whose sum is M.
     """
     scores, order, sizes = _best_anchors(logits, anchors_valid, pre_nms)
-    deltas = backend.gather_each(ops.stop_gradient(ops.concatenate(deltas, axis=1)), order)
-    boxes = decode_boxes(deltas, ops.take(ops.concatenate(anchors, axis=0), order, axis=0), box_weights)
-    boxes = clip_boxes(boxes, image_sizes)
+    boxes = clip_boxes(_decode(deltas, anchors, order, box_weights, max_log_scale), image_sizes, origins)
     valid = ops.logical_and(sides_reach(boxes, min_size), scores > NEVER / 2)
     return {"boxes": boxes, "scores": scores, "order": order, "valid": valid, "sizes": sizes}
 
@@ -155,6 +177,60 @@ def suppress_ranked(ranked, nms_threshold, post_nms):
     scores, sizes = ranked["scores"], ranked["sizes"]
     limit = backend.smaller(post_nms, ops.shape(scores)[1])
     return backend.non_max_suppression_by_level(ranked["boxes"], scores, sizes, nms_threshold, limit, ranked["valid"])
+
+
+def select_proposals_jointly(
+    *,
+    logits,
+    deltas,
+    anchors,
+    anchors_valid,
+    image_sizes,
+    pre_nms,
+    post_nms,
+    nms_threshold,
+    min_size,
+    box_weights,
+    max_log_scale=MAX_LOG_SCALE,
+    origins=None,
+    filled=False,
+):
+    """As `select_proposals`, but all levels are ranked together, by probability, and share one NMS (matterport).
+
+    Args: as for `select_proposals`; `pre_nms` counts the boxes of all levels.
+        filled: True makes all rows valid: where there are fewer boxes than P, boxes of zeros, which matterport's heads
+            classify like any other.
+
+    Returns:
+        dict as from `select_proposals`; scores are probabilities, and 0 in rows that are not valid.
+    """
+    # Float32 probabilities, so that those that round to the same number rank by their place.
+    joined = ops.sigmoid(ops.stop_gradient(ops.concatenate(logits, axis=1)))
+    if anchors_valid[0] is not None:
+        joined = ops.where(ops.concatenate(anchors_valid, axis=1), joined, -1.0)
+    scores, order = ops.top_k(joined, backend.smaller(pre_nms, ops.shape(joined)[1]))
+    order = ops.cast(order, "int32")
+    boxes = clip_boxes(_decode(deltas, anchors, order, box_weights, max_log_scale), image_sizes, origins)
+    valid = scores >= 0
+    if min_size:
+        valid = ops.logical_and(valid, sides_reach(boxes, min_size))
+    limit = backend.smaller(post_nms, ops.shape(scores)[1])
+    kept, keep = backend.non_max_suppression(boxes, scores, nms_threshold, limit, None, valid)
+    scores = ops.where(keep, backend.gather_each(scores, kept), 0.0)
+    boxes = ops.where(ops.expand_dims(keep, -1), backend.gather_each(boxes, kept), 0.0)
+    if filled:
+        return {"boxes": boxes, "scores": scores, "valid": ops.ones_like(keep)}
+    keep, boxes, scores = backend.trim_to_valid(keep, boxes, scores)
+    return {"boxes": boxes, "scores": scores, "valid": keep}
+
+
+SELECTIONS = {"level": select_proposals, "joint": select_proposals_jointly}  # of the config's rpn_selection
+
+
+def _decode(deltas, anchors, order, box_weights, max_log_scale):
+    """The boxes of these anchors: float (B, M, 4), no gradient, not clipped. `order`: int32 (B, M)."""
+    deltas = backend.gather_each(ops.stop_gradient(ops.concatenate(deltas, axis=1)), order)
+    return decode_boxes(deltas, backend.take_rows(ops.concatenate(anchors, axis=0), order), box_weights, max_log_scale)
 
 
 def _best_anchors(logits, anchors_valid, pre_nms):

@@ -197,13 +197,12 @@ class RestOfEpoch(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         """Put the running means where they were, after Keras has reset them."""
         if epoch == self.first:
-            team = backend.team_of(self.model)
             for variable, value in zip(self.model.metrics_variables, self.metrics, strict=True):
-                backend.restore_metric(variable, value, team)
+                variable.assign(value)  # the sum over all replicas, which TensorFlow divides among them
 
     def on_train_batch_end(self, batch, logs=None):
         """End the epoch after the last of its batches: Keras counts on as many in each."""
-        if self.loader.skipped and batch + 1 >= self.loader.num_batches:
+        if self.loader.skipped and batch + 1 >= self.loader.num_batches and not backend.ENDS_WITH_DATA:
             raise StopIteration  # Keras takes it as the end of the data
 
 

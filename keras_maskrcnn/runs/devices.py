@@ -6,6 +6,7 @@ command line and by users; `experiment.py` finds the Team of a model by itself.
 
 import contextlib
 import io
+import logging
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.data import DataLoader
@@ -13,6 +14,8 @@ from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.host.processes import place_among_processes
 
 ALL = "all"
+
+_LOG = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -41,9 +44,12 @@ def use_devices(devices=ALL):
     Raises:
         ValueError: another number of devices than there are; a number, where there are several processes; an
             environment that cannot be read.
+        ConnectionError: another process ended before the work was done.
     """
     _check(devices)
-    place_among_processes()  # its errors are clearer than those of the frameworks
+    index, expected = place_among_processes()  # its errors are clearer than those of the frameworks
+    if expected > 1:
+        _LOG.info("process %d of %d, which waits for the others", index + 1, expected)
     count = backend.connect()
     if devices is None:
         devices = ALL if count > 1 else 1
@@ -66,8 +72,26 @@ def use_devices(devices=ALL):
     if len(names) == count == 1:
         yield backend.team_of(None)
         return
-    with backend.spread(names) as team:
+    with _ending_with_the_others(count), backend.spread(names) as team:
         yield team
+
+
+@contextlib.contextmanager
+def _ending_with_the_others(count):
+    """An error ends this one of several processes at once, and the others with it. Say so if another one was first."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if count == 1:
+            raise
+        backend.leave()
+        if not backend.is_loss(error):
+            raise
+        raise ConnectionError(
+            f"{count} processes work together, and none goes on without the others. Received the loss of another one: "
+            f"{' '.join(str(error).split())[:300]}. Its messages say why it ended. Start all of them again; a run that "
+            f"was begun goes on with {argument('resume', True)}."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """A predictor for whatever a trained model is kept in, and what its file says without building it.
 
-Called by `rows.py`, `on_ray.py` and users.
+Called by `rows.py`, `on_ray.py`, the command line and users.
 """
 
 import hashlib
@@ -9,28 +9,32 @@ import pathlib
 import types
 import zipfile
 
-from keras_maskrcnn.host.messages import argument
+from keras_maskrcnn.inference.arguments import check_arguments
 from keras_maskrcnn.runs.folder import find_model
 
 
-def open_predictor(path, score_threshold=None, tile=None, overlap=0.2):
-    """Open a model for prediction.
+def open_predictor(path, score_threshold=None, tile=None, overlap=0.2, **options):
+    """Open a model for prediction: what every engine does in the process that computes.
 
     Args:
-        path: `.keras` file, run folder, or SavedModel (the folder of one version, or of all versions).
-        score_threshold, tile, overlap: as for `Predictor`. A SavedModel takes whole images only.
+        path: `.keras` file, run folder, .onnx file, or SavedModel (the folder of one version, or of all versions).
+        score_threshold, tile, overlap: as for `Predictor`.
+        **options: of an .onnx file, as for `OnnxPredictor`: runtime, device.
 
     Returns:
-        An object with `stream` and `config`, such as Predictor.
+        An ImagePredictor: Predictor, SavedModelPredictor or OnnxPredictor.
 
     Raises:
-        ValueError: there is no such model, or it cannot take tiles.
+        ValueError: there is no such model, or an argument is invalid.
     """
+    if is_onnx(path):
+        from keras_maskrcnn.serving.onnx_predictor import OnnxPredictor
+
+        return OnnxPredictor(path, score_threshold, tile=tile, overlap=overlap, **options)
     if is_saved_model(path):
         from keras_maskrcnn.serving.saved_model_predictor import SavedModelPredictor
 
-        _need_whole_images(path, tile)
-        return SavedModelPredictor(path, score_threshold)
+        return SavedModelPredictor(path, score_threshold, tile=tile, overlap=overlap)
     from keras_maskrcnn.inference.predictor import Predictor
     from keras_maskrcnn.weights.models import load_model
 
@@ -39,23 +43,16 @@ def open_predictor(path, score_threshold=None, tile=None, overlap=0.2):
 
 def check_options(path, score_threshold=None, tile=None, overlap=0.2):
     """Raise what `open_predictor` would raise about these arguments, before processes are started for it."""
-    if is_saved_model(path):
-        _need_whole_images(path, tile)
-        return
-    lowest = read_fields(path).score_threshold
-    if score_threshold is not None and not lowest <= score_threshold <= 1:
-        raise ValueError(
-            f"{argument('score_threshold')} must lie between the model's own, {lowest}, and 1. "
-            f"Received: {score_threshold}. The model gives no detections below its own."
-        )
-    if tile is not None:
-        from keras_maskrcnn.inference.tiling import tile_grid
-
-        tile_grid(tile, tile, tile, overlap)
+    lowest = 0 if is_onnx(path) or is_saved_model(path) else read_fields(path).score_threshold
+    check_arguments(lowest, score_threshold, tile, overlap)
 
 
 def read_fields(path):
     """What the file of a model says about its images: an object with num_channels, image_dtype, score_threshold."""
+    if is_onnx(path):
+        from keras_maskrcnn.serving.onnx_predictor import read_config
+
+        return read_config(path)
     if is_saved_model(path):
         from keras_maskrcnn.serving.assets import read_config
         from keras_maskrcnn.serving.saved_model import find_version
@@ -67,12 +64,9 @@ def read_fields(path):
     return types.SimpleNamespace(num_channels=len(fields["pixel_mean"]), **kept)
 
 
-def _need_whole_images(path, tile):
-    if tile is not None:
-        raise ValueError(
-            f"An export takes whole images, no tiles. Received {path} and {argument('tile', tile)}. "
-            "Name the .keras file or run folder that was exported."
-        )
+def is_onnx(path):
+    """Whether a path is that of an .onnx file."""
+    return pathlib.Path(path).suffix == ".onnx"
 
 
 def is_saved_model(path):
@@ -84,7 +78,10 @@ def is_saved_model(path):
 def digest_of(path):
     """SHA-256 of a model: of its file, or of all files of its folder with their names."""
     path = pathlib.Path(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if is_saved_model(path) else [find_model(path)]
+    if is_saved_model(path):
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+    else:
+        files = [path if is_onnx(path) else find_model(path)]
     digest = hashlib.sha256()
     for file in files:
         name = file.relative_to(path).as_posix() if len(files) > 1 else ""

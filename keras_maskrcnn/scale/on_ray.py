@@ -5,6 +5,7 @@ actors are busy, so that memory does not grow with the input. The driver alone w
 Called by users and the command line.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -77,49 +78,64 @@ def predict_on_ray(
         ImportError: Ray is not installed.
     """
     ray = _need_ray()
+    options = {"score_threshold": score_threshold, "tile": tile, "overlap": overlap}
     if not callable(model):
-        check_options(model, score_threshold, tile, overlap)
-    settings = {
-        "model": model.__name__ if callable(model) else digest_of(model)[:16],
-        "score_threshold": score_threshold,
-        "tile": tile,
-        "overlap": overlap if tile else None,
-    }
-    with ResultStore(output, settings) as store:
-        finished = store.images
+        check_options(model, **options)
+    with ResultStore(output, _settings(model, options)) as store:
+        told = progress or (lambda count: None)
+        told(store.images)
         units = list_units(sources, store.is_new, column=image_column)
-        if progress is not None:
-            progress(finished)
         if units:
-            options = {"score_threshold": score_threshold, "tile": tile, "overlap": overlap, "batch_size": batch_size}
-            own = _connect(ray)
-            try:
+            with _cluster(ray, store):
                 pool = _choose_pool(ray.cluster_resources(), actors, gpus)
-                for table in _flow(ray, units, pool, (model,), options):
-                    store.add(table)
-                    if progress is not None:
-                        progress(store.images)
-                _check_all(store.images - finished, units, output)
-            except ray.exceptions.RayError as error:
-                raise RunStopped(
-                    f"The processes of Ray must run to the end. Received: {_last_line(error)} {store.images} images "
-                    f"are finished in {output}. Start it again, and it goes on from there."
-                ) from error
-            finally:
-                if own:
-                    ray.shutdown()
+                tables = _flow(ray, units, pool, model, options | {"batch_size": batch_size})
+                _keep(tables, sum(map(len, units)), store, told)
         if coco:
             store.write_coco()
     return store
 
 
-def _check_all(found, units, output):
-    wanted = sum(map(len, units))
-    if found != wanted:
+def _settings(model, options):
+    """What the results depend on, for the store: the model by its content, the score, and how images are cut."""
+    own = model.__name__ if callable(model) else digest_of(model)[:16]
+    return {"model": own} | options | ({} if options["tile"] else {"overlap": None})
+
+
+def _keep(tables, wanted, store, told):
+    """Add tables of results to the store as they come.
+
+    Raises:
+        RunStopped: they do not have `wanted` rows.
+    """
+    before = store.images
+    for table in tables:
+        store.add(table)
+        told(store.images)
+    if store.images - before != wanted:
         raise RunStopped(
-            f"Ray must give a row for each image. Received {found} rows for {wanted} images. "
-            f"Those in {output} are finished. Start it again, and it goes on from there."
+            f"Ray must give a row for each image. Received {store.images - before} rows for {wanted} images. "
+            f"Those in {store.place} are finished. Start it again, and it goes on from there."
         )
+
+
+@contextlib.contextmanager
+def _cluster(ray, store):
+    """Connected to a cluster, inside this.
+
+    Raises:
+        RunStopped: Ray ended the run.
+    """
+    own = _connect(ray)
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise RunStopped(
+            f"The processes of Ray must run to the end. Received: {_last_line(error)} {store.images} images "
+            f"are finished in {store.place}. Start it again, and it goes on from there."
+        ) from error
+    finally:
+        if own:
+            ray.shutdown()
 
 
 def _last_line(error):
@@ -129,7 +145,7 @@ def _last_line(error):
     return (reasons or lines or [type(error).__name__])[-1][:400]
 
 
-def _flow(ray, units, pool, arguments, options):
+def _flow(ray, units, pool, model, options):
     """Yield pyarrow.Table with the results of units, in any order."""
     import pyarrow
 
@@ -141,7 +157,7 @@ def _flow(ray, units, pool, arguments, options):
     readers = max(1, -(-pool.actors // _READERS)) if not pool.gpus else max(1, int(4 * pool.actors))
     # Readers wait for disks and servers more than they compute, and take no CPU from the actors. For GPUs they decode.
     read = ray.data.from_arrow(tables).map_batches(
-        _reader(_pixels_of(arguments[0]) if wants_pixels(pool) else None),
+        _reader(_pixels_of(model) if wants_pixels(pool) else None),
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=pool.reader_cpus,
@@ -149,7 +165,7 @@ def _flow(ray, units, pool, arguments, options):
     )
     found = read.map_batches(
         RowPredictor,
-        fn_constructor_args=arguments,
+        fn_constructor_args=(model,),
         fn_constructor_kwargs=options,
         batch_size=None,
         batch_format="pyarrow",
@@ -242,7 +258,7 @@ def _connect(ray):
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(**options, runtime_env={"env_vars": env})
-    except Exception as error:  # Ray raises none of its own here; a busy machine takes longer than Ray waits
+    except Exception as error:  # Ray raises none of its own here; a busy machine takes longer than the 30 s it waits
         raise RunStopped(
             f"Ray must start, or find its cluster. Received: {_last_line(error)} Check RAY_ADDRESS and how busy this "
             "machine is, and start it again."

@@ -17,7 +17,7 @@ from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.serving.assets import fingerprint
 from keras_maskrcnn.serving.folding import optimize_for_inference
 
-INPUT = "images"
+INPUT, CONFIG = "images", "config"  # of the images, and of the metadata that holds the config
 DTYPES = {"uint8": ("uint8", "float32"), "uint16": ("float32",), "float32": ("float32",)}  # by image_dtype
 
 
@@ -59,8 +59,9 @@ def _detect(model, images, image_size, options):
     import tensorflow as tf
 
     from keras_maskrcnn.serving import sizes_in_graph
-    from keras_maskrcnn.serving.signatures import in_image_frame, valid_options
+    from keras_maskrcnn.serving.signatures import check_rules, in_image_frame, valid_options
 
+    check_rules(model.config)
     batch = tf.shape(images)[0]
     if image_size is None:
         source = tf.shape(images)[1:3]
@@ -81,6 +82,7 @@ def describe(model):
     """Metadata of a model for the exported file: dict of str."""
     return {
         "package": f"keras-maskrcnn {__version__}",
+        CONFIG: json.dumps(model.config.to_dict()),
         "class_names": json.dumps(list(model.config.class_names)),
         "category_ids": json.dumps([int(number) for number in model.config.category_ids]),
         "mask_pasting": model.config.mask_pasting,

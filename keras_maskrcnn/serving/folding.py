@@ -12,7 +12,6 @@ from keras import ops
 
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.network.backbones import ResNet
-from keras_maskrcnn.network.layers import EPSILON
 
 FOLDED = {"frozen_batch": "none", "batch": "none"}  # group norm depends on the image and cannot be folded
 
@@ -37,6 +36,7 @@ def optimize_for_inference(model, dtype=None):
         config,
         norm=FOLDED.get(config.norm, config.norm) if isinstance(model.backbone, ResNet) else config.norm,
         head_norm=None if head_norm == "none" else head_norm,
+        fpn_norm=FOLDED.get(config.fpn_norm, config.fpn_norm),
     )
     policy = model.dtype_policy if dtype is None else {"float32": "float32", "bfloat16": "mixed_bfloat16"}[dtype]
     backbone = None
@@ -55,19 +55,19 @@ def _copy_weights(model, optimized):
     for weight in _own_weights(optimized):
         name = _name(weight)
         if name not in source or name.endswith("/conv/kernel"):
-            weight.assign(_folded(name, source, model.config.norm_epsilon))
+            own = name.startswith("backbone/")
+            weight.assign(_folded(name, source, model.config.norm_epsilon if own else model.config.head_norm_epsilon))
         else:
             weight.assign(source[name])
 
 
-def _folded(name, source, backbone_epsilon):
+def _folded(name, source, epsilon):
     """Kernel or bias of a convolution with the following norm folded in, computed in float64."""
     layer, part = name.rsplit("/conv/", 1)
     kernel, norm = source[f"{layer}/conv/kernel"], f"{layer}/norm/"
     folds = norm + "moving_variance" in source
     if not folds:
         return source[name]
-    epsilon = backbone_epsilon if name.startswith("backbone/") else EPSILON
     values = {key: source[norm + key].astype("float64") for key in ("gamma", "beta", "moving_mean", "moving_variance")}
     scale = values["gamma"] / np.sqrt(values["moving_variance"] + epsilon)
     if part == "kernel":

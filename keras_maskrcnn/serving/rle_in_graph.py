@@ -42,19 +42,20 @@ def encode_masks(masks, boxes, valid, image_size, pasting):
         boxes: float32 (D, [x1, y1, x2, y2]), image pixels, inside the image.
         valid: bool (D,).
         image_size: int32 [height, width], image pixels.
-        pasting: "subpixel" or "torchvision", see `MaskRCNNConfig.mask_pasting`.
+        pasting: "subpixel", "detectron2" or "torchvision", see `MaskRCNNConfig.mask_pasting`.
 
     Returns:
         string (D,), the `counts` of COCO's code; empty for rows that are not valid.
     """
-    axis = {"subpixel": _subpixel_axis, "torchvision": _torchvision_axis}[pasting]
+    axis = _torchvision_axis if pasting == "torchvision" else _subpixel_axis
+    decide = tf.greater_equal if pasting == "detectron2" else tf.greater
     cells = masks.shape[-1]
 
     def encode(row):
         mask, box = row
         top, rows = axis(box[1], box[3], cells, image_size[0])
         left, columns = axis(box[0], box[2], cells, image_size[1])
-        window = tf.matmul(tf.matmul(rows, mask), columns, transpose_b=True) > 0.5
+        window = decide(tf.matmul(tf.matmul(rows, mask), columns, transpose_b=True), 0.5)
         return run_length_text(run_lengths(window, left, top, image_size))
 
     count = tf.reduce_sum(tf.cast(valid, tf.int32))  # valid rows come first

@@ -1,33 +1,41 @@
 """`keras-maskrcnn convert`: convert a weight file to another format, including the architecture."""
 
+import dataclasses
 import pathlib
 
 from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.host.locks import locked_file
 from keras_maskrcnn.host.messages import argument
+from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.runs.folder import find_model
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.keras_files import write_backbone
 from keras_maskrcnn.weights.limits import naming
-from keras_maskrcnn.weights.loading import read_state, write_state
+from keras_maskrcnn.weights.loading import load_state, read_state, write_state
+from keras_maskrcnn.weights.matterport_files import is_layer_file
 from keras_maskrcnn.weights.models import load_model
 from keras_maskrcnn.weights.receipt import Receipt
-from keras_maskrcnn.weights.torchvision import current_names, is_classifier, load_state, torchvision_state_dict
-from keras_maskrcnn.weights.zoo import model_for_state
+from keras_maskrcnn.weights.torchvision import is_classifier, torchvision_state_dict
+from keras_maskrcnn.weights.zoo import config_for_state
 
-TORCH = (".pth", ".pt", ".safetensors")
+OTHERS = (".pth", ".pt", ".pkl", ".h5", ".hdf5", ".safetensors")
 KERAS = (".keras", ".weights.h5")
 
 
-def convert_file(source, target, all_rows=False, overwrite=False):
-    """Convert torchvision weights to a Keras file, or a model of this package to torchvision's names.
+def convert_file(source, target, all_rows=False, overwrite=False, architecture=None, warm_start=False, **overrides):
+    """Convert other programs' weights to a Keras file, or a model of this package to torchvision's names.
 
     Args:
-        source: `.pth`, `.pt` or `.safetensors` of a torchvision Mask R-CNN or ResNet classifier; or a `.keras` file or
-            run folder of this package.
-        target: `.keras` (the whole model) or `.weights.h5` for the former; `.safetensors` for the latter.
-        all_rows: keep all 90 rows of a COCO detector; otherwise only COCO's 80 categories.
+        source: `.pth`, `.pt` or `.safetensors` of a torchvision Mask R-CNN or ResNet classifier; `.pkl` or `.pth` of
+            Detectron2; `.h5` of matterport; or a `.keras` file or run folder of this package.
+        target: `.keras` (the whole model) or `.weights.h5` for the others; `.safetensors` for a model of this package.
+        all_rows: keep all 90 rows of a COCO detector of torchvision; otherwise only COCO's 80 categories.
         overwrite: replace an existing target.
+        architecture: name of the Detectron2 config that the file was trained with; None finds out, and the receipt says
+            how.
+        warm_start: take the weights alone, into a model with this package's arithmetic. Its numbers differ from the
+            file's program, for a training that goes on from them.
+        **overrides: fields of MaskRCNNConfig, for what was changed in training, such as min_size.
 
     Returns:
         Receipt.
@@ -38,13 +46,32 @@ def convert_file(source, target, all_rows=False, overwrite=False):
     """
     target = pathlib.Path(target)
     _check_new(target, overwrite)
-    source_is_torch = pathlib.Path(source).suffix in TORCH
-    endings = KERAS if source_is_torch else (".safetensors",)
+    is_other = _is_other(pathlib.Path(source))
+    endings = KERAS if is_other else (".safetensors",)
     if not target.name.endswith(endings):
         raise ValueError(f"{source} is converted to {' or '.join(endings)}. Received: {target.name}.")
+    options = {"all_rows": all_rows, "architecture": architecture, "warm_start": warm_start, **overrides}
+    if not is_other:
+        _check_no_options(options)
     with locked_file(target):
         _check_new(target, overwrite)
-        return _from_torch(pathlib.Path(source), target, all_rows) if source_is_torch else _to_torch(source, target)
+        return _from_other(pathlib.Path(source), target, options) if is_other else _to_torch(source, target)
+
+
+def _is_other(source):
+    """Whether a file is another program's; `.weights.h5` may be of Keras 2."""
+    if source.name.endswith(".weights.h5"):
+        return source.is_file() and is_layer_file(source)
+    return source.suffix in OTHERS
+
+
+def _check_no_options(options):
+    given = [argument(name, value) for name, value in options.items() if name != "all_rows" and value]
+    if given:
+        raise ValueError(
+            f"A model of this package is converted as it is. Received {', '.join(given)}, which is for the weights of "
+            "other programs. Leave it out."
+        )
 
 
 def _check_new(target, overwrite):
@@ -55,36 +82,44 @@ def _check_new(target, overwrite):
         )
 
 
-def build_model(state, source, all_rows=False, **overrides):
-    """The model of a torchvision file, with its weights.
+def build_model(state, source, all_rows=False, architecture=None, warm_start=False, **overrides):
+    """The model of another program's file, with its weights.
 
     Args:
         state: what `read_state` read from it.
-        source: path of the file. The name of a published file determines the batch norm epsilon, which is not stored.
+        source: path of the file. The name of a published file says what is not stored, such as torchvision's batch norm
+            epsilon.
         all_rows: keep all 90 rows of a COCO detector; otherwise only COCO's 80 categories.
+        architecture, warm_start: as for `convert_file`.
         **overrides: fields of MaskRCNNConfig.
 
     Returns:
-        (MaskRCNN, Receipt).
+        (MaskRCNN, Receipt). The model's `origin` says where the weights come from; it is saved with the model.
     """
-    epsilon = published.norm_epsilon(pathlib.Path(source).name)
+    source = pathlib.Path(source)
+    epsilon = published.norm_epsilon(source.name)
     known = {} if epsilon is None else {"norm_epsilon": epsilon}
     with naming(source):
-        model = model_for_state(state, all_rows, **known, **overrides)
-    return model, load_state(model, state, str(source))
+        config, notes = config_for_state(state, known | overrides, all_rows, source, architecture, warm_start)
+    model = MaskRCNN(config)
+    receipt = load_state(model, state, str(source))
+    digest = published.sha256(source) if source.is_file() else ""
+    receipt = dataclasses.replace(receipt, notes=(*notes, *receipt.notes), sha256=digest)
+    if receipt.family:
+        model.origin = {"file": source.name, "family": receipt.family, "licence": receipt.licence, "sha256": digest}
+    return model, receipt
 
 
-def _from_torch(source, target, all_rows):
+def _from_other(source, target, options):
     if not source.is_file():
         raise FileNotFoundError(f"There must be a file of weights at {source}. There is none.")
-    with naming(source):
-        state = current_names(read_state(source))
+    state = read_state(source)
     if is_classifier(state) and target.suffix == ".keras":
         raise ValueError(
             f"{source.name} is a classifier: it becomes the weights of a backbone, not a model. "
             f"Received: {target.name}. Name a .weights.h5 file, and load it with keras_maskrcnn.load_weights."
         )
-    model, receipt = build_model(state, source, all_rows)
+    model, receipt = build_model(state, source, **options)
     if is_classifier(state):
         write_atomically(target, lambda path: write_backbone(model, path))
     else:

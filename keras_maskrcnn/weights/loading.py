@@ -5,28 +5,35 @@ import dataclasses
 import pathlib
 
 from keras_maskrcnn.host.files import write_atomically
-from keras_maskrcnn.weights import published
+from keras_maskrcnn.weights import detectron2, matterport, published, torchvision
+from keras_maskrcnn.weights.archive import is_archive
 from keras_maskrcnn.weights.keras_files import load_keras_file
 from keras_maskrcnn.weights.limits import naming
+from keras_maskrcnn.weights.matterport_files import is_h5, is_layer_file, read_layers
+from keras_maskrcnn.weights.pkl import read_pkl
 from keras_maskrcnn.weights.pth import read_pth, tensor_to_numpy
 from keras_maskrcnn.weights.safetensors_files import library, read_safetensors
-from keras_maskrcnn.weights.torchvision import current_names, load_state, unwrapped
+from keras_maskrcnn.weights.states import unwrapped
 
-# Name -> (function that recognises a state dict, function that converts it to torchvision's names and layouts). The
-# first that recognises it converts it. Torchvision's is last: what no other family recognises is checked against it.
+# The first that recognises a state dict by its names reads it. Torchvision's is last: what no other family recognises
+# is checked against it.
 FAMILIES = {
-    "torchvision": (lambda state: True, current_names),
+    "detectron2": detectron2.FAMILY,
+    "matterport": matterport.FAMILY,
+    "torchvision": torchvision.FAMILY,
 }
 
 
 def load_weights(model, source, heads=True, skip_mismatch=False):
     """Load weights and report on every tensor. RGB weights also fit models of other channels, see `inflation.py`.
 
+    The tensors' names tell whose weights they are: of this package, torchvision, Detectron2 or matterport.
+
     Args:
-        model: MaskRCNN.
-        source: path of a `.weights.h5`, `.keras`, torchvision `.pth` / `.pt` or `.safetensors` file, or a torchvision
-            state dict (names to arrays or tensors). A torchvision classifier (resnet18 .. resnet152) goes into the
-            backbone.
+        model: MaskRCNN, for exact numbers with the arithmetic of the weights' program: `MaskRCNNConfig.detectron2` and
+            `.matterport`. The receipt says where the config differs.
+        source: path of a `.weights.h5`, `.keras`, `.pth`, `.pt`, `.pkl`, `.h5` or `.safetensors` file, or a state dict
+            (names to arrays or tensors). A torchvision classifier (resnet18 .. resnet152) goes into the backbone.
         heads: False keeps the model's last layers, which have one output per class: for fine-tuning on other
             classes.
         skip_mismatch: True loads all tensors that match; the receipt lists the others.
@@ -40,7 +47,7 @@ def load_weights(model, source, heads=True, skip_mismatch=False):
         FileNotFoundError: the file does not exist.
     """
     if isinstance(source, collections.abc.Mapping):
-        state = with_torchvision_names({name: tensor_to_numpy(value) for name, value in source.items()})
+        state = {name: tensor_to_numpy(value) for name, value in unwrapped(source).items()}
         receipt = load_state(model, state, "state dict", heads, skip_mismatch)
     else:
         receipt = _load_file(model, pathlib.Path(source), heads, skip_mismatch)
@@ -48,62 +55,77 @@ def load_weights(model, source, heads=True, skip_mismatch=False):
     return receipt
 
 
+def load_state(model, state, source="state dict", heads=True, skip_mismatch=False):
+    """Load a state dict of any of the `FAMILIES`; arguments and result as for `load_weights`."""
+    family = find_family(state)
+    return family.load(model, family.prepare(state), source, heads, skip_mismatch)
+
+
+def find_family(state):
+    """The Family of a state dict: names to arrays, or a checkpoint that contains one."""
+    names = [name.removeprefix("module.") for name in unwrapped(state) if isinstance(name, str)]
+    return next(family for family in FAMILIES.values() if family.recognises(dict.fromkeys(names)))
+
+
 def _load_file(model, path, heads, skip_mismatch):
-    if not path.is_file():
-        raise FileNotFoundError(f"There must be a file of weights at {path}. There is {_what(path)}.")
-    if path.name.endswith((".weights.h5", ".keras")):
+    _check_file(path)
+    if _is_keras(path):
         return load_keras_file(model, path, heads, skip_mismatch)
     receipt = load_state(model, read_state(path), str(path), heads, skip_mismatch)
     epsilon = published.norm_epsilon(path.name)
     if epsilon is not None and epsilon != model.config.norm_epsilon:
         note = f"these weights were published for norm_epsilon={epsilon}; this model has {model.config.norm_epsilon}"
         receipt = dataclasses.replace(receipt, notes=(*receipt.notes, note))
-    return receipt
+    return dataclasses.replace(receipt, sha256=published.sha256(path))
+
+
+def _check_file(path):
+    if not path.is_file():
+        raise FileNotFoundError(f"There must be a file of weights at {path}. There is {_what(path)}.")
 
 
 def read_state(path):
-    """Read a state dict of any of the `FAMILIES` from a file.
+    """Read a state dict of any of the `FAMILIES` from a file. Its content decides how; nothing in it is executed.
 
     Args:
-        path: path of a `.pth`, `.pt` or `.safetensors` file.
+        path: path of a `.pth`, `.pt`, `.pkl`, `.h5` or `.safetensors` file.
 
     Returns:
-        dict of torchvision's names to numpy arrays.
+        dict of the family's names to numpy arrays.
 
     Raises:
         ValueError: the file has another format, holds more than tensors, or is damaged.
         ImportError: a `.safetensors` file needs the package safetensors, which is not installed.
     """
     path = pathlib.Path(path)
-    if path.suffix in (".pth", ".pt"):
-        state = read_pth(path)
-    elif path.suffix == ".safetensors":
-        state = read_safetensors(path)
-    else:
-        raise _unknown(path)
+    state = _reader(path)(path)
     with naming(path):
-        return with_torchvision_names(state)
+        return find_family(state).prepare(state)
+
+
+def _reader(path):
+    """The function that reads a file: by its first bytes where the suffix leaves it open."""
+    if path.suffix == ".safetensors":
+        return read_safetensors
+    if path.suffix not in (".pth", ".pt", ".pkl", ".pickle", ".h5", ".hdf5"):
+        raise _unknown(path)
+    if is_h5(path):
+        return read_layers
+    return read_pth if path.suffix in (".pth", ".pt") or is_archive(path) else read_pkl
+
+
+def _is_keras(path):
+    """Whether Keras 3 wrote a file: an archive with weights in it, or HDF5 without the layers of Keras 2."""
+    if path.suffix == ".keras":
+        return True
+    return path.name.endswith(".weights.h5") and not is_layer_file(path)
 
 
 def _unknown(path):
     return ValueError(
-        "Weights are read from .weights.h5, .keras, .pth, .pt and .safetensors files. "
+        "Weights are read from .weights.h5, .keras, .pth, .pt, .pkl, .h5 and .safetensors files. "
         f"Received: {path.name}. Rename the file if it is one of these under another name."
     )
-
-
-def with_torchvision_names(state):
-    """Convert a state dict of any of the `FAMILIES` to torchvision's names and layouts.
-
-    Args:
-        state: dict of names to arrays, or a checkpoint that contains one.
-
-    Returns:
-        dict of torchvision's names to arrays. Names of no family stay as they are.
-    """
-    state = unwrapped(state)
-    convert = next(convert for recognises, convert in FAMILIES.values() if recognises(state))
-    return convert(state)
 
 
 def write_state(state, path):

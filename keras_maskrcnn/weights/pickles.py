@@ -5,10 +5,11 @@ strings, tuples, lists and dictionaries, and these three, which cannot do more t
 
 - GLOBAL and STACK_GLOBAL make a `Name`, an immutable pair of strings. Nothing is imported.
 - REDUCE looks the name up in the caller's table of calls and passes the arguments to that function, which checks them.
-- BUILD, which would set attributes, is passed over after a dictionary (torch adds `_metadata` to one), and refused
-  after anything else.
+- BUILD, which would set attributes, is passed over after a dictionary (torch adds `_metadata` to one). After an object
+  that one of the caller's functions made it calls that object's `set_state`, if it has one, which checks what it
+  gets. After anything else it is refused.
 
-Called by `pth.py`.
+Called by `pth.py` and `pkl.py`.
 """
 
 import pickletools
@@ -20,7 +21,7 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 _VALUES = frozenset(
     """
     INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING
-    UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES
+    UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
     """.split()
 )
 _PUTS, _GETS = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
@@ -39,7 +40,7 @@ class Name(typing.NamedTuple):
         return f"{self.module[:40]}.{self.name[:40]}"
 
 
-def read_pickle(file, names, calls, load_storage):
+def read_pickle(file, names, calls, load_storage, most_bytes=MOST_PICKLE_BYTES, buildable=()):
     """Run one pickle.
 
     Args:
@@ -47,6 +48,8 @@ def read_pickle(file, names, calls, load_storage):
         names: set of Name, all names that may occur.
         calls: dict of Name to the function that REDUCE calls with the arguments of the pickle.
         load_storage: function of a persistent id, any value of the pickle.
+        most_bytes: of the pickle.
+        buildable: classes of objects whose `set_state` BUILD may call.
 
     Returns:
         The value: numbers, strings, tuples, lists, dictionaries, names, and what `calls` and `load_storage` return.
@@ -54,8 +57,8 @@ def read_pickle(file, names, calls, load_storage):
     Raises:
         ValueError, LookupError: an instruction or a name is not allowed, or the pickle is damaged.
     """
-    machine = _Machine(names, calls, load_storage)
-    for count, (opcode, argument, position) in enumerate(pickletools.genops(_Bounded(file))):
+    machine = _Machine(names, calls, load_storage, frozenset(buildable))
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(_Bounded(file, most_bytes))):
         if count >= MOST_INSTRUCTIONS:
             raise ValueError(f"a pickle of more than {MOST_INSTRUCTIONS:,} instructions")
         if opcode.name == "STOP":
@@ -67,8 +70,8 @@ def read_pickle(file, names, calls, load_storage):
 class _Bounded:
     """The part of a file that a pickle may take up; reads beyond raise. For `pickletools.genops`."""
 
-    def __init__(self, file):
-        self.file, self.left = file, MOST_PICKLE_BYTES
+    def __init__(self, file, most_bytes):
+        self.file, self.most_bytes, self.left = file, most_bytes, most_bytes
 
     def read(self, count):
         self._spend(count)
@@ -84,17 +87,17 @@ class _Bounded:
     def _spend(self, count):
         self.left -= count
         if self.left < 0:
-            raise ValueError(f"a pickle of more than {MOST_PICKLE_BYTES:,} bytes")
+            raise ValueError(f"a pickle of more than {self.most_bytes:,} bytes")
 
     def tell(self):
-        return MOST_PICKLE_BYTES - self.left
+        return self.most_bytes - self.left
 
 
 class _Machine:
     """A stack and a memo."""
 
-    def __init__(self, names, calls, load_storage):
-        self.names, self.calls, self.load_storage = names, calls, load_storage
+    def __init__(self, names, calls, load_storage, buildable):
+        self.names, self.calls, self.load_storage, self.buildable = names, calls, load_storage, buildable
         self.stack, self.memo = [], {}
 
     def run(self, name, argument, position):
@@ -178,9 +181,11 @@ class _Machine:
         self.stack.append(self.calls[function](*arguments))
 
     def build(self):
-        self.pop()
-        if type(self.top()) is not dict:
-            raise ValueError(f"an instruction to change {describe(self.top())}")
+        state, target = self.pop(), self.top()
+        if type(target) in self.buildable:
+            target.set_state(state)
+        elif type(target) is not dict:
+            raise ValueError(f"an instruction to change {describe(target)}")
 
 
 def as_dict(values):

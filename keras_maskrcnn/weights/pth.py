@@ -67,7 +67,7 @@ def read_pth(path):
         state, storages = _read_archive(path) if is_archive(path) else _read_plain(path, size)
         if not isinstance(state, dict):
             raise ValueError(f"{describe(state)} and no dictionary")
-        return _Converter(storages, MOST_SHARING * size + MEBIBYTE).convert(state)
+        return Converter(_Tensor, MOST_SHARING * size + MEBIBYTE, _Storage).convert(state)
 
 
 def tensor_to_numpy(value):
@@ -171,6 +171,11 @@ class _Tensor:
             shape = ", ".join(map(describe, size))
             raise ValueError(f"a tensor of shape ({shape}) in a storage of {storage.count} numbers")
 
+    @property
+    def num_bytes(self):
+        """Bytes of a copy."""
+        return self.count * self.storage.numbers.itemsize
+
     def to_numpy(self):
         """A copy in C order."""
         numbers = self.storage.numbers
@@ -180,11 +185,30 @@ class _Tensor:
         return np.array(np.lib.stride_tricks.as_strided(numbers[self.offset :], self.size, strides), order="C")
 
 
-class _Maker:
+class DictMaker:
+    """Makes the ordered dictionaries of one pickle, and counts their entries: pickles share what they nest."""
+
+    def __init__(self):
+        self.entries = 0
+
+    def make_dict(self, pairs=()):
+        """A dictionary; Python 2 wrote its entries as an argument, a list of lists of two."""
+        if type(pairs) not in (list, tuple):
+            raise ValueError(f"an ordered dictionary made of {describe(pairs)}")
+        self.entries += len(pairs)
+        if self.entries > MOST_ENTRIES:
+            raise ValueError(f"more than {MOST_ENTRIES:,} entries of dictionaries")
+        if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
+            raise ValueError("an ordered dictionary that is not made of pairs")
+        return as_dict([each for pair in pairs for each in pair])
+
+
+class _Maker(DictMaker):
     """The functions that one pickle may call, and what they have made."""
 
     def __init__(self):
-        self.storages, self.entries = {}, 0
+        super().__init__()
+        self.storages = {}
         self.calls = {
             Name("collections", "OrderedDict"): self.make_dict,
             Name("torch._utils", "_rebuild_tensor_v2"): _Tensor,
@@ -203,17 +227,6 @@ class _Maker:
             raise ValueError(f"two different storages {describe(key)}")
         return found
 
-    def make_dict(self, pairs=()):
-        """A dictionary; Python 2 wrote its entries as an argument, a list of lists of two."""
-        if type(pairs) not in (list, tuple):
-            raise ValueError(f"an ordered dictionary made of {describe(pairs)}")
-        self.entries += len(pairs)
-        if self.entries > MOST_ENTRIES:
-            raise ValueError(f"more than {MOST_ENTRIES:,} entries of dictionaries")
-        if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
-            raise ValueError("an ordered dictionary that is not made of pairs")
-        return as_dict([each for pair in pairs for each in pair])
-
     def take_parameter(self, tensor, *_):
         """A parameter is its tensor."""
         if type(tensor) is not _Tensor:
@@ -221,11 +234,16 @@ class _Maker:
         return tensor
 
 
-class _Converter:
-    """Copies dictionaries and lists, with arrays for tensors. What a pickle shares is copied, so it is counted."""
+class Converter:
+    """Copies dictionaries and lists, with arrays for tensors. What a pickle shares is copied, so it is counted.
 
-    def __init__(self, storages, most_bytes):
-        self.storages, self.most_bytes = storages, most_bytes
+    Args:
+        kind: class of the tensors, with `num_bytes` and `to_numpy()`. most_bytes: of all of them.
+        *parts: classes of what a tensor is made of, and nothing else may hold.
+    """
+
+    def __init__(self, kind, most_bytes, *parts):
+        self.kind, self.most_bytes, self.parts = kind, most_bytes, (Name, *parts)
         self.entries = self.bytes = 0
 
     def convert(self, value, depth=0):
@@ -239,14 +257,14 @@ class _Converter:
             return {key: self.convert(each, depth + 1) for key, each in value.items()}
         if type(value) in (list, tuple):
             return type(value)(self.convert(each, depth + 1) for each in value)
-        if type(value) is _Tensor:
+        if type(value) is self.kind:
             return self._array(value)
-        if type(value) in (Name, _Storage):
+        if type(value) in self.parts:
             raise ValueError(f"{describe(value)} that belongs to no tensor")
         return value
 
     def _array(self, tensor):
-        self.bytes += tensor.count * tensor.storage.numbers.itemsize
+        self.bytes += tensor.num_bytes
         if self.bytes > self.most_bytes:
             raise ValueError(f"tensors that share storages and take more than {self.most_bytes:,} bytes")
         return tensor.to_numpy()

@@ -19,6 +19,8 @@ class Receipt:
         missing: tensors of the model that kept their values, intentionally or because of `skip_mismatch`.
         skipped: problems that would have raised without `skip_mismatch`, one line each.
         notes: lines for the user.
+        family: the program that the tensors are from, licence: of its published weights, sha256: of the file; empty
+            where they are not known.
     """
 
     source: str
@@ -27,6 +29,9 @@ class Receipt:
     missing: tuple = ()
     skipped: tuple = ()
     notes: tuple = ()
+    family: str = ""
+    licence: str = ""
+    sha256: str = ""
 
     @property
     def complete(self):
@@ -40,6 +45,8 @@ class Receipt:
         lines += _listed("left over", self.left_over)
         lines += [f"  skipped: {line}" for line in self.skipped]
         lines += [f"  note: {note}" for note in self.notes]
+        origin = (("family", self.family), ("licence", self.licence), ("SHA-256", self.sha256))
+        lines += [f"  {name}: {value}" for name, value in origin if value]
         return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ _AXES = (
 _NEEDED = {"pyramid": r"backbone\.fpn\.layer_blocks\.0\.0\.weight", "mask": _AXES[-1][0]}
 
 # Fields of a stored config that are sizes of arrays, or counts of layers.
-_SIZE_FIELDS = {"fpn_channels", "box_features", "mask_channels", "num_classes", "units", "filters"}
+_SIZE_FIELDS = {"fpn_channels", "rpn_channels", "box_features", "mask_channels", "num_classes", "units", "filters"}
 _COUNT_FIELDS = {"rpn_convs", "box_convs", "box_fcs", "mask_convs"}
 
 

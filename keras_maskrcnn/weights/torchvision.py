@@ -7,25 +7,21 @@ and mask logits have no background rows.
 Sources: torchvision/models/detection/{mask_rcnn,faster_rcnn,rpn}.py and ops/feature_pyramid_network.py.
 """
 
-import collections.abc
 import dataclasses
+import functools
 import re
 
 import numpy as np
 from keras import ops
 
 from keras_maskrcnn.branches import BUILT_IN
-from keras_maskrcnn.network.backbones.resnet import BASIC, BLOCKS, ResNet
+from keras_maskrcnn.network.backbones.resnet import BASIC, BLOCKS, GROUPS, PLAIN, ResNet
 from keras_maskrcnn.network.layers import ConvNorm
 from keras_maskrcnn.weights.coco import COCO_CATEGORY_IDS, COCO_SLOTS
-from keras_maskrcnn.weights.inflation import inflate, inflates, note
-from keras_maskrcnn.weights.receipt import Receipt, check_account
+from keras_maskrcnn.weights.family import Family
 from keras_maskrcnn.weights.sizes import check_state_sizes
-from keras_maskrcnn.weights.values import check_numbers
-
-FIRST_CONV = "backbone.body.conv1.weight"
-VARIANCE = ".running_var"
-COUNTER = "num_batches_tracked"  # counter of torch's batch norm; unused here, because momentum is constant
+from keras_maskrcnn.weights.states import plain_names
+from keras_maskrcnn.weights.tables import COUNTER, Entry, load_table, rows_a_class, to_torch
 
 # Names in files written before torchvision 0.12 (`_load_from_state_dict` with version < 2), such as the published
 # v1 COCO weights.
@@ -33,32 +29,6 @@ _OLD_NAMES = (
     (r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.(weight|bias)", r"backbone.fpn.\1_blocks.\2.0.\3"),
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One weight and its torchvision name.
-
-    Args:
-        name: torchvision's name.
-        weight: the Keras variable; None for a counter, which has no counterpart.
-        layout: "conv", "dense", "flat" (dense on flattened (rows, columns, channels)) or "vector".
-        pooled: rows, columns and channels before flattening, for the "flat" layout.
-        classes: None, or "scores", "boxes", "rows": torchvision's rows are classes, background first.
-    """
-
-    name: str
-    weight: object = None
-    layout: str = "vector"
-    pooled: tuple = ()
-    classes: str | None = None
-
-    @property
-    def shape(self):
-        """Shape of torchvision's tensor."""
-        if self.weight is None:
-            return ()
-        return to_torch(np.empty(tuple(self.weight.shape), np.bool_), self).shape
 
 
 # The table ---------------------------------------------------------------------------------------------------
@@ -145,7 +115,7 @@ def _numbered(layer, prefix):
 
 
 def _conv_norm(layer, conv, norm):
-    yield Entry(f"{conv}.weight", layer.conv.kernel, "conv")
+    yield Entry(f"{conv}.weight", layer.conv.kernel, "conv", first=layer.name == "stem")
     if layer.conv.use_bias:
         yield Entry(f"{conv}.bias", layer.conv.bias)
     if layer.norm is None:
@@ -163,55 +133,9 @@ def _with_bias(layer, name, layout, pooled=(), classes=None):
     yield Entry(f"{name}.bias", layer.bias, "vector", (), classes)
 
 
-# Layouts -----------------------------------------------------------------------------------------------------
-
-
-def to_torch(array, entry):
-    """Convert an array to torchvision's layout. Background rows of boxes and masks become zeros.
-
-    Args:
-        array: has the shape of `entry.weight`. entry: Entry.
-
-    Returns:
-        Array: convolutions (out, in, h, w), deconvolutions (in, out, h, w), dense (out, in).
-    """
-    if entry.layout == "conv":
-        array = array.transpose(3, 2, 0, 1)
-    elif entry.layout == "flat":
-        array = array.reshape(*entry.pooled, -1).transpose(3, 2, 0, 1)
-        array = array.reshape(len(array), -1)
-    elif entry.layout == "dense":
-        array = array.T
-    if entry.classes == "scores":
-        return np.roll(array, 1, axis=0)
-    if entry.classes:
-        background = np.zeros((_rows_a_class(entry), *array.shape[1:]), array.dtype)
-        return np.concatenate([background, array])
-    return array
-
-
-def from_torch(array, entry):
-    """The inverse of `to_torch`. Drops torchvision's background rows of boxes and masks."""
-    if entry.classes == "scores":
-        array = np.roll(array, -1, axis=0)
-    elif entry.classes:
-        array = array[_rows_a_class(entry) :]
-    if entry.layout == "conv":
-        return array.transpose(2, 3, 1, 0)
-    if entry.layout == "flat":
-        rows, columns, channels = entry.pooled
-        array = array.reshape(len(array), channels, rows, columns).transpose(2, 3, 1, 0)
-        return array.reshape(-1, array.shape[-1])
-    return array.T if entry.layout == "dense" else array
-
-
-def _rows_a_class(entry):
-    return 4 if entry.classes == "boxes" else 1
-
-
 def _take_classes(array, entry, category_ids):
     """The rows of the background and of these categories, for a table whose class k is category k."""
-    rows = _rows_a_class(entry)
+    rows = rows_a_class(entry)
     grouped = array.reshape(-1, rows, *array.shape[1:])
     return grouped[[0, *category_ids]].reshape(-1, *array.shape[1:])
 
@@ -241,36 +165,21 @@ def load_state(model, state, source="state dict", heads=True, skip_mismatch=Fals
     """
     state = current_names(state)
     table = tensor_table(model)
-    classifier = is_classifier(state)
-    if classifier:
+    if is_classifier(state):
         state = {f"backbone.body.{name}" if not name.startswith("fc.") else name: a for name, a in state.items()}
-    asked = {entry.name: entry for entry in table if _is_asked(entry, classifier, heads)}
-    problems = {"missing": [], "shape": [], "unknown": []}
-    used, values, notes = [], [], []
-    for entry in asked.values():
-        if entry.name not in state:
-            if entry.weight is not None:
-                problems["missing"].append(f"{entry.name} {entry.shape}")
-            continue
-        array = _fitting(np.asarray(state[entry.name]), entry, model.config)
-        if entry.name == FIRST_CONV and inflates(array.shape, entry.shape, 1):
-            array = inflate(array, entry.shape[1], 1)
-            notes.append(note(entry.name, entry.shape[1]))
-        if array.shape != entry.shape:
-            problems["shape"].append(f"{entry.name}: {np.shape(state[entry.name])}; the model has {entry.shape}")
-        elif entry.weight is not None:
-            used.append((entry.name, np.shape(state[entry.name])))
-            values.append((entry, array))
-    left_over = [(name, np.shape(array)) for name, array in state.items() if name not in asked]
-    allowed = {entry.name for entry in table}
-    for name, shape in left_over:
-        if name not in allowed and not name.endswith(COUNTER) and not (classifier and name.startswith("fc.")):
-            problems["unknown"].append(f"{name} {shape}")
-    skipped = check_account(source, problems, skip_mismatch)
-    _assign(source, values)
-    got = {name for name, _ in used}
-    missing = [(entry.name, entry.shape) for entry in table if entry.weight is not None and entry.name not in got]
-    return Receipt(source, tuple(used), tuple(left_over), tuple(missing), skipped, tuple(notes))
+        return _load_backbone(table, state, source, skip_mismatch)
+    fit = functools.partial(_fitting, config=model.config)
+    return load_table(table, state, source, heads, skip_mismatch, fit=fit)
+
+
+def _load_backbone(table, state, source, skip_mismatch):
+    """Load a classifier: the backbone's rows of the table; its last layer is left over."""
+    rest = [entry for entry in table if not entry.name.startswith("backbone.body.")]
+    body = [entry for entry in table if entry.name.startswith("backbone.body.")]
+    left = lambda name: name.startswith("fc.")  # noqa: E731
+    receipt = load_table(body, state, source, True, skip_mismatch, left)
+    unasked = tuple((entry.name, entry.shape) for entry in rest if entry.weight is not None)
+    return dataclasses.replace(receipt, missing=(*receipt.missing, *unasked))
 
 
 def torchvision_state_dict(model):
@@ -297,73 +206,22 @@ def torchvision_state_dict(model):
     }
 
 
-def unwrapped(state):
-    """The state dict inside a checkpoint of torchvision's reference scripts, Lightning or OpenMMLab."""
-    if not isinstance(state, collections.abc.Mapping):
-        raise ValueError(
-            "A state dict must be a dictionary of names to arrays. "
-            f"Received a {type(state).__name__}. Save model.state_dict()."
-        )
-    for wrapping in ("model", "state_dict"):
-        if isinstance(state.get(wrapping), dict):
-            state = state[wrapping]
-    return state
-
-
 def current_names(state):
     """A state dict with current names: without wrapping, DataParallel's `module.` prefix or names of old versions.
 
     Raises:
         ValueError: an entry is no array, or two entries get the same name.
     """
-    state = unwrapped(state)
     renames = [pair for kind in BUILT_IN.values() for pair in kind.torchvision_renames]
-    renamed = {}
-    for found, array in state.items():
-        _check_entry(found, array)
-        name = found.removeprefix("module.")
-        for old, new in (*_OLD_NAMES, *renames):
-            name = re.sub(f"^{old}$", new, name)
-        if name in renamed:
-            raise ValueError(
-                "Every tensor of a state dict must have its own name, after the names of old versions are replaced. "
-                f"Received {name} twice, once as {found}. Keep one of the two."
-            )
-        renamed[name] = array
-    return renamed
-
-
-def _check_entry(name, array):
-    """Names are strings; values have a shape, or are single numbers. Lists are not looked into: they may be nested."""
-    if not isinstance(name, str) or not (hasattr(array, "shape") or isinstance(array, int | float)):
-        raise ValueError(
-            "A state dict must hold arrays under names. "
-            f"Received {name!r:.80} with a {type(array).__name__}. Save model.state_dict() alone."
-        )
-
-
-def _is_asked(entry, classifier, heads):
-    if classifier:
-        return entry.name.startswith("backbone.body.")
-    return heads or entry.classes is None
+    return plain_names(state, (*_OLD_NAMES, *renames))
 
 
 def _fitting(array, entry, config):
     """The rows of COCO's 80 real categories, if the source has all 90 ids and the model only these categories."""
     if entry.classes and tuple(config.category_ids) == COCO_CATEGORY_IDS:
-        if len(array) == (COCO_SLOTS + 1) * _rows_a_class(entry):
+        if len(array) == (COCO_SLOTS + 1) * rows_a_class(entry):
             return _take_classes(array, entry, COCO_CATEGORY_IDS)
     return array
-
-
-def _assign(source, values):
-    """Assign all arrays, or none if one holds something else than finite numbers."""
-    checked = []
-    for entry, array in values:
-        array = check_numbers(source, entry.name, array, entry.name.endswith(VARIANCE))
-        checked.append((entry.weight, from_torch(array, entry)))
-    for weight, array in checked:
-        weight.assign(np.ascontiguousarray(array))
 
 
 # The architecture of a state dict ------------------------------------------------------------------------------
@@ -389,7 +247,12 @@ def read_architecture(state):
     body = "" if is_classifier(state) else "backbone.body."
     blocks = tuple(_count(state, rf"{re.escape(body)}layer{stage}\.(\d+)\.conv1\.weight") for stage in range(1, 5))
     basic = f"{body}layer1.0.conv3.weight" not in state
-    depths = [depth for depth in BLOCKS if BLOCKS[depth] == blocks and (depth in BASIC) == basic]
+    width = _inner_channels(state, f"{body}layer1.0.conv2.weight")
+    depths = [
+        depth
+        for depth in BLOCKS
+        if BLOCKS[depth] == blocks and (depth in BASIC) == basic and GROUPS.get(depth, PLAIN)[1] == width
+    ]
     if not depths:
         raise ValueError(
             "Weights must be from torchvision's Mask R-CNN with a ResNet, or from a ResNet classifier. "
@@ -423,5 +286,26 @@ def read_architecture(state):
     }
 
 
+def _inner_channels(state, name):
+    """The channels that each filter of a convolution reads; 64 where there is no such convolution."""
+    shape = np.shape(state.get(name, ()))
+    return shape[1] if len(shape) == 4 else PLAIN[1]
+
+
 def _count(state, pattern):
     return len([name for name in state if re.fullmatch(pattern, name)])
+
+
+def _recognises(state):
+    return True
+
+
+class _Torchvision(Family):
+    """Torchvision's loader also takes classifiers, and COCO heads with a row for each id."""
+
+    def load(self, model, state, source="state dict", heads=True, skip_mismatch=False):
+        """As `Family.load`."""
+        return load_state(model, state, source, heads, skip_mismatch)
+
+
+FAMILY = _Torchvision("torchvision", "", _recognises, tensor_table, current_names)

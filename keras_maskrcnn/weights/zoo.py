@@ -7,10 +7,12 @@ masks are cropped and pasted with rounded boxes. So published weights run with t
 import logging
 
 from keras_maskrcnn.config import IMAGENET_MEAN, MaskRCNNConfig
+from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.weights import published
 from keras_maskrcnn.weights.coco import COCO_CATEGORIES, COCO_CATEGORY_IDS, COCO_CLASS_NAMES, COCO_SLOTS
-from keras_maskrcnn.weights.torchvision import current_names, read_architecture
+from keras_maskrcnn.weights.loading import find_family
+from keras_maskrcnn.weights.torchvision import read_architecture
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,22 +76,66 @@ def maskrcnn_resnet18_fpn(num_classes=80, weights=None, **overrides):
     return _build("maskrcnn_resnet18_fpn", num_classes, weights, {"backbone": "resnet18"}, overrides)
 
 
-def model_for_state(state, all_rows=False, **overrides):
-    """Build the model that a torchvision state dict belongs to, without loading the weights.
+def model_for_state(state, all_rows=False, source="state dict", **overrides):
+    """Build the model that a state dict belongs to, without loading the weights.
 
     Args:
-        state: dict of torchvision names to arrays.
-        all_rows: True keeps all 90 rows of a COCO detector; False keeps only COCO's 80 categories.
+        state: dict of names to arrays, of torchvision, Detectron2 or matterport.
+        all_rows: True keeps all 90 rows of a COCO detector of torchvision; False keeps only COCO's 80 categories.
+        source: path of its file: the names of published files say what tensors do not.
         **overrides: fields of MaskRCNNConfig.
 
     Returns:
         MaskRCNN.
     """
-    found = {"num_classes": 1, **read_architecture(current_names(state))}
+    return MaskRCNN(config_for_state(state, overrides, all_rows, source)[0])
+
+
+def config_for_state(state, overrides=(), all_rows=False, source="state dict", architecture=None, warm_start=False):
+    """The config of the model that a state dict belongs to.
+
+    Args:
+        state, all_rows, source: as for `model_for_state`. overrides: dict of fields of MaskRCNNConfig.
+        architecture: name of a config of the state dict's program, where it has names; None finds out.
+        warm_start: True takes over what the weights need to fit, and leaves the rest at the defaults of MaskRCNNConfig:
+            the numbers then differ.
+
+    Returns:
+        (MaskRCNNConfig, tuple of lines for the receipt).
+    """
+    family, overrides = find_family(state), dict(overrides)
+    if family.config is None:
+        _check_plain(family, architecture, warm_start)
+        return _torchvision_config(family.prepare(state), overrides, all_rows), ()
+    config, notes = family.config(family.prepare(state), source, architecture, overrides)
+    if not warm_start:
+        return config, notes
+    kept = {name: getattr(config, name) for name in (*_STRUCTURE, *family.warm)}
+    return MaskRCNNConfig(**{**kept, **overrides}), ()
+
+
+# What a weight file determines of a config, whatever the arithmetic.
+_STRUCTURE = (
+    "num_classes", "class_names", "category_ids", "backbone", "fpn_channels", "box_features", "mask_convs",
+    "mask_channels", "branches",
+)  # fmt: skip
+
+
+def _check_plain(family, architecture, warm_start):
+    if architecture is not None or warm_start:
+        given = argument("architecture", architecture) if architecture is not None else argument("warm_start", True)
+        raise ValueError(
+            "Only weights of Detectron2 and matterport leave a choice of the arithmetic. "
+            f"Received {given} for weights of {family.title}. Leave it out."
+        )
+
+
+def _torchvision_config(state, overrides, all_rows):
+    found = {"num_classes": 1, **read_architecture(state)}
     if found["num_classes"] == COCO_SLOTS:
         found["num_classes"] = COCO_SLOTS if all_rows else len(COCO_CATEGORIES)
         found |= COCO_LABELS[found["num_classes"]]
-    return MaskRCNN(MaskRCNNConfig(**{**TORCHVISION, **found, **overrides}))
+    return MaskRCNNConfig(**{**TORCHVISION, **found, **overrides})
 
 
 def _build(name, num_classes, weights, recipe, overrides):

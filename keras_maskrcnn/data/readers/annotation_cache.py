@@ -3,10 +3,11 @@
 In: a file, the reader's options, and a function that reads it. Out: the arguments of `Dataset.__init__`. A cache counts
 while these are the same: the file's bytes, its path and the options, the code of the readers, and the image files in
 the folders where images were looked for. Else, or if the cache itself is damaged, the file is read again and a new
-cache takes the place of the old one. Faults and notes are kept, too, so that messages are the same.
+cache takes the place of the old one. Faults and notes are kept, too, so that messages are the same; those in the words
+of the command line apart from those of Python.
 
 A cache is one file: `_MAGIC`, the length of a JSON header, the header, the arrays of a `RecordTable`, and the SHA-256
-of all that. Nothing in it is executed. Called by `coco.py`.
+of all that. Nothing in it is executed. Called by the readers of formats with one file for many images.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from keras_maskrcnn.data.record_table import COLUMNS, RecordTable
 from keras_maskrcnn.data.records import Fault
 from keras_maskrcnn.host.caches import annotations_folder
 from keras_maskrcnn.host.files import write_atomically
+from keras_maskrcnn.host.messages import words_in_use
 
 SMALLEST = 2**20  # bytes: smaller files are read in a tenth of a second
 MOST = 4 * 2**30  # bytes of all caches; those that were not used for longest go first
@@ -36,6 +38,7 @@ _ALIGNED = 64  # bytes
 _YOUNG = 2 * 10**9  # nanoseconds
 _DIGEST = hashlib.sha256().digest_size
 _ENDING = ".annotations"
+_READING = ("data/readers/*.py", "data/images/*.py", "geometry/*.py", "geometry/native/*.py")
 _log = logging.getLogger(__name__)
 
 
@@ -48,11 +51,18 @@ class Reading:
             absent_classes; not its name and image_dir.
         finder: ImageFinder that found the images.
         keep: whether a cache can hold it: it depends on nothing else, and the digest saw all bytes of the file.
+        read_images: whether it depends on the image files themselves, such as their sizes, and not on names alone.
     """
 
     arguments: dict
     finder: ImageFinder
     keep: bool
+    read_images: bool = False
+
+
+def as_options(*lists):
+    """Optional lists of class names or ids, as `remembered` takes them among the options: tuples, or None."""
+    return tuple(None if values is None else tuple(values) for values in lists)
 
 
 def remembered(path, image_dir, options, read):
@@ -96,14 +106,15 @@ def _place(path, image_dir, options):
         return None
     absolute = os.path.isabs(path) and (image_dir is None or os.path.isabs(image_dir))
     given = (str(path), image_dir if image_dir is None else str(image_dir), None if absolute else os.getcwd(), options)
-    return folder / (hashlib.sha256(repr((given, code)).encode("utf-8", "surrogatepass")).hexdigest()[:40] + _ENDING)
+    key = repr((given, code, words_in_use()))
+    return folder / (hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40] + _ENDING)
 
 
 @functools.cache
 def _code():
     """A digest of the code that reads annotations: another version may read another meaning."""
     digest, here = hashlib.sha256(), pathlib.Path(__file__).parent
-    files = [*here.glob("*.py"), *here.parent.glob("*.py"), *(here.parents[1] / "geometry").glob("*.py")]
+    files = [*here.parent.glob("*.py"), *(file for folder in _READING for file in here.parents[1].glob(folder))]
     for file in sorted(files):
         digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -131,7 +142,7 @@ def _about(path):
 
 
 def _store(place, reading, about, sha256):
-    arguments, looked_at = dict(reading.arguments), reading.finder.looked_at()
+    arguments, looked_at = dict(reading.arguments), reading.finder.looked_at() | {"contents": reading.read_images}
     columns, layout, end = arguments.pop("records").columns, {}, 0
     for name, values in columns.items():
         layout[name] = [end, list(values.shape)]

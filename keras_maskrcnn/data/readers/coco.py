@@ -12,13 +12,14 @@ import numpy as np
 
 from keras_maskrcnn.data.limits import UNCHECKED_PIXELS
 from keras_maskrcnn.data.readers import fields
-from keras_maskrcnn.data.readers.annotation_cache import Reading, remembered
+from keras_maskrcnn.data.readers.annotation_cache import Reading, as_options, remembered
 from keras_maskrcnn.data.readers.coco_categories import read_categories
 from keras_maskrcnn.data.readers.coco_content import read_content
 from keras_maskrcnn.data.readers.coco_polygons import FIELDS, rows_in_images
 from keras_maskrcnn.data.readers.collector import check_stated_size
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
-from keras_maskrcnn.data.readers.image_finder import ImageFinder, shown_name
+from keras_maskrcnn.data.readers.image_finder import ImageFinder
+from keras_maskrcnn.data.readers.image_names import shown_name
 from keras_maskrcnn.data.readers.segmentations import read_segmentation
 from keras_maskrcnn.data.records import Dataset, Fault, Instance
 from keras_maskrcnn.host.memory import no_search_for_cycles
@@ -47,13 +48,12 @@ class CocoDataset(Dataset):
     """
 
     def __init__(self, annotation_file, image_dir=None, on_error="raise", category_ids=None, class_names=None):
-        options = (
-            "coco",
-            None if category_ids is None else tuple(category_ids),
-            None if class_names is None else tuple(class_names),
-        )
+        classes = as_options(category_ids, class_names)
         arguments = remembered(
-            annotation_file, image_dir, options, lambda digest: _read(annotation_file, image_dir, *options[1:], digest)
+            annotation_file,
+            image_dir,
+            ("coco", *classes),
+            lambda digest: _read(annotation_file, image_dir, *classes, digest),
         )
         super().__init__(**arguments, name=annotation_file, image_dir=image_dir, on_error=on_error)
 

@@ -9,6 +9,7 @@ import dataclasses
 
 from keras_maskrcnn.data.readers import fields
 from keras_maskrcnn.data.readers.coco_polygons import OrdinaryAnnotations
+from keras_maskrcnn.data.readers.coco_text import scan
 from keras_maskrcnn.data.readers.folders import read_json
 from keras_maskrcnn.data.readers.json_stream import Entries, JsonStream, Unusual
 from keras_maskrcnn.data.table_builder import TableBuilder
@@ -66,10 +67,10 @@ def _in_pieces(path, digest):
                 raise Unusual
             seen.add(key)
             if key == "images":
-                for entries, _ in stream.batches():
+                for entries, _ in stream.batches(quick=True):
                     images += map(_of_image, entries)
             elif key == "annotations":
-                for entries, place in stream.batches(quick=True):
+                for entries, place in stream.batches(quick=True, scan=scan):
                     firsts.append(ordinary.count)
                     places.append(place)
                     ordinary.add(entries)
@@ -102,7 +103,13 @@ class _List:
 
 
 def _of_image(entry):
-    return {key: entry[key] for key in _OF_IMAGES if key in entry} if isinstance(entry, dict) else entry
+    """The fields of an image that are read. Raises Unusual of one that may be a whole number beyond 64 bits."""
+    if not isinstance(entry, dict):
+        return entry
+    kept = {key: entry[key] for key in _OF_IMAGES if key in entry}
+    if any(type(value) is float and abs(value) >= 2**63 for value in kept.values()):
+        raise Unusual
+    return kept
 
 
 def _checked(content, path):

@@ -2,7 +2,8 @@
 
 In: the entries of `annotations`, some thousand at a time. Out: columns, and the numbers of all other entries, which
 `coco.py` reads one at a time, with its notes and faults. An annotation is ordinary if what it gives is the same either
-way. The rules are those of `coco.py`, `segmentations.py` and `outlines.py`; here they are tests on whole columns.
+way. The rules are those of `coco.py`, `segmentations.py` and `outlines.py`; here they are tests on whole columns. What
+`geometry/native/annotations.c` makes a row is ordinary by the rules of `_take`.
 """
 
 import array
@@ -12,6 +13,7 @@ import math
 import numpy as np
 
 from keras_maskrcnn.data.limits import OUTLINE_POINTS
+from keras_maskrcnn.data.readers.coco_text import Scanned
 from keras_maskrcnn.data.record_table import extents
 from keras_maskrcnn.geometry import polygons
 
@@ -59,15 +61,20 @@ class OrdinaryAnnotations:
         return list(self._category_ids)
 
     def add(self, entries):
-        """Add the next entries of the file."""
+        """Add the next entries of the file: a list, or Scanned."""
         row, part = len(self._columns["number"]), len(self._builder.columns["part_first"]) - 1
-        for number, entry in enumerate(entries, start=self.count):
+        if isinstance(entries, Scanned):
+            self._add_scanned(entries)
+            numbered = entries.others
+        else:
+            numbered = enumerate(entries)
+        for number, entry in numbered:
             if type(entry) is not dict:
                 continue
             category = entry.get("category_id")
             if isinstance(category, (int, float, str)):
                 self._category_ids.setdefault(category)
-            if not self._take(number, entry):
+            if not self._take(self.count + number, entry):
                 self._other_ids.append(_canonical(entry.get("id")))
         self.count += len(entries)
         if len(self._columns["number"]) > row:
@@ -83,7 +90,32 @@ class OrdinaryAnnotations:
         others = [key for key in self._other_ids if key is not None]
         numbers = [key for key in others if type(key) is int]
         keys = np.append(columns["annotation_id"], np.array(numbers, np.int64))
-        return len(set(others)) < len(others) or len(np.unique(keys)) < len(keys)
+        keys.sort()  # np.unique takes five times as long
+        return len(set(others)) < len(others) or bool((keys[1:] == keys[:-1]).any())
+
+    def _add_scanned(self, scanned):
+        """Add the rows of a Scanned, all of which are ordinary."""
+        columns, builder = self._columns, self._builder.columns
+        rows, (area, box) = scanned.rows, (scanned.floats[:, 0], scanned.floats[:, 1:])
+        key, image, category, crowd, counts, position = rows.T
+        self._category_ids |= dict.fromkeys(np.unique(category).tolist())
+        part, begin = len(builder["part_first"]) - 1, len(builder["coordinates"])
+        builder["coordinates"].frombytes(scanned.coordinates.tobytes())
+        builder["part_first"].frombytes((begin + np.cumsum(scanned.sizes)).tobytes())
+        found = {
+            "number": self.count + position,
+            "annotation_id": key,
+            "image_id": image,
+            "category_id": category,
+            "crowd": crowd.astype(np.uint8),
+            "area": area,
+            "stated_box": box,
+            "attributes": np.full(len(rows), -1),
+            "mask_first": part + np.cumsum(counts) - counts,
+            "mask_size": counts,
+        }
+        for name, values in found.items():
+            columns[name].frombytes(values.tobytes())
 
     def _take(self, number, entry):
         """Add an entry if it is ordinary. Returns whether it is."""

@@ -6,10 +6,12 @@ A reader adds the objects of each image by class *name*. `finish` turns the resu
 from keras_maskrcnn.data.classes import ClassesDiffer, check_unique, differing, join_classes
 from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.data.limits import UNCHECKED_PIXELS
+from keras_maskrcnn.data.readers.annotation_cache import Reading
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation, Notes, class_name
 from keras_maskrcnn.data.readers.folders import image_files_and_others
 from keras_maskrcnn.data.records import Fault, Instance, Record, size_message
 from keras_maskrcnn.data.table_builder import TableBuilder
+from keras_maskrcnn.host.addresses import is_address
 
 
 def check_stated_size(path, stated, name):
@@ -158,6 +160,21 @@ class Collector:
             "notes": [*self.notes, *self._counted.sentences(self.name)],
             "absent_classes": absent,
         }
+
+    def reading(self, finder, category_ids=None):
+        """What was found, as a Reading that a cache may keep.
+
+        Args:
+            finder: ImageFinder that found all images; their sizes were read from the files.
+            category_ids: as for `finish`.
+
+        Raises:
+            ClassesDiffer, ValueError: as `finish`.
+        """
+        self.notes += finder.notes
+        arguments = self.finish(category_ids)
+        del arguments["name"]
+        return Reading(arguments, finder, keep=not is_address(finder.folder), read_images=True)
 
     def _check_given(self):
         """Compare the given class names with those of the annotations. Returns the given ones that have no object."""

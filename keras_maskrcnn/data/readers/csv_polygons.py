@@ -5,6 +5,7 @@ see `via`.
 """
 
 from keras_maskrcnn.data.readers import outlines
+from keras_maskrcnn.data.readers.annotation_cache import as_options, remembered
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.image_finder import ImageFinder
@@ -44,13 +45,19 @@ class CsvDataset(Dataset):
     """
 
     def __init__(self, annotation_file, image_dir=None, on_error="raise", class_names=None, category_ids=None):
-        path = as_path(annotation_file)
-        collector = Collector(path, class_names)
-        finder = ImageFinder(path, image_dir)
-        for name, objects in _read(path).items():
-            _collect(collector, finder.locate(collector, name), objects)
-        collector.notes += finder.notes
-        super().__init__(**collector.finish(category_ids), on_error=on_error)
+        path, classes = as_path(annotation_file), as_options(class_names, category_ids)
+        arguments = remembered(
+            path, image_dir, ("csv", *classes), lambda digest: _reading(path, image_dir, *classes, digest)
+        )
+        super().__init__(**arguments, name=path, on_error=on_error)
+
+
+def _reading(path, image_dir, class_names, category_ids, digest):
+    """The Reading of a table."""
+    collector, finder = Collector(path, class_names), ImageFinder(path, image_dir)
+    for name, objects in _read(path, digest).items():
+        _collect(collector, finder.locate(collector, name), objects)
+    return collector.reading(finder, category_ids)
 
 
 def find_columns(header):
@@ -64,9 +71,9 @@ def find_columns(header):
     return {what: name for what, name in found.items() if name is not None}
 
 
-def _read(path):
+def _read(path, digest):
     """{image: {object: [(line, label or None, outline)]}}; an outline is a cell's text or a list of points."""
-    table, rows = read_table(path)
+    table, rows = read_table(path, digest=digest)
     columns = {what: table[name] for what, name in find_columns(list(table)).items()}
     by_point = {"x", "y", "instance"} <= set(columns) and "polygon" not in columns
     if "image" not in columns or not (by_point or "polygon" in columns):

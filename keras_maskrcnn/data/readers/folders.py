@@ -40,6 +40,12 @@ def image_files(folder, deep=False):
     return files_with(folder, *IMAGE_SUFFIXES, deep=deep)
 
 
+def image_names(folder):
+    """The names of the image files directly in a folder, by their ends, sorted: `image_files` without paths."""
+    names = next((names for _, _, names in walk(folder)), ())
+    return sorted(name for name in names if not _is_hidden(name) and _fits(name, IMAGE_SUFFIXES))
+
+
 def image_files_and_others(folder, deep=False, known=()):
     """The image files in a folder, and a note on its other files.
 
@@ -172,14 +178,20 @@ def need_folder(path, holding):
     return path
 
 
-def read_text(path):
+def read_text(path, digest=None):
     """The content of a UTF-8 text file, with or without a byte order mark.
+
+    Args:
+        path: str, Path or RemotePath. digest: object with `update`, given the file's bytes; or None.
 
     Raises:
         ValueError: the file does not exist, cannot be read or is not UTF-8.
     """
+    data = read_bytes(path)
+    if digest is not None:
+        digest.update(data)
     try:
-        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"An annotation file must be UTF-8 text. Received {path}: {error}. Save it as UTF-8."
@@ -230,13 +242,13 @@ def _named_faults(path):
         ) from error
 
 
-def read_json(path):
-    """The content of a JSON file.
+def read_json(path, digest=None):
+    """The content of a JSON file. Args: as for `read_text`.
 
     Raises:
         ValueError: the file does not exist or is not JSON, or is nested too deep.
     """
-    text = read_text(path)
+    text = read_text(path, digest)
     try:
         return json.loads(text)
     except RecursionError as error:

@@ -23,19 +23,15 @@ import functools
 import hashlib
 import os
 import pathlib
-import re
-import unicodedata
-import urllib.parse
 
-from keras_maskrcnn.data.limits import SEARCH_DEPTH, SEARCH_FILES
+from keras_maskrcnn.data.limits import SEARCH_FILES
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import IMAGE_FOLDERS, IMAGE_SUFFIXES, named_folders, need_folder
-from keras_maskrcnn.host.addresses import as_path, held_by, is_address, walk
+from keras_maskrcnn.data.readers.image_names import KEYS, name_forms, same_stem, shown_name
+from keras_maskrcnn.data.readers.listings import AllNames, Listings, files_below, state
+from keras_maskrcnn.host.addresses import as_path, is_address
 from keras_maskrcnn.host.messages import argument
 
-_UPLOAD = re.compile("[0-9a-f]{8}-(?=.)")  # Label Studio's prefix of uploaded files
-_DRIVE = re.compile("[A-Za-z]:(?=[/\\\\])")
-_WRITTEN_ELSEWHERE = re.compile(r"[\\:%?#]")  # what a name of this system seldom has
 _SHOWN = 5  # candidates or places in a message
 
 
@@ -66,7 +62,7 @@ class ImageFinder:
             beside, above = named_folders(own, folders), named_folders(_above(own), folders)
             self._tiers = [[own, *beside], [*above, _above(own)]]
             self._searched = [own, *(folder for folder in above if folder.resolve() != own.resolve())]
-        self._names = _Listings()  # folder -> names of its files
+        self._names = Listings()  # folder -> names of its files
         self._endings = set()  # of the names that were looked up
         self._indices = {}
         self._users = {}  # path -> the name that led to it, of files found by less than their whole name
@@ -95,13 +91,14 @@ class ImageFinder:
             "searched": "_files" in vars(self),
         }
 
-    def state_of(self, folders, endings, searched):
+    def state_of(self, folders, endings, searched, contents=False):
         """A digest of the files on which paths depend; while it is the same, names lead to the same files.
 
         Files of other endings are left out: logs and such come and go in the folder of the annotations.
 
         Args:
             folders: those that are listed. endings: of the files that count. searched: whether sub-folders count, too.
+            contents: whether the files' own sizes and times count, too, and not their names alone.
         """
         digest, endings = hashlib.sha256(), tuple(ending.lower() for ending in endings if ending)
 
@@ -110,9 +107,11 @@ class ImageFinder:
 
         for folder in folders:
             names = sorted(filter(counts, self._names[folder]))
-            digest.update("\0".join([folder, *names, ""]).encode("utf-8", "surrogatepass"))
+            states = [state(os.path.join(folder, name)) for name in names] if contents else []
+            digest.update("\0".join([folder, *names, *states, ""]).encode("utf-8", "surrogatepass"))
         places = [str(place) for tier in self._tiers for place in tier] + [str(place) for place in self._searched]
-        places += [str(file) for file in self._files if counts(file.name)] if searched else []
+        files = [str(file) for file in self._files if counts(file.name)] if searched else []
+        places += [*files, *map(state, files if contents else ())]
         digest.update("\0".join(places).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
@@ -161,7 +160,7 @@ class ImageFinder:
         """The file at one of the forms of its name inside one of the places."""
         for tier in self._tiers:
             # A server that lists no folder has every form: the last one is without a host.
-            unlisted = is_address(tier[0]) and isinstance(self._names[f"{tier[0]}/"], _AllNames)
+            unlisted = is_address(tier[0]) and isinstance(self._names[f"{tier[0]}/"], AllNames)
             for form in reversed(forms) if unlisted else forms:
                 folder, base = os.path.split(form)
                 found = [place for place in tier if base in self._names[f"{place}/{folder}"]]
@@ -177,7 +176,7 @@ class ImageFinder:
 
     def _similar(self, name, forms):
         """The file whose name is most like one of the forms."""
-        for how, key in _KEYS.items():
+        for how, key in KEYS.items():
             for form in forms:
                 found = [path for path in self._index(key).get(key(form.rsplit("/", 1)[-1]), ())]
                 best = _most_alike(found, form)
@@ -185,7 +184,7 @@ class ImageFinder:
                     path = _only(name, best)
                     if "/" not in form or not path.as_posix().endswith(f"/{form}"):
                         self._check_free(name, path)
-                        if key is not _same_stem:  # usual in tables and lists
+                        if key is not same_stem:  # usual in tables and lists
                             self._note(f"found {how}", name, path)
                     return path
         return None
@@ -219,7 +218,7 @@ class ImageFinder:
         """All files in the searched folders, each once; not those of a folder that is too large to search."""
         found = {}
         for folder in self._searched:
-            files = _walk(folder)
+            files = files_below(folder)
             if files is None:
                 self._too_large.append(str(folder))
             found |= dict.fromkeys(files or ())
@@ -235,85 +234,6 @@ class ImageFinder:
             f"the file does not exist. Looked for {names} in {', '.join(places[:_SHOWN])} and in sub-folders{but}.",
             f"Name the folder of the images: {argument('image_dir')}; or correct the name.",
         )
-
-
-class _Listings(dict):
-    """{folder: names of its files}; each folder is listed when it is first asked for."""
-
-    def __missing__(self, folder):
-        self[folder] = names = _file_names(folder)
-        return names
-
-
-def name_forms(name):
-    """The forms of a name in which it is looked for, in order: as it is written, then relative paths with `/`."""
-    if not _WRITTEN_ELSEWHERE.search(name):
-        return [name.lstrip("/")]
-    forms = [name]
-    slashed = name.replace("\\", "/")
-    local = _DRIVE.sub("", slashed, count=1) if _DRIVE.match(slashed) else slashed
-    forms.append(local)
-    if "://" in local:
-        local = local.split("://", 1)[1].partition("/")[2]
-    path, _, query = local.partition("?")
-    path = path.partition("#")[0]
-    forms += [value for key, value in _query(query) if key == "d"]  # Label Studio: /data/local-files/?d=a/b.png
-    forms += [path, urllib.parse.unquote(path, errors="surrogateescape")]
-    forms = [form.lstrip("/") for form in forms]
-    return [form for form in dict.fromkeys(forms) if form.strip("/. ")] or [name]
-
-
-def shown_name(name):
-    """A name in a message: quoted, at most 100 characters."""
-    text = repr(name) if isinstance(name, str) or name is None else f"{str(name)[:60]} ({type(name).__name__})"
-    return text if len(text) <= 100 else f"{text[:70]}...{text[-25:]}"
-
-
-def _query(query):
-    """(key, value) of a URL's query, unquoted."""
-    for item in query.split("&", 20)[:20]:
-        key, _, value = item.partition("=")
-        yield key, urllib.parse.unquote(value, errors="surrogateescape").replace("\\", "/")
-
-
-# What two names have in common if they mean the same file: a function from a name (of an annotation, or on the disk) to
-# a key, or None.
-
-
-def _same_name(name, on_disk=False):
-    del on_disk
-    return name
-
-
-def _same_but_extension_case(name, on_disk=False):
-    del on_disk
-    stem, extension = os.path.splitext(name)
-    return stem + extension.lower()
-
-
-def _same_but_case(name, on_disk=False):
-    del on_disk
-    return unicodedata.normalize("NFC", name).casefold()  # macOS writes accents as signs of their own
-
-
-def _same_stem(name, on_disk=False):
-    stem, extension = os.path.splitext(name)
-    known = extension.lower() in IMAGE_SUFFIXES
-    return (stem if known else None) if on_disk else (None if known else name)
-
-
-def _same_without_upload_prefix(name, on_disk=False):
-    del on_disk
-    return _UPLOAD.sub("", name, count=1) if _UPLOAD.match(name) else name
-
-
-_KEYS = {
-    "by the last part of its name": _same_name,
-    "by its name with other upper and lower case of the extension": _same_but_extension_case,
-    "by its name with other upper and lower case": _same_but_case,
-    "by its name without extension": _same_stem,
-    "by its name without Label Studio's prefix": _same_without_upload_prefix,
-}
 
 
 def _most_alike(paths, form):
@@ -366,36 +286,3 @@ def _inside(path, folder):
 def _above(folder):
     """The folder above, also of a relative path such as `.`."""
     return folder / ".." if folder.name in ("", "..") and not is_address(folder) else folder.parent
-
-
-class _AllNames(frozenset):
-    """Holds every name: only reading a file can tell whether it is there."""
-
-    def __contains__(self, name):
-        return True
-
-
-def _file_names(folder):
-    """Names of the files in a folder; none if it is no folder that can be read, all of a server that lists none."""
-    if is_address(folder):
-        folder = as_path(folder)
-        files = frozenset(name for name, is_folder in held_by(folder).items() if not is_folder)
-        return files if files or not folder.is_unlisted() else _AllNames()
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
-    except (OSError, ValueError):
-        return frozenset()
-
-
-def _walk(folder):
-    """The files in a folder and its sub-folders, without hidden ones, sorted; None if there are too many."""
-    found, count = [], 0
-    for place, folders, files in walk(folder):
-        depth = str(place)[len(str(folder)) :].count("/" if is_address(folder) else os.sep)
-        folders[:] = [] if depth >= SEARCH_DEPTH else sorted(name for name in folders if not name.startswith("."))
-        count += len(files) + len(folders)
-        if count > SEARCH_FILES:
-            return None
-        found += [as_path(place) / name for name in sorted(files) if not name.startswith(".")]
-    return found

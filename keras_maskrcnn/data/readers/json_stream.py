@@ -99,15 +99,17 @@ class JsonStream:
                 return value
             self._more()
 
-    def batches(self, quick=False):
+    def batches(self, quick=False, scan=None):
         """The entries of a list, some at a time.
 
         Args:
             quick: whether to use orjson where it can be. It gives the same values but for whole numbers beyond 64 bits,
                 which become floats.
+            scan: a faster way to read a part of the list where `quick` is set, or None: a function of str, dictionaries
+                with commas between them, and of a function that parses one. It returns what is yielded, or None.
 
         Yields:
-            (list of entries, int: where the first begins in the file, in bytes).
+            (list of entries, or what `scan` returns; int: where the first begins in the file, in bytes).
         """
         self._take("[")
         if self._peek() == "]":
@@ -116,23 +118,24 @@ class JsonStream:
         more = True
         while more:
             place = self.place
-            entries = self._block_of_entries() if quick and orjson is not None else None
+            entries = self._block_of_entries(scan) if quick else None
             if entries is None:
                 entries, more = self._entries()
             self._block = _BLOCK
             yield entries, place
 
-    def _block_of_entries(self):
+    def _block_of_entries(self, scan):
         """All dictionaries that end in the text at hand and have another one after them; None: no such, or not here."""
         if len(self._text) - self._at < _BLOCK // 2 and not self._ended:
             self._more()
         end = self._text.rfind("},", self._at) + 1
         if end <= self._at:
             return None
-        try:
-            # If a part of a list is a list in itself, it ends between two entries.
-            entries = orjson.loads(f"[{self._text[self._at : end]}]")
-        except ValueError:  # the list ends before, or the entry is in another one, or orjson is stricter than json
+        text, loads = self._text[self._at : end], json.loads if orjson is None else orjson.loads
+        try:  # if a part of a list is a list in itself, it ends between two entries
+            entries = None if scan is None else scan(text, loads)
+            entries = loads(f"[{text}]") if entries is None else entries
+        except (ValueError, RecursionError):  # the list ends before, or it is another list's entry, or orjson is strict
             return None
         self._at = end
         self._take(",")

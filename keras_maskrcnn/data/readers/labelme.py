@@ -15,7 +15,8 @@ from keras_maskrcnn.data.readers import fields, outlines
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import files_with, read_json
-from keras_maskrcnn.data.readers.image_finder import ImageFinder, shown_name
+from keras_maskrcnn.data.readers.image_finder import ImageFinder
+from keras_maskrcnn.data.readers.image_names import shown_name
 from keras_maskrcnn.data.records import Dataset, size_message
 from keras_maskrcnn.host.addresses import as_path
 

@@ -16,12 +16,13 @@ def read_header(path):
     return [name.strip() for name in rows[0][1]] if rows else []
 
 
-def read_table(path, delimiter=None):
+def read_table(path, delimiter=None, digest=None):
     """The rows of a table.
 
     Args:
         path: path of a UTF-8 file.
         delimiter: str; None takes the commonest of comma, semicolon and tab in the first line.
+        digest: object with `update`, given the file's bytes; or None.
 
     Returns:
         (columns: dict from name to position, rows: list of (line number, list of text)). Rows are as long as the
@@ -30,15 +31,15 @@ def read_table(path, delimiter=None):
     Raises:
         ValueError: the file is missing, no UTF-8 or no table.
     """
-    rows = _read_rows(path, delimiter)
+    rows = _read_rows(path, delimiter, digest=digest)
     names = [name.strip() for name in rows[0][1]] if rows else []
     cells = [(line, row + [""] * (len(names) - len(row))) for line, row in rows[1:] if row]
     return {name: position for position, name in enumerate(names)}, cells
 
 
-def _read_rows(path, delimiter, most=None):
+def _read_rows(path, delimiter, most=None, digest=None):
     """[(line number, cells)], the header included; `most` limits their number."""
-    text = read_text(path).lstrip("#")  # VIA begins its first line with #
+    text = read_text(path, digest).lstrip("#")  # VIA begins its first line with #
     first = text.split("\n", 1)[0]
     reader = csv.reader(io.StringIO(text), delimiter=delimiter or max(_DELIMITERS, key=first.count))
     before = csv.field_size_limit(CSV_CELL)  # Python's 131072 characters are too few for polygons

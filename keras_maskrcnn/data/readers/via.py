@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_maskrcnn.data.limits import OUTLINE_POINTS, check_count
 from keras_maskrcnn.data.readers import fields, outlines
+from keras_maskrcnn.data.readers.annotation_cache import as_options, remembered
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import read_json
@@ -55,17 +56,23 @@ class ViaDataset(Dataset):
     def __init__(
         self, annotation_file, image_dir=None, attribute=None, on_error="raise", class_names=None, category_ids=None
     ):
-        path = as_path(annotation_file)
-        collector = Collector(path, class_names)
-        entries, options = _read(path, collector)
-        names = dict.fromkeys([*options, *(key for _, region in _regions(entries) for key in _attributes(region))])
-        attribute = choose_attribute(list(names), attribute, path)
-        collector.declare(options.get(attribute, ()))
-        finder = ImageFinder(path, image_dir)
-        for entry in entries:
-            _collect(collector, entry, finder, attribute)
-        collector.notes += finder.notes
-        super().__init__(**collector.finish(category_ids), on_error=on_error)
+        path, options = as_path(annotation_file), (attribute, *as_options(class_names, category_ids))
+        arguments = remembered(
+            path, image_dir, ("via", *options), lambda digest: _reading(path, image_dir, *options, digest)
+        )
+        super().__init__(**arguments, name=path, on_error=on_error)
+
+
+def _reading(path, image_dir, attribute, class_names, category_ids, digest):
+    """The Reading of a file."""
+    collector, finder = Collector(path, class_names), ImageFinder(path, image_dir)
+    entries, options = _read(path, collector, digest)
+    names = dict.fromkeys([*options, *(key for _, region in _regions(entries) for key in _attributes(region))])
+    attribute = choose_attribute(list(names), attribute, path)
+    collector.declare(options.get(attribute, ()))
+    for entry in entries:
+        _collect(collector, entry, finder, attribute)
+    return collector.reading(finder, category_ids)
 
 
 def choose_attribute(names, asked, path):
@@ -93,11 +100,11 @@ def choose_attribute(names, asked, path):
     )
 
 
-def _read(path, collector):
+def _read(path, collector, digest):
     """(entries of images, {attribute: [options]})."""
     if path.suffix.lower() == ".csv":
-        return _read_csv(path), {}
-    content = read_json(path)
+        return _read_csv(path, digest), {}
+    content = read_json(path, digest)
     found = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
     if not isinstance(found, dict) or not any(isinstance(e, dict) and "filename" in e for e in found.values()):
         raise ValueError(
@@ -131,9 +138,9 @@ def _options(content, path):
     return options
 
 
-def _read_csv(path):
+def _read_csv(path, digest):
     """The same entries from a CSV export: one row per region; {} is the shape of images without regions."""
-    columns, rows = read_table(path, ",")
+    columns, rows = read_table(path, ",", digest)
     missing = [column for column in CSV_COLUMNS if column not in columns]
     if missing:
         raise ValueError(

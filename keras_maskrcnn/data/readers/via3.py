@@ -12,6 +12,7 @@ import numpy as np
 from keras_maskrcnn.data.images.reading import image_size
 from keras_maskrcnn.data.limits import OUTLINE_POINTS, check_count
 from keras_maskrcnn.data.readers import fields, outlines
+from keras_maskrcnn.data.readers.annotation_cache import as_options, remembered
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import read_json
@@ -44,24 +45,31 @@ class Via3Dataset(Dataset):
     def __init__(
         self, annotation_file, image_dir=None, attribute=None, on_error="raise", class_names=None, category_ids=None
     ):
-        path = as_path(annotation_file)
-        content = _read(path)
-        described = {
-            key: about
-            for key, about in content["attribute"].items()
-            if isinstance(about, dict) and about.get("anchor_id") == _IN_IMAGE
-        }
-        names = {str(about.get("aname")): key for key, about in described.items()}
-        attribute = choose_attribute(list(names), attribute, path)
-        collector = Collector(path, class_names)
-        reader = _Reader(content, collector, ImageFinder(path, image_dir))
-        if attribute is not None:
-            reader.attribute, reader.key = attribute, names[attribute]
-            reader.options = _options(described[reader.key], path)
-            collector.declare(reader.options.values())
-        reader.collect()
-        collector.notes += reader.finder.notes
-        super().__init__(**collector.finish(category_ids), on_error=on_error)
+        path, options = as_path(annotation_file), (attribute, *as_options(class_names, category_ids))
+        arguments = remembered(
+            path, image_dir, ("via3", *options), lambda digest: _reading(path, image_dir, *options, digest)
+        )
+        super().__init__(**arguments, name=path, on_error=on_error)
+
+
+def _reading(path, image_dir, attribute, class_names, category_ids, digest):
+    """The Reading of a project."""
+    content = _read(path, digest)
+    described = {
+        key: about
+        for key, about in content["attribute"].items()
+        if isinstance(about, dict) and about.get("anchor_id") == _IN_IMAGE
+    }
+    names = {str(about.get("aname")): key for key, about in described.items()}
+    attribute = choose_attribute(list(names), attribute, path)
+    collector = Collector(path, class_names)
+    reader = _Reader(content, collector, ImageFinder(path, image_dir))
+    if attribute is not None:
+        reader.attribute, reader.key = attribute, names[attribute]
+        reader.options = _options(described[reader.key], path)
+        collector.declare(reader.options.values())
+    reader.collect()
+    return collector.reading(reader.finder, category_ids)
 
 
 class _Reader:
@@ -144,8 +152,8 @@ class _Reader:
         return label
 
 
-def _read(path):
-    content = read_json(path)
+def _read(path, digest):
+    content = read_json(path, digest)
     missing = [key for key in _REQUIRED if not isinstance(content, dict) or not isinstance(content.get(key), dict)]
     if missing:
         raise ValueError(

@@ -12,7 +12,8 @@ from keras_maskrcnn.data.readers import fields, outlines
 from keras_maskrcnn.data.readers.collector import Collector
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import files_with, image_files, need_folder, read_text
-from keras_maskrcnn.data.readers.image_finder import ImageFinder, name_forms
+from keras_maskrcnn.data.readers.image_finder import ImageFinder
+from keras_maskrcnn.data.readers.image_names import name_forms
 from keras_maskrcnn.data.readers.yaml_files import read_yaml
 from keras_maskrcnn.data.readers.yolo_labels import find_labels, label_file
 from keras_maskrcnn.data.records import Dataset

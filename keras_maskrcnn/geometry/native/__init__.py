@@ -1,4 +1,4 @@
-"""Loops in C for the host: enlarging, recolouring, run lengths. Built at installation if there is a compiler.
+"""Loops in C for the host: pixels, run lengths, COCO's annotations. Built at installation if there is a compiler.
 
 The files `*.c` have no Python and no framework in them; `load` opens their library once, by `ctypes`, which releases
 the interpreter lock while they run. Each function here returns None where the library is missing, turned off by
@@ -14,9 +14,10 @@ import warnings
 import numpy as np
 
 SWITCH = "KERAS_MASKRCNN_NATIVE"  # environment variable: 0 turns native code off
-_INTERFACE = 1  # of the functions, as `km_interface` in codes.c
+_INTERFACE = 2  # of the functions, as `km_interface` in codes.c
 _BITS = 22  # Pillow's fixed point
 _LARGEST = 2**28  # sides and coordinates, pixels
+_MOST_TEXT = 2**26  # bytes of annotations at once
 _FLOATS = {np.dtype(np.uint8): 0, np.dtype(np.float32): 1}
 _ROUNDING = 1e-9  # pixels: of a box that flips and scales have moved
 _MARGIN = 8 * 2.0**-24  # of the largest value: how far two ways to round the sums of pasting can be apart
@@ -198,6 +199,37 @@ def runs_window(runs, height, box):
     count, height = ctypes.c_int64(len(runs)), ctypes.c_int64(height)
     library.km_runs_window(_address(runs), count, height, _address(box), _address(out))
     return out
+
+
+def scan_annotations(text, most_values):
+    """The entries in a part of COCO's list of annotations.
+
+    Those with ids, outlines, and perhaps `iscrowd`, `area` and `bbox`, all of them plain numbers, become rows.
+
+    Args:
+        text: bytes, dictionaries with commas between them. most_values: int, largest number of values in an outline.
+
+    Returns:
+        (rows: int64 (n, [id, image_id, category_id, iscrowd, parts, position]); floats: float64 (n, [area, x, y, width,
+        height]), NaN where there are none; sizes: int64, values in each part; coordinates: float64; others: int64 (m,
+        [position, begin, end]) of the entries that are no rows; int: all entries); or None.
+    """
+    library = load()
+    size = len(text)
+    if library is None or size > _MOST_TEXT:
+        return None
+    rows, floats = np.empty((size // 60 + 1, 6), np.int64), np.empty((size // 60 + 1, 5))
+    sizes, coordinates = np.empty(size // 13 + 1, np.int64), np.empty(size // 2 + 1)
+    others, slow = np.empty((size // 16 + 1, 3), np.int64), np.empty((size // 16 + 1, 4), np.int64)
+    counts, outs = np.zeros(5, np.int64), (rows, floats, sizes, coordinates, others, slow)
+    counted = *map(_address, outs), _address(counts)
+    if not library.km_scan_annotations(text, ctypes.c_int64(size), ctypes.c_int64(most_values), *counted):
+        return None
+    num_rows, num_parts, num_others, num_slow, entries = counts.tolist()
+    sizes = sizes[:num_parts]
+    for place, index, begin, end in slow[:num_slow].tolist():  # more digits than one product in C rounds right
+        (coordinates if place else floats.reshape(-1))[index] = float(text[begin:end])
+    return rows[:num_rows], floats[:num_rows], sizes, coordinates[: sizes.sum()], others[:num_others], entries
 
 
 def _address(array):

@@ -163,7 +163,7 @@ static int new_axis(Axis *axis, int extent) {
 EXPORT void km_free(char *text) { free(text); }
 
 // Which functions there are and what they take: count it up with each change, here and in `__init__.py`.
-EXPORT int km_interface(void) { return 1; }
+EXPORT int km_interface(void) { return 2; }
 
 // The codes of n masks (cells, cells), one after the other.
 //

@@ -46,4 +46,12 @@ def make(config, backbone=None, dtype=None):
     if config.backbone.startswith(PREFIX):
         name = config.backbone.removeprefix(PREFIX)
         return application(name, config.num_channels, config.image_dtype, dtype=dtype)
-    return ResNet(config.backbone, norm=config.norm, norm_epsilon=config.norm_epsilon, name="backbone", dtype=dtype)
+    return ResNet(
+        config.backbone,
+        norm=config.norm,
+        norm_epsilon=config.norm_epsilon,
+        stride_in_1x1=config.stride_in_1x1,
+        stem_pool=config.stem_pool,
+        name="backbone",
+        dtype=dtype,
+    )

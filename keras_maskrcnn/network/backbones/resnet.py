@@ -20,9 +20,14 @@ BLOCKS = {
     "resnet50": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
     "resnet152": (3, 8, 36, 3),
+    "resnext50_32x4d": (3, 4, 6, 3),
+    "resnext101_32x8d": (3, 4, 23, 3),
 }
 BASIC = ("resnet10", "resnet18", "resnet34")
 WIDTHS = (64, 128, 256, 512)
+GROUPS = {"resnext50_32x4d": (32, 4), "resnext101_32x8d": (32, 8)}  # groups and channels of each (Xie et al. 2017)
+PLAIN = (1, WIDTHS[0])
+_POOL_PADDING = {"symmetric": 1, "end": 0}  # rows and columns before the map; one is always after it
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -33,23 +38,39 @@ class ResidualBlock(keras.layers.Layer):
         width: channels of the 3x3 convolutions; a bottleneck returns four times as many.
         strides: stride of the first 3x3 convolution and of the shortcut.
         bottleneck: True for a bottleneck.
+        stride_in_1x1: True puts a bottleneck's stride on its first 1x1 convolution instead.
+        groups: (groups, channels of each in the first stage) of a bottleneck's 3x3 convolution; (1, 64) is a plain one.
         norm: see `ConvNorm`.
         branch_scale: initial gamma of the residual branch under a frozen norm. A frozen norm does not normalise until
             weights are loaded, and the sum of many branches at full scale would grow a hundredfold.
         norm_epsilon: see `ConvNorm`.
     """
 
-    def __init__(self, width, strides, bottleneck, norm, branch_scale=1.0, norm_epsilon=EPSILON, **kwargs):
+    def __init__(
+        self,
+        width,
+        strides,
+        bottleneck,
+        norm,
+        branch_scale=1.0,
+        norm_epsilon=EPSILON,
+        stride_in_1x1=False,
+        groups=PLAIN,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.width, self.strides, self.bottleneck = width, strides, bottleneck
+        self.stride_in_1x1, self.groups = stride_in_1x1 and bottleneck, tuple(groups)
         self.norm, self.norm_epsilon = norm, norm_epsilon
         self.branch_scale = branch_scale
         self.filters = width * 4 if bottleneck else width
         shared = {"norm": norm, "norm_epsilon": norm_epsilon, "dtype": self.dtype_policy}
         if bottleneck:
+            first, second = (strides, 1) if stride_in_1x1 else (1, strides)
+            inner = width * groups[0] * groups[1] // WIDTHS[0]
             self.convs = [
-                ConvNorm(width, 1, name="conv1", **shared),
-                ConvNorm(width, 3, strides, name="conv2", **shared),
+                ConvNorm(inner, 1, first, name="conv1", **shared),
+                ConvNorm(inner, 3, second, name="conv2", groups=groups[0], **shared),
                 ConvNorm(self.filters, 1, relu=False, name="conv3", frozen_scale=branch_scale, **shared),
             ]
         else:
@@ -92,7 +113,7 @@ class ResidualBlock(keras.layers.Layer):
         """
         features = inputs
         for conv, following in zip(self.convs, self.convs[1:]):
-            cells = cells_in if conv.kernel_size == 1 else cells_out
+            cells = cells_in if conv.kernel_size == 1 and not self.stride_in_1x1 else cells_out
             # Only a convolution larger than 1x1 mixes the padding with the image.
             features = conv(features, training=training, cells=cells if following.kernel_size > 1 else None)
         features = self.convs[-1](features, training=training)
@@ -109,28 +130,41 @@ class ResidualBlock(keras.layers.Layer):
             "norm": self.norm,
             "branch_scale": self.branch_scale,
             "norm_epsilon": self.norm_epsilon,
+            "stride_in_1x1": self.stride_in_1x1,
+            "groups": self.groups,
         }
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
 class ResNet(Backbone, keras.layers.Layer):
-    """ResNet-10, 18, 34, 50, 101 or 152 without its classifier.
+    """ResNet-10, 18, 34, 50, 101 or 152, ResNeXt-50-32x4d or -101-32x8d, without its classifier.
 
     Given `image_sizes`, it keeps the padding at zero, so its maps do not depend on the size of the canvas.
 
     Args:
-        depth: "resnet10" .. "resnet152".
+        depth: "resnet10" .. "resnet152", "resnext50_32x4d", "resnext101_32x8d".
         norm: "frozen_batch", "batch", "group" or "none".
         norm_epsilon: added to the norm's variance.
+        stride_in_1x1: see `ResidualBlock`.
+        stem_pool: "symmetric", or "end": the maximum after the stem pads at the bottom and right only.
     """
 
     masks_padding = True
 
-    def __init__(self, depth, norm="frozen_batch", norm_epsilon=EPSILON, **kwargs):
+    def __init__(
+        self,
+        depth,
+        norm="frozen_batch",
+        norm_epsilon=EPSILON,
+        stride_in_1x1=False,
+        stem_pool="symmetric",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if depth not in BLOCKS:
             raise ValueError(f"A ResNet is one of {tuple(BLOCKS)}. Received: {depth!r}.")
         self.depth, self.norm, self.norm_epsilon = depth, norm, norm_epsilon
+        self.stride_in_1x1, self.stem_pool = stride_in_1x1, stem_pool
         self.stem = ConvNorm(
             64, 7, strides=2, norm=norm, norm_epsilon=norm_epsilon, name="stem", dtype=self.dtype_policy
         )
@@ -150,6 +184,8 @@ class ResNet(Backbone, keras.layers.Layer):
                         norm=norm,
                         branch_scale=branch_scale,
                         norm_epsilon=norm_epsilon,
+                        stride_in_1x1=stride_in_1x1,
+                        groups=GROUPS.get(depth, PLAIN),
                         name=name,
                         dtype=self.dtype_policy,
                     )
@@ -207,7 +243,8 @@ class ResNet(Backbone, keras.layers.Layer):
         }
         features = self.stem(images, training=training, cells=cells[2])
         # Features are not negative after ReLU, so padding with zeros gives the same maximum as padding with -inf.
-        features = self.pool(ops.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]]))
+        before = _POOL_PADDING[self.stem_pool]
+        features = self.pool(ops.pad(features, [[0, 0], [before, 1], [before, 1], [0, 0]]))
         features = features if image_sizes is None else features * cells[4]
         outputs, stride = [], 4
         for index, block in enumerate(self.blocks):
@@ -219,4 +256,11 @@ class ResNet(Backbone, keras.layers.Layer):
 
     def get_config(self):
         """Keras serialisation."""
-        return {**super().get_config(), "depth": self.depth, "norm": self.norm, "norm_epsilon": self.norm_epsilon}
+        return {
+            **super().get_config(),
+            "depth": self.depth,
+            "norm": self.norm,
+            "norm_epsilon": self.norm_epsilon,
+            "stride_in_1x1": self.stride_in_1x1,
+            "stem_pool": self.stem_pool,
+        }

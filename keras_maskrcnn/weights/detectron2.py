@@ -1,0 +1,195 @@
+"""Detectron2's names and layout: Mask R-CNN with a ResNet and a pyramid; `.pkl` of its zoo, `.pth` of its users.
+
+Background is the last row of the class scores, as here. Images are BGR, so the first kernel's channels are reversed.
+Names are from `modeling/backbone/{resnet,fpn}.py`, `modeling/proposal_generator/rpn.py` and `modeling/roi_heads/`.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import re
+
+import numpy as np
+
+from keras_maskrcnn.config import MaskRCNNConfig
+from keras_maskrcnn.families import detectron2 as recipe
+from keras_maskrcnn.host.messages import argument
+from keras_maskrcnn.weights.family import Family, differences
+from keras_maskrcnn.weights.renaming import Renaming
+from keras_maskrcnn.weights.states import plain_names
+from keras_maskrcnn.weights.torchvision import read_architecture, tensor_table
+
+LICENCE = "CC-BY-SA 3.0 (the weights of Detectron2's model zoo, and what is made of them)"
+_BODY, _STAGE = "backbone.bottom_up.", (1, 0, 0)
+_RPN = "proposal_generator.rpn_head"
+_ROI = "roi_heads"
+_RULES = (
+    ("backbone.body.conv1", f"{_BODY}stem.conv1", ()),
+    ("backbone.body.bn1", f"{_BODY}stem.conv1.norm", ()),
+    ("backbone.body.layer#.#.conv#", f"{_BODY}res#.#.conv#", _STAGE),
+    ("backbone.body.layer#.#.bn#", f"{_BODY}res#.#.conv#.norm", _STAGE),
+    ("backbone.body.layer#.#.downsample.0", f"{_BODY}res#.#.shortcut", (1, 0)),
+    ("backbone.body.layer#.#.downsample.1", f"{_BODY}res#.#.shortcut.norm", (1, 0)),
+    ("backbone.fpn.inner_blocks.#.0", "backbone.fpn_lateral#", (2,)),
+    ("backbone.fpn.inner_blocks.#.1", "backbone.fpn_lateral#.norm", (2,)),
+    ("backbone.fpn.layer_blocks.#.0", "backbone.fpn_output#", (2,)),
+    ("backbone.fpn.layer_blocks.#.1", "backbone.fpn_output#.norm", (2,)),
+    ("rpn.head.cls_logits", f"{_RPN}.objectness_logits", ()),
+    ("rpn.head.bbox_pred", f"{_RPN}.anchor_deltas", ()),
+    (f"{_ROI}.box_head.fc#", f"{_ROI}.box_head.fc#", (-5,)),
+    (f"{_ROI}.box_head.#.0", f"{_ROI}.box_head.conv#", (1,)),
+    (f"{_ROI}.box_head.#.1", f"{_ROI}.box_head.conv#.norm", (1,)),
+    (f"{_ROI}.mask_head.#.0", f"{_ROI}.mask_head.mask_fcn#", (1,)),
+    (f"{_ROI}.mask_head.#.1", f"{_ROI}.mask_head.mask_fcn#.norm", (1,)),
+    (f"{_ROI}.mask_predictor.conv5_mask", f"{_ROI}.mask_head.deconv", ()),
+    (f"{_ROI}.mask_predictor.mask_fcn_logits", f"{_ROI}.mask_head.predictor", ()),
+)
+_ONE_CONV = Renaming((*_RULES, ("rpn.head.conv.0.0", f"{_RPN}.conv", ())))
+_MORE_CONVS = Renaming((*_RULES, ("rpn.head.conv.#.0", f"{_RPN}.conv.conv#", (0,))))
+_PIXELS = ("pixel_mean", "pixel_std")  # buffers of older files: RGB order of the images, (3, 1, 1)
+
+# The six digits in the name of a zoo file -> its config. The start of the file's MD5, `model_zoo/model_zoo.py`.
+ZOO = {
+    "a54504": "mask_rcnn_R_50_FPN_1x",
+    "f10217": "mask_rcnn_R_50_FPN_3x",
+    "a3ec72": "mask_rcnn_R_101_FPN_3x",
+    "2d9806": "mask_rcnn_X_101_32x8d_FPN_3x",
+    "62ca52": "mask_rcnn_R_50_FPN_noaug_1x",
+    "af9cf5": "mask_rcnn_R_50_FPN",
+    "571f7c": "LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x",
+    "824ab5": "LVISv0.5-InstanceSegmentation/mask_rcnn_R_101_FPN_1x",
+    "5e3439": "LVISv0.5-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_1x",
+    "bb69de": "mask_rcnn_R_50_FPN_100ep_LSJ",
+    "89a8d3": "mask_rcnn_R_50_FPN_200ep_LSJ",
+    "14d201": "mask_rcnn_R_50_FPN_400ep_LSJ",
+    "4f7b58": "mask_rcnn_R_101_FPN_100ep_LSJ",
+    "0bb7ae": "mask_rcnn_R_101_FPN_200ep_LSJ",
+    "f96b26": "mask_rcnn_R_101_FPN_400ep_LSJ",
+    "dc5d9e": "mask_rcnn_R_50_FPN_3x_gn",
+    "3b3c51": "mask_rcnn_R_50_FPN_3x_syncbn",
+    "01ca85": "scratch_mask_rcnn_R_50_FPN_3x_gn",
+    "da7b4c": "scratch_mask_rcnn_R_50_FPN_9x_gn",
+    "5ce33e": "scratch_mask_rcnn_R_50_FPN_9x_syncbn",
+}
+
+
+def recognises(state):
+    """Whether a state dict has Detectron2's names."""
+    return any(name.startswith((_BODY, "proposal_generator.", "backbone.fpn_lateral")) for name in state)
+
+
+def table(model):
+    """The weights of a model under Detectron2's names, in the order of torchvision's table."""
+    renaming = _ONE_CONV if len(model.rpn.convs) == 1 else _MORE_CONVS
+    convs = len(model.box_head.convs)
+    entries = []
+    for entry in tensor_table(model):
+        # Torchvision counts the layers of a head with convolutions: convolutions, flattening, then dense and ReLU.
+        name = re.sub(
+            rf"^{_ROI}\.box_head\.(\d+)\.(weight|bias)$",
+            lambda found: f"{_ROI}.box_head.fc{6 + (int(found[1]) - convs - 1) // 2}.{found[2]}",
+            entry.name,
+        )
+        changes = {"name": renaming.theirs(name), "background": "last", "reversed_channels": entry.first}
+        entries.append(dataclasses.replace(entry, **changes))
+    return entries
+
+
+def _left(name):
+    return name in _PIXELS or re.fullmatch(r"proposal_generator\.anchor_generator\.cell_anchors\.\d+", name) is not None
+
+
+def _check_pixels(state, model):
+    """The mean and deviation in a file must be the config's, in the other order."""
+    for name in _PIXELS:
+        wanted = np.array(getattr(model.config, name)[::-1], np.float32)
+        found = np.asarray(state.get(name, wanted), np.float32).ravel()
+        if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-4):
+            raise ValueError(
+                f"{name} of the file, blue first, must be the config's, red first. Received {found.tolist()} for "
+                f"{name}={getattr(model.config, name)}. Pass {name}={tuple(found.tolist()[::-1])} to the config."
+            )
+
+
+def _notes(model):
+    return differences(model.config, recipe.COMMON, "Detectron2")
+
+
+def read_config(state, source, name=None, overrides=()):
+    """The config of the model that a file belongs to.
+
+    What the tensors do not show, such as the place of the strides, follows from the config's name: the user's, that of
+    a zoo file by the digits in its name, else the usual one of such tensors, which the receipt then says.
+
+    Args:
+        state: dict of Detectron2's names to arrays. source: path of the file, or text. name: of a config, or None.
+        overrides: fields of MaskRCNNConfig.
+
+    Returns:
+        (MaskRCNNConfig, tuple of lines for the receipt).
+
+    Raises:
+        ValueError: tensors of another kind of model; no such config.
+    """
+    single = f"{_RPN}.conv.weight" in state
+    renaming = _ONE_CONV if single else _MORE_CONVS
+    found = read_architecture({renaming.ours(key): array for key, array in state.items()})
+    known = ZOO.get(pathlib.Path(str(source)).stem.rsplit("_", 1)[-1])
+    chosen = recipe.config_name(name or known or _usual_config(found, state))
+    notes = _origin_notes(chosen, name, known, source)
+    found |= {"norm": recipe.CONFIGS[chosen].get("norm", "frozen_batch"), **_head_norm(state)}
+    values = {**recipe.fields(chosen, found["num_classes"], overrides), **found, **dict(overrides)}
+    return MaskRCNNConfig(**values), notes
+
+
+def _usual_config(found, state):
+    """The config that such tensors are usually of."""
+    trunk = {"resnet50": "R_50", "resnet101": "R_101", "resnext101_32x8d": "X_101_32x8d"}.get(found["backbone"])
+    if trunk is None:
+        raise ValueError(
+            f"Detectron2's models have a ResNet-50, ResNet-101 or ResNeXt-101. Received one with {found['backbone']}. "
+            "Name a config that has the same arithmetic."
+        )
+    if found["head_norm"] is None:
+        return f"mask_rcnn_{trunk}_FPN_3x"
+    if _head_norm(state)["head_norm"] == "group":
+        return f"mask_rcnn_{trunk}_FPN_3x_gn"
+    return f"mask_rcnn_{trunk}_FPN_100ep_LSJ" if found["rpn_convs"] == 2 else f"mask_rcnn_{trunk}_FPN_3x_syncbn"
+
+
+def _head_norm(state):
+    """The norm of pyramid and heads, which torchvision's names do not tell apart."""
+    if "backbone.fpn_lateral2.norm.weight" not in state:
+        return {"head_norm": None}
+    return {"head_norm": "batch" if "backbone.fpn_lateral2.norm.running_mean" in state else "group"}
+
+
+def _origin_notes(chosen, name, known, source):
+    if name is not None:
+        return (f"arithmetic of Detectron2's config {chosen}, as asked",)
+    if known is None:
+        return (
+            f"strides, pixels and RoIAlign are not in the file: taken from Detectron2's config {chosen}, the usual one "
+            f"of such tensors. If yours differs, name it: {argument('architecture')}.",
+        )
+    notes = [f"arithmetic of Detectron2's config {chosen}, by the digits in the name of the file"]
+    digits = hashlib.md5(pathlib.Path(source).read_bytes(), usedforsecurity=False).hexdigest()[:6]
+    if not pathlib.Path(source).stem.endswith(digits):
+        notes.append(
+            f"the file's MD5 starts with {digits}, not with the digits in its name: it is not the published one"
+        )
+    return tuple(notes)
+
+
+FAMILY = Family(
+    title="Detectron2",
+    licence=LICENCE,
+    recognises=recognises,
+    table=table,
+    prepare=plain_names,
+    left=_left,
+    notes=_notes,
+    config=read_config,
+    check=_check_pixels,
+    warm=recipe.WARM,
+)

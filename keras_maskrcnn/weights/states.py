@@ -1,0 +1,51 @@
+"""State dicts as programs save them: taken out of their checkpoint, with plain names."""
+
+import collections.abc
+import re
+
+
+def unwrapped(state):
+    """The state dict inside a checkpoint of torchvision's reference scripts, Detectron2, Lightning or OpenMMLab."""
+    if not isinstance(state, collections.abc.Mapping):
+        raise ValueError(
+            "A state dict must be a dictionary of names to arrays. "
+            f"Received a {type(state).__name__}. Save model.state_dict()."
+        )
+    for wrapping in ("model", "state_dict"):
+        if isinstance(state.get(wrapping), dict):
+            state = state[wrapping]
+    return state
+
+
+def plain_names(state, renames=()):
+    """A state dict without wrapping and without DataParallel's `module.` prefix.
+
+    Args:
+        state: dict of names to arrays, or a checkpoint that contains one.
+        renames: pairs of a regular expression and its replacement, names of old versions to today's.
+
+    Raises:
+        ValueError: an entry is no array, or two entries get the same name.
+    """
+    renamed = {}
+    for found, array in unwrapped(state).items():
+        _check_entry(found, array)
+        name = found.removeprefix("module.")
+        for old, new in renames:
+            name = re.sub(f"^{old}$", new, name)
+        if name in renamed:
+            raise ValueError(
+                "Every tensor of a state dict must have its own name, after the names of old versions are replaced. "
+                f"Received {name} twice, once as {found}. Keep one of the two."
+            )
+        renamed[name] = array
+    return renamed
+
+
+def _check_entry(name, array):
+    """Names are strings; values have a shape, or are single numbers. Lists are not looked into: they may be nested."""
+    if not isinstance(name, str) or not (hasattr(array, "shape") or isinstance(array, int | float)):
+        raise ValueError(
+            "A state dict must hold arrays under names. "
+            f"Received {name!r:.80} with a {type(array).__name__}. Save model.state_dict() alone."
+        )
