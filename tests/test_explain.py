@@ -13,6 +13,8 @@ from keras_maskrcnn.evaluation.causes import remedy, summary
 from keras_maskrcnn.evaluation.flow import Boxes, Flow
 from keras_maskrcnn.evaluation.misses import Miss, MissTable, explain_dataset
 
+pytestmark = pytest.mark.slow_on_jax  # each operator is compiled by itself
+
 # x, y, label, objectness, evidence: four objects far apart, and two that overlap with an IoU of 20 / 44.
 APART = [(32, 32, 0, 9, 1.0), (96, 32, 1, 8, 0.9), (32, 96, 0, 7, 0.8), (96, 96, 1, 6, 0.7)]
 SIDE_BY_SIDE = [(48, 48, 0, 9, 1.0), (60, 48, 0, 8, 1.0)]
