@@ -172,7 +172,7 @@ def test_mistakes_are_refused():
         explained(model, objects, [ruled_truth(objects)[0] | {"category_id": 9}])
     with pytest.raises(ValueError, match="iou must be above 0"):
         explained(model, objects, iou=0)
-    with pytest.raises(ValueError, match="score_threshold must lie between the model's own, 0.05, and 1"):
+    with pytest.raises(ValueError, match="score_threshold=... must lie between the model's own, 0.05, and 1"):
         explained(model, objects, score_threshold=0.01)
 
 

@@ -57,10 +57,8 @@ def select_detections(
         max_log_scale=max_log_scale,
         origins=origins,
     )
-    boxes, scores, labels = ranked["boxes"], ranked["scores"], ranked["labels"]
-    single_class = class_logits.shape[-1] == 2
-    classes = None if class_agnostic_nms or single_class else labels
-    return _best_boxes(boxes, scores, labels, ranked["passed"], classes, nms_threshold, max_detections, image_limits)
+    together = class_agnostic_nms or class_logits.shape[-1] == 2
+    return _best_boxes(ranked, nms_threshold, together, max_detections, image_limits)
 
 
 def select_best_classes(
@@ -99,25 +97,25 @@ def select_best_classes(
     boxes = clip_boxes(decode_boxes(deltas, proposals, box_weights, max_log_scale), image_sizes, origins)
     if min_box_size:
         passed = ops.logical_and(passed, sides_reach(boxes, min_box_size))
-    classes = None if class_agnostic_nms or num_classes == 1 else labels
-    return _best_boxes(boxes, scores, labels, passed, classes, nms_threshold, max_detections, image_limits)
+    ranked = {"boxes": boxes, "scores": scores, "labels": labels, "passed": passed}
+    together = class_agnostic_nms or num_classes == 1
+    return _best_boxes(ranked, nms_threshold, together, max_detections, image_limits)
 
 
 RULES = {"each_class": select_detections, "best_class": select_best_classes}  # of the config's detection_rule
 
 
-def _best_boxes(boxes, scores, labels, passed, classes, nms_threshold, max_detections, image_limits):
+def _best_boxes(ranked, nms_threshold, class_agnostic_nms, max_detections, image_limits):
     """NMS, and the rows that it keeps: what `select_detections` returns."""
-    limit = backend.smaller(max_detections, ops.shape(scores)[1])
-    kept, valid = backend.non_max_suppression(boxes, scores, nms_threshold, limit, classes, passed)
+    kept, valid = suppress_pairs(ranked, nms_threshold, class_agnostic_nms, max_detections)
     if image_limits is not None:  # greedy NMS with a lower limit gives the first rows of the same result
         rows = ops.arange(ops.shape(valid)[1], dtype="int32")
         valid = ops.logical_and(valid, rows < ops.reshape(image_limits, (-1, 1)))
     valid, kept = backend.trim_to_valid(valid, kept)
     return {
-        "boxes": ops.where(valid[..., None], backend.gather_each(boxes, kept), 0.0),
-        "scores": ops.where(valid, backend.gather_each(scores, kept), 0.0),
-        "labels": ops.where(valid, backend.gather_each(labels, kept), 0),
+        "boxes": ops.where(valid[..., None], backend.gather_each(ranked["boxes"], kept), 0.0),
+        "scores": ops.where(valid, backend.gather_each(ranked["scores"], kept), 0.0),
+        "labels": ops.where(valid, backend.gather_each(ranked["labels"], kept), 0),
         "valid": valid,
     }
 
@@ -161,7 +159,7 @@ def rank_pairs(
 
 
 def suppress_pairs(ranked, nms_threshold, class_agnostic_nms, max_detections):
-    """NMS, and the best D: the second half of `select_detections`.
+    """NMS, and the best D: the middle of `select_detections`.
 
     Args:
         ranked: from `rank_pairs`. Others: as of `select_detections`.
