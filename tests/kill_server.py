@@ -131,7 +131,7 @@ def convert(folder, value):
     from keras_maskrcnn.weights import convert as module
 
     module.read_state, module.current_names, module.is_classifier = lambda path: {}, dict, lambda state: False
-    module.build_model = lambda *_: (small_model(value), "receipt")
+    module.build_model = lambda *_, **options: (small_model(value), "receipt")
     source = folder / "source.pth"
     if not source.is_file():
         source.write_bytes(b"weights")

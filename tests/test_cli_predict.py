@@ -13,9 +13,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from reader_tools import HEIGHT, WIDTH, picture
 
-from keras_maskrcnn import cli
+from keras_maskrcnn import cli, labelling
 from keras_maskrcnn.cli import predict
 from keras_maskrcnn.cli import results as result_files
+from keras_maskrcnn.data import open_dataset
 from keras_maskrcnn.data.images import decoding, limits
 from keras_maskrcnn.inference.predictor import Predictor
 
@@ -199,3 +200,21 @@ def test_annotations_that_do_not_fit_are_refused_before_the_work(folder, model, 
     told = capsys.readouterr().err
     assert "['disc', 'square', 'triangle']" in told and "['circle', 'square', 'triangle']" in told
     assert not (tmp_path / "found").exists() and model.batches == []
+
+
+def test_files_for_a_labelling_tool(folder, model, tmp_path, capsys):
+    assert sorted(predict.TOOLS) == sorted(labelling.TOOLS)
+    status, results = run(folder, tmp_path / "found", "--to", "labelme")
+    place = tmp_path / "found" / "labelme"
+    assert status == cli.SUCCESS and f"files for labelme in {place}" in capsys.readouterr().out
+    dataset = open_dataset(place, folder)
+    assert sorted(dataset.class_names) == sorted(NAMES) and len(dataset.image_ids) == 3
+    found = {instance["category_id"]: instance["bbox"] for instance in dataset.to_coco()["annotations"]}
+    numbers = {category["name"]: category["id"] for category in dataset.to_coco()["categories"]}
+    for result in results:
+        np.testing.assert_allclose(found[numbers[NAMES[result["category_id"] - 1]]], result["bbox"], atol=1.5)
+    for given in (["--engine", "ray", "--to", "coco"], ["--to", "paint"]):
+        with contextlib.suppress(SystemExit):
+            assert cli.main(["predict", "model.keras", str(folder), *given]) == cli.MISTAKE
+    told = capsys.readouterr().err
+    assert "--to works with the other engines. Received: --engine ray and --to coco." in told and "'paint'" in told

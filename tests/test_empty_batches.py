@@ -9,7 +9,7 @@ from PIL import Image
 from reader_tools import picture
 
 from keras_maskrcnn import cli
-from keras_maskrcnn.cli import predict
+from keras_maskrcnn.cli import evaluate
 from keras_maskrcnn.data import ArrayDataset, ImageError
 from keras_maskrcnn.evaluation import evaluate_coco, format_metrics
 from keras_maskrcnn.inference.predictor import Predictor
@@ -98,7 +98,7 @@ def test_evaluate_refuses_data_without_objects(tmp_path, capsys, monkeypatch, cr
     }
     (tmp_path / "coco.json").write_text(json.dumps(content))
     model = KnownModel(small_config(1, class_names=("leaf",)), [])
-    monkeypatch.setattr(predict, "load_model", lambda path: model)
+    monkeypatch.setattr(evaluate, "load_model", lambda path: model)
     arguments = ["evaluate", "model.keras", "--images", str(tmp_path), "--annotations", str(tmp_path / "coco.json")]
     assert cli.main(arguments) == cli.MISTAKE
     told = capsys.readouterr()

@@ -5,12 +5,12 @@ import pathlib
 
 import numpy as np
 import pytest
-from conftest import SHARED
 from perturbed import perturbed
 
 from keras_maskrcnn.evaluation import coco_metrics, curves, error_kinds, match_detections
 from keras_maskrcnn.evaluation.errors import KINDS
 
+SHARED = pathlib.Path(__file__).parents[2] / "shared"
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "tide_figures.json").read_text())
 NAMES = {
     "class": "Cls", "localisation": "Loc", "both": "Both", "duplicate": "Dupe", "background": "Bkg", "missed": "Miss",

@@ -7,13 +7,14 @@ from keras_maskrcnn.cli import predict_on_ray
 from keras_maskrcnn.cli.engines import Engine, add_engines, check_engine
 from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, Option, finite, positive
 from keras_maskrcnn.cli.results import ResultFiles, image_paths, read_known_images
-from keras_maskrcnn.scale.models import is_onnx, is_saved_model, open_predictor
 
 BATCH_SIZE = Option(
     "--batch-size",
     "most images that the model sees at once (default: 8 on a GPU or TPU, 1 on CPUs, 1 with --saved-model)",
     type=positive(int),
 )
+
+TOOLS = ("labelme", "coco", "cvat", "via", "yolo", "voc", "label-studio")  # those of labelling/, which imports numpy
 
 # predict ---------------------------------------------------------------------------------------------------
 
@@ -46,6 +47,12 @@ def predict_arguments(command):
         help="take image ids and category ids from this dataset, so that pycocotools compares detections.json with it "
         "(default: images are numbered from 1, and images.json lists them)",
     )
+    command.add_argument(
+        "--to",
+        choices=TOOLS,
+        metavar="TOOL",
+        help=f"write files that a labelling tool opens for correction as well, into OUTPUT/TOOL: {', '.join(TOOLS)}",
+    )
     command.add_argument("--score", type=finite, default=0.5, help="leave out detections with a lower score")
     command.add_argument(
         "--tile", type=positive(int), help="cut larger images into overlapping squares of this side, image pixels"
@@ -70,7 +77,7 @@ def check_predict(args):
         )
     if args.saved_model and args.model:  # argparse took the first image for the model
         args.images, args.model = [args.model, *args.images], None
-    if args.saved_model and not is_saved_model(args.saved_model):
+    if args.saved_model and not _is_saved_model(args.saved_model):
         raise ValueError(
             "--saved-model must name the folder of an export, with saved_model.pb or with numbered versions. Received: "
             f"{args.saved_model}. A .keras file or run folder goes first, without --saved-model."
@@ -115,12 +122,26 @@ def _predict_here(make_predictor, args):
                 failures.append(f"{answer.source}: {str(answer.error) or type(answer.error).__name__}")
             progress.update(answer.index + 1)
     print(files.summary())
+    if args.to:
+        from keras_maskrcnn.labelling import write_labels
+
+        place = files.output / args.to
+        write_labels(args.to, place, files.images, files.results, files.categories())
+        print(f"files for {args.to} in {place}")
     if failures:
         print(f"{len(failures)} of {len(args.images)} images failed:", *failures, sep="\n  ", file=sys.stderr)
     return CHECK_FAILED if failures else SUCCESS
 
 
+def _is_saved_model(path):
+    from keras_maskrcnn.scale.models import is_saved_model
+
+    return is_saved_model(path)
+
+
 def _predictor(args, **options):
+    from keras_maskrcnn.scale.models import open_predictor
+
     return open_predictor(args.saved_model or args.model, args.score, args.tile, args.overlap, **options)
 
 
@@ -128,6 +149,8 @@ def _runtime(name):
     """The engine that runs an .onnx file in this runtime."""
 
     def check(args):
+        from keras_maskrcnn.scale.models import is_onnx
+
         if not is_onnx(args.saved_model or args.model):
             raise ValueError(
                 f"--engine {name} runs .onnx files. Received: {args.saved_model or args.model}. "

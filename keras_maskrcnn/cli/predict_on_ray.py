@@ -22,6 +22,11 @@ def check(args):
             f"--annotations works with --engine keras. Received: --engine ray and --annotations {args.annotations}. "
             "Leave it out: each row of the results has the path of its image."
         )
+    if args.to:
+        raise ValueError(
+            f"--to works with the other engines. Received: --engine ray and --to {args.to}. Leave it out, and add "
+            "--coco: keras_maskrcnn.labelling.write_labels makes the files from detections.json and images.json."
+        )
     if args.gpus is not None and not 0 <= args.gpus < float("inf"):
         raise ValueError(f"--gpus must be a finite number, at least 0. Received: {args.gpus}. 0 uses CPUs alone.")
     return args

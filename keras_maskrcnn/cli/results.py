@@ -110,13 +110,14 @@ class ResultFiles:
         started = time.monotonic()
         files = {RESULTS: self.results}
         if self.known is None:
-            tables = {"info": {}, "images": self.images, "annotations": [], "categories": self._categories()}
+            tables = {"info": {}, "images": self.images, "annotations": [], "categories": self.categories()}
             files[IMAGES] = tables
         write_together(self.output, {name: text_writer(json_text(values)) for name, values in files.items()})
         ended = time.monotonic()
         self._next = ended + _SHARE * (ended - started)
 
-    def _categories(self):
+    def categories(self):
+        """COCO's table of categories: list of dict of id and name."""
         pairs = zip(self.category_ids, self.config.class_names, strict=True)
         return [{"id": int(key), "name": name} for key, name in pairs]
 
