@@ -68,6 +68,10 @@ HOST_ONLY = (
     "test_addresses",
     "test_scale",
     "test_remote_training",
+    "test_error_figures",
+    "test_error_kinds",
+    "test_errors_page",
+    "test_labelling",
 )
 
 # Files that compare values of models which run once or twice. TensorFlow traces a model's step in 13 seconds and runs
