@@ -9,24 +9,7 @@ from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.boxes import MAX_LOG_SCALE, clip_boxes, decode_boxes, sides_reach
 
 
-def select_detections(
-    *,
-    class_logits,
-    deltas,
-    proposals,
-    proposals_valid,
-    image_sizes,
-    score_threshold,
-    nms_threshold,
-    class_agnostic_nms,
-    max_detections,
-    candidates,
-    box_weights,
-    min_box_size,
-    image_limits=None,
-    max_log_scale=MAX_LOG_SCALE,
-    origins=None,
-):
+def select_detections(*, nms_threshold, class_agnostic_nms, max_detections, image_limits=None, class_logits, **pairs):
     """Softmax, one refined box per class, clip, threshold, NMS per class, the best D detections.
 
     Args:
@@ -44,19 +27,7 @@ def select_detections(
         dict of boxes float (B, D', 4) network pixels, clipped; scores float (B, D') descending; labels int32 (B, D');
         valid bool (B, D'). D' <= D; rows that are not valid hold zeros.
     """
-    ranked = rank_pairs(
-        class_logits=class_logits,
-        deltas=deltas,
-        proposals=proposals,
-        proposals_valid=proposals_valid,
-        image_sizes=image_sizes,
-        score_threshold=score_threshold,
-        candidates=candidates,
-        box_weights=box_weights,
-        min_box_size=min_box_size,
-        max_log_scale=max_log_scale,
-        origins=origins,
-    )
+    ranked = rank_pairs(class_logits=class_logits, **pairs)
     together = class_agnostic_nms or class_logits.shape[-1] == 2
     return _best_boxes(ranked, nms_threshold, together, max_detections, image_limits)
 

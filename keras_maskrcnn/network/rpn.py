@@ -87,22 +87,7 @@ class RPNHead(keras.layers.Layer):
         }
 
 
-def select_proposals(
-    *,
-    logits,
-    deltas,
-    anchors,
-    anchors_valid,
-    image_sizes,
-    pre_nms,
-    post_nms,
-    nms_threshold,
-    min_size,
-    box_weights,
-    max_log_scale=MAX_LOG_SCALE,
-    origins=None,
-    filled=False,
-):
+def select_proposals(*, post_nms, nms_threshold, filled=False, **ranking):
     """The best anchors of each level, decoded; NMS on each level; the best boxes over all levels (FPN section 4.1).
 
     Args:
@@ -120,18 +105,7 @@ def select_proposals(
         in descending order; valid bool (B, P). P is post_nms, or less if the levels have fewer boxes.
     """
     del filled
-    ranked = rank_anchors(
-        logits=logits,
-        deltas=deltas,
-        anchors=anchors,
-        anchors_valid=anchors_valid,
-        image_sizes=image_sizes,
-        pre_nms=pre_nms,
-        min_size=min_size,
-        box_weights=box_weights,
-        max_log_scale=max_log_scale,
-        origins=origins,
-    )
+    ranked = rank_anchors(**ranking)
     kept, keep = suppress_ranked(ranked, nms_threshold, post_nms)
     scores = ops.where(keep, backend.gather_each(ranked["scores"], kept), NEVER)
     boxes = ops.where(ops.expand_dims(keep, -1), backend.gather_each(ranked["boxes"], kept), 0.0)
