@@ -10,7 +10,8 @@ Two devices add the gradients of their images in another order than one does, so
 summands. SGD passes this on times its rate. AdamW divides each gradient by its own size: where a gradient is 0 but for
 its rounding, the step has the full rate and a random sign, and the next losses differ. So `adamw_once` takes one step
 with the usual epsilon, and `adamw` five steps with one that is larger than the rounding. In bfloat16 each device rounds
-its gradients to 8 bits before they are added, so that sums differ by 1/256 of their summands: `bfloat16` has a low rate.
+its gradients to 8 bits before they are added, so that sums differ by 1/256 of their summands: `bfloat16` has a low
+rate.
 """
 
 import json
