@@ -104,6 +104,7 @@ setup(
         "keras-hub": ["keras-hub>=0.20"],  # more backbones: km.backbones.from_keras
         "torch": ["torch>=2.4", "torchvision>=0.19"],  # the backend torch; torchvision's NMS, and its RoIAlign on GPUs
         "safetensors": ["safetensors>=0.4"],  # reads and writes .safetensors files of weights
+        "parquet": ["pyarrow>=15"],  # predict --measure FILE.parquet
         "ray": ["ray[data]>=2.51"],  # predict --engine ray; 150 MB of wheels, so not among the test tools
         # Data at s3://, gs://, http:// and other addresses; fsspec alone reads memory:// and many more.
         "remote": ["fsspec[http]>=2024.3", "s3fs>=2024.3", "gcsfs>=2024.3"],

@@ -13,6 +13,7 @@ from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, explain, for
 from keras_maskrcnn.host.memory import keep_freed_memory
 from keras_maskrcnn.inference.predictor import Predictor
 from keras_maskrcnn.inference.visualize import draw_ground_truth, draw_instances
+from keras_maskrcnn.measuring import measure
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.runs.callbacks import BestCheckpoint, TimeBudget
 from keras_maskrcnn.runs.devices import use_devices
@@ -67,6 +68,7 @@ __all__ = [
     "maskrcnn_resnet18_fpn",
     "maskrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn_v2",
+    "measure",
     "open_dataset",
     "ops",
     "optimize_for_inference",

@@ -1,6 +1,7 @@
 """`keras-maskrcnn predict`: bad files, ids that pycocotools takes, and results that are there when it is stopped."""
 
 import contextlib
+import csv
 import io
 import json
 
@@ -218,3 +219,33 @@ def test_files_for_a_labelling_tool(folder, model, tmp_path, capsys):
             assert cli.main(["predict", "model.keras", str(folder), *given]) == cli.MISTAKE
     told = capsys.readouterr().err
     assert "--to works with the other engines. Received: --engine ray and --to coco." in told and "'paint'" in told
+
+
+def test_measurements_of_all_images_in_one_table(folder, model, tmp_path, capsys):
+    table = tmp_path / "tables" / "objects.csv"
+    status, results = run(folder, tmp_path / "found", "--measure", str(table), "--pixel-size", "0.5", "0.25")
+    assert status == cli.SUCCESS and f"measurements of 3 objects in {table}" in capsys.readouterr().out
+    rows = list(csv.DictReader(table.open(encoding="utf-8", newline="")))
+    assert [row["image"] for row in rows] == [str(folder / f"{name}.png") for name in "abc"]
+    assert [row["class"] for row in rows] == list(NAMES) and {row["object"] for row in rows} == {"1"}
+    for k, (row, (x1, y1, x2, y2)) in enumerate(zip(rows, BOXES, strict=True)):
+        area = (x2 - x1) * (y2 - y1)
+        assert float(row["area_px"]) == area and float(row["area_um2"]) == area / 8
+        assert float(row["centroid_x_um"]) == (x1 + x2) / 4 and float(row["centroid_y_px"]) == (y1 + y2) / 2
+        np.testing.assert_allclose(float(row["mean_1"]), picture(k)[y1:y2, x1:x2, 1].mean())
+        assert row["touches_border"] == "false"
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        (["--measure", "a.xlsx"], "--measure must name a file that ends in .csv or .parquet. Received: a.xlsx."),
+        (["--measure", "a.csv", "--pixel-size", "1", "2", "3"], "--pixel-size must be micrometres above 0"),
+        (["--pixel-size", "1"], "--pixel-size is for --measure. Received: --pixel-size 1.0 alone."),
+        (["--measure", "a.csv", "--engine", "ray"], "--measure works with the other engines."),
+    ],
+)
+def test_what_is_wrong_about_measuring_is_told_before_the_work(folder, model, tmp_path, capsys, given, told):
+    arguments = ["predict", "model.keras", str(folder), "--output", str(tmp_path / "found"), *given]
+    assert cli.main(arguments) == cli.MISTAKE
+    assert told in capsys.readouterr().err and model.batches == [] and not (tmp_path / "found").exists()

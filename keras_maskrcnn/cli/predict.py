@@ -1,5 +1,6 @@
 """keras-maskrcnn predict: what a trained model finds in images."""
 
+import contextlib
 import functools
 import sys
 
@@ -12,6 +13,22 @@ BATCH_SIZE = Option(
     "--batch-size",
     "most images that the model sees at once (default: 8 on a GPU or TPU, 1 on CPUs, 1 with --saved-model)",
     type=positive(int),
+)
+
+MEASURING = (
+    Option(
+        "--measure",
+        "write size, shape, place and brightness of each object into this .csv or .parquet file as well",
+        metavar="FILE",
+    ),
+    Option(
+        "--pixel-size",
+        "width and height of a pixel in micrometres, or one number for both, for --measure (default: what each image's "
+        "metadata say)",
+        type=positive(float),
+        nargs="+",
+        metavar="UM",
+    ),
 )
 
 TOOLS = ("labelme", "coco", "cvat", "via", "yolo", "voc", "label-studio")  # those of labelling/, which imports numpy
@@ -53,6 +70,8 @@ def predict_arguments(command):
         metavar="TOOL",
         help=f"write files that a labelling tool opens for correction as well, into OUTPUT/TOOL: {', '.join(TOOLS)}",
     )
+    for option in MEASURING:
+        option.add_to(command)
     command.add_argument("--score", type=finite, default=0.5, help="leave out detections with a lower score")
     command.add_argument(
         "--tile", type=positive(int), help="cut larger images into overlapping squares of this side, image pixels"
@@ -96,10 +115,26 @@ def needs_keras(args):
 
 
 def _check_here(args):
-    """The arguments with `images` as paths. Raises ValueError if there is no image."""
+    """The arguments with `images` as paths. Raises ValueError if there is no image, or about --measure."""
+    _check_measuring(args)
     args.images = image_paths(args.images)
     args.known = None if args.annotations is None else read_known_images(args.annotations, args.images)
     return args
+
+
+def _check_measuring(args):
+    """Raise ValueError about --measure and --pixel-size."""
+    if args.pixel_size is not None and not args.measure:
+        raise ValueError(
+            f"--pixel-size is for --measure. Received: --pixel-size {' '.join(map(str, args.pixel_size))} alone. "
+            "Add --measure FILE.csv, or leave it out."
+        )
+    if args.measure:
+        from keras_maskrcnn.measuring.measurements import checked_pixel_size
+        from keras_maskrcnn.measuring.table_files import check_table_file
+
+        check_table_file(args.measure)
+        checked_pixel_size(args.pixel_size)
 
 
 def _predict_here(make_predictor, args):
@@ -109,19 +144,30 @@ def _predict_here(make_predictor, args):
         make_predictor: function from arguments to a predictor with `stream` and `config`.
     """
     from keras_maskrcnn.host.progress import progress_bar
+    from keras_maskrcnn.measuring.measurements import measured_rows
 
     predictor = make_predictor(args)
     progress = progress_bar(len(args.images), unit_name="image")
     failures = []
-    with ResultFiles(args.output, predictor.config, args.known) as files:
-        finish = lambda index, image, found: files.draw(index, args.images[index], image, found)  # noqa: E731
+    with ResultFiles(args.output, predictor.config, args.known) as files, _table(args) as table:
+
+        def finish(index, image, found):
+            path = args.images[index]
+            rows = measured_rows(found, path, args.pixel_size) if args.measure else None
+            return files.draw(index, path, image, found), rows
+
         for answer in predictor.stream(args.images, finish, args.batch_size):
             if answer.error is None:
-                files.add(answer.result)
+                drawn, rows = answer.result
+                files.add(drawn)
+                if table is not None:
+                    table.add(rows)
             else:
                 failures.append(f"{answer.source}: {str(answer.error) or type(answer.error).__name__}")
             progress.update(answer.index + 1)
     print(files.summary())
+    if args.measure:
+        print(f"measurements of {table.num_rows} objects in {args.measure}")
     if args.to:
         from keras_maskrcnn.labelling import write_labels
 
@@ -131,6 +177,15 @@ def _predict_here(make_predictor, args):
     if failures:
         print(f"{len(failures)} of {len(args.images)} images failed:", *failures, sep="\n  ", file=sys.stderr)
     return CHECK_FAILED if failures else SUCCESS
+
+
+def _table(args):
+    """A context manager of the TableFile of --measure, or of None."""
+    if not args.measure:
+        return contextlib.nullcontext()
+    from keras_maskrcnn.measuring.table_files import TableFile
+
+    return TableFile(args.measure)
 
 
 def _is_saved_model(path):

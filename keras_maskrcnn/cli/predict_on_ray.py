@@ -27,6 +27,11 @@ def check(args):
             f"--to works with the other engines. Received: --engine ray and --to {args.to}. Leave it out, and add "
             "--coco: keras_maskrcnn.labelling.write_labels makes the files from detections.json and images.json."
         )
+    if args.measure:
+        raise ValueError(
+            f"--measure works with the other engines. Received: --engine ray and --measure {args.measure}. Leave it "
+            "out: km.measure takes the instances and the image."
+        )
     if args.gpus is not None and not 0 <= args.gpus < float("inf"):
         raise ValueError(f"--gpus must be a finite number, at least 0. Received: {args.gpus}. 0 uses CPUs alone.")
     return args
