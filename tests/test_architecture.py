@@ -37,8 +37,8 @@ ROOMS = {
     "weights": "_version branches config families host model network runs",
     "serving": "_version backend config data geometry host inference model network",
     "scale": "data host inference runs serving weights",
-    "cli": "backend checkup config data evaluation geometry host inference labelling measuring model network pages runs "
-    "scale serving weights",
+    "cli": "backend checkup config data evaluation geometry host inference labelling measuring model network pages "
+    "runs scale serving weights",
 }
 STEPS_OF_NETWORK = {
     "layers",

@@ -31,7 +31,9 @@ MEASURING = (
     ),
 )
 
-TOOLS = ("labelme", "coco", "cvat", "via", "yolo", "voc", "label-studio")  # those of labelling/, which imports numpy
+TOOLS = (  # those of labelling/, which imports numpy
+    "labelme", "coco", "cvat", "via", "yolo", "voc", "label-studio", "labels", "labels-tiff", "geojson"
+)  # fmt: skip
 
 # predict ---------------------------------------------------------------------------------------------------
 
@@ -68,7 +70,8 @@ def predict_arguments(command):
         "--to",
         choices=TOOLS,
         metavar="TOOL",
-        help=f"write files that a labelling tool opens for correction as well, into OUTPUT/TOOL: {', '.join(TOOLS)}",
+        help="write files that a labelling tool opens for correction as well, label images, or GeoJSON for QuPath, "
+        f"into OUTPUT/TOOL: {', '.join(TOOLS)}",
     )
     for option in MEASURING:
         option.add_to(command)

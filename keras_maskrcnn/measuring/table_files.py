@@ -79,7 +79,7 @@ class TableFile:
 
 
 def write_csv(place, rows, columns):
-    """Write rows (dicts) as CSV, UTF-8: numbers with ten digits, `true` and `false`, nothing where there is no number."""
+    """Write rows (dicts) as CSV, UTF-8: ten digits, `true` and `false`, nothing where there is no number."""
     with open(place, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
