@@ -1,7 +1,7 @@
 """Images that are too large for the network are cut into overlapping tiles.
 
-In: the size of an image, and what was found in a tile. Out: `Tile`s, and `Piece`s in the pixels of the whole image, with
-masks as run lengths, which `merging.py` makes one of. Called by `image_predictor.py` and `gigapixels/`.
+In: the size of an image, and what was found in a tile. Out: `Tile`s, and `Piece`s in the pixels of the whole image,
+with masks as run lengths, which `merging.py` makes one of. Called by `image_predictor.py` and `gigapixels/`.
 """
 
 import dataclasses
@@ -118,7 +118,7 @@ def pieces_of(found, index, tile):
     kept = {key for branch in found.config.branches if branch.survives_tiling for key in branch.found(found.config)}
     values = {key: array for key, array in found.values.items() if key in kept}
     values = moved_values(values, found.config, offset=((tile.x1, tile.y1),))
-    rows = [{key: array[i] for key, array in values.items()} for i in range(len(found))]
+    rows = [{key: array[i] for key, array in values.items()} for i in range(len(found.boxes))]
     columns = (found.boxes, found.scores, found.labels, windows, rows)
     for box, score, label, (window, x, y), own in zip(*columns, strict=True):
         filled = filled_box(window)

@@ -40,13 +40,13 @@ def shape_of(mask, spacing=(1.0, 1.0)):
             orientation           radians from -pi/2 to pi/2: from the y axis (downwards) to the major axis,
                                   counter-clockwise.
     """
-    from skimage.measure import perimeter, regionprops_table  # slow to import
+    from skimage.measure import perimeter, regionprops  # slow to import
 
     mask = np.asarray(mask, bool)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of masks that are lines: they have no convex hull with an area
-        table = regionprops_table(mask.astype(np.uint8), properties=tuple(_PROPERTIES.values()), spacing=spacing)
-    values = {name: float(table[theirs][0]) for name, theirs in _PROPERTIES.items()}
+        (region,) = regionprops(mask.astype(np.uint8), spacing=spacing)
+        values = {name: float(getattr(region, theirs)) for name, theirs in _PROPERTIES.items()}
     square = math.isclose(*spacing)
     values["perimeter"] = spacing[0] * float(perimeter(mask)) if square else crofton_perimeter(mask, spacing)
     return values
