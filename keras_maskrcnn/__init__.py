@@ -10,6 +10,7 @@ from keras_maskrcnn.batch import check_batch
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset, DataLoader, open_dataset
 from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, explain, format_metrics
+from keras_maskrcnn.gigapixels import predict_large
 from keras_maskrcnn.host.memory import keep_freed_memory
 from keras_maskrcnn.inference.predictor import Predictor
 from keras_maskrcnn.inference.visualize import draw_ground_truth, draw_instances
@@ -72,6 +73,7 @@ __all__ = [
     "open_dataset",
     "ops",
     "optimize_for_inference",
+    "predict_large",
     "predict_on_ray",
     "sgd",
     "torchvision_state_dict",

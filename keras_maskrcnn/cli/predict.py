@@ -1,34 +1,25 @@
 """keras-maskrcnn predict: what a trained model finds in images."""
 
-import contextlib
 import functools
 import sys
 
 from keras_maskrcnn.cli import predict_on_ray
 from keras_maskrcnn.cli.engines import Engine, add_engines, check_engine
 from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, Option, finite, positive
-from keras_maskrcnn.cli.results import ResultFiles, image_paths, read_known_images
+from keras_maskrcnn.cli.predict_large import (
+    GIGAPIXEL,
+    MEASURING,
+    check_measuring,
+    divide_images,
+    open_table,
+    predict_large_images,
+)
+from keras_maskrcnn.cli.results import ResultFiles, read_known_images
 
 BATCH_SIZE = Option(
     "--batch-size",
     "most images that the model sees at once (default: 8 on a GPU or TPU, 1 on CPUs, 1 with --saved-model)",
     type=positive(int),
-)
-
-MEASURING = (
-    Option(
-        "--measure",
-        "write size, shape, place and brightness of each object into this .csv or .parquet file as well",
-        metavar="FILE",
-    ),
-    Option(
-        "--pixel-size",
-        "width and height of a pixel in micrometres, or one number for both, for --measure (default: what each image's "
-        "metadata say)",
-        type=positive(float),
-        nargs="+",
-        metavar="UM",
-    ),
 )
 
 TOOLS = (  # those of labelling/, which imports numpy
@@ -73,7 +64,7 @@ def predict_arguments(command):
         help="write files that a labelling tool opens for correction as well, label images, or GeoJSON for QuPath, "
         f"into OUTPUT/TOOL: {', '.join(TOOLS)}",
     )
-    for option in MEASURING:
+    for option in (GIGAPIXEL, *MEASURING):
         option.add_to(command)
     command.add_argument("--score", type=finite, default=0.5, help="leave out detections with a lower score")
     command.add_argument(
@@ -118,45 +109,49 @@ def needs_keras(args):
 
 
 def _check_here(args):
-    """The arguments with `images` as paths. Raises ValueError if there is no image, or about --measure."""
-    _check_measuring(args)
-    args.images = image_paths(args.images)
+    """The arguments with `images` as paths, and `large`: those that are read in parts.
+
+    Raises ValueError if there is no image, or about options that do not belong together.
+    """
+    divide_images(args)
+    check_measuring(args)
     args.known = None if args.annotations is None else read_known_images(args.annotations, args.images)
     return args
 
 
-def _check_measuring(args):
-    """Raise ValueError about --measure and --pixel-size."""
-    if args.pixel_size is not None and not args.measure:
-        raise ValueError(
-            f"--pixel-size is for --measure. Received: --pixel-size {' '.join(map(str, args.pixel_size))} alone. "
-            "Add --measure FILE.csv, or leave it out."
-        )
-    if args.measure:
-        from keras_maskrcnn.measuring.measurements import checked_pixel_size
-        from keras_maskrcnn.measuring.table_files import check_table_file
-
-        check_table_file(args.measure)
-        checked_pixel_size(args.pixel_size)
-
-
 def _predict_here(make_predictor, args):
-    """Find instances; write pictures and COCO results. The status says if an image could not be read.
+    """Find instances in all images. The status says if one could not be read.
 
     Args:
         make_predictor: function from arguments to a predictor with `stream` and `config`.
     """
+    predictor = make_predictor(args)
+    with open_table(args) as table:
+        failures = _predict_whole(predictor, args, table) if args.images else []
+        failures += predict_large_images(predictor, args, table)
+    if args.measure:
+        print(f"measurements of {table.num_rows} objects in {args.measure}")
+    if failures:
+        count = len(args.images) + len(args.large)
+        print(f"{len(failures)} of {count} images failed:", *failures, sep="\n  ", file=sys.stderr)
+    return CHECK_FAILED if failures else SUCCESS
+
+
+def _predict_whole(predictor, args, table):
+    """Predict the images that are read whole; write pictures, COCO results and files for a tool.
+
+    Returns a list of str: what went wrong with which image.
+    """
     from keras_maskrcnn.host.progress import progress_bar
     from keras_maskrcnn.measuring.measurements import measured_rows
 
-    predictor = make_predictor(args)
     progress = progress_bar(len(args.images), unit_name="image")
     failures = []
-    with ResultFiles(args.output, predictor.config, args.known) as files, _table(args) as table:
+    with ResultFiles(args.output, predictor.config, args.known) as files:
 
         def finish(index, image, found):
             path = args.images[index]
-            rows = measured_rows(found, path, args.pixel_size) if args.measure else None
+            rows = [] if table is None else measured_rows(found, path, args.pixel_size)
             return files.draw(index, path, image, found), rows
 
         for answer in predictor.stream(args.images, finish, args.batch_size):
@@ -169,26 +164,13 @@ def _predict_here(make_predictor, args):
                 failures.append(f"{answer.source}: {str(answer.error) or type(answer.error).__name__}")
             progress.update(answer.index + 1)
     print(files.summary())
-    if args.measure:
-        print(f"measurements of {table.num_rows} objects in {args.measure}")
     if args.to:
         from keras_maskrcnn.labelling import write_labels
 
         place = files.output / args.to
         write_labels(args.to, place, files.images, files.results, files.categories())
         print(f"files for {args.to} in {place}")
-    if failures:
-        print(f"{len(failures)} of {len(args.images)} images failed:", *failures, sep="\n  ", file=sys.stderr)
-    return CHECK_FAILED if failures else SUCCESS
-
-
-def _table(args):
-    """A context manager of the TableFile of --measure, or of None."""
-    if not args.measure:
-        return contextlib.nullcontext()
-    from keras_maskrcnn.measuring.table_files import TableFile
-
-    return TableFile(args.measure)
+    return failures
 
 
 def _is_saved_model(path):

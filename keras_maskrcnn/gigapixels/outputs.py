@@ -10,6 +10,7 @@ Called by `engine.py`.
 import collections
 import contextlib
 import csv
+import dataclasses
 import io
 import os
 
@@ -21,6 +22,7 @@ from keras_maskrcnn.measuring.table_files import csv_cells
 
 CSV, GEOJSON, LABELS = "objects.csv", "objects.geojson", "labels.zarr"
 _CHUNK = 512  # pixels of a side, of the label image
+_AT_ONCE = 2**23  # pixels that are read at once to measure several objects
 
 
 class Outputs:
@@ -73,20 +75,25 @@ class Outputs:
         self.scores += [piece.score for piece in pieces]
         rows, features = io.StringIO(), []
         writer = csv.writer(rows, lineterminator="\n")
-        windows = [piece.window for piece in pieces]
+        windows, read = [piece.window for piece in pieces], self._reader([piece.extent for piece in pieces])
         for number, (piece, window) in enumerate(zip(pieces, windows, strict=True), start=first):
             name = self.class_names[piece.label]
-            writer.writerow(csv_cells(self._row(number, name, piece, window), self.columns))
+            row = {"image": self.image.name, "object": number, "class": name, "score": piece.score}
+            row |= measured_mask(window, piece.x, piece.y, self.image.size, read(piece.extent), self.pixel_size)
+            writer.writerow(csv_cells(row, self.columns))
             numbers = {"score": round(piece.score, 4), "object": number}
             features.append(feature(window, piece.x, piece.y, name, self.colors[name], numbers))
         self._paint(first, pieces, windows)
         self._append(rows.getvalue(), ",\n" * (first > 1) + ",\n".join(features))
 
-    def _row(self, number, name, piece, window):
-        extent = piece.extent
-        pixels = self.image.read(extent.x1, extent.y1, extent.x2, extent.y2)
-        row = {"image": self.image.name, "object": number, "class": name, "score": piece.score}
-        return row | measured_mask(window, piece.x, piece.y, self.image.size, pixels, self.pixel_size)
+    def _reader(self, extents):
+        """A function from one of these rectangles (Tile) to its pixels. Those close together are read at once."""
+        corners = np.array([dataclasses.astuple(extent) for extent in extents])
+        x1, y1, x2, y2 = (*corners[:, :2].min(0).tolist(), *corners[:, 2:].max(0).tolist())
+        if (x2 - x1) * (y2 - y1) > _AT_ONCE:
+            return lambda one: self.image.read(one.x1, one.y1, one.x2, one.y2)
+        pixels = self.image.read(x1, y1, x2, y2)
+        return lambda one: pixels[one.y1 - y1 : one.y2 - y1, one.x1 - x1 : one.x2 - x1]
 
     def _append(self, rows, features):
         """Write text at the ends; GeoJSON is closed again after it."""

@@ -121,6 +121,8 @@ class Merger:
 
     def _merged(self, numbers):
         """The objects of pieces that candidates connect."""
+        if len(numbers) == 1:
+            return [self._open[numbers[0]].piece]
         place = {number: k for k, number in enumerate(numbers)}
         chosen = self._links([candidate for candidate in self._candidates if candidate[1] in place])
         groups = connected_groups(len(numbers), [(place[i], place[j]) for i, j in chosen])

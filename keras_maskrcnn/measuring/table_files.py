@@ -72,6 +72,11 @@ class TableFile:
             self._rows.write(json.dumps(row) + "\n")
             self.num_rows += 1
 
+    def add_csv(self, path):
+        """Add the rows of a table that `write_csv` or `gigapixels/` has written."""
+        with open(path, encoding="utf-8", newline="") as file:
+            self.add({name: _value(name, cell) for name, cell in row.items()} for row in csv.DictReader(file))
+
     def _write(self, place):
         writers = {".csv": write_csv, ".parquet": write_parquet}
         with open(self._place, encoding="utf-8") as lines:
@@ -90,6 +95,14 @@ def write_csv(place, rows, columns):
 def csv_cells(row, columns):
     """The cells of a row of a CSV file: list of str."""
     return [_cell(row.get(name)) for name in columns]
+
+
+def _value(name, cell):
+    """What `_cell` has made a cell of."""
+    if cell == "":
+        return "" if name == "image" else None
+    readers = {"string": str, "int64": int, "bool": "true".__eq__}
+    return readers.get(_KINDS.get(name), float)(cell)
 
 
 def _cell(value):
