@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -254,7 +255,8 @@ def test_what_is_wrong_about_measuring_is_told_before_the_work(folder, model, tm
 @pytest.fixture
 def colours(monkeypatch, tmp_path):
     """A model that finds one box in each image or tile, at its corner, as its first pixel says."""
-    (tmp_path / "model.keras").write_bytes(b"any")
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
     known = ColourModel(small_config(3, class_names=NAMES))
     monkeypatch.setattr(predict, "_predictor", lambda args: Predictor(known, tile=args.tile))
     return known
@@ -300,7 +302,7 @@ def test_any_tiff_is_read_in_parts_if_asked(colours, tmp_path, capsys):
     assert cli.main([*command, "--gigapixel", "--tile", "64"]) == cli.SUCCESS
     table = tmp_path / "found" / "0000-a.ome" / "objects.csv"
     (row,) = csv.DictReader(table.open(encoding="utf-8", newline=""))  # those of other tiles are cut and dropped
-    assert row["area_um2"] == str(12 * 19 / 4) and not (tmp_path / "found" / "detections.json").exists()
+    assert row["area_um2"] == str(12 * 19 // 4) and not (tmp_path / "found" / "detections.json").exists()
     assert cli.main([*command, "--gigapixel", "--engine", "ray"]) == cli.MISTAKE
     assert "--gigapixel works with the other engines." in capsys.readouterr().err
 
