@@ -109,6 +109,7 @@ setup(
         # Images larger than the memory: zarr, TIFF, and with OpenSlide what slide scanners write. This zarr writes its
         # blocks atomically (Python 3.11 or newer), and older tifffile does not open TIFF as arrays of zarr 3.
         "wsi": ["zarr>=3.1.6", "tifffile>=2025.5.21", "openslide-python>=1.4", "openslide-bin>=4.0"],
+        "video": ["av>=12"],  # predict VIDEO; 40 MB with FFmpeg's libraries
         "parquet": ["pyarrow>=15"],  # predict --measure FILE.parquet
         "ray": ["ray[data]>=2.51"],  # predict --engine ray; 150 MB of wheels, so not among the test tools
         # Data at s3://, gs://, http:// and other addresses; fsspec alone reads memory:// and many more.

@@ -27,6 +27,7 @@ from keras_maskrcnn.scale.on_ray import predict_on_ray
 from keras_maskrcnn.scale.rows import RowPredictor
 from keras_maskrcnn.serving import export_litert, export_onnx, export_saved_model
 from keras_maskrcnn.serving.folding import optimize_for_inference
+from keras_maskrcnn.video import predict_video
 from keras_maskrcnn.weights import load_weights, torchvision_state_dict
 from keras_maskrcnn.weights.zoo import (
     maskrcnn_resnet18_fpn,
@@ -75,6 +76,7 @@ __all__ = [
     "optimize_for_inference",
     "predict_large",
     "predict_on_ray",
+    "predict_video",
     "sgd",
     "torchvision_state_dict",
     "train_model",

@@ -14,6 +14,7 @@ from keras_maskrcnn.cli.predict_large import (
     open_table,
     predict_large_images,
 )
+from keras_maskrcnn.cli.predict_video import TRACK, predict_videos, take_videos, tracking_arguments
 from keras_maskrcnn.cli.results import ResultFiles, read_known_images
 
 BATCH_SIZE = Option(
@@ -37,8 +38,8 @@ def predict_arguments(command):
     command.add_argument(
         "images",
         nargs="+",
-        help="image files or folders, or addresses of them (s3://, gs://, http://, ...); with --engine ray folders "
-        "with their subfolders, .txt files that list images, and .parquet files",
+        help="image files or folders, addresses of them (s3://, gs://, http://, ...), or videos; with --engine ray "
+        "folders with their subfolders, .txt files that list images, and .parquet files",
     )
     command.add_argument(
         "--saved-model",
@@ -64,7 +65,7 @@ def predict_arguments(command):
         help="write files that a labelling tool opens for correction as well, label images, or GeoJSON for QuPath, "
         f"into OUTPUT/TOOL: {', '.join(TOOLS)}",
     )
-    for option in (GIGAPIXEL, *MEASURING):
+    for option in (GIGAPIXEL, *MEASURING, TRACK):
         option.add_to(command)
     command.add_argument("--score", type=finite, default=0.5, help="leave out detections with a lower score")
     command.add_argument(
@@ -109,10 +110,11 @@ def needs_keras(args):
 
 
 def _check_here(args):
-    """The arguments with `images` as paths, and `large`: those that are read in parts.
+    """The arguments with `images` as paths, `large`, those that are read in parts, and `videos`.
 
     Raises ValueError if there is no image, or about options that do not belong together.
     """
+    take_videos(args)
     divide_images(args)
     check_measuring(args)
     args.known = None if args.annotations is None else read_known_images(args.annotations, args.images)
@@ -125,14 +127,15 @@ def _predict_here(make_predictor, args):
     Args:
         make_predictor: function from arguments to a predictor with `stream` and `config`.
     """
-    predictor = make_predictor(args)
+    predictor = make_predictor(tracking_arguments(args))
     with open_table(args) as table:
         failures = _predict_whole(predictor, args, table) if args.images else []
         failures += predict_large_images(predictor, args, table)
+    failures += predict_videos(predictor, args)
     if args.measure:
         print(f"measurements of {table.num_rows} objects in {args.measure}")
     if failures:
-        count = len(args.images) + len(args.large)
+        count = len(args.images) + len(args.large) + len(args.videos)
         print(f"{len(failures)} of {count} images failed:", *failures, sep="\n  ", file=sys.stderr)
     return CHECK_FAILED if failures else SUCCESS
 

@@ -98,7 +98,7 @@ def predict_large_images(predictor, args, table):
     for number, path in enumerate(args.large):
         folder = pathlib.Path(args.output) / f"{number:04d}-{short_stem(path.stem)}"
         settings = {"tile": args.tile or _TILE, "overlap": args.overlap, "batch_size": args.batch_size}
-        settings |= {"pixel_size": args.pixel_size, "identity": identity, "progress": _progress()}
+        settings |= {"pixel_size": args.pixel_size, "identity": identity, "progress": bar_of("tile")}
         try:
             done = predict_large(predictor, path, folder, **settings)
         except (ValueError, MemoryError) as error:
@@ -110,15 +110,15 @@ def predict_large_images(predictor, args, table):
     return failures
 
 
-def _progress():
-    """A function of (finished tiles, all tiles) that shows a bar."""
+def bar_of(unit):
+    """A function of (finished tiles, all tiles) that shows a bar. `unit`: str, what it counts."""
     from keras_maskrcnn.host.progress import progress_bar
 
     bars = []
 
     def show(done, total):
         if not bars:
-            bars.append(progress_bar(total, unit_name="tile"))
+            bars.append(progress_bar(total, unit_name=unit))
         bars[0].update(done)
 
     return show

@@ -31,6 +31,7 @@ def check(args):
         ("--measure", args.measure),
         ("--pixel-size", args.pixel_size),
         ("--gigapixel", args.gigapixel),
+        ("--track", args.track),
     ):
         if value:
             raise ValueError(
