@@ -339,23 +339,17 @@ def test_videos_and_their_tracks(folder, colours, tmp_path, capsys):
     with VideoWriter(tmp_path / "gray.mp4", 10, "gray") as writer:
         for _ in range(5):
             writer.add(np.full((90, 110, 3), 128, np.uint8))
-    command = [
-        "predict",
-        str(tmp_path / "model.keras"),
-        str(tmp_path / "gray.mp4"),
-        "--output",
-        str(tmp_path / "found"),
-    ]
-    assert cli.main([*command, "--track"]) == cli.SUCCESS
+    model, video, output = str(tmp_path / "model.keras"), str(tmp_path / "gray.mp4"), str(tmp_path / "found")
+    assert cli.main(["predict", model, video, "--output", output, "--track"]) == cli.SUCCESS
     place = tmp_path / "found" / "0000-gray"
-    assert f"5 objects of 1 tracks in 5 frames of {tmp_path / 'gray.mp4'}" in capsys.readouterr().out
+    assert f"5 objects of 1 tracks in 5 frames of {video}" in capsys.readouterr().out
     rows = list(csv.DictReader((place / "objects.csv").open(encoding="utf-8", newline="")))
     assert [(row["frame"], row["time_s"], row["track"]) for row in rows[:2]] == [("0", "0", "1"), ("1", "0.1", "1")]
     assert (place / "annotated.mp4").stat().st_size > 0 and not (tmp_path / "found" / "detections.json").exists()
     (tmp_path / "bad.mp4").write_bytes(b"none")
-    assert cli.main([*command, str(tmp_path / "bad.mp4")]) == cli.CHECK_FAILED
+    assert cli.main(["predict", model, video, str(tmp_path / "bad.mp4"), "--output", output]) == cli.CHECK_FAILED
     assert "1 of 2 images failed" in capsys.readouterr().err
-    assert cli.main([*command, str(folder), "--track"]) == cli.MISTAKE
-    assert cli.main([*command, "--to", "coco"]) == cli.MISTAKE
+    assert cli.main(["predict", model, video, str(folder), "--output", output, "--track"]) == cli.MISTAKE
+    assert cli.main(["predict", model, video, "--output", output, "--to", "coco"]) == cli.MISTAKE
     told = capsys.readouterr().err
     assert "--track is for videos alone." in told and "--to works with images." in told
