@@ -95,6 +95,8 @@ setup(
             "keras-hub>=0.20",
             "fsspec[http]>=2024.3",
             "pyarrow>=15",
+            "zarr>=3.1.6; python_version >= '3.11'",
+            "shapely>=2.0",
         ],
         "openvino": ["openvino>=2024.4"],  # runs .onnx files on Intel's processors
         "onnx": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],  # writes .onnx files and runs them
@@ -104,6 +106,11 @@ setup(
         "keras-hub": ["keras-hub>=0.20"],  # more backbones: km.backbones.from_keras
         "torch": ["torch>=2.4", "torchvision>=0.19"],  # the backend torch; torchvision's NMS, and its RoIAlign on GPUs
         "safetensors": ["safetensors>=0.4"],  # reads and writes .safetensors files of weights
+        # Images larger than the memory: zarr, TIFF, and with OpenSlide what slide scanners write. This zarr writes its
+        # blocks atomically (Python 3.11 or newer), and older tifffile does not open TIFF as arrays of zarr 3.
+        "wsi": ["zarr>=3.1.6", "tifffile>=2025.5.21", "openslide-python>=1.4", "openslide-bin>=4.0"],
+        "video": ["av>=12"],  # predict VIDEO; 40 MB with FFmpeg's libraries
+        "parquet": ["pyarrow>=15"],  # predict --measure FILE.parquet
         "ray": ["ray[data]>=2.51"],  # predict --engine ray; 150 MB of wheels, so not among the test tools
         # Data at s3://, gs://, http:// and other addresses; fsspec alone reads memory:// and many more.
         "remote": ["fsspec[http]>=2024.3", "s3fs>=2024.3", "gcsfs>=2024.3"],

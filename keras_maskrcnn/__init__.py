@@ -10,9 +10,11 @@ from keras_maskrcnn.batch import check_batch
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset, DataLoader, open_dataset
 from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, explain, format_metrics
+from keras_maskrcnn.gigapixels import predict_large
 from keras_maskrcnn.host.memory import keep_freed_memory
 from keras_maskrcnn.inference.predictor import Predictor
 from keras_maskrcnn.inference.visualize import draw_ground_truth, draw_instances
+from keras_maskrcnn.measuring import measure
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.runs.callbacks import BestCheckpoint, TimeBudget
 from keras_maskrcnn.runs.devices import use_devices
@@ -25,6 +27,7 @@ from keras_maskrcnn.scale.on_ray import predict_on_ray
 from keras_maskrcnn.scale.rows import RowPredictor
 from keras_maskrcnn.serving import export_litert, export_onnx, export_saved_model
 from keras_maskrcnn.serving.folding import optimize_for_inference
+from keras_maskrcnn.video import predict_video
 from keras_maskrcnn.weights import load_weights, torchvision_state_dict
 from keras_maskrcnn.weights.zoo import (
     maskrcnn_resnet18_fpn,
@@ -67,10 +70,13 @@ __all__ = [
     "maskrcnn_resnet18_fpn",
     "maskrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn_v2",
+    "measure",
     "open_dataset",
     "ops",
     "optimize_for_inference",
+    "predict_large",
     "predict_on_ray",
+    "predict_video",
     "sgd",
     "torchvision_state_dict",
     "train_model",

@@ -72,6 +72,9 @@ HOST_ONLY = (
     "test_error_kinds",
     "test_errors_page",
     "test_labelling",
+    "test_measuring",
+    "test_gigapixels",
+    "test_video",
 )
 
 # Files that compare values of models which run once or twice. TensorFlow traces a model's step in 13 seconds and runs

@@ -31,13 +31,16 @@ ROOMS = {
     "evaluation": "backend data geometry host inference network",
     "pages": "config data evaluation host inference",
     "labelling": "geometry host",
+    "measuring": "data geometry host",
+    "gigapixels": "data host inference labelling measuring",
+    "video": "data host inference",
     "checkup": "config data geometry host pages",
     "runs": "backend config data evaluation host inference network pages",
     "weights": "_version branches config families host model network runs",
     "serving": "_version backend config data geometry host inference model network",
     "scale": "data host inference runs serving weights",
-    "cli": "backend checkup config data evaluation geometry host inference labelling model network pages runs scale "
-    "serving weights",
+    "cli": "backend checkup config data evaluation geometry gigapixels host inference labelling measuring model "
+    "network pages runs scale serving video weights",
 }
 STEPS_OF_NETWORK = {
     "layers",

@@ -1,8 +1,10 @@
 """`keras-maskrcnn predict`: bad files, ids that pycocotools takes, and results that are there when it is stopped."""
 
 import contextlib
+import csv
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -218,3 +220,136 @@ def test_files_for_a_labelling_tool(folder, model, tmp_path, capsys):
             assert cli.main(["predict", "model.keras", str(folder), *given]) == cli.MISTAKE
     told = capsys.readouterr().err
     assert "--to works with the other engines. Received: --engine ray and --to coco." in told and "'paint'" in told
+
+
+def test_measurements_of_all_images_in_one_table(folder, model, tmp_path, capsys):
+    table = tmp_path / "tables" / "objects.csv"
+    status, results = run(folder, tmp_path / "found", "--measure", str(table), "--pixel-size", "0.5", "0.25")
+    assert status == cli.SUCCESS and f"measurements of 3 objects in {table}" in capsys.readouterr().out
+    rows = list(csv.DictReader(table.open(encoding="utf-8", newline="")))
+    assert [row["image"] for row in rows] == [str(folder / f"{name}.png") for name in "abc"]
+    assert [row["class"] for row in rows] == list(NAMES) and {row["object"] for row in rows} == {"1"}
+    for k, (row, (x1, y1, x2, y2)) in enumerate(zip(rows, BOXES, strict=True)):
+        area = (x2 - x1) * (y2 - y1)
+        assert float(row["area_px"]) == area and float(row["area_um2"]) == area / 8
+        assert float(row["centroid_x_um"]) == (x1 + x2) / 4 and float(row["centroid_y_px"]) == (y1 + y2) / 2
+        np.testing.assert_allclose(float(row["mean_1"]), picture(k)[y1:y2, x1:x2, 1].mean())
+        assert row["touches_border"] == "false"
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        (["--measure", "a.xlsx"], "--measure must name a file that ends in .csv or .parquet. Received: a.xlsx."),
+        (["--measure", "a.csv", "--pixel-size", "1", "2", "3"], "--pixel-size must be micrometres above 0"),
+        (["--pixel-size", "1"], "--pixel-size is for --measure. Received: --pixel-size 1.0 alone."),
+        (["--measure", "a.csv", "--engine", "ray"], "--measure works with the other engines."),
+    ],
+)
+def test_what_is_wrong_about_measuring_is_told_before_the_work(folder, model, tmp_path, capsys, given, told):
+    arguments = ["predict", "model.keras", str(folder), "--output", str(tmp_path / "found"), *given]
+    assert cli.main(arguments) == cli.MISTAKE
+    assert told in capsys.readouterr().err and model.batches == [] and not (tmp_path / "found").exists()
+
+
+@pytest.fixture
+def colours(monkeypatch, tmp_path):
+    """A model that finds one box in each image or tile, at its corner, as its first pixel says."""
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    known = ColourModel(small_config(3, class_names=NAMES))
+    monkeypatch.setattr(predict, "_predictor", lambda args: Predictor(known, tile=args.tile))
+    return known
+
+
+def test_large_images_are_read_in_parts_beside_others(folder, colours, tmp_path, capsys):
+    pytest.importorskip("zarr", reason="zarr is not installed: pip install 'keras-maskrcnn[wsi]'")
+    import zarr
+
+    array = zarr.create_array(tmp_path / "large.zarr", shape=(90, 110, 3), chunks=(64, 64, 3), dtype="uint8")
+    array[:] = 41  # a box of 12 x 19 pixels, class 2
+    command = ["predict", str(tmp_path / "model.keras"), str(folder), str(tmp_path / "large.zarr")]
+    command += ["--output", str(tmp_path / "found"), "--measure", str(tmp_path / "all.csv"), "--pixel-size", "2"]
+    assert cli.main(command) == cli.SUCCESS
+    out = capsys.readouterr().out
+    place = tmp_path / "found" / "0000-large"
+    assert f"1 objects of {tmp_path / 'large.zarr'} in {place}" in out and "measurements of 4 objects" in out
+    rows = list(csv.DictReader((tmp_path / "all.csv").open(encoding="utf-8", newline="")))
+    assert [row["image"] for row in rows] == [
+        *(str(folder / f"{name}.png") for name in "abc"),
+        str(tmp_path / "large.zarr"),
+    ]
+    assert (rows[3]["class"], rows[3]["area_px"], rows[3]["area_um2"]) == ("triangle", str(12 * 19), str(12 * 19 * 4))
+    assert rows[3]["touches_border"] == "true" and rows[3]["mean_2"] == "41"
+    assert (zarr.open_array(place / "labels.zarr", mode="r")[:19, :12] == 1).all()
+    batches = len(colours.batches)
+    assert cli.main(command) == cli.SUCCESS and len(colours.batches) == batches + 3  # the large one was finished
+    assert cli.main([*command, "--score", "0.1"]) == cli.CHECK_FAILED
+    assert "goes on with the settings that it began with" in capsys.readouterr().err
+    assert cli.main([*command, "--to", "coco"]) == cli.MISTAKE
+    assert "--to works with images that are read whole." in capsys.readouterr().err
+
+
+def test_any_tiff_is_read_in_parts_if_asked(colours, tmp_path, capsys):
+    pytest.importorskip("zarr", reason="zarr is not installed: pip install 'keras-maskrcnn[wsi]'")
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        options = {"photometric": "rgb", "tile": (32, 32), "compression": "zlib"}
+        metadata = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm"}
+        file.write(np.full((80, 90, 3), 41, np.uint8), subifds=1, metadata=metadata, **options)
+        file.write(np.full((40, 45, 3), 41, np.uint8), subfiletype=1, **options)
+    command = ["predict", str(tmp_path / "model.keras"), str(path), "--output", str(tmp_path / "found")]
+    assert cli.main([*command, "--gigapixel", "--tile", "64"]) == cli.SUCCESS
+    table = tmp_path / "found" / "0000-a.ome" / "objects.csv"
+    (row,) = csv.DictReader(table.open(encoding="utf-8", newline=""))  # those of other tiles are cut and dropped
+    assert row["area_um2"] == str(12 * 19 // 4) and not (tmp_path / "found" / "detections.json").exists()
+    assert cli.main([*command, "--gigapixel", "--engine", "ray"]) == cli.MISTAKE
+    assert "--gigapixel works with the other engines." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_trained_model_finds_in_parts_what_it_finds_in_tiles(tmp_path):
+    pytest.importorskip("zarr", reason="zarr is not installed: pip install 'keras-maskrcnn[wsi]'")
+    from tiny import scatter_weights, tiny_config
+
+    from keras_maskrcnn.model import MaskRCNN
+
+    model = MaskRCNN(tiny_config(score_threshold=0.05))
+    scatter_weights(model)
+    model.save(tmp_path / "model.keras")
+    picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    options = {"photometric": "rgb", "tile": (64, 64), "compression": "zlib"}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(picture, subifds=1, **options)
+        file.write(picture[::2, ::2], subfiletype=1, **options)
+    command = ["predict", str(tmp_path / "model.keras"), str(tmp_path / "a.tif"), "--output", str(tmp_path / "found")]
+    assert cli.main([*command, "--gigapixel", "--tile", "128", "--score", "0.1"]) == cli.SUCCESS
+    found = Predictor(model, 0.1, tile=128)(picture)
+    rows = list(csv.DictReader((tmp_path / "found" / "0000-a" / "objects.csv").open(encoding="utf-8", newline="")))
+    assert len(rows) == len(found) > 0
+    areas = sorted((float(row["area_px"]), round(float(row["score"]), 4)) for row in rows)
+    expected = ((float(w.sum()), round(float(s), 4)) for (w, _, _), s in zip(found.mask_windows, found.scores))
+    assert areas == sorted(expected)
+
+
+def test_videos_and_their_tracks(folder, colours, tmp_path, capsys):
+    pytest.importorskip("av", reason="PyAV is not installed: pip install 'keras-maskrcnn[video]'")
+    from keras_maskrcnn.video.files import VideoWriter
+
+    with VideoWriter(tmp_path / "gray.mp4", 10, "gray") as writer:
+        for _ in range(5):
+            writer.add(np.full((90, 110, 3), 128, np.uint8))
+    model, video, output = str(tmp_path / "model.keras"), str(tmp_path / "gray.mp4"), str(tmp_path / "found")
+    assert cli.main(["predict", model, video, "--output", output, "--track"]) == cli.SUCCESS
+    place = tmp_path / "found" / "0000-gray"
+    assert f"5 objects of 1 tracks in 5 frames of {video}" in capsys.readouterr().out
+    rows = list(csv.DictReader((place / "objects.csv").open(encoding="utf-8", newline="")))
+    assert [(row["frame"], row["time_s"], row["track"]) for row in rows[:2]] == [("0", "0", "1"), ("1", "0.1", "1")]
+    assert (place / "annotated.mp4").stat().st_size > 0 and not (tmp_path / "found" / "detections.json").exists()
+    (tmp_path / "bad.mp4").write_bytes(b"none")
+    assert cli.main(["predict", model, video, str(tmp_path / "bad.mp4"), "--output", output]) == cli.CHECK_FAILED
+    assert "1 of 2 images failed" in capsys.readouterr().err
+    assert cli.main(["predict", model, video, str(folder), "--output", output, "--track"]) == cli.MISTAKE
+    assert cli.main(["predict", model, video, "--output", output, "--to", "coco"]) == cli.MISTAKE
+    told = capsys.readouterr().err
+    assert "--track is for videos alone." in told and "--to works with images." in told

@@ -6,15 +6,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.data import open_dataset
 from keras_maskrcnn.geometry import polygons, rle
-from keras_maskrcnn.geometry.contours import bridged, mask_rings, simplified_rings
+from keras_maskrcnn.geometry.contours import bridged, mask_polygons, mask_rings, simplified_rings
 from keras_maskrcnn.inference.visualize import segmentation_mask
-from keras_maskrcnn.labelling import TOOLS, write_labels
+from keras_maskrcnn.labelling import TOOLS, analysis_files, write_labels
 
 SIZE = (90, 120)
 Y, X = np.mgrid[: SIZE[0], : SIZE[1]]
@@ -225,8 +226,107 @@ def test_wrong_arguments_are_named(predictions, tmp_path):
         write_labels("word", tmp_path, *predictions, CATEGORIES)
     images, _ = predictions
     remote = [images[0] | {"file_name": "s3://bucket/a.jpg"}]
-    for tool in TOOLS:
+    for tool in set(TOOLS) - {"labels", "labels-tiff", "geojson"}:  # these name no image that a tool would open
         with pytest.raises(ValueError, match="s3://bucket/a.jpg"):
             write_labels(tool, tmp_path, remote, [], CATEGORIES)
     with pytest.raises(ValueError, match="have no colon .* Received 'a:b'"):
         write_labels("voc", tmp_path, *predictions, [*CATEGORIES, {"id": 1, "name": "a:b"}])
+
+
+def label_scene(tmp_path, predictions):
+    """The images of one folder with their results, and what a label image of each must hold."""
+    images, results = predictions
+    images = [image for image in images if "/b/" in image["file_name"]]
+    results = [result for result in results if result["image_id"] == 20]
+    extra = coco_mask.encode(np.asfortranarray(disc(58, 22, 12), np.uint8))  # over the ring and its hole, less sure
+    code = {"size": list(SIZE), "counts": extra["counts"].decode()}
+    results.append({"image_id": 20, "category_id": 7, "score": 0.1, "bbox": [0, 0, 1, 1], "segmentation": code})
+    expected = np.zeros(SIZE, np.uint32)
+    for number, mask in enumerate([*reversed(scene(2)), disc(58, 22, 12)], start=1):
+        expected[mask & (expected == 0)] = number
+    return images, results, expected
+
+
+@pytest.mark.parametrize("tool, ending, dtype", [("labels", "png", np.uint16), ("labels-tiff", "tif", np.uint32)])
+def test_label_images_hold_the_surest_object_of_each_pixel(tool, ending, dtype, predictions, tmp_path):
+    images, results, expected = label_scene(tmp_path, predictions)
+    write_labels(tool, tmp_path / "drafts", images, results, CATEGORIES)
+    path = tmp_path / "drafts" / "labels" / f"photo.{ending}"
+    read = tifffile.imread(path) if ending == "tif" else np.asarray(Image.open(path))
+    assert read.dtype == dtype
+    np.testing.assert_array_equal(read, expected)
+    lines = (tmp_path / "drafts" / "objects.tsv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "file\tnumber\tclass\tscore\tpixels" and len(lines) == 9
+    assert lines[1].split("\t") == [images[0]["file_name"], "1", "cat", "0.9000", str(scene(2)[-1].sum())]
+    assert lines[8].split("\t")[1:] == ["8", "cat", "0.1000", str((expected == 8).sum())]
+    truth = open_dataset(tmp_path / "drafts", tmp_path / "photos" / "b", format="label-images").to_coco()
+    (found,) = [group for group in masks_by_image(truth) if group]
+    check_same(found, [("object", expected == number) for number in range(1, 9)], 1.0)
+
+
+def test_more_objects_than_16_bits_count_become_a_tiff(monkeypatch, predictions, tmp_path):
+    images, results, expected = label_scene(tmp_path, predictions)
+    monkeypatch.setattr(analysis_files, "_PNG_MOST", 7)
+    write_labels("labels", tmp_path / "drafts", images, results, CATEGORIES)
+    names = sorted(path.name for path in (tmp_path / "drafts" / "labels").iterdir())
+    assert names == ["empty.png", "photo.tif"]
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "drafts" / "labels" / "photo.tif"), expected)
+
+
+def covered(polygons, size):
+    """Even-odd filling of GeoJSON's polygons, by the crossings of a row of pixels' centres with each side."""
+    counts = np.zeros(size, int)
+    for ring in (ring for polygon in polygons for ring in polygon):
+        assert ring[0] == ring[-1] and len(ring) >= 5
+        for (x1, y1), (x2, y2) in zip(ring, ring[1:]):
+            if x1 == x2:
+                counts[min(y1, y2) : max(y1, y2), x1:] += 1
+            else:
+                assert y1 == y2
+    return counts % 2 == 1
+
+
+def test_geojson_has_the_detections_of_qupath_pixel_by_pixel(predictions, tmp_path):
+    write_labels("geojson", tmp_path / "drafts", *predictions, CATEGORIES)
+    names = sorted(path.name for path in (tmp_path / "drafts").iterdir())
+    assert names == ["empty.geojson", "photo-2.geojson", "photo.geojson"]
+    assert json.loads((tmp_path / "drafts" / "empty.geojson").read_text())["features"] == []
+    content = json.loads((tmp_path / "drafts" / "photo.geojson").read_text(encoding="utf-8"))
+    assert content["type"] == "FeatureCollection" and len({one["id"] for one in content["features"]}) == 7
+    expected = list(reversed(expected_of(1)))  # by score
+    for k, (one, (name, mask)) in enumerate(zip(content["features"], expected, strict=True)):
+        kind, coordinates = one["geometry"]["type"], one["geometry"]["coordinates"]
+        parts = coordinates if kind == "MultiPolygon" else [coordinates]
+        assert one["type"] == "Feature" and one["properties"]["objectType"] == "detection"
+        assert one["properties"]["classification"]["name"] == name
+        assert one["properties"]["measurements"] == {"score": round(0.9 - k / 10, 4)}
+        np.testing.assert_array_equal(covered(parts, SIZE), mask)
+    assert {"Polygon", "MultiPolygon"} == {one["geometry"]["type"] for one in content["features"]}
+    colors = {tuple(one["properties"]["classification"]["color"]) for one in content["features"]}
+    assert len(colors) == 2 and all(0 <= part <= 255 for color in colors for part in color)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_polygons_are_valid_and_cover_the_mask_for_shapely(seed):
+    shapely = pytest.importorskip("shapely", reason="shapely is not among the test tools")
+    rng = np.random.default_rng(seed)
+    for _ in range(60):
+        mask = rng.random(rng.integers(1, 14, 2)) < rng.uniform(0.2, 0.95)
+        shape = shapely.MultiPolygon([shapely.Polygon(outer, holes) for outer, holes in mask_polygons(mask)])
+        rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]] + 0.5
+        assert shape.is_valid and shape.area == mask.sum()
+        inside = shapely.contains_xy(shape, columns.ravel(), rows.ravel()) if mask.any() else np.zeros(mask.size, bool)
+        np.testing.assert_array_equal(inside.reshape(mask.shape), mask)
+
+
+def test_rings_that_meet_at_a_corner_are_taken_apart():
+    # The hole of two pixels meets itself, and the second outline meets itself around a pixel that it shuts in.
+    holes = np.ones((4, 4), bool)
+    holes[1, 1] = holes[2, 2] = False
+    ((outer, inner),) = mask_polygons(holes)
+    assert len(outer) == 4 and sorted(len(ring) for ring in inner) == [4, 4]
+    pinched = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], bool)
+    ((outer, inner),) = mask_polygons(pinched)
+    assert len(inner) == 1 and {tuple(corner) for corner in inner[0].tolist()} == {(1, 1), (2, 1), (2, 2), (1, 2)}
+    assert (2, 2) in {tuple(corner) for corner in outer.tolist()} and len(outer) == 6
+    assert mask_polygons(np.zeros((2, 2), bool)) == []

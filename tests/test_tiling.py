@@ -13,8 +13,9 @@ from keras_maskrcnn.data import MaskWindow
 from keras_maskrcnn.data.samples.resampling import resample_mask
 from keras_maskrcnn.inference import predictor as predictor_module
 from keras_maskrcnn.inference.found import TiledInstances
+from keras_maskrcnn.inference.merging import merge_pieces
 from keras_maskrcnn.inference.predictor import Predictor
-from keras_maskrcnn.inference.tiling import Piece, Tile, merge_pieces, pieces_of, tile_grid
+from keras_maskrcnn.inference.tiling import Piece, Tile, pieces_of, tile_grid
 
 
 @dataclasses.dataclass

@@ -6,7 +6,16 @@ import sys
 from keras_maskrcnn.cli import predict_on_ray
 from keras_maskrcnn.cli.engines import Engine, add_engines, check_engine
 from keras_maskrcnn.cli.options import CHECK_FAILED, SUCCESS, Option, finite, positive
-from keras_maskrcnn.cli.results import ResultFiles, image_paths, read_known_images
+from keras_maskrcnn.cli.predict_large import (
+    GIGAPIXEL,
+    MEASURING,
+    check_measuring,
+    divide_images,
+    open_table,
+    predict_large_images,
+)
+from keras_maskrcnn.cli.predict_video import TRACK, predict_videos, take_videos, tracking_arguments
+from keras_maskrcnn.cli.results import ResultFiles, read_known_images
 
 BATCH_SIZE = Option(
     "--batch-size",
@@ -14,7 +23,9 @@ BATCH_SIZE = Option(
     type=positive(int),
 )
 
-TOOLS = ("labelme", "coco", "cvat", "via", "yolo", "voc", "label-studio")  # those of labelling/, which imports numpy
+TOOLS = (  # those of labelling/, which imports numpy
+    "labelme", "coco", "cvat", "via", "yolo", "voc", "label-studio", "labels", "labels-tiff", "geojson"
+)  # fmt: skip
 
 # predict ---------------------------------------------------------------------------------------------------
 
@@ -27,8 +38,8 @@ def predict_arguments(command):
     command.add_argument(
         "images",
         nargs="+",
-        help="image files or folders, or addresses of them (s3://, gs://, http://, ...); with --engine ray folders "
-        "with their subfolders, .txt files that list images, and .parquet files",
+        help="image files or folders, addresses of them (s3://, gs://, http://, ...), or videos; with --engine ray "
+        "folders with their subfolders, .txt files that list images, and .parquet files",
     )
     command.add_argument(
         "--saved-model",
@@ -51,8 +62,11 @@ def predict_arguments(command):
         "--to",
         choices=TOOLS,
         metavar="TOOL",
-        help=f"write files that a labelling tool opens for correction as well, into OUTPUT/TOOL: {', '.join(TOOLS)}",
+        help="write files that a labelling tool opens for correction as well, label images, or GeoJSON for QuPath, "
+        f"into OUTPUT/TOOL: {', '.join(TOOLS)}",
     )
+    for option in (GIGAPIXEL, *MEASURING, TRACK):
+        option.add_to(command)
     command.add_argument("--score", type=finite, default=0.5, help="leave out detections with a lower score")
     command.add_argument(
         "--tile", type=positive(int), help="cut larger images into overlapping squares of this side, image pixels"
@@ -96,28 +110,59 @@ def needs_keras(args):
 
 
 def _check_here(args):
-    """The arguments with `images` as paths. Raises ValueError if there is no image."""
-    args.images = image_paths(args.images)
+    """The arguments with `images` as paths, `large`, those that are read in parts, and `videos`.
+
+    Raises ValueError if there is no image, or about options that do not belong together.
+    """
+    take_videos(args)
+    divide_images(args)
+    check_measuring(args)
     args.known = None if args.annotations is None else read_known_images(args.annotations, args.images)
     return args
 
 
 def _predict_here(make_predictor, args):
-    """Find instances; write pictures and COCO results. The status says if an image could not be read.
+    """Find instances in all images. The status says if one could not be read.
 
     Args:
         make_predictor: function from arguments to a predictor with `stream` and `config`.
     """
-    from keras_maskrcnn.host.progress import progress_bar
+    predictor = make_predictor(tracking_arguments(args))
+    with open_table(args) as table:
+        failures = _predict_whole(predictor, args, table) if args.images else []
+        failures += predict_large_images(predictor, args, table)
+    failures += predict_videos(predictor, args)
+    if args.measure:
+        print(f"measurements of {table.num_rows} objects in {args.measure}")
+    if failures:
+        count = len(args.images) + len(args.large) + len(args.videos)
+        print(f"{len(failures)} of {count} images failed:", *failures, sep="\n  ", file=sys.stderr)
+    return CHECK_FAILED if failures else SUCCESS
 
-    predictor = make_predictor(args)
+
+def _predict_whole(predictor, args, table):
+    """Predict the images that are read whole; write pictures, COCO results and files for a tool.
+
+    Returns a list of str: what went wrong with which image.
+    """
+    from keras_maskrcnn.host.progress import progress_bar
+    from keras_maskrcnn.measuring.measurements import measured_rows
+
     progress = progress_bar(len(args.images), unit_name="image")
     failures = []
     with ResultFiles(args.output, predictor.config, args.known) as files:
-        finish = lambda index, image, found: files.draw(index, args.images[index], image, found)  # noqa: E731
+
+        def finish(index, image, found):
+            path = args.images[index]
+            rows = [] if table is None else measured_rows(found, path, args.pixel_size)
+            return files.draw(index, path, image, found), rows
+
         for answer in predictor.stream(args.images, finish, args.batch_size):
             if answer.error is None:
-                files.add(answer.result)
+                drawn, rows = answer.result
+                files.add(drawn)
+                if table is not None:
+                    table.add(rows)
             else:
                 failures.append(f"{answer.source}: {str(answer.error) or type(answer.error).__name__}")
             progress.update(answer.index + 1)
@@ -128,9 +173,7 @@ def _predict_here(make_predictor, args):
         place = files.output / args.to
         write_labels(args.to, place, files.images, files.results, files.categories())
         print(f"files for {args.to} in {place}")
-    if failures:
-        print(f"{len(failures)} of {len(args.images)} images failed:", *failures, sep="\n  ", file=sys.stderr)
-    return CHECK_FAILED if failures else SUCCESS
+    return failures
 
 
 def _is_saved_model(path):

@@ -27,6 +27,17 @@ def check(args):
             f"--to works with the other engines. Received: --engine ray and --to {args.to}. Leave it out, and add "
             "--coco: keras_maskrcnn.labelling.write_labels makes the files from detections.json and images.json."
         )
+    for flag, value in (
+        ("--measure", args.measure),
+        ("--pixel-size", args.pixel_size),
+        ("--gigapixel", args.gigapixel),
+        ("--track", args.track),
+    ):
+        if value:
+            raise ValueError(
+                f"{flag} works with the other engines. Received: --engine ray and {flag}. Leave it out; in Python "
+                "km.measure takes instances and their image."
+            )
     if args.gpus is not None and not 0 <= args.gpus < float("inf"):
         raise ValueError(f"--gpus must be a finite number, at least 0. Received: {args.gpus}. 0 uses CPUs alone.")
     return args

@@ -84,7 +84,7 @@ class ResultFiles:
         picture = Image.fromarray(draw_instances(image, found))
         # Numbered: two folders may hold files of the same name.
         write_atomically(
-            self.output / f"{number:04d}-{_short(path.stem)}.png", lambda place: picture.save(place, "PNG")
+            self.output / f"{number:04d}-{short_stem(path.stem)}.png", lambda place: picture.save(place, "PNG")
         )
         image_id = number + 1 if self.known is None else self.known.ids[path]
         height, width = image.shape[:2]
@@ -122,7 +122,7 @@ class ResultFiles:
         return [{"id": int(key), "name": name} for key, name in pairs]
 
 
-def _short(stem):
+def short_stem(stem):
     """A name that leaves room for a number and an ending: file systems allow 255 bytes."""
     return os.fsencode(stem)[:_STEM_BYTES].decode(errors="ignore")
 

@@ -32,6 +32,8 @@ WORDS = {  # argument, or argument with its value -> option
     "warm_start=True": "--warm-start",
     "min_size": "--min-size",
     "max_size": "--max-size",
+    "measure": "--measure",
+    "pixel_size": "--pixel-size",
 }
 
 

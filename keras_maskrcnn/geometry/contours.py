@@ -3,6 +3,8 @@
 Comes in: a mask. Goes out: rings, in the mask's pixels, with (0, 0) at its upper left corner. Called by `labelling/`.
 """
 
+import itertools
+
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -31,6 +33,55 @@ def mask_rings(mask):
         ring = _follow(following)
         (outer if _signed_area(ring) > 0 else holes).append(ring)
     return outer, holes
+
+
+def mask_polygons(mask):
+    """The outlines of a mask, exactly, as polygons that are valid for OGC: GeoJSON, QuPath and shapely take them.
+
+    No ring meets itself. A hole may meet its outline, or another hole, at a corner.
+
+    Args:
+        mask: bool (H, W).
+
+    Returns:
+        List of (outer, holes), one for each part: int (k, [x, y]), and a list of such rings. Pixels that touch at a
+        corner alone are two parts.
+    """
+    from scipy.ndimage import label  # slow to import
+
+    parts, count = label(np.asarray(mask, bool))  # the default joins pixels by their sides
+    outlines, holes = [None] * count, [[] for _ in range(count)]
+    for ring in itertools.chain(*mask_rings(mask)):
+        for simple in _without_meetings(ring):
+            x, y = _pixel_beside(simple)
+            part = parts[y, x] - 1
+            if _signed_area(simple) > 0:
+                outlines[part] = simple
+            else:
+                holes[part].append(simple)
+    return list(zip(outlines, holes, strict=True))
+
+
+def _without_meetings(ring):
+    """The rings of a ring that meets itself at corners; each of them does not."""
+    rings, path, places = [], [], {}
+    for corner in map(tuple, ring.tolist()):
+        if corner in places:  # the loop since then is a ring of its own
+            start = places[corner]
+            rings.append(np.array(path[start:]))
+            for left in path[start:]:
+                del places[left]
+            del path[start:]
+        places[corner] = len(path)
+        path.append(corner)
+    return [*rings, np.array(path)]
+
+
+def _pixel_beside(ring):
+    """The pixel [x, y] of the mask, to the right of a ring's first side."""
+    (x, y), end = ring[0], ring[1]
+    dx, dy = np.sign(end - ring[0])
+    return x - (dx < 0 or dy > 0), y - (dx < 0 or dy < 0)
 
 
 def _edges(mask):

@@ -8,8 +8,9 @@ import functools
 
 from keras_maskrcnn.data.images.reading import read_image
 from keras_maskrcnn.inference.found import TiledInstances
+from keras_maskrcnn.inference.merging import Merger
 from keras_maskrcnn.inference.streaming import Streaming
-from keras_maskrcnn.inference.tiling import merge_pieces, pieces_of, tile_grid
+from keras_maskrcnn.inference.tiling import pieces_of, tile_grid
 
 
 class ImagePredictor(Streaming):
@@ -86,20 +87,19 @@ class TileBatch:
         """Detect in all tiles."""
         whole = copy.copy(self.predictor)
         whole.tile = None
-        tiles = self._tiles(self.image)
+        size = self.image.shape[:2]
+        tiles = tile_grid(*size, self.predictor.tile, self.predictor.overlap)
+        merger = Merger(tiles, size)
         crops = [functools.partial(tile.cut, self.image) for tile in tiles]
         cut_up = lambda index, _, found: pieces_of(found, index, tiles[index])  # noqa: E731
         for answer in whole.stream(crops, cut_up, self.batch_size, [tile.size for tile in tiles]):
             if answer.error is not None:
                 raise answer.error
-            self.pieces += answer.result
+            self.pieces += merger.add(answer.index, answer.result)
         self.image = None
 
     def found(self, row, image):
         """TiledInstances of the image."""
         del row
-        size = image.shape[:2]
-        return TiledInstances(merge_pieces(self.pieces, self._tiles(image), size), size, self.predictor.config)
-
-    def _tiles(self, image):
-        return tile_grid(*image.shape[:2], self.predictor.tile, self.predictor.overlap)
+        pieces = sorted(self.pieces, key=lambda piece: -piece.score)
+        return TiledInstances(pieces, image.shape[:2], self.predictor.config)

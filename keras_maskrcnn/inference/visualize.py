@@ -54,6 +54,28 @@ def draw_instances(image, found, min_score=0.0, captions=True, boxes=True, enlar
     )
 
 
+def draw_tracks(image, found, kept, numbers):
+    """Draw the objects of a video's frame, each track in a colour of its own.
+
+    Args:
+        image: (H, W, C). found: FoundInstances.
+        kept: list of n int, positions of the instances to draw. numbers: list of n int, of their tracks; 0 is none.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    windows = found.mask_windows
+    texts = [f"{found.class_names[int(found.labels[k])]} {found.scores[k]:.2f}" for k in kept]
+    return _draw(
+        image,
+        [windows[k] for k in kept],
+        None,
+        [f"#{number} {text}" if number else text for number, text in zip(numbers, texts, strict=True)],
+        enlarge=1,
+        colors=[instance_color(number or k) for number, k in zip(numbers, kept, strict=True)],
+    )
+
+
 def draw_ground_truth(image, annotations, class_names=None, captions=True, boxes=True, enlarge=1):
     """Draw the annotated objects in the same manner, without scores. Crowd regions are drawn gray.
 

@@ -1,4 +1,4 @@
-"""Predictions as files that labelling tools open for correction."""
+"""Predictions as files that labelling tools open for correction, and programs that analyse objects."""
 
 from keras_maskrcnn.labelling.writing import TOOLS, write_labels
 

@@ -5,7 +5,7 @@ import shutil
 import typing
 
 from keras_maskrcnn.host.files import write_atomically
-from keras_maskrcnn.labelling import image_folders, json_files
+from keras_maskrcnn.labelling import analysis_files, image_folders, json_files
 from keras_maskrcnn.labelling.drafts import make_drafts
 
 
@@ -41,6 +41,15 @@ TOOLS = {
     "label-studio": Tool(
         json_files.label_studio_files,
         "predictions: one polygon an object, parts and holes joined by lines, scores; IoU at least 0.98",
+    ),
+    "labels": Tool(
+        analysis_files.label_files,
+        "label images, 16-bit PNG: masks pixel by pixel, but where objects overlap only the surest; class and score in "
+        "objects.tsv",
+    ),
+    "labels-tiff": Tool(analysis_files.label_tiff_files, "the same as 32-bit TIFF"),
+    "geojson": Tool(
+        analysis_files.geojson_files, "QuPath's detections: masks pixel by pixel with parts and holes, scores"
     ),
 }
 

@@ -44,12 +44,20 @@ def check_finite(pixels, name):
         )
 
 
-def _as_uint8(pixels, name):
-    """8 bits as they are; 16 bits and more by range."""
+def as_uint8(pixels, name, top=None):
+    """8 bits as they are; 16 bits and more by range.
+
+    Args:
+        pixels: (H, W, C), a number dtype. name: str, what messages call the image.
+        top: the highest value of the whole image of which these are a part; None: theirs.
+
+    Raises:
+        ImageError: negative, not finite, or floats from 0 to 1.
+    """
     if pixels.dtype == np.uint8:
         return pixels
     check_finite(pixels, name)
-    least, top = pixels.min(), pixels.max()
+    least, top = pixels.min(), pixels.max() if top is None else top
     if least < 0:
         raise ImageError(
             "Pixel values must be finite and not negative where a model takes 8 bits. "
@@ -100,4 +108,4 @@ def _as_float32(pixels, name):
     return pixels
 
 
-_CONVERSIONS = {"uint8": _as_uint8, "uint16": _as_uint16, "float32": _as_float32}
+_CONVERSIONS = {"uint8": as_uint8, "uint16": _as_uint16, "float32": _as_float32}
