@@ -9,7 +9,7 @@ from keras_maskrcnn._version import __version__
 from keras_maskrcnn.batch import check_batch
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset, DataLoader, open_dataset
-from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, explain, format_metrics
+from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, explain, format_metrics, tune
 from keras_maskrcnn.host.memory import keep_freed_memory
 from keras_maskrcnn.inference.predictor import Predictor
 from keras_maskrcnn.inference.visualize import draw_ground_truth, draw_instances
@@ -74,5 +74,6 @@ __all__ = [
     "sgd",
     "torchvision_state_dict",
     "train_model",
+    "tune",
     "use_devices",
 ]

@@ -1,8 +1,8 @@
 """The command line: keras-maskrcnn demo | train | evaluate | predict | export | convert | ... | doctor.
 
 This file holds the list of the commands. A command is a function from parsed arguments to an exit status; the others
-are in `train.py`, `preview.py`, `evaluate.py`, `predict.py`, `export.py` and `data.py`. Importing them imports no
-framework: `keras_maskrcnn_launcher` imports Keras when a command needs it.
+are in `train.py`, `preview.py`, `evaluate.py`, `tune.py`, `predict.py`, `export.py` and `data.py`. Importing them
+imports no framework: `keras_maskrcnn_launcher` imports Keras when a command needs it.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import typing
 import warnings
 
-from keras_maskrcnn.cli import data, evaluate, export, predict, preview, train
+from keras_maskrcnn.cli import data, evaluate, export, predict, preview, train, tune
 from keras_maskrcnn.cli.options import CHECK_FAILED, MISTAKE, SUCCESS, positive
 from keras_maskrcnn.cli.settling import settle
 from keras_maskrcnn.cli.words import WORDS
@@ -222,6 +222,17 @@ _COMMANDS = (
         ),
         uses_models=evaluate.needs_keras,
         settle=evaluate.check_evaluate,
+    ),
+    Command(
+        "tune",
+        tune.tune,
+        tune.tune_arguments,
+        "find score thresholds by class, the NMS threshold and calibrated scores; write them into the model",
+        (
+            "tune run --val val.json --images val/",
+            "tune model.keras --val bowl/val --precision 0.9 --output tuned.keras",
+        ),
+        settle=tune.check_tune,
     ),
     Command(
         "predict",
