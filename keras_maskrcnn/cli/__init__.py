@@ -1,8 +1,8 @@
 """The command line: keras-maskrcnn demo | train | evaluate | predict | export | convert | ... | doctor.
 
 This file holds the list of the commands. A command is a function from parsed arguments to an exit status; the others
-are in `train.py`, `preview.py`, `evaluate.py`, `tune.py`, `predict.py`, `export.py` and `data.py`. Importing them
-imports no framework: `keras_maskrcnn_launcher` imports Keras when a command needs it.
+are in `train.py`, `preview.py`, `evaluate.py`, `tune.py`, `predict.py`, `export.py`, `labels.py` and `data.py`.
+Importing them imports no framework: `keras_maskrcnn_launcher` imports Keras when a command needs it.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import typing
 import warnings
 
-from keras_maskrcnn.cli import data, evaluate, export, predict, preview, train, tune
+from keras_maskrcnn.cli import data, evaluate, export, labels, predict, preview, train, tune
 from keras_maskrcnn.cli.options import CHECK_FAILED, MISTAKE, SUCCESS, positive
 from keras_maskrcnn.cli.settling import settle
 from keras_maskrcnn.cli.words import WORDS
@@ -275,6 +275,17 @@ _COMMANDS = (
         "find the faults of a dataset before training and propose options for train; writes a page and JSON",
         ("check-data train.json --images train/", "check-data balloon/train --val balloon/val --output check"),
         uses_models=False,
+    ),
+    Command(
+        "check-labels",
+        labels.check_labels,
+        labels.check_labels_arguments,
+        "find labels that are probably wrong, by models that were not trained on them",
+        (
+            "check-labels train.json --images train/ --folds 3 --train '--weights coco --epochs 12' --output labels",
+            "check-labels val.json --images val/ --model run --output labels",
+        ),
+        settle=labels.settle_check_labels,
     ),
     Command(
         "convert-data",
