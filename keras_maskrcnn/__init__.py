@@ -9,7 +9,7 @@ from keras_maskrcnn._version import __version__
 from keras_maskrcnn.batch import check_batch
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset, DataLoader, open_dataset
-from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, explain, format_metrics, tune
+from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, explain, format_metrics, rank, tune
 from keras_maskrcnn.host.memory import keep_freed_memory
 from keras_maskrcnn.inference.predictor import Predictor
 from keras_maskrcnn.inference.visualize import draw_ground_truth, draw_instances
@@ -71,6 +71,7 @@ __all__ = [
     "ops",
     "optimize_for_inference",
     "predict_on_ray",
+    "rank",
     "sgd",
     "torchvision_state_dict",
     "train_model",

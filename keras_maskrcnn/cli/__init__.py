@@ -1,8 +1,8 @@
 """The command line: keras-maskrcnn demo | train | evaluate | predict | export | convert | ... | doctor.
 
 This file holds the list of the commands. A command is a function from parsed arguments to an exit status; the others
-are in `train.py`, `preview.py`, `evaluate.py`, `tune.py`, `predict.py`, `export.py`, `labels.py` and `data.py`.
-Importing them imports no framework: `keras_maskrcnn_launcher` imports Keras when a command needs it.
+are in the other files of this folder. Importing them imports no framework: `keras_maskrcnn_launcher` imports Keras when
+a command needs it.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import typing
 import warnings
 
-from keras_maskrcnn.cli import data, evaluate, export, labels, predict, preview, train, tune
+from keras_maskrcnn.cli import data, evaluate, export, labels, predict, preview, rank, train, tune
 from keras_maskrcnn.cli.options import CHECK_FAILED, MISTAKE, SUCCESS, positive
 from keras_maskrcnn.cli.settling import settle
 from keras_maskrcnn.cli.words import WORDS
@@ -247,6 +247,14 @@ _COMMANDS = (
         ),
         uses_models=predict.needs_keras,
         settle=predict.check_predict,
+    ),
+    Command(
+        "rank",
+        rank.rank,
+        rank.rank_arguments,
+        "order images without labels by what their labels would teach; write a list, a page and drafts",
+        ("rank unlabelled/ --model run --labelled train/ --count 50 --to labelme --output next",),
+        settle=rank.check_rank,
     ),
     Command(
         "export",

@@ -15,6 +15,7 @@ _MODULES = {  # public name -> its module in the package
     "explain_dataset": "evaluation.misses",
     "format_metrics": "evaluation.figures",
     "match_detections": "evaluation.matching",
+    "rank": "evaluation.ranking",
     "tune": "evaluation.tuning",
 }
 
