@@ -52,7 +52,7 @@ def test_a_temperature_is_found():
 
 
 def test_calibration_error_is_netcals():
-    """The value of `netcal.metrics.ECE(10, detection=True).measure(scores, right)` of netcal 1.4.0, of these numbers."""
+    """The value of `netcal.metrics.ECE(10, detection=True).measure(scores, right)`, netcal 1.4.0, of these numbers."""
     rng = np.random.default_rng(5)
     scores = rng.random(500)
     right = rng.random(500) < scores**2

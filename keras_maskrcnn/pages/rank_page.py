@@ -3,8 +3,7 @@
 import base64
 import pathlib
 
-from keras_maskrcnn.data.images import read_image
-from keras_maskrcnn.data.images.reading import ImageError
+from keras_maskrcnn.data.images.reading import ImageError, read_image
 from keras_maskrcnn.inference.arguments import USUAL_SCORE
 from keras_maskrcnn.inference.visualize import segmentation_mask
 from keras_maskrcnn.pages.error_pictures import draw_part
@@ -35,7 +34,7 @@ def _picture(number, image, config):
     surer = [one for one in image.results if one["score"] >= USUAL_SCORE]
     name = pathlib.PurePath(str(image.source)).name
     title = (
-        f"{number}. {name}: uncertainty {image.uncertainty:.2f}, {len(surer)} of {len(image.results)} surer than 0.5"
+        f"{number}. {name}: uncertainty {image.uncertainty:.2f}, {len(surer)} of {len(image.results)} detections shown"
     )
     try:
         pixels = read_image(image.source, config.num_channels, config.image_dtype)
