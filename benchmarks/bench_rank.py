@@ -6,7 +6,7 @@
 For each seed a part of the training images (`--initial`) counts as labelled, the rest as not. A small model is trained
 on the part. Then as many images as `--add` says are added, either the first ones of `rank` or random ones, and a model
 with the same first weights is trained on each of the two sets, for the same number of steps. Both are measured on the
-validation images. Reported are the AP of masks of both, and the mean difference with the interval of Student's t at 95 %.
+validation images. Reported are the AP of masks of both, and the mean difference with its 95 % interval (Student's t).
 """
 
 import argparse

@@ -40,6 +40,7 @@ ROOMS = {
     "serving weights",
 }
 STEPS_OF_NETWORK = {
+    "calibration",
     "layers",
     "padding",
     "roi_levels",
