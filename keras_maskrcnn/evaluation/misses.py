@@ -197,6 +197,7 @@ def explain_dataset(model, dataset, image_ids=None, category_ids=None, iou=0.5, 
     from keras_maskrcnn.evaluation.coco import category_ids_of
 
     truth = dataset.to_coco()
+    lowest = model.config.lowest_score if model.config.tuned else None
     ids = category_ids_of(model.config, dataset, truth) if category_ids is None else category_ids
     groups = collections.defaultdict(list)
     for row, entry in enumerate(truth["annotations"]):
@@ -211,7 +212,7 @@ def explain_dataset(model, dataset, image_ids=None, category_ids=None, iou=0.5, 
             unreadable.append(image_id)
             continue
         rows, objects = zip(*groups[image_id], strict=True) if groups[image_id] else ((), ())
-        found = explain(model, image, objects, iou, model.config.lowest_score, ids).misses
+        found = explain(model, image, objects, iou, lowest, ids).misses
         misses += [(image_id, dataclasses.replace(miss, position=rows[miss.position])) for miss in found]
         images |= {image_id} if found else set()
         if on_image is not None:

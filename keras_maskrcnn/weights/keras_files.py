@@ -6,6 +6,7 @@ convolution for RGB is adapted to other channels (`inflation.py`). `h5_files.py`
 """
 
 import contextlib
+import copy
 import json
 import pathlib
 import re
@@ -100,12 +101,13 @@ def write_fields(path, output, fields):
 
 def _copy_archive(path, target, texts):
     """Copy a zip archive, with other contents of some members: dict of name to str."""
-    with open_archive(path) as (archive, members), zipfile.ZipFile(target, "w") as copy:
+    with open_archive(path) as (archive, members), zipfile.ZipFile(target, "w") as written:
         for name, info in members.items():
+            entry = copy.copy(info)  # writing changes it
             if name in texts:
-                copy.writestr(info, texts[name])
+                written.writestr(entry, texts[name])
                 continue
-            with archive.open(info) as source, copy.open(info, "w", force_zip64=info.file_size > 2**31) as place:
+            with archive.open(info) as source, written.open(entry, "w", force_zip64=info.file_size > 2**31) as place:
                 shutil.copyfileobj(source, place)
 
 
