@@ -75,6 +75,7 @@ def test_the_command_writes_list_page_and_drafts(images, tmp_path, capsys):
     assert content["annotations"]
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_padding():
     from keras_maskrcnn.evaluation.ranking import _Means
 

@@ -143,7 +143,8 @@ class Judge:
         label, pairs = self.labels[place], self.flow.pairs
         likeliest = self.flow.probabilities.argmax(axis=1)
         rows = self.pairs.of(place, self.least, pairs["labels"] == label)
-        likely = (likeliest[pairs["rows"][rows]] == label) | (pairs["scores"][rows] > _UNSURE)
+        proposals = pairs["rows"][rows]
+        likely = (likeliest[proposals] == label) | (self.flow.probabilities[proposals, label] > _UNSURE)
         if likely.any():
             row = rows[likely][np.argmax(pairs["scores"][rows[likely]])]
             other = likeliest[pairs["rows"][row]]
@@ -158,7 +159,8 @@ class Judge:
         if not len(rows):
             return None
         scores = self.flow.probabilities[rows, label]
-        right = (likeliest[rows] == label) | (scores > min(self.thresholds[place], _UNSURE))
+        lowest = float(np.ravel(self.flow.limits["score_threshold"])[0])  # of scores before calibration, as these
+        right = (likeliest[rows] == label) | (scores > min(lowest, _UNSURE))
         return self._poor_box(place, rows[right]) if right.any() else self._other_class(place, rows, scores)
 
     def _other_class(self, place, rows, scores):

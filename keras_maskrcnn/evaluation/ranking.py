@@ -174,7 +174,7 @@ class _Means(keras.Model):
     """(B, 3 * channels): means of pyramid levels over the cells of each image."""
 
     def __init__(self, model):
-        super().__init__(dtype=model.dtype_policy, autocast=False)
+        super().__init__(name="pyramid_means", dtype=model.dtype_policy, autocast=False)
         self.detector = model
         self.built = True
 
