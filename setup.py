@@ -75,7 +75,7 @@ setup(
         "jinja2>=3.1",  # the pages on runs and datasets; escapes every name
         "filelock>=3.21",  # one process at a time writes a run folder; the first that notices a removed lock file
         "rich>=13.0",  # progress bars and tables; Keras needs it anyway
-        "scipy>=1.11",  # connected components; scikit-image brings it
+        "scipy>=1.12",  # connected components, isotonic regression; scikit-image brings it
     ],
     extras_require={
         "dev": [

@@ -9,7 +9,7 @@ from keras_maskrcnn._version import __version__
 from keras_maskrcnn.batch import check_batch
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset, DataLoader, open_dataset
-from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, explain, format_metrics
+from keras_maskrcnn.evaluation import CocoEvaluator, evaluate_coco, explain, format_metrics, rank, tune
 from keras_maskrcnn.gigapixels import predict_large
 from keras_maskrcnn.host.memory import keep_freed_memory
 from keras_maskrcnn.inference.predictor import Predictor
@@ -77,8 +77,10 @@ __all__ = [
     "predict_large",
     "predict_on_ray",
     "predict_video",
+    "rank",
     "sgd",
     "torchvision_state_dict",
     "train_model",
+    "tune",
     "use_devices",
 ]

@@ -17,7 +17,10 @@ Each branch of the config adds its own (`Branch.truth`); the mask branch, M mask
     gt_masks       uint8 0/1 (B, N, M, M) in the frame of the gt box: row 0 at y1, row M-1 ends at y2
     gt_mask_boxes  optional, float32 (B, N, [x1, y1, x2, y2]): the window of gt_masks, if it is not the gt box
 
-A batch for inference has only `images` and `image_sizes`.
+A batch for inference has only `images` and `image_sizes`. It may replace numbers of the config, image by image; NaN or
+a negative number stands for the config's:
+
+    score_threshold  optional, float32 (B,)        nms_threshold  optional, float32 (B,)
 """
 
 import dataclasses
@@ -42,6 +45,10 @@ class Input:
 INPUTS = {
     "images": Input(4, "(B, H, W, C)", "uint8, uint16 or float32", "uf"),
     "image_sizes": Input(2, "(B, [height, width])", "int32", "iu"),
+}
+OPTIONS = {
+    "score_threshold": Input(1, "(B,)", "float32", "f"),
+    "nms_threshold": Input(1, "(B,)", "float32", "f"),
 }
 TRUNK = {
     "gt_boxes": Field((4,), "float32", "network pixels", ("[x1, y1, x2, y2]",)),
@@ -145,7 +152,7 @@ def check_batch(batch, config=None):
     _check_keys(batch, fields)
     batch = {key: np.asarray(value) for key, value in batch.items()}
     for key, value in batch.items():
-        if key in INPUTS:
+        if key in INPUTS or key in OPTIONS:
             _check_input(key, value)
         else:
             _check_field(key, value, fields[key])
@@ -164,7 +171,7 @@ def _check_keys(batch, fields):
     mandatory = [key for key, field in fields.items() if not field.optional]
     required = [*INPUTS, *(mandatory if any(str(key).startswith("gt_") for key in batch) else ())]
     missing = [key for key in required if key not in batch]
-    unknown = [key for key in batch if key not in INPUTS and key not in fields]
+    unknown = [key for key in batch if key not in (*INPUTS, *OPTIONS, *fields)]
     if missing or unknown:
         raise ValueError(
             f"A batch has the keys {list(INPUTS)} and, for training, {mandatory}. "
@@ -174,7 +181,7 @@ def _check_keys(batch, fields):
 
 
 def _check_input(key, value):
-    expected = INPUTS[key]
+    expected = (INPUTS | OPTIONS)[key]
     good = value.ndim == expected.rank and (key != "image_sizes" or value.shape[-1] == 2)
     odd_width = key == "images" and value.dtype.kind == "u" and value.dtype not in (np.uint8, np.uint16)
     _check_array(key, value, good, expected.rank, expected.shape)

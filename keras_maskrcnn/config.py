@@ -123,6 +123,10 @@ class MaskRCNNConfig:
         mask_size: mask logits per side; mask_pool_size times a power of two (paper: 28).
         gt_mask_size: ground-truth masks are squares of this many cells per side in the frame of their box.
         score_threshold, nms_threshold, max_detections: final detections (torchvision: 0.05, 0.5, 100).
+        class_thresholds: None, or K scores: detections of each class score more than this, unless a user of the model
+            gives a threshold. calibration: None, or K tables of points (score, probability), which replace a score by
+            the probability between its neighbours; they do not fall. `score_threshold` is of scores before
+            calibration, `class_thresholds` of scores after it. `keras-maskrcnn tune` finds both (docs/tuning.md).
         class_agnostic_nms: True lets a detection suppress those of other classes too.
         max_instances: ground-truth objects per image that the loader keeps.
         detection_candidates: highest-scoring (RoI, class) pairs per image that enter the final NMS. Ours: a static
@@ -206,6 +210,8 @@ class MaskRCNNConfig:
     mask_size: int = 28
     gt_mask_size: int = 56
     score_threshold: float = 0.05
+    class_thresholds: tuple | None = None
+    calibration: tuple | None = None
     nms_threshold: float = 0.5
     class_agnostic_nms: bool = False
     max_detections: int = 100
@@ -220,8 +226,8 @@ class MaskRCNNConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+            if isinstance(value, list | tuple):
+                object.__setattr__(self, field.name, _tuples(value) if field.name == "calibration" else tuple(value))
             elif isinstance(value, float) and value.is_integer() and float not in _types_of(field):
                 object.__setattr__(self, field.name, int(value))
         object.__setattr__(self, "branches", branch_room.resolve(self.branches))
@@ -231,6 +237,7 @@ class MaskRCNNConfig:
         _check_pixels(self)
         _check_ranges(self)
         _check_geometry(self)
+        _check_tuned(self)
         if not self.class_names:
             names = tuple(f"class {k}" for k in range(self.num_classes))
             object.__setattr__(self, "class_names", names)
@@ -241,6 +248,7 @@ class MaskRCNNConfig:
         """The config as JSON-ready values; `from_dict` inverts it."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["branches"] = branch_room.describe(self.branches)
+        values["calibration"] = _lists(self.calibration)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
@@ -295,6 +303,16 @@ class MaskRCNNConfig:
         return len(self.pixel_mean)
 
     @property
+    def lowest_score(self):
+        """The least score threshold that makes a difference: with calibration, `score_threshold` is of other scores."""
+        return self.score_threshold if self.calibration is None else 0.0
+
+    @property
+    def tuned(self):
+        """Whether `keras-maskrcnn tune` changed the scores or their thresholds."""
+        return self.class_thresholds is not None or self.calibration is not None
+
+    @property
     def roi_align(self):
         """RoIAlign's options, the same for every head: keyword arguments of `MultiLevelRoIAlign`."""
         return {
@@ -334,7 +352,19 @@ _ENTRIES = {  # field of several entries -> the type of each
     "anchor_ratios": float,
     "rpn_box_weights": float,
     "box_weights": float,
+    "class_thresholds": float,
+    "calibration": tuple,
 }
+
+
+def _tuples(value):
+    """Nested lists as nested tuples."""
+    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value
+
+
+def _lists(value):
+    """Nested tuples as nested lists, which JSON and Keras keep as they are."""
+    return [_lists(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _types_of(field):
@@ -495,3 +525,33 @@ def _check_geometry(config):
     ):  # fmt: skip
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} must lie in 0..1. Received: {getattr(config, name)}. Correct it.")
+
+
+def _check_tuned(config):
+    """Thresholds are scores, and tables of calibration keep the order of scores."""
+    for name in ("class_thresholds", "calibration"):
+        values = getattr(config, name)
+        if values is not None and len(values) != config.num_classes:
+            raise ValueError(
+                f"{name} must hold one entry for each of the num_classes={config.num_classes} classes. "
+                f"Received {len(values)}. Let `keras-maskrcnn tune` write it, or leave it at None."
+            )
+    for threshold in config.class_thresholds or ():
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"class_thresholds must lie in 0..1. Received: {config.class_thresholds}. Correct them.")
+    for table in config.calibration or ():
+        if not _is_calibration(table):
+            raise ValueError(
+                "calibration needs points (score, probability) for each class, from score 0 to 1, scores ascending and "
+                f"probabilities in 0..1 that do not fall. Received: {repr(table)[:200]}. "
+                "Let `keras-maskrcnn tune` write it, or leave it at None."
+            )
+
+
+def _is_calibration(table):
+    pairs = all(isinstance(point, tuple) and len(point) == 2 and all(map(is_number, point)) for point in table)
+    if not pairs or len(table) < 2:
+        return False
+    scores, values = zip(*table, strict=True)
+    ascending = all(a < b for a, b in zip(scores, scores[1:])) and all(a <= b for a, b in zip(values, values[1:]))
+    return ascending and (scores[0], scores[-1]) == (0, 1) and 0 <= values[0] and values[-1] <= 1

@@ -6,13 +6,13 @@ Called by `model.py`.
 
 from keras import ops
 
-from keras_maskrcnn.batch import INPUTS, batch_fields
+from keras_maskrcnn.batch import INPUTS, OPTIONS, batch_fields
 
 HAS_IMAGE = "has_image"  # beside the ground truth: which rows of a batch hold an image
 
 
 def as_inputs(inputs, config):
-    """The images with their sizes, and the ground truth where there is some.
+    """The images with their sizes, the ground truth where there is some, and numbers that replace the config's.
 
     Args:
         inputs: images (B, H, W, C), or a dict with the keys of batch.py; without `image_sizes` the whole canvas is
@@ -21,17 +21,18 @@ def as_inputs(inputs, config):
 
     Returns:
         (dict of images and image_sizes int32 (B, [height, width]), at least one pixel; dict of the `gt_*` tensors and
-        `has_image` bool (B,), False where the given size is zero, or None without ground truth).
+        `has_image` bool (B,), False where the given size is zero, or None without ground truth; dict of those of
+        `OPTIONS` that are given, float (B,)).
 
     Raises:
         ValueError: an unknown or missing key, a wrong rank, number of channels or dtype.
     """
     inputs = dict(inputs) if isinstance(inputs, dict) else {"images": inputs}
-    fields = batch_fields(config)
+    fields, others = batch_fields(config), INPUTS | OPTIONS
     _check_keys(inputs, fields)
     inputs = {key: ops.convert_to_tensor(value) for key, value in inputs.items()}
     for key, value in inputs.items():
-        rank = INPUTS[key].rank if key in INPUTS else 2 + len(fields[key].shape)
+        rank = others[key].rank if key in others else 2 + len(fields[key].shape)
         if len(value.shape) != rank:
             raise ValueError(
                 f"`{key}` must have {rank} axes, batch first. Received shape {tuple(value.shape)}. "
@@ -44,12 +45,13 @@ def as_inputs(inputs, config):
             "`images` must hold at least one image, of at least one row and one column. "
             f"Received shape {tuple(images.shape)}. Leave empty batches and images out."
         )
-    truth = {key: value for key, value in inputs.items() if key not in INPUTS}
+    truth = {key: value for key, value in inputs.items() if key not in others}
+    options = {key: ops.cast(value, "float32") for key, value in inputs.items() if key in OPTIONS}
     sizes = inputs["image_sizes"] if "image_sizes" in inputs else _whole_canvas(images)
     sizes = ops.cast(sizes, "int32")
     if truth:
         truth[HAS_IMAGE] = sizes[:, 0] > 0
-    return {"images": images, "image_sizes": ops.maximum(sizes, 1)}, truth or None
+    return {"images": images, "image_sizes": ops.maximum(sizes, 1)}, truth or None, options
 
 
 def count_images(batch):
@@ -67,7 +69,7 @@ def _whole_canvas(images):
 
 
 def _check_keys(inputs, fields):
-    known = (*INPUTS, *fields)
+    known = (*INPUTS, *fields, *OPTIONS)
     unknown = sorted(set(inputs) - set(known))
     required = ["images"]
     if any(key.startswith("gt_") for key in inputs):

@@ -16,6 +16,8 @@ Shapes: B images, H x W canvas, N anchors, P proposals, S sampled RoIs, D detect
 whether trainable norms use the batch's statistics.
 """
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
@@ -37,6 +39,7 @@ from keras_maskrcnn.network.roi_align import MultiLevelRoIAlign
 from keras_maskrcnn.network.rpn import SELECTIONS, RPNHead
 
 TRUNK_LOSSES = ("rpn_objectness_loss", "rpn_box_loss", "class_loss", "box_loss")
+DETECTION_FIELDS = ("score_threshold", "class_thresholds", "calibration", "nms_threshold")
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -143,7 +146,8 @@ class MaskRCNN(keras.Model):
             inputs: images (B, H, W, C), uint8, uint16 or float, or a dict with the keys of batch.py.
             training: whether trainable norms use the batch's statistics.
             options: None, or a dict of tensors that replace the config's numbers image by image: `score_threshold`
-                float (B,), `nms_threshold` float (B,), `max_detections` int (B,), at most the config's.
+                float (B,), `nms_threshold` float (B,), `max_detections` int (B,), at most the config's. A batch may
+                hold the first two, and `options` wins. `detection_limits` has the rules.
 
         Returns:
             Without ground truth, a dict of boxes float (B, D, 4) network pixels, scores float (B, D) descending,
@@ -151,12 +155,12 @@ class MaskRCNN(keras.Model):
             (B, D, 28, 28): probabilities in the frame of their box. Rows that are not valid hold zeros. With ground
             truth, what `learn` returns.
         """
-        inputs, truth = as_inputs(inputs, self.config)
+        inputs, truth, own = as_inputs(inputs, self.config)
         features = self.extract_features(inputs["images"], inputs["image_sizes"], training)
         proposals = self.propose(features, for_training=truth is not None)
         if truth is not None:
             return self.learn(features, proposals, self._enter(truth, inputs["image_sizes"]), training)
-        detections = self.detect(features, proposals, options)
+        detections = self.detect(features, proposals, own | (options or {}))
         return self.describe(features, detections)
 
     def extract_features(self, images, image_sizes, training=None):
@@ -234,11 +238,19 @@ class MaskRCNN(keras.Model):
         return {**self.box_head(pooled, training=False), **places, **limits}
 
     def detection_limits(self, options=None):
-        """The config's numbers in the words of `select_detections`: dict of arguments; `options` as for `call`."""
+        """The config's numbers in the words of `select_detections`: dict of arguments.
+
+        Args:
+            options: as for `call`. A `score_threshold` that is NaN or negative, and such an `nms_threshold`, stand for
+                the config's. A given `score_threshold` replaces the config's and, for all classes,
+                `class_thresholds`. A calibrated model keeps the config's `score_threshold`, which is of scores before
+                calibration, and compares the given one with calibrated scores.
+        """
         config, options = self.config, options or {}
         return {
-            "score_threshold": options.get("score_threshold", config.score_threshold),
-            "nms_threshold": options.get("nms_threshold", config.nms_threshold),
+            **self._score_limits(options.get("score_threshold")),
+            "nms_threshold": _given_or(options.get("nms_threshold"), config.nms_threshold),
+            "calibration": config.calibration,
             "class_agnostic_nms": config.class_agnostic_nms,
             "max_detections": config.max_detections,
             "image_limits": options.get("max_detections"),
@@ -247,6 +259,34 @@ class MaskRCNN(keras.Model):
             "min_box_size": config.min_box_size,
             "max_log_scale": config.max_log_scale,
         }
+
+    def _score_limits(self, given):
+        """The `score_threshold` and `class_thresholds` of `detection_limits`; given: None, or float (B,)."""
+        config = self.config
+        lowest, by_class = config.score_threshold, config.class_thresholds
+        if config.calibration is None:
+            lowest = _given_or(given, lowest)
+        if given is not None and config.tuned:
+            by_class = _given_or(ops.reshape(given, (-1, 1)), [by_class or (0.0,) * config.num_classes])
+        return {"score_threshold": lowest, "class_thresholds": by_class}
+
+    def change_detection(self, **fields):
+        """Replace numbers of the config that only the choice of detections reads, such as those that `tune` finds.
+
+        Args:
+            **fields: of `DETECTION_FIELDS`.
+
+        Raises:
+            ValueError: another field, or a wrong value.
+        """
+        unknown = sorted(set(fields) - set(DETECTION_FIELDS))
+        if unknown:
+            raise ValueError(
+                f"change_detection takes {', '.join(DETECTION_FIELDS)}. Received: {', '.join(unknown)}. "
+                "Other numbers are given when a model is made."
+            )
+        self.config = dataclasses.replace(self.config, **fields)
+        self.predict_function = self._predict_here = None  # compiled with the numbers before
 
     def describe(self, features, detections):
         """Add each branch's predictions, made on the refined boxes (section 3.1), and pad to D rows."""
@@ -463,3 +503,11 @@ class MaskRCNN(keras.Model):
     def load_own_variables(self, store):
         """Restore the sampler's state."""
         self.seed_generator.state.assign(store["seed_state"])
+
+
+def _given_or(given, own):
+    """Numbers that a user gave, where they are neither NaN nor negative, else the model's; given: None or floats."""
+    if given is None:
+        return own
+    given = ops.cast(given, "float32")
+    return ops.where(given >= 0, given, np.asarray(own, np.float32))

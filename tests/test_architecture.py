@@ -43,6 +43,7 @@ ROOMS = {
     "network pages runs scale serving video weights",
 }
 STEPS_OF_NETWORK = {
+    "calibration",
     "layers",
     "padding",
     "roi_levels",

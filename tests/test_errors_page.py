@@ -25,6 +25,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.ids, self.links, self.pictures, self.rows, self.tags, self.open = [], [], [], [], set(), []
+        self.labels = []  # pictures of suspicious labels
         self.text = ""
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
@@ -36,7 +37,8 @@ class Page(html.parser.HTMLParser):
         self.ids += [attributes["id"]] if "id" in attributes else []
         self.links += [attributes[name] for name in ("href", "src") if name in attributes]
         if tag == "img":
-            self.pictures.append((attributes["alt"], attributes["src"]))
+            group = self.labels if attributes["alt"].startswith("Suspicious labels") else self.pictures
+            group.append((attributes["alt"], attributes["src"]))
         if tag == "tr":
             self.rows.append([])
         elif tag in ("td", "th"):
@@ -178,7 +180,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
     dataset = CocoDataset(tmp_path / "truth.json", tmp_path / "images")
     (tmp_path / "images" / "photo 1.png").write_bytes(b"no image")
     page = Page(write_errors_page(tmp_path / "errors", analyse(truth, found), dataset, "Errors"))
-    assert page.pictures == [] and page.text.count("(the image cannot be read)") == 7
+    assert page.pictures == [] and page.text.count("(the image cannot be read)") == 8  # one is of a suspicious label
 
 
 def test_gray_images_and_detections_without_masks(tmp_path):

@@ -176,3 +176,11 @@ def test_damaged_files_of_a_run_are_named(tmp_path, name, content, problem):
         write_run_page(run_dir)
     assert f"Received {run_dir / name}: {problem}" in str(error.value) and "Restore the file" in str(error.value)
     assert not (run_dir / "index.html").exists()
+
+
+def test_a_report_in_the_folder_is_linked(tmp_path):
+    run = write_run(tmp_path / "run")
+    assert "Why it errs" not in write_run_page(run).read_text()
+    (run / "errors #1").mkdir()
+    (run / "errors #1" / "suspicious.json").write_text("{}")
+    assert '<a href="errors%20%231/index.html">Why it errs: errors #1</a>' in write_run_page(run).read_text()

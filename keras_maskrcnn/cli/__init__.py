@@ -1,8 +1,8 @@
 """The command line: keras-maskrcnn demo | train | evaluate | predict | export | convert | ... | doctor.
 
 This file holds the list of the commands. A command is a function from parsed arguments to an exit status; the others
-are in `train.py`, `preview.py`, `evaluate.py`, `predict.py`, `export.py` and `data.py`. Importing them imports no
-framework: `keras_maskrcnn_launcher` imports Keras when a command needs it.
+are in the other files of this folder. Importing them imports no framework: `keras_maskrcnn_launcher` imports Keras when
+a command needs it.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import typing
 import warnings
 
-from keras_maskrcnn.cli import data, evaluate, export, predict, preview, train
+from keras_maskrcnn.cli import data, evaluate, export, labels, predict, preview, rank, train, tune
 from keras_maskrcnn.cli.options import CHECK_FAILED, MISTAKE, SUCCESS, positive
 from keras_maskrcnn.cli.settling import settle
 from keras_maskrcnn.cli.words import WORDS
@@ -224,6 +224,17 @@ _COMMANDS = (
         settle=evaluate.check_evaluate,
     ),
     Command(
+        "tune",
+        tune.tune,
+        tune.tune_arguments,
+        "find score thresholds by class, the NMS threshold and calibrated scores; write them into the model",
+        (
+            "tune run --val val.json --images val/",
+            "tune model.keras --val bowl/val --precision 0.9 --output tuned.keras",
+        ),
+        settle=tune.check_tune,
+    ),
+    Command(
         "predict",
         predict.predict,
         predict.predict_arguments,
@@ -236,6 +247,14 @@ _COMMANDS = (
         ),
         uses_models=predict.needs_keras,
         settle=predict.check_predict,
+    ),
+    Command(
+        "rank",
+        rank.rank,
+        rank.rank_arguments,
+        "order images without labels by what their labels would teach; write a list, a page and drafts",
+        ("rank unlabelled/ --model run --labelled train/ --count 50 --to labelme --output next",),
+        settle=rank.check_rank,
     ),
     Command(
         "export",
@@ -264,6 +283,17 @@ _COMMANDS = (
         "find the faults of a dataset before training and propose options for train; writes a page and JSON",
         ("check-data train.json --images train/", "check-data balloon/train --val balloon/val --output check"),
         uses_models=False,
+    ),
+    Command(
+        "check-labels",
+        labels.check_labels,
+        labels.check_labels_arguments,
+        "find labels that are probably wrong, by models that were not trained on them",
+        (
+            "check-labels train.json --images train/ --folds 3 --train '--weights coco --epochs 12' --output labels",
+            "check-labels val.json --images val/ --model run --output labels",
+        ),
+        settle=labels.settle_check_labels,
     ),
     Command(
         "convert-data",

@@ -1,5 +1,7 @@
 """keras-maskrcnn evaluate: the accuracy of a trained model, or of detections in a file, and a page on its errors."""
 
+import pathlib
+
 from keras_maskrcnn.cli.options import SUCCESS, Option, add_options, positive
 from keras_maskrcnn.cli.predict import BATCH_SIZE
 from keras_maskrcnn.cli.sources import DATASET, load_model, open_dataset
@@ -124,6 +126,18 @@ def _tell(args, dataset, truth, detections, iou_types, metrics, model=None):
         title = f"Errors of {args.results or args.model} on {dataset.name}"
         misses = None if model is None else _explain(model, dataset, analysis)
         print(f"what the errors are: {write_errors_page(args.report, analysis, dataset, title, misses)}")
+        _link(args)
+
+
+def _link(args):
+    """Write the page of the run anew, with a link to a report that lies in the run's folder."""
+    from keras_maskrcnn.pages.run_page import write_run_page
+    from keras_maskrcnn.runs.folder import PAGE
+
+    run_dir = pathlib.Path(args.report).resolve().parent
+    of_run = args.model and pathlib.Path(args.model).resolve() in (run_dir, *run_dir.glob("*.keras"))
+    if of_run and (run_dir / PAGE).is_file():
+        print(f"linked in {write_run_page(run_dir)}")
 
 
 def _explain(model, dataset, analysis):

@@ -67,7 +67,11 @@ def predict_arguments(command):
     )
     for option in (GIGAPIXEL, *MEASURING, TRACK):
         option.add_to(command)
-    command.add_argument("--score", type=finite, default=0.5, help="leave out detections with a lower score")
+    command.add_argument(
+        "--score",
+        type=finite,
+        help="leave out detections with a lower score (default: 0.5; after tune the threshold of each class)",
+    )
     command.add_argument(
         "--tile", type=positive(int), help="cut larger images into overlapping squares of this side, image pixels"
     )
@@ -185,7 +189,8 @@ def _is_saved_model(path):
 def _predictor(args, **options):
     from keras_maskrcnn.scale.models import open_predictor
 
-    return open_predictor(args.saved_model or args.model, args.score, args.tile, args.overlap, **options)
+    path = args.saved_model or args.model
+    return open_predictor(path, args.score, args.tile, args.overlap, usual=True, **options)
 
 
 def _runtime(name):

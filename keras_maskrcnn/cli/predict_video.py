@@ -9,7 +9,7 @@ from keras_maskrcnn.cli.results import short_stem
 TRACK = Option(
     "--track",
     "follow the objects of videos by their masks: each gets a number, which it keeps while it is hidden for a moment. "
-    "--score is then that of objects that are new",
+    "--score (default: 0.5) is then that of objects that are new",
     type=bool,
 )
 
@@ -43,7 +43,16 @@ def take_videos(args):
 
 def tracking_arguments(args):
     """The arguments with which the predictor is opened: tracks need what is less sure than --score as well."""
-    return argparse.Namespace(**vars(args) | {"score": None}) if args.track else args
+    from keras_maskrcnn.video import Tracker
+
+    return argparse.Namespace(**vars(args) | {"score": min(Tracker().low, _sure(args))}) if args.track else args
+
+
+def _sure(args):
+    """The score of an object that begins a track."""
+    from keras_maskrcnn.inference.arguments import USUAL_SCORE
+
+    return USUAL_SCORE if args.score is None else args.score
 
 
 def predict_videos(predictor, args):
@@ -54,9 +63,9 @@ def predict_videos(predictor, args):
     failures = []
     for number, path in enumerate(args.videos):
         folder = pathlib.Path(args.output) / f"{number:04d}-{short_stem(path.stem)}"
-        tracker = Tracker(high=args.score) if args.track else None
+        tracker = Tracker(high=_sure(args)) if args.track else None
         try:
-            done = predict_video(predictor, path, folder, tracker, args.score, args.batch_size, bar_of("frame"))
+            done = predict_video(predictor, path, folder, tracker, args.score or 0.0, args.batch_size, bar_of("frame"))
         except (ValueError, MemoryError) as error:
             failures.append(f"{path}: {str(error) or type(error).__name__}")
             continue

@@ -49,7 +49,8 @@ def split_dataset(dataset, fractions, seed=0, groups=()):
             f"Every part must get at least one image. Received {len(dataset)} images in {len(units)} groups; none is "
             f"left for the fractions {empty}. Increase these fractions, or add images."
         )
-    return [_subset(dataset, chosen, number) for number, chosen in enumerate(positions, start=1)]
+    name = dataset.name
+    return [subset(dataset, chosen, f"part {number} of {name}") for number, chosen in enumerate(positions, start=1)]
 
 
 def write_parts(folder, parts, copies):
@@ -71,12 +72,13 @@ def write_parts(folder, parts, copies):
         write_together(folder, {name: text_writer(text) for name, text in texts.items()})
 
 
-def _subset(dataset, positions, number):
+def subset(dataset, positions, name):
+    """The Dataset of some of the images, with their ids; name: str, for messages."""
     return Dataset(
         dataset.records.take(positions),
         dataset.class_names,
         dataset.category_ids,
-        f"part {number} of {dataset.name}",
+        name,
         dataset.on_error,
         image_dir=dataset.image_dir,
     )

@@ -15,6 +15,8 @@ _MODULES = {  # public name -> its module in the package
     "explain_dataset": "evaluation.misses",
     "format_metrics": "evaluation.figures",
     "match_detections": "evaluation.matching",
+    "rank": "evaluation.ranking",
+    "tune": "evaluation.tuning",
 }
 
 __all__ = sorted(_MODULES)

@@ -11,8 +11,7 @@ from keras_maskrcnn.evaluation.curves import precision_recall, reliability, scor
 from keras_maskrcnn.evaluation.errors import error_kinds
 from keras_maskrcnn.evaluation.figures import BOUNDARY, coco_metrics
 from keras_maskrcnn.evaluation.matching import match_detections
-
-MIN_SCORE = 0.5  # of `predict`: what its users see
+from keras_maskrcnn.inference.arguments import USUAL_SCORE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +92,7 @@ def analyse(ground_truth, detections, iou_types=("bbox", "segm"), max_detections
         metrics=metrics,
         errors=errors,
         curves=precision_recall(matches),
-        confusion=confusion_matrix(matches, MIN_SCORE),
+        confusion=confusion_matrix(matches, USUAL_SCORE),
         histogram=score_histogram(matches),
         reliability=reliability(matches),
     )

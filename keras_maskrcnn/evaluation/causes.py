@@ -75,7 +75,8 @@ def remedy(misses, config):
         return _class_remedy(misses)
     if cause == THRESHOLD:
         lowest = min(miss.score for miss in misses)
-        return f"lower score_threshold from {limit} to {math.floor(lowest * 1000 - 1e-6) / 1000:g}, or train longer"
+        field = "score_threshold" if config.class_thresholds is None else "class_thresholds"
+        return f"lower {field} from {limit} to {math.floor(lowest * 1000 - 1e-6) / 1000:g}, or train longer"
     if cause == CAP:
         field = "max_detections" if misses[0].limit == config.max_detections else "detection_candidates"
         return f"raise {field} from {limit} to {most('rank')}"

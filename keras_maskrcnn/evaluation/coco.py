@@ -26,6 +26,7 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0, batch_size=Non
     Images go through at the size the config gives them, in batches as `Predictor.stream` makes them: with the same
     answers as one at a time. Processes that train together share the images, and all get the figures. The model's
     classes are joined with the dataset's by name, whatever their order; the figures are those of the dataset's own ids.
+    All detections above the config's `score_threshold` count, also those that a tuned model gives to nobody else.
     A model without real names ("class 0", ...) has its labels in the dataset's order.
 
     Args:
@@ -74,10 +75,10 @@ class DetectedDataset:
         return metrics | {"seconds_per_image": self.seconds_per_image, "images_at_cap": self.images_at_cap}
 
 
-def detect_dataset(model, dataset, max_detections=None, verbose=0, batch_size=None):
+def detect_dataset(model, dataset, max_detections=None, verbose=0, batch_size=None, nms_threshold=None):
     """Run the model over a dataset and keep its detections, as `evaluate_coco` counts them.
 
-    Args: as of `evaluate_coco`, with its errors.
+    Args: as of `evaluate_coco`, with its errors; nms_threshold: as for Predictor.
 
     Returns:
         DetectedDataset.
@@ -95,7 +96,7 @@ def detect_dataset(model, dataset, max_detections=None, verbose=0, batch_size=No
     started = time.perf_counter()
     team = backend.team_of(model)
     own = range(team.index, len(dataset), team.count)
-    found = team.everyone(lambda: _detect(model, dataset, own, truth, category_ids, batch_size, verbose))
+    found = team.everyone(lambda: _detect(model, dataset, own, truth, category_ids, batch_size, verbose, nms_threshold))
     seconds = (time.perf_counter() - started) / len(dataset)
     by_image = dict(sorted(pair for part in found for pair in part.items()))  # in the order of a single process
     detections = [result for _, results in by_image.values() for result in results]
@@ -103,7 +104,7 @@ def detect_dataset(model, dataset, max_detections=None, verbose=0, batch_size=No
     return DetectedDataset(truth, detections, max_detections, iou_types_of(model.config), seconds, float(at_cap), team)
 
 
-def _detect(model, dataset, positions, truth, category_ids, batch_size, verbose):
+def _detect(model, dataset, positions, truth, category_ids, batch_size, verbose, nms_threshold):
     """What the model finds: dict from position to (number of detections, COCO results of the dataset's categories)."""
     image_ids, known = [dataset.image_ids[position] for position in positions], set(dataset.category_ids)
 
@@ -118,7 +119,9 @@ def _detect(model, dataset, positions, truth, category_ids, batch_size, verbose)
     found = {}
     with progress_bar(len(sources), unit_name="image", verbose=verbose) as progress:
         # Results are small, so any image may share a batch with any other.
-        for answer in Predictor(model).stream(sources, finish, batch_size, sizes, window=max(1, len(sources))):
+        # The lowest threshold: average precision takes all detections, also after `tune`.
+        predictor = Predictor(model, model.config.lowest_score, nms_threshold=nms_threshold)
+        for answer in predictor.stream(sources, finish, batch_size, sizes, window=max(1, len(sources))):
             if answer.error is not None:
                 raise answer.error
             found[positions[answer.index]] = answer.result

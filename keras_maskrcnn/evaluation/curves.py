@@ -78,28 +78,43 @@ def score_histogram(matches, bins=20):
 def reliability(matches, bins=10):
     """Whether scores are probabilities: in each bin of scores, the mean score beside the share that is right.
 
-    The expected calibration error is the mean distance of the two, weighted by the number of detections (Guo et al.,
-    On calibration of modern neural networks, 2017, eq. 5; for detections Kueppers et al., 2020, without the place).
     What is right depends on the IoU of the matches.
 
     Returns:
         Dict: `edges` (bins + 1 floats), `count` (bins ints), `score` and `right` (bins floats, None where the bin is
-        empty), `calibration_error` (float, None without detections).
+        empty), `calibration_error` (float, None without detections: see the function).
     """
     counted = ~matches.ignored
     place, scores, right = _places(matches.score, bins)[counted], matches.score[counted], matches.right[counted]
     count = np.bincount(place, minlength=bins)
     score, share = (_means(values, place, count) for values in (scores, right.astype(np.float64)))
-    error = None
-    if count.sum():
-        error = float(sum(n * abs(a - b) for n, a, b in zip(count, score, share) if n) / count.sum())
     return {
         "edges": np.linspace(0, 1, bins + 1).tolist(),
         "count": count.tolist(),
         "score": score,
         "right": share,
-        "calibration_error": error,
+        "calibration_error": calibration_error(scores, right, bins),
     }
+
+
+def calibration_error(scores, right, bins=10):
+    """The expected calibration error: how far scores are from the share that is right, on average.
+
+    In each bin of scores the distance of the mean score and the share, weighted by the number of detections (Guo et
+    al., On calibration of modern neural networks, 2017, eq. 5; for detections Kueppers et al., 2020, without the
+    place).
+
+    Args:
+        scores: float (N,). right: bool (N,).
+
+    Returns:
+        float, or None without detections.
+    """
+    if not len(scores):
+        return None
+    place = _places(scores, bins)
+    gaps = np.bincount(place, scores, bins) - np.bincount(place, np.asarray(right, np.float64), bins)
+    return float(np.abs(gaps).sum() / len(scores))
 
 
 def _places(scores, bins):

@@ -13,6 +13,7 @@ from keras_maskrcnn.network.rpn import NEVER, rank_anchors, suppress_ranked
 
 _CHUNK = 8192  # boxes compared with all objects at once
 _TIE = 1e-5  # of IoU: objects with the same box have the same boxes
+_OF_PAIRS = ("calibration", "box_weights", "min_box_size", "max_log_scale")  # limits that thresholds do not change
 _ROWS = 64  # boxes that are classified later come in multiples of this: JAX compiles each number of them
 
 
@@ -67,6 +68,7 @@ class Flow:
         anchors: float (N, 4). decoded: dict of all anchors after the RPN moved them: boxes (N, 4), scores (N,) logits,
             order (N,) rows of `anchors`, valid (N,), on_image (N,): valid but for the least size, level (N,), rank
             (N,) on the level, from 0.
+        thresholds: float (K,), the score that detections of each class must exceed.
         ranked: bool (N,), rows of `decoded` above the RPN's cut. survivors: int, rows of `decoded` that the RPN's NMS
             keeps, best first. num_proposals: int: so many of these become proposals.
         proposals: float (P, 4). probabilities: float (P, K + 1), background last.
@@ -77,6 +79,7 @@ class Flow:
 
     def __init__(self, model, inputs, options=None):
         self.model, self.limits = model, model.detection_limits(options)
+        self.thresholds = _thresholds(self.limits, model.config.num_classes)
         images, sizes = inputs["images"], ops.cast(inputs["image_sizes"], "int32")
         self.features = model.extract_features(ops.convert_to_tensor(images), sizes)
         proposals = model.propose(self.features)
@@ -111,7 +114,7 @@ class Flow:
         valid = ops.convert_to_numpy(proposals["valid"])[0]
         self.probabilities = ops.convert_to_numpy(ops.softmax(classified["class_logits"], axis=-1))[0][valid]
         self.pairs = self._all_pairs(classified)
-        names = ("score_threshold", "candidates", "box_weights", "min_box_size", "max_log_scale")
+        names = ("score_threshold", "class_thresholds", "candidates", *_OF_PAIRS)
         candidates = rank_pairs(**classified, **{name: self.limits[name] for name in names})
         agnostic = self.limits["class_agnostic_nms"] or self.model.config.num_classes == 1
         count = int(candidates["scores"].shape[1])
@@ -121,7 +124,7 @@ class Flow:
 
     def _all_pairs(self, classified):
         num_pairs = int(np.prod(classified["class_logits"].shape[1:]))
-        numbers = {name: self.limits[name] for name in ("box_weights", "min_box_size", "max_log_scale")}
+        numbers = {name: self.limits[name] for name in _OF_PAIRS}
         return _of_image(rank_pairs(**classified, **numbers, score_threshold=0.0, candidates=num_pairs))
 
     def classify(self, boxes):
@@ -148,6 +151,20 @@ class Flow:
                 {name: ops.convert_to_numpy(values)[:, : most - padding] for name, values in described.items()}
             )
         return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+
+
+def _thresholds(limits, num_classes):
+    """Float (K,): what the final scores of the only image must exceed."""
+    lowest = limits["score_threshold"]
+    if limits["calibration"] is not None:
+        lowest = [
+            np.interp(np.ravel(ops.convert_to_numpy(lowest))[0], *np.transpose(table))
+            for table in limits["calibration"]
+        ]
+    thresholds = np.broadcast_to(np.ravel(ops.convert_to_numpy(lowest)), num_classes)
+    if limits["class_thresholds"] is not None:
+        thresholds = np.maximum(thresholds, np.ravel(ops.convert_to_numpy(limits["class_thresholds"])))
+    return thresholds
 
 
 def _of_image(ranked):

@@ -43,7 +43,7 @@ class Judge:
     def __init__(self, flow, boxes, seen, config):
         self.flow, self.objects, self.seen, self.config = flow, np.asarray(boxes, np.float32), seen, config
         self.labels, self.least, self.names = seen.labels, seen.least, (*config.class_names, "background")
-        self.threshold = float(np.ravel(flow.limits["score_threshold"])[0])
+        self.thresholds = flow.thresholds[self.labels]  # of each object's class
         self.agnostic = config.class_agnostic_nms
         decoded, outputs = flow.decoded, flow.outputs
         self.decoded = Boxes(decoded["boxes"], boxes, decoded["valid"])
@@ -96,7 +96,7 @@ class Judge:
 
     def _beyond_candidates(self, place):
         pairs = self.flow.pairs
-        among = (pairs["labels"] == self.labels[place]) & (pairs["scores"] > self.threshold)
+        among = (pairs["labels"] == self.labels[place]) & (pairs["scores"] > self.thresholds[place])
         rows = self.pairs.of(place, self.least, among)
         if not len(rows):
             return None
@@ -143,14 +143,15 @@ class Judge:
         label, pairs = self.labels[place], self.flow.pairs
         likeliest = self.flow.probabilities.argmax(axis=1)
         rows = self.pairs.of(place, self.least, pairs["labels"] == label)
-        likely = (likeliest[pairs["rows"][rows]] == label) | (pairs["scores"][rows] > _UNSURE)
+        proposals = pairs["rows"][rows]
+        likely = (likeliest[proposals] == label) | (self.flow.probabilities[proposals, label] > _UNSURE)
         if likely.any():
             row = rows[likely][np.argmax(pairs["scores"][rows[likely]])]
             other = likeliest[pairs["rows"][row]]
             facts = {} if other == label else {"seen_as": self.names[other]}
             return {
                 "cause": THRESHOLD,
-                "limit": self.threshold,
+                "limit": self.thresholds[place],
                 **self._of_pair(pairs, self.pairs, row, place),
                 **facts,
             }
@@ -158,7 +159,8 @@ class Judge:
         if not len(rows):
             return None
         scores = self.flow.probabilities[rows, label]
-        right = (likeliest[rows] == label) | (scores > min(self.threshold, _UNSURE))
+        lowest = float(np.ravel(self.flow.limits["score_threshold"])[0])  # of scores before calibration, as these
+        right = (likeliest[rows] == label) | (scores > min(lowest, _UNSURE))
         return self._poor_box(place, rows[right]) if right.any() else self._other_class(place, rows, scores)
 
     def _other_class(self, place, rows, scores):
@@ -260,7 +262,7 @@ class Judge:
         good = []  # (job, its pair)
         for number, (place, *_) in enumerate(jobs):
             among = (pairs["rows"] == number) & (pairs["labels"] == self.labels[place])
-            rows = boxes.of(place, self.least, among & (pairs["scores"] > self.threshold))
+            rows = boxes.of(place, self.least, among & (pairs["scores"] > self.thresholds[place]))
             if len(rows) and self._survives(pairs, rows[0], self.labels[place]):
                 good.append((jobs[number], rows[0]))
         if not good:

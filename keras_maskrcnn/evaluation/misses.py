@@ -143,7 +143,7 @@ def explain(model, image, truth, iou=0.5, score_threshold=None, category_ids=Non
         truth: list of the image's annotations in COCO's form: category_id, bbox [x, y, width, height] in image pixels,
             and segmentation. Crowd regions count for nothing.
         iou: float, the least IoU of a match.
-        score_threshold: float, at least the config's. None: the config's.
+        score_threshold: float, at least the config's. None: the config's, which after `tune` are those of each class.
         category_ids: K ids in `truth` of the model's labels 0..K-1. None: the config's.
 
     Returns:
@@ -182,7 +182,7 @@ def explain(model, image, truth, iou=0.5, score_threshold=None, category_ids=Non
 
 
 def explain_dataset(model, dataset, image_ids=None, category_ids=None, iou=0.5, on_image=None):
-    """Explain the misses in many images, one after the other.
+    """Explain the misses in many images, one after the other, among all detections that `evaluate_coco` counts.
 
     Args:
         model: MaskRCNN. dataset: any of `data`'s datasets.
@@ -197,6 +197,7 @@ def explain_dataset(model, dataset, image_ids=None, category_ids=None, iou=0.5, 
     from keras_maskrcnn.evaluation.coco import category_ids_of
 
     truth = dataset.to_coco()
+    lowest = model.config.lowest_score if model.config.tuned else None
     ids = category_ids_of(model.config, dataset, truth) if category_ids is None else category_ids
     groups = collections.defaultdict(list)
     for row, entry in enumerate(truth["annotations"]):
@@ -211,7 +212,7 @@ def explain_dataset(model, dataset, image_ids=None, category_ids=None, iou=0.5, 
             unreadable.append(image_id)
             continue
         rows, objects = zip(*groups[image_id], strict=True) if groups[image_id] else ((), ())
-        found = explain(model, image, objects, iou, category_ids=ids).misses
+        found = explain(model, image, objects, iou, lowest, ids).misses
         misses += [(image_id, dataclasses.replace(miss, position=rows[miss.position])) for miss in found]
         images |= {image_id} if found else set()
         if on_image is not None:

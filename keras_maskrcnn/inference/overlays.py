@@ -49,7 +49,7 @@ def overlays(model, dataset, count, score_threshold=OVERLAY_SCORE):
         (stem of the image's file, or the image's id if it has no file; uint8 (h, w, 3)).
     """
     dataset = getattr(dataset, "dataset", dataset)
-    predictor = Predictor(model, max(score_threshold, model.config.score_threshold))
+    predictor = Predictor(model, max(score_threshold, model.config.lowest_score))
     truth = dataset.to_coco()
     names = {category["id"]: category["name"] for category in truth["categories"]}
     files = {entry["id"]: entry.get("file_name") for entry in truth["images"]}

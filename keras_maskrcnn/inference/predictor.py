@@ -16,7 +16,7 @@ from keras_maskrcnn.geometry.resizing import (
     resize_image,
 )
 from keras_maskrcnn.host.caches import compiled_folder
-from keras_maskrcnn.inference.arguments import check_arguments
+from keras_maskrcnn.inference.arguments import check_arguments, thresholds_of
 from keras_maskrcnn.inference.found import FoundInstances
 from keras_maskrcnn.inference.frames import boxes_in_image, moved_values
 from keras_maskrcnn.inference.image_predictor import ImagePredictor
@@ -27,20 +27,26 @@ class Predictor(ImagePredictor):
 
     Args:
         model: MaskRCNN, or anything with `.config` and `.predict_on_batch(batch)`.
-        score_threshold: float in 0..1, detections below it are dropped. None means the config's. It cannot be lower
-            than the config's, because the model does not return those detections.
+        score_threshold: float in 0..1, detections of all classes below it are dropped. None means the config's, which
+            after `tune` are those of each class. It cannot be lower than the config's `lowest_score`, because the
+            model does not return those detections.
         tile: int, image pixels: larger images are cut into overlapping squares of this side. Each is resized like
             an image of its size; detections are merged by their masks (`tiling.py`). None never cuts. With
             `image_scale` in the config all scales stay; else `tile=config.min_size` keeps them.
         overlap: share of a tile's side in common with the next tile. Should not be smaller than the objects.
+        nms_threshold: float in 0..1, or None for the config's.
     """
 
-    def __init__(self, model, score_threshold=None, tile=None, overlap=0.2):
-        check_arguments(model.config.score_threshold, score_threshold, tile, overlap)
+    def __init__(self, model, score_threshold=None, tile=None, overlap=0.2, nms_threshold=None):
+        check_arguments(model.config.lowest_score, score_threshold, tile, overlap, nms_threshold)
         backend.keep_compiled(compiled_folder())
         super().__init__(model.config, tile, overlap)
         self.model = model
-        self.score_threshold = model.config.score_threshold if score_threshold is None else score_threshold
+        thresholds = thresholds_of(model.config, score_threshold)
+        self.thresholds, self.score_threshold = thresholds.astype(np.float32), float(thresholds.min())
+        # What the model must be told: it has the thresholds of classes inside.
+        given = {"score_threshold": score_threshold if model.config.tuned else None, "nms_threshold": nms_threshold}
+        self.options = {name: value for name, value in given.items() if value is not None}
 
     # Streaming -------------------------------------------------------------------------------------------------
 
@@ -88,6 +94,7 @@ class NetworkBatch:
         self.inputs = {
             "images": np.zeros((rows, *canvas, config.num_channels), np.float32),
             "image_sizes": np.ones((rows, 2), np.int32),
+            **{name: np.full(rows, value, np.float32) for name, value in predictor.options.items()},
         }
 
     def fill(self, row, image):
@@ -110,7 +117,7 @@ class NetworkBatch:
         out = {key: values[row] for key, values in self.outputs.items()}
         size = tuple(int(side) for side in out.pop("image_sizes"))
         boxes = boxes_in_image(out["boxes"], size, (height, width), config.canvas)
-        kept = out["valid"].astype(bool) & (out["scores"] >= self.predictor.score_threshold)
+        kept = out["valid"].astype(bool) & (out["scores"] >= self.predictor.thresholds[out["labels"]])
         kept &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # Detectron2 and matterport leave out what has no area
         rows = {key: values[kept] for key, values in out.items()}
         scale = np.array([[width / size[1], height / size[0]]], np.float32)

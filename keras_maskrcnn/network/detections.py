@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.boxes import MAX_LOG_SCALE, clip_boxes, decode_boxes, sides_reach
+from keras_maskrcnn.network.calibration import calibrate
 
 
 def select_detections(*, nms_threshold, class_agnostic_nms, max_detections, image_limits=None, class_logits, **pairs):
@@ -16,7 +17,10 @@ def select_detections(*, nms_threshold, class_agnostic_nms, max_detections, imag
         class_logits: float (B, P, K + 1), background last. deltas: float (B, P, K, [dx, dy, dw, dh]).
         proposals: float (B, P, 4) network pixels. proposals_valid: bool (B, P).
         image_sizes: int (B, [height, width]), network pixels.
-        score_threshold: detections score more than this. nms_threshold: IoU. Both a number or float (B,).
+        score_threshold: detections score more than this, before calibration. nms_threshold: IoU. Both a number or
+            float (B,).
+        class_thresholds: None, or float (K,) or (B, K): detections of each class score more than this as well, after
+            calibration. calibration: None, or K tables, see `calibration.py`: the scores become what the tables say.
         class_agnostic_nms: whether classes suppress each other.
         max_detections: D. candidates: largest number of (proposal, class) pairs before NMS.
         box_weights: weights of the box coder. min_box_size: network pixels; boxes with a shorter side are dropped.
@@ -49,6 +53,8 @@ def select_best_classes(
     image_limits=None,
     max_log_scale=MAX_LOG_SCALE,
     origins=None,
+    class_thresholds=None,
+    calibration=None,
 ):
     """As `select_detections`, with one class for each RoI: the best of all, background included (matterport).
 
@@ -64,6 +70,12 @@ def select_best_classes(
     passed = ops.logical_and(ops.logical_and(best < num_classes, scores >= lowest), proposals_valid)
     labels = ops.minimum(best, num_classes - 1)
     own = ops.cast(ops.arange(num_classes) == labels[..., None], deltas.dtype)
+    if calibration is not None:
+        scores = ops.sum(calibrate(probabilities[..., :num_classes], calibration) * own, axis=-1)
+        scores = ops.where(proposals_valid, scores, 0.0)
+    if class_thresholds is not None:
+        lowest = ops.sum(_of_classes(class_thresholds, scores.dtype) * own, axis=-1)
+        passed = ops.logical_and(passed, scores >= lowest)
     deltas = ops.sum(deltas * own[..., None], axis=2)
     boxes = clip_boxes(decode_boxes(deltas, proposals, box_weights, max_log_scale), image_sizes, origins)
     if min_box_size:
@@ -104,6 +116,8 @@ def rank_pairs(
     min_box_size,
     max_log_scale=MAX_LOG_SCALE,
     origins=None,
+    class_thresholds=None,
+    calibration=None,
 ):
     """The best pairs of a proposal and a class, refined: the first half of `select_detections`, with its arguments.
 
@@ -116,6 +130,9 @@ def rank_pairs(
     batch = ops.shape(class_logits)[0]
     scores = ops.softmax(class_logits, axis=-1)[..., :num_classes]
     scores = ops.where(proposals_valid[..., None], scores, 0.0)
+    if calibration is not None or class_thresholds is not None:
+        scores = _tuned(scores, score_threshold, class_thresholds, calibration)
+        score_threshold = 0.0  # others are zeros now
     scores = ops.reshape(scores, (batch, -1))
     scores = ops.where(scores > ops.cast(ops.reshape(score_threshold, (-1, 1)), scores.dtype), scores, 0.0)
     count = backend.smaller(candidates, ops.shape(scores)[1])
@@ -127,6 +144,22 @@ def rank_pairs(
     boxes = clip_boxes(decode_boxes(deltas, proposals, box_weights, max_log_scale), image_sizes, origins)
     passed = ops.logical_and(passed, sides_reach(boxes, min_box_size))
     return {"boxes": boxes, "scores": scores, "labels": labels, "rows": rows, "passed": passed}
+
+
+def _tuned(scores, score_threshold, class_thresholds, calibration):
+    """Calibrated scores (B, P, K), zero where the score or the calibrated one does not pass its threshold."""
+    passed = scores > ops.cast(ops.reshape(score_threshold, (-1, 1, 1)), scores.dtype)
+    if calibration is not None:
+        scores = ops.cast(calibrate(scores, calibration), scores.dtype)
+    if class_thresholds is not None:
+        passed = ops.logical_and(passed, scores > _of_classes(class_thresholds, scores.dtype))
+    return ops.where(passed, scores, 0.0)
+
+
+def _of_classes(class_thresholds, dtype):
+    """Thresholds (K,) or (B, K) beside scores (B, P, K): (1 or B, 1, K)."""
+    thresholds = ops.cast(class_thresholds, dtype)
+    return ops.reshape(thresholds, (-1, 1, thresholds.shape[-1]))
 
 
 def suppress_pairs(ranked, nms_threshold, class_agnostic_nms, max_detections):

@@ -1,7 +1,8 @@
 """The report on a model's errors as a page: what each kind costs, with pictures, and the figures behind it.
 
-In: an `Analysis` and the dataset. Out: `index.html`, one file that contains its pictures, and `report.json` with the
-numbers. The number and the size of the pictures are bounded, so the page of any dataset stays below 10 MB.
+In: an `Analysis` and the dataset. Out: `index.html`, one file that contains its pictures, `report.json` with the
+numbers, and `suspicious.json`, a COCO file of labels that are probably wrong. The number and the size of the pictures
+are bounded, so the page of any dataset stays below 10 MB.
 """
 
 import pathlib
@@ -20,11 +21,13 @@ from keras_maskrcnn.evaluation.errors import (
     MISSED,
 )
 from keras_maskrcnn.evaluation.matching import NONE
+from keras_maskrcnn.evaluation.suspects import find_suspects
 from keras_maskrcnn.host.files import write_json
 from keras_maskrcnn.pages import charts
 from keras_maskrcnn.pages.error_scenes import Scenes, overlap_with
 from keras_maskrcnn.pages.html import write_page_file
 from keras_maskrcnn.pages.miss_section import miss_figures, miss_section
+from keras_maskrcnn.pages.suspect_section import suspect_section, write_suspects
 
 PICTURES = 20  # of each kind
 _CLASSES = 100  # in the table of classes, worst first; the JSON has all
@@ -44,7 +47,7 @@ _MEANING = {
 
 
 def write_errors_page(folder, analysis, dataset, title, misses=None):
-    """Write `index.html` and `report.json` into a folder. What an earlier call wrote there is replaced.
+    """Write `index.html`, `report.json` and `suspicious.json` into a folder. What an earlier call wrote is replaced.
 
     Args:
         folder: made if it is missing.
@@ -60,6 +63,8 @@ def write_errors_page(folder, analysis, dataset, title, misses=None):
     errors = {kind: _sorted_errors(analysis, kind) for kind in KINDS}
     listed = {kind: [_entry(analysis, error) for error in found[:_LISTED]] for kind, found in errors.items()}
     why = {} if misses is None else {"why_missed": miss_figures(misses)}
+    suspects = find_suspects(analysis.main.matches)
+    why |= {"suspicious_labels": write_suspects(folder, suspects, analysis)}
     write_json(folder / "report.json", analysis.to_dict() | {"worst_errors": listed} | why)
     page = folder / "index.html"
     write_page_file(
@@ -74,6 +79,7 @@ def write_errors_page(folder, analysis, dataset, title, misses=None):
         totals=_totals(analysis),
         kinds=_pictured(analysis, dataset, errors),
         misses=None if misses is None else miss_section(misses, analysis, dataset),
+        suspects=suspect_section(suspects, analysis, dataset),
         classes=_classes(analysis)[:_CLASSES],
         num_classes=len(analysis.curves),
         mean_curve=_mean_curve(analysis),

@@ -2,6 +2,7 @@
 
 In: a run folder that `experiment.py` wrote. Out: `index.html` in it. The page shows the folder's own pictures by
 relative links, so the folder can be moved or mailed as a whole. Everything on it is read from the folder's files.
+`evaluate --report` with a folder inside the run folder writes it anew, with a link.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.evaluation.figures import main_figure
 from keras_maskrcnn.pages.html import write_page_file
 from keras_maskrcnn.pages.run_files import read_course, read_figures, read_run_config
+from keras_maskrcnn.pages.suspect_section import FILE as SUSPICIOUS
 
 _COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the COCO figures that are shown
 _OPEN_CLASSES = 100  # up to this many classes are shown without a click
@@ -44,6 +46,7 @@ def write_run_page(run_dir):
         title=f"Training run: {run_dir.resolve().name}",
         summary=_summary(epochs, best),
         accuracy=_accuracy(metrics) if metrics else None,
+        reports=sorted(path.parent.name for path in run_dir.glob(f"*/{SUSPICIOUS}")),
         overlays=sorted(path.name for path in (run_dir / "overlays").glob("*.png")) if metrics else [],
         command_path=shlex.quote(str(model)),
         python_path=repr(str(model)),

@@ -110,6 +110,7 @@ def train_model(model, train_loader, val_dataset, run_dir, options=None, **field
         keep_for_models()
         backend.keep_compiled(compiled_folder())
         val_dataset = _measurable(val_dataset)
+        _forget_tuning(model)
         data = (model, train_loader, val_dataset, run_dir, options)
         if options.resume:
             state = _resume(model, run_dir, team)
@@ -142,6 +143,13 @@ def _measurable(val_dataset):
         return val_dataset
     _LOG.info("%s Average precision is undefined: nothing is measured, and last.keras is the model.", problem)
     return None
+
+
+def _forget_tuning(model):
+    """Thresholds and calibration were found for the weights as they are now."""
+    if model.config.tuned:
+        model.change_detection(class_thresholds=None, calibration=None)
+        _LOG.info("The thresholds of classes and the calibration are dropped: tune the trained model again.")
 
 
 def _begin(model, run_dir, options):

@@ -9,16 +9,22 @@ import pathlib
 import types
 import zipfile
 
-from keras_maskrcnn.inference.arguments import check_arguments
+from keras_maskrcnn.inference.arguments import USUAL_SCORE, check_arguments
 from keras_maskrcnn.runs.folder import find_model
 
 
-def open_predictor(path, score_threshold=None, tile=None, overlap=0.2, **options):
+def usual_score(tuned):
+    """The score threshold where nobody gives one: None, the thresholds of classes, of a tuned model; else 0.5."""
+    return None if tuned else USUAL_SCORE
+
+
+def open_predictor(path, score_threshold=None, tile=None, overlap=0.2, usual=False, **options):
     """Open a model for prediction: what every engine does in the process that computes.
 
     Args:
         path: `.keras` file, run folder, .onnx file, or SavedModel (the folder of one version, or of all versions).
         score_threshold, tile, overlap: as for `Predictor`.
+        usual: whether a `score_threshold` of None stands for `usual_score`.
         **options: of an .onnx file, as for `OnnxPredictor`: runtime, device.
 
     Returns:
@@ -27,6 +33,8 @@ def open_predictor(path, score_threshold=None, tile=None, overlap=0.2, **options
     Raises:
         ValueError: there is no such model, or an argument is invalid.
     """
+    if usual and score_threshold is None and (is_onnx(path) or is_saved_model(path)):
+        score_threshold = usual_score(read_fields(path).tuned)
     if is_onnx(path):
         from keras_maskrcnn.serving.onnx_predictor import OnnxPredictor
 
@@ -38,17 +46,20 @@ def open_predictor(path, score_threshold=None, tile=None, overlap=0.2, **options
     from keras_maskrcnn.inference.predictor import Predictor
     from keras_maskrcnn.weights.models import load_model
 
-    return Predictor(load_model(find_model(path)), score_threshold, tile, overlap)
+    model = load_model(find_model(path))
+    if usual and score_threshold is None:
+        score_threshold = usual_score(model.config.tuned)
+    return Predictor(model, score_threshold, tile, overlap)
 
 
 def check_options(path, score_threshold=None, tile=None, overlap=0.2):
     """Raise what `open_predictor` would raise about these arguments, before processes are started for it."""
-    lowest = 0 if is_onnx(path) or is_saved_model(path) else read_fields(path).score_threshold
+    lowest = 0 if is_onnx(path) or is_saved_model(path) else read_fields(path).lowest_score
     check_arguments(lowest, score_threshold, tile, overlap)
 
 
 def read_fields(path):
-    """What the file of a model says about its images: an object with num_channels, image_dtype, score_threshold."""
+    """What the file of a model says about its images: an object with num_channels, image_dtype, lowest_score, tuned."""
     if is_onnx(path):
         from keras_maskrcnn.serving.onnx_predictor import read_config
 
@@ -60,8 +71,13 @@ def read_fields(path):
         return read_config(find_version(path))
     with zipfile.ZipFile(find_model(path)) as archive:
         fields = json.loads(archive.read("config.json"))["config"]["config"]
-    kept = {name: fields[name] for name in ("image_dtype", "score_threshold")}
-    return types.SimpleNamespace(num_channels=len(fields["pixel_mean"]), **kept)
+    calibrated = fields.get("calibration") is not None
+    return types.SimpleNamespace(
+        num_channels=len(fields["pixel_mean"]),
+        image_dtype=fields["image_dtype"],
+        lowest_score=0.0 if calibrated else fields["score_threshold"],
+        tuned=calibrated or fields.get("class_thresholds") is not None,
+    )
 
 
 def is_onnx(path):

@@ -18,7 +18,8 @@ class ExportPredictor(ImagePredictor):
 
     Args:
         config: MaskRCNNConfig, from the export.
-        score_threshold: float in 0..1; detections score more than this. None means the model's threshold.
+        score_threshold: float in 0..1; detections score more than this. None means the model's threshold, or those of
+            its classes.
         nms_threshold: float in 0..1, or None for the model's threshold.
         tile, overlap: as for `Predictor`.
 
@@ -27,9 +28,7 @@ class ExportPredictor(ImagePredictor):
     """
 
     def __init__(self, config, score_threshold=None, nms_threshold=None, tile=None, overlap=0.2):
-        check_arguments(0, score_threshold, tile, overlap)
-        if nms_threshold is not None and not 0 <= nms_threshold <= 1:
-            raise ValueError(f"nms_threshold must be in 0..1. Received: {nms_threshold}. Leave it out for the model's.")
+        check_arguments(0, score_threshold, tile, overlap, nms_threshold)
         super().__init__(config, tile, overlap)
         self.options = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
 

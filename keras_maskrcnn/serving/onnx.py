@@ -19,7 +19,8 @@ def export_onnx(model, path, input_dtype=None, opset=OPSET, overwrite=False):
 
     Input `images` (B, H, W, C), not normalised, any B, H and W. Three more inputs need not be given: `score_threshold`
     and `nms_threshold` float32 (), `max_detections` int32 (), at most the model's. Their defaults, also for negative
-    numbers, are the model's. Outputs, D = the model's `max_detections` rows, M = `mask_size`:
+    numbers, are the model's; the score's is -1 if `tune` gave the model thresholds of classes. Outputs, D = the model's
+    `max_detections` rows, M = `mask_size`:
         boxes    float32 (B, D, [x1, y1, x2, y2]), pixels of the input images
         scores   float32 (B, D), descending       labels  int32 (B, D), 0..K-1
         masks    float32 (B, D, M, M), probabilities in the frame of each box
@@ -103,9 +104,11 @@ def _set_defaults(graph, config):
     """Give the scalar inputs the model's values: an initializer of an input's name is its default."""
     from onnx import numpy_helper
 
+    from keras_maskrcnn.serving.signatures import own_value
+
     for value in graph.input:
         if value.name != INPUT:
-            default = np.array(getattr(config, value.name), "int32" if value.name == "max_detections" else "float32")
+            default = np.array(own_value(config, value.name), "int32" if value.name == "max_detections" else "float32")
             graph.initializer.append(numpy_helper.from_array(default, value.name))
 
 

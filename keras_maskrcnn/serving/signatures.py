@@ -16,7 +16,8 @@ explains why they are missing.
         score_threshold  float32 (B,)   detections score more than this
         nms_threshold    float32 (B,)   NMS removes the lower-scoring of two detections with a higher IoU
         max_detections   int32 (B,)     at most the model's D
-    NaN or a negative number selects the model's value. The options apply inside the model, during NMS.
+    NaN or a negative number selects the model's value; for the score of a model that was tuned (docs/tuning.md) these
+    are the thresholds of its classes. The options apply inside the model, during NMS.
 
     boxes           float32 (B, D, [x1, y1, x2, y2])  pixels of the input image (after EXIF rotation)
     scores          float32 (B, D)                    descending
@@ -99,6 +100,11 @@ def without_files(config):
     )
 
 
+def own_value(config, name):
+    """The model's value of an option. -1 stands for the score thresholds of classes, which are inside the model."""
+    return -1 if name == "score_threshold" and config.tuned else getattr(config, name)
+
+
 def valid_options(config, batch, given):
     """The options of each image: the given values if they are valid, else the config's.
 
@@ -110,7 +116,7 @@ def valid_options(config, batch, given):
     """
     options = {}
     for name, dtype in OPTIONS.items():
-        own = tf.fill([batch], tf.constant(getattr(config, name), dtype))
+        own = tf.fill([batch], tf.constant(own_value(config, name), dtype))
         most = config.max_detections if name == "max_detections" else 1.0
         value = given.get(name, own)
         options[name] = tf.where(value >= 0, tf.minimum(value, most), own)

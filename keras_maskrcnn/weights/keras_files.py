@@ -6,14 +6,18 @@ convolution for RGB is adapted to other channels (`inflation.py`). `h5_files.py`
 """
 
 import contextlib
+import copy
+import json
 import pathlib
 import re
 import shutil
 import tempfile
+import zipfile
 
 import h5py
 
-from keras_maskrcnn.host.files import scratch_folder
+from keras_maskrcnn.config import MaskRCNNConfig
+from keras_maskrcnn.host.files import scratch_folder, write_atomically
 from keras_maskrcnn.weights.archive import open_archive
 from keras_maskrcnn.weights.h5_files import array_shapes, open_h5, read_array
 from keras_maskrcnn.weights.inflation import inflate, inflates, note
@@ -24,7 +28,7 @@ from keras_maskrcnn.weights.receipt import Receipt, check_account
 NOT_WEIGHTS = re.compile(r"^(optimizer/|vars/seed_state$)")
 BACKBONE = "backbone/"
 FIRST_CONV = "backbone/stem/conv/vars/0"
-MEMBER = "model.weights.h5"  # inside a .keras archive
+MEMBER, CONFIG = "model.weights.h5", "config.json"  # inside a .keras archive
 EXPECTED = "a file that Keras saved, whole: .keras, or .weights.h5"
 REMEDY = "Copy or download it again, or save it again from the model."
 
@@ -76,6 +80,35 @@ def write_backbone(model, path):
             for key in _weight_shapes(source):
                 if key.startswith(BACKBONE):
                     target[key] = source[key][...]
+
+
+def write_fields(path, output, fields):
+    """Write a `.keras` file with other values of some of its config's fields; all else stays byte for byte.
+
+    Args:
+        path: a `.keras` file of a MaskRCNN. output: the file to write, perhaps the same.
+        fields: dict of fields of MaskRCNNConfig that no layer depends on.
+
+    Raises:
+        WeightFileError: the file is damaged, or of another model. ValueError: a wrong field.
+    """
+    with reading(path, EXPECTED, REMEDY), open_archive(path) as (archive, _):
+        stored = json.loads(archive.read(CONFIG))
+        config = stored["config"]["config"]
+    config.update(MaskRCNNConfig.from_dict(config | fields).to_dict())
+    write_atomically(output, lambda partial: _copy_archive(path, partial, {CONFIG: json.dumps(stored)}))
+
+
+def _copy_archive(path, target, texts):
+    """Copy a zip archive, with other contents of some members: dict of name to str."""
+    with open_archive(path) as (archive, members), zipfile.ZipFile(target, "w") as written:
+        for name, info in members.items():
+            entry = copy.copy(info)  # writing changes it
+            if name in texts:
+                written.writestr(entry, texts[name])
+                continue
+            with archive.open(info) as source, written.open(entry, "w", force_zip64=info.file_size > 2**31) as place:
+                shutil.copyfileobj(source, place)
 
 
 def _weights_file(path, folder):

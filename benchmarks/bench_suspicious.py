@@ -1,0 +1,216 @@
+"""Faults planted into labels, and how many of them the list of suspicious labels has at its top.
+
+    python benchmarks/bench_suspicious.py --model run --data ../shared/data/nuclei/val
+    keras-maskrcnn demo --directory demo && python benchmarks/bench_suspicious.py --model demo/run \
+        --data demo/data/val/annotations.json --images demo/data/val/images
+
+A share of the labels (`--share`) gets another class, is removed, or is moved by half its size, a third each (halves,
+where there is one class). The model, which was trained on other images, detects once; for each seed other faults are
+planted. A fault is found if one of the first n suspects is about it, n being the number of faults. With `--cleanlab
+PYTHON`, the Python of a virtual environment that has cleanlab, images are ranked by its object detection quality score
+and by ours (the worst suspect of the image), and the share of faulty images among the first m is compared, m being
+their number.
+"""
+
+import argparse
+import collections
+import copy
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+from pycocotools import mask as rle
+
+SWAPPED, REMOVED, SHIFTED = "swapped", "removed", "shifted"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a .keras file or run folder")
+    parser.add_argument("--data", help="annotations or folder of a dataset")
+    parser.add_argument("--images", help="folder of the images")
+    parser.add_argument("--share", type=float, default=0.05)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cleanlab", metavar="PYTHON")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        return cleanlab_child(pathlib.Path(args.child))
+    truth, detections = detect(args)
+    rows = collections.defaultdict(list)
+    for seed in range(args.seeds):
+        for name, value in measure(truth, detections, args, seed).items():
+            rows[name].append(value)
+    print(f"{len(truth['annotations'])} labels in {len(truth['images'])} images, {args.seeds} seeds")
+    for name, values in rows.items():
+        print(f"{name:50s} {np.mean(values):.3f}  ({min(values):.3f} to {max(values):.3f})")
+    return 0
+
+
+def detect(args):
+    """(ground truth, detections) of a model."""
+    import keras_maskrcnn as km
+    from keras_maskrcnn.evaluation.coco import detect_dataset
+    from keras_maskrcnn.runs.folder import find_model
+    from keras_maskrcnn.weights.models import load_model
+
+    model, dataset = load_model(find_model(args.model)), km.open_dataset(args.data, args.images)
+    found = detect_dataset(model, dataset, verbose=1)
+    return found.truth, found.detections
+
+
+def measure(truth, detections, args, seed):
+    """Dict of recalls by what is counted."""
+    from keras_maskrcnn.evaluation import match_detections
+    from keras_maskrcnn.evaluation.matching import NONE
+    from keras_maskrcnn.evaluation.suspects import find_suspects
+
+    spoilt, faults = plant(truth, args.share, np.random.default_rng(seed))
+    matches = match_detections(spoilt, detections)
+    suspects = find_suspects(matches, 0)
+    found, worst = set(), {}
+    for place, suspect in enumerate(suspects):
+        image = matches.image[suspect.detection] if suspect.object == NONE else matches.gt_image[suspect.object]
+        worst.setdefault(matches.image_ids[image], suspect.suspicion)
+        if place >= len(faults):
+            continue
+        if suspect.object != NONE:
+            found.add(spoilt["annotations"][matches.gt_row[suspect.object]]["id"])
+        else:
+            found |= removed_there(detections[matches.row[suspect.detection]], faults)
+    result = {"all, at the length of the list": len(found & set(faults)) / len(faults)}
+    for kind in dict.fromkeys(fault["kind"] for fault in faults.values()):
+        own = {key for key, fault in faults.items() if fault["kind"] == kind}
+        result[f"{kind}, at the length of the whole list"] = len(found & own) / len(own)
+    faulty = {fault["label"]["image_id"] for fault in faults.values()}
+    scores = {image["id"]: -worst.get(image["id"], 0) for image in truth["images"]}
+    result["images with faults, ours"] = at_length(scores, faulty)
+    if args.cleanlab:
+        result["images with faults, cleanlab"] = at_length(by_cleanlab(args.cleanlab, spoilt, detections), faulty)
+    return result
+
+
+def at_length(scores, faulty):
+    """The share of faulty images among those with the lowest scores, of their number."""
+    order = sorted(scores, key=scores.get)[: len(faulty)]
+    return len(faulty & set(order)) / len(faulty)
+
+
+def plant(truth, share, rng):
+    """(a copy with faults, dict from the id of a label to its fault: kind and label as it was)."""
+    spoilt = copy.deepcopy(truth)
+    kinds = [REMOVED, SHIFTED] + ([SWAPPED] if len(truth["categories"]) > 1 else [])
+    rows = [row for row, entry in enumerate(truth["annotations"]) if not entry.get("iscrowd")]
+    chosen = rng.permutation(rows)[: max(len(kinds), round(share * len(rows)))]
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    faults, removed = {}, set()
+    for number, row in enumerate(chosen):
+        kind, label = kinds[number % len(kinds)], truth["annotations"][row]
+        faults[label["id"]] = {"kind": kind, "label": label}
+        if kind == REMOVED:
+            removed.add(row)
+        elif kind == SWAPPED:
+            others = [one["id"] for one in truth["categories"] if one["id"] != label["category_id"]]
+            spoilt["annotations"][row]["category_id"] = int(rng.choice(others))
+        else:
+            spoilt["annotations"][row] |= moved(label, sizes[label["image_id"]], rng)
+    spoilt["annotations"] = [one for row, one in enumerate(spoilt["annotations"]) if row not in removed]
+    return spoilt, faults
+
+
+def moved(label, size, rng):
+    """Mask and box moved by half the size of the box, into the image."""
+    mask = decode(label, size)
+    angle = rng.uniform(0, 2 * np.pi)
+    x, y, width, height = label["bbox"]
+    step = np.array([np.sin(angle) * height, np.cos(angle) * width]) / 2
+    inside = (0 <= y + step[0] <= size[0] - height, 0 <= x + step[1] <= size[1] - width)
+    dy, dx = (int(round(s if good else -s)) for s, good in zip(step, inside, strict=True))
+    ys, xs = np.nonzero(mask)
+    ys, xs = np.clip(ys + dy, 0, size[0] - 1), np.clip(xs + dx, 0, size[1] - 1)
+    out = np.zeros_like(mask)
+    out[ys, xs] = 1
+    code = rle.encode(np.asfortranarray(out))
+    return {
+        "segmentation": {"size": list(size), "counts": code["counts"].decode()},
+        "bbox": [float(side) for side in rle.toBbox(code)],
+        "area": int(out.sum()),
+    }
+
+
+def decode(entry, size):
+    code = entry["segmentation"]
+    if isinstance(code, list):
+        code = rle.merge(rle.frPyObjects(code, *size))
+    elif isinstance(code["counts"], list):
+        code = rle.frPyObjects(code, *size)
+    return rle.decode(code)
+
+
+def removed_there(found, faults):
+    """The ids of removed labels whose boxes a detection overlaps by at least 0.5."""
+    near = [
+        (key, fault["label"]["bbox"])
+        for key, fault in faults.items()
+        if fault["kind"] == REMOVED and fault["label"]["image_id"] == found["image_id"]
+    ]
+    if not near:
+        return set()
+    ious = rle.iou(np.array([found["bbox"]]), np.array([box for _, box in near], np.float64), [0] * len(near))[0]
+    return {key for (key, _), iou in zip(near, ious, strict=True) if iou >= 0.5}
+
+
+# cleanlab ------------------------------------------------------------------------------------------------------
+
+
+def by_cleanlab(python, truth, detections):
+    """Dict from image id to cleanlab's quality score, low for bad labels."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "data.json"
+        path.write_text(json.dumps({"truth": slim(truth["annotations"]), "found": slim(detections)} | {
+            "images": [image["id"] for image in truth["images"]],
+            "categories": [category["id"] for category in truth["categories"]],
+        }))  # fmt: skip
+        subprocess.run([python, __file__, "--child", str(path)], check=True)
+        scores = json.loads(path.with_suffix(".out").read_text())
+    return dict(zip([image["id"] for image in truth["images"]], scores, strict=True))
+
+
+def slim(entries):
+    keys = ("image_id", "category_id", "bbox", "score")
+    return [{key: one[key] for key in keys if key in one} for one in entries]
+
+
+def cleanlab_child(path):
+    """Runs in the other Python. cleanlab's license is the AGPL: nothing of it is used anywhere else."""
+    from cleanlab.object_detection.rank import get_label_quality_scores
+
+    data = json.loads(path.read_text())
+    corners = lambda box: [box[0], box[1], box[0] + box[2], box[1] + box[3]]  # noqa: E731
+    place = {key: k for k, key in enumerate(data["categories"])}
+    labels, predictions = [], []
+    for image in data["images"]:
+        own = [one for one in data["truth"] if one["image_id"] == image]
+        labels.append(
+            {
+                "bboxes": np.array([corners(one["bbox"]) for one in own], np.float32).reshape(-1, 4),
+                "labels": np.array([place[one["category_id"]] for one in own], int),
+            }
+        )
+        found = [[] for _ in place]
+        for one in data["found"]:
+            if one["image_id"] == image:
+                found[place[one["category_id"]]].append([*corners(one["bbox"]), one["score"]])
+        predictions.append(
+            np.array([np.array(rows, np.float32).reshape(-1, 5) for rows in found] + [None], object)[:-1]
+        )
+    scores = get_label_quality_scores(labels, predictions, verbose=False)
+    path.with_suffix(".out").write_text(json.dumps([float(score) for score in scores]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
