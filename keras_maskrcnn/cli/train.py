@@ -125,8 +125,16 @@ def _config_fields(args, dataset):
         "max_instances": args.max_instances or most,
         "max_detections": args.max_detections or most,
         **pixel_fields(args),
+        **_branch_field(args, dataset),
         **{name: getattr(args, name) for name in optional if getattr(args, name)},
     }
+
+
+def _branch_field(args, dataset):
+    """The field `branches`, where --branches is given: a dict."""
+    from keras_maskrcnn.config import branches_for_dataset
+
+    return {"branches": branches_for_dataset(args.branches, dataset)} if args.branches else {}
 
 
 def _pretrained_model(args, fields):

@@ -79,6 +79,7 @@ def _subset(dataset, positions, number):
         f"part {number} of {dataset.name}",
         dataset.on_error,
         image_dir=dataset.image_dir,
+        keypoints=dataset.keypoints,
     )
 
 

@@ -269,7 +269,7 @@ def read_architecture(state):
     if missing or not branches:
         raise ValueError(
             f"A Mask R-CNN must have the tensors {needed} and those of a branch, one of {list(BUILT_IN)}. "
-            f"Missing: {missing or 'every branch'}. Use a detector with masks."
+            f"Missing: {missing or 'every branch'}. Use a detector with masks or keypoints."
         )
     convs = _count(state, rf"{head}\.(\d+)\.0\.weight")
     return {
@@ -282,7 +282,7 @@ def read_architecture(state):
         "box_fcs": len([n for n in state if re.fullmatch(rf"{head}\.(fc)?\d+\.weight", n)]),
         "box_features": np.shape(state[f"{predictor}.cls_score.weight"])[1],
         **{name: value for fields in branches.values() for name, value in fields.items()},
-        "branches": tuple(BUILT_IN[name]() for name in branches),
+        "branches": tuple(BUILT_IN[name].of_torchvision(state) for name in branches),
     }
 
 
