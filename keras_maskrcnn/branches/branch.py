@@ -50,7 +50,8 @@ class Branch:
         Args:
             seen: VisibleObject: `seen.instance.attributes` holds the annotation's other fields beside COCO's,
                 `seen.points` and `seen.vectors` carry its coordinates through flips, crops, scales and turns,
-                `seen.mirrored` says whether left and right are exchanged, `seen.box` is the visible box, `seen.cells(M)` the mask in it.
+                `seen.mirrored` says whether left and right are exchanged, `seen.box` is the visible box,
+                `seen.cells(M)` the mask in it.
             config: MaskRCNNConfig.
 
         Returns:
@@ -100,7 +101,7 @@ class Branch:
         return {}
 
     def coco_truth(self, annotation):
-        """What the evaluation needs of a ground-truth annotation, a dict of COCO fields, beside what it holds: a dict."""
+        """COCO fields that the evaluation needs of a ground-truth annotation beside its own: a dict. annotation: dict."""
         return {}
 
     def coco_options(self):

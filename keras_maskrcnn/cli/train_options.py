@@ -6,7 +6,7 @@ A value comes from the command line, else from `--resume`, `--config` or `--auto
 from keras_maskrcnn.cli.options import Option, count_or_all, count_or_auto, finite, positive, seed
 from keras_maskrcnn.cli.sources import DATASET
 
-ARCHITECTURES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
+ARCHITECTURES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn")
 BRANCHES = ("mask", "keypoints")
 POLICIES = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}  # --mixed-precision -> Keras dtype policy
 
