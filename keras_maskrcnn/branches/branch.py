@@ -101,7 +101,7 @@ class Branch:
         return {}
 
     def coco_truth(self, annotation):
-        """COCO fields that the evaluation needs of a ground-truth annotation beside its own: a dict. annotation: dict."""
+        """COCO fields that the evaluation needs beside those of a ground-truth annotation, a dict: a dict."""
         return {}
 
     def coco_options(self):
@@ -125,7 +125,9 @@ class Branch:
     torchvision_renames = ()  # pairs of a regular expression and its replacement: names of old versions to today's
 
     def torchvision_table(self, head):
-        """The head's layers beside torchvision's names: an iterable of (layer, name, whether rows are classes).
+        """The head's layers beside torchvision's names: an iterable of (layer, name, what its outputs are).
+
+        That is True for classes, "outputs" for others that differ between datasets, else False.
 
         Raises:
             ValueError: torchvision has no such branch.

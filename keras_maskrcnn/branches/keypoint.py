@@ -85,6 +85,11 @@ class KeypointBranch(Branch):
             )
         return cls(names=found["names"], skeleton=found["skeleton"])
 
+    @property
+    def class_layers(self):
+        """The last layer, unless its keypoints are those of published weights."""
+        return () if self.names == PERSON else ("deconv",)
+
     # Training data ---------------------------------------------------------------------------------------------
 
     def truth(self, config):
@@ -200,7 +205,7 @@ class KeypointBranch(Branch):
         """Convolutions, each before a ReLU that counts, and the deconvolution."""
         for index, conv in enumerate(head.convs):
             yield conv.conv, f"roi_heads.keypoint_head.{2 * index}", False
-        yield head.deconv, _PREDICTOR, False
+        yield head.deconv, _PREDICTOR, "outputs" if self.class_layers else False
 
     def torchvision_fields(self, state):
         """No field of the config: the options are the branch's."""

@@ -102,11 +102,12 @@ def _box_head(head):
 def _branches(model):
     """The branches' own tables. ConvNorms become Conv2dNormActivations, other layers have kernel and bias."""
     for branch, head in zip(model.config.branches, model.branch_heads().values()):
-        for layer, name, by_class in branch.torchvision_table(head):
+        for layer, name, outputs in branch.torchvision_table(head):
+            kind = {True: "rows", False: None}.get(outputs, outputs)
             if isinstance(layer, ConvNorm):
                 yield from _numbered(layer, name)
             else:
-                yield from _with_bias(layer, name, "conv", classes="rows" if by_class else None)
+                yield from _with_bias(layer, name, "conv", classes=kind)
 
 
 def _numbered(layer, prefix):
