@@ -462,3 +462,43 @@ def test_the_onnx_file_finds_the_same(trained, tmp_path):
     rows = answer["valid"][0].astype(bool)
     assert rows.sum() == len(ours) > 0
     np.testing.assert_allclose(answer["keypoints"][0][rows], ours.keypoints, atol=1e-2)
+
+
+# The command line -------------------------------------------------------------------------------------------------
+
+
+def model_of_train(monkeypatch, annotations, *given):
+    """The config that `train` makes for a dataset."""
+    from keras_maskrcnn.cli import build_parser, settling, train
+
+    monkeypatch.setattr("keras_maskrcnn.model.MaskRCNN", lambda config, seed: config)
+    given = ["train", "--images", "x", "--val-images", "y", "--epochs", "1", *given]
+    return train._model_to_train(settling.settle(build_parser().parse_args(given)), km.CocoDataset(annotations))
+
+
+def test_train_takes_the_branches(tmp_path, monkeypatch):
+    annotations = generate_figures(tmp_path, 2, 64)
+    names = {given: [] for given in ((), ("keypoints",), ("mask", "keypoints"))}
+    for given in names:
+        config = model_of_train(monkeypatch, annotations, *(("--branches", *given) if given else ()))
+        names[given] = [branch.name for branch in config.branches]
+    assert list(names.values()) == [["mask"], ["keypoints"], ["mask", "keypoints"]]
+    assert config.branches[1] == KeypointBranch(JOINTS, SKELETON)
+    with pytest.raises(ValueError, match="is of a model with --branches mask. Received --branches keypoints"):
+        model_of_train(monkeypatch, annotations, "--branches", "keypoints", "--weights", "coco")
+
+
+def test_results_of_any_program_are_evaluated(tmp_path, capsys):
+    from keras_maskrcnn import cli
+
+    annotations = generate_figures(tmp_path, 3, 64)
+    truth = json.loads(annotations.read_text())["annotations"]
+    kept = ("image_id", "category_id", "bbox", "keypoints")
+    results = [{key: one[key] for key in kept} | {"score": 0.9} for one in truth]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    figures = tmp_path / "figures.json"
+    command = ["evaluate", "--results", str(tmp_path / "results.json"), "--images", str(tmp_path / "images")]
+    assert cli.main([*command, "--annotations", str(annotations), "--json", str(figures)]) == cli.SUCCESS
+    metrics = json.loads(figures.read_text())
+    assert metrics["keypoints_AP"] == metrics["bbox_AP"] == 1.0 and "segm_AP" not in metrics
+    assert metrics["keypoints_AR20"] == 1.0 and "keypoints" in capsys.readouterr().out

@@ -71,7 +71,11 @@ def outputs(name):
     return rows
 
 
-CASES = [pytest.param(name, i) for name in (TORCHVISION, DETECTRON2) for i in range(2)]
+CASES = [
+    pytest.param(name, i, marks=[pytest.mark.slow_on_jax] if i == 0 else [])
+    for name in (TORCHVISION, DETECTRON2)
+    for i in range(2)
+]
 
 
 @pytest.mark.parametrize("name, i", CASES)
