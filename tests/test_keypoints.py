@@ -405,6 +405,29 @@ def test_the_evaluation_is_pycocotools(tmp_path):
     assert "keypoints" in km.format_metrics(metrics)
 
 
+def test_the_head_learns_and_detects():
+    """Alone, on random maps."""
+    head = FIGURE.make_head(CONFIG, None)
+    head.build(None)
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(size=(2, 24 // 2**k, 24 // 2**k, 32)).astype(np.float32) for k in range(4)]
+    boxes = np.array([[[5, 5, 60, 80], [10, 20, 30.5, 41], [0, 0, 0, 0]]] * 2, np.float32)
+    found = {key: to_numpy(value) for key, value in head.detect(maps, {"boxes": boxes}).items()}
+    points, boxes_of = found["keypoints"][:, :2, :, :2], boxes[:, :2, None]
+    assert found["keypoints"].shape == (2, 3, 6, 3) and found["keypoint_scores"].shape == (2, 3, 6)
+    assert ((points > boxes_of[..., :2]) & (points < boxes_of[..., 2:])).all() and points.std(axis=2).min() > 1
+    rois = {"rois": boxes, "matched": np.zeros((2, 3), np.int32), "labels": np.zeros((2, 3), np.int32)}
+    rois["positive"] = np.array([[True, True, False], [True, False, False]])
+    rois = {key: keras.ops.convert_to_tensor(value) for key, value in rois.items()}
+    truth = {"gt_keypoints": np.tile(np.array(POINTS, np.float32), (2, 1, 1, 1))}
+    learned = head.learn(maps, rois, truth, True)
+    counted = to_numpy(learned["counted"])
+    assert counted.shape[2] == 6 and counted[0, 0].tolist() == [True, True, True, True, False, True]
+    assert counted[0, 1].tolist() == [True, True, True, True, False, True] and not counted[1, 1:].any()
+    loss = to_numpy(head.loss_values(learned)["keypoint_loss"])
+    np.testing.assert_allclose(loss, np.log(56 * 56), atol=2)  # knows nothing yet
+
+
 # A model ----------------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +443,8 @@ def trained(tmp_path_factory):
     return model, model.fit(loader, epochs=4, shuffle=False, verbose=0).history, dataset
 
 
+@pytest.mark.slow
+@pytest.mark.slow_on_jax
 def test_it_trains_and_predicts_beside_masks(trained, tmp_path):
     model, history, dataset = trained
     assert 0 < history["keypoint_loss"][-1] < history["keypoint_loss"][0] < 12
@@ -436,6 +461,7 @@ def test_it_trains_and_predicts_beside_masks(trained, tmp_path):
     assert all(np.array_equal(to_numpy(ours), to_numpy(theirs)) for ours, theirs in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_the_saved_model_finds_the_same(trained, tmp_path):
     from keras_maskrcnn.serving.saved_model_predictor import SavedModelPredictor

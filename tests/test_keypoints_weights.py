@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from detectron2_parts import expected, random_state, small_model
+from detectron2_parts import faults, random_state, small_model
 from test_detectron2 import (
     test_a_tensor_of_any_kind_in_another_order_is_noticed,
     test_every_tensor_goes_to_its_place,
@@ -14,7 +14,6 @@ import keras_maskrcnn as km
 from keras_maskrcnn.branches import KeypointBranch
 from keras_maskrcnn.families.detectron2 import BRANCH_OPTIONS
 from keras_maskrcnn.weights.detectron2 import read_config
-from keras_maskrcnn.weights.detectron2 import table as detectron2_table
 from keras_maskrcnn.weights.torchvision import read_architecture
 from keras_maskrcnn.weights.zoo import config_for_state
 
@@ -31,15 +30,22 @@ BRANCH = KeypointBranch(**NARROW, **OPTIONS)
 
 
 @pytest.fixture(scope="module")
-def pair():
-    """A narrow model of Detectron2's, and a state dict for it: what the imported tests take."""
+def narrow():
+    """A narrow model of Detectron2's, and a state dict for it."""
     model = small_model("keypoint_rcnn_R_50_FPN_3x", 1, branches=(BRANCH,))
     return model, random_state(model)
 
 
-def test_torchvision_names_there_and_back(pair):
-    model, state = pair
-    km.load_weights(model, state)
+@pytest.fixture(params=[pytest.param("keypoints", marks=pytest.mark.slow)])
+def pair(narrow):
+    """What the imported tests take. With masks they are quick; here they are slow ones."""
+    return narrow
+
+
+def test_torchvision_names_there_and_back(narrow):
+    model, state = narrow
+    receipt = km.load_weights(model, state)
+    assert faults(model, state) == [] and receipt.complete and receipt.family == "Detectron2"
     names = km.torchvision_state_dict(model)
     head = model.branch_heads()["keypoints"]
     for index, conv in enumerate(head.convs):
@@ -61,8 +67,8 @@ def test_torchvision_names_there_and_back(pair):
         np.testing.assert_array_equal(np.array(weight), values)
 
 
-def test_the_architecture_follows_from_the_tensors(pair):
-    model, state = pair
+def test_the_architecture_follows_from_the_tensors(narrow):
+    model, state = narrow
     found = read_architecture(km.torchvision_state_dict(model))
     assert found["branches"] == (KeypointBranch(**NARROW),) and found["num_classes"] == 1
     other = {
@@ -77,8 +83,8 @@ def test_the_architecture_follows_from_the_tensors(pair):
     assert config.branches == (BRANCH,) and config.anchor_rounding is True
 
 
-def test_kernels_that_do_not_belong_together_are_refused(pair):
-    state = km.torchvision_state_dict(pair[0])
+def test_kernels_that_do_not_belong_together_are_refused(narrow):
+    state = km.torchvision_state_dict(narrow[0])
     name = "roi_heads.keypoint_head.2.weight"
     with pytest.raises(ValueError, match="sizes that belong together.*keypoint_head.2.weight"):
         read_architecture(state | {name: np.zeros((9, 8, 3, 3), np.float32)})
@@ -91,6 +97,3 @@ def test_zoo_configs():
         assert (config.class_names, config.category_ids) == (("person",), (1,)) and config.train_post_nms == 1500
     own = km.MaskRCNNConfig.detectron2("keypoint_rcnn_R_50_FPN_3x", 3, class_names=("a", "b", "c"))
     assert own.class_names == ("a", "b", "c") and own.category_ids == (1, 2, 3)
-    assert len(expected(small_model("keypoint_rcnn_R_50_FPN_3x", 1, branches=(BRANCH,)))) == len(
-        detectron2_table(small_model("keypoint_rcnn_R_50_FPN_3x", 1, branches=(BRANCH,)))
-    )
