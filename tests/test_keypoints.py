@@ -281,6 +281,7 @@ def test_decoding_equals_resizing_each_map(kind):
     """Boxes of all sizes: below a pixel, of fewer pixels than cells, of up to four a cell, and larger."""
     rng = np.random.default_rng(5)
     sizes = [(0.4, 3), (1, 56), (17.5, 40.2), (100, 228), (228.1, 60), (300.3, 411), (229, 640), (500.9, 30)]
+    sizes += [(243, 0.2), (0.3, 640), (600, 2), (5, 300.1)]
     corners = rng.uniform(0, 20, (len(sizes), 2))
     boxes = np.concatenate([corners, corners + sizes], axis=1).astype(np.float32)[None]
     maps = rng.normal(size=(1, len(sizes), 3, 56, 56)) * 3

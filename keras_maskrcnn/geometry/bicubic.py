@@ -59,6 +59,9 @@ def resized_peaks(maps, heights, widths, longest):
     cells = maps.shape[-1]
     sizes = [side[:, None] for side in (heights, widths)]
     squares = _first_look(maps, *(point_weights(_first_points(side, cells), cells) for side in sizes))
+    own_rows, own_columns = (_has_samples(side, cells) for side in sizes)
+    own = ops.logical_and(own_rows[:, None, :, None], own_columns[:, None, None, :])
+    squares = ops.where(own, squares, -3e38)  # the last sample again: copies would take the others' places
     _, chosen = ops.top_k(ops.reshape(squares, (*ops.shape(maps)[:2], (cells + 1) ** 2)), CANDIDATES)
     # A cell has at most longest / cells samples, rounded up; one more on each side is safe against rounding.
     steps = ops.arange(longest // cells + POINTS, dtype="float32")
@@ -81,6 +84,12 @@ def _first_points(length, cells):
     numbers = ops.arange(count, dtype="float32")[None]
     samples = sample_points(ops.minimum(numbers, length - 1.0), length, cells)
     return ops.where(length <= count, samples, (numbers + 0.5) / POINTS - 1.0)
+
+
+def _has_samples(length, cells):
+    """Which squares of the first look begin with a sample of their own, along one axis: (R, 1) -> (R, cells + 1)."""
+    starts = ops.arange(cells + 1, dtype="float32") * POINTS
+    return ops.logical_or(starts < length, length > POINTS * (cells + 1))
 
 
 def _first_look(maps, rows, columns):
