@@ -30,6 +30,7 @@ from keras_maskrcnn.serving.folding import optimize_for_inference
 from keras_maskrcnn.video import predict_video
 from keras_maskrcnn.weights import load_weights, torchvision_state_dict
 from keras_maskrcnn.weights.zoo import (
+    keypointrcnn_resnet50_fpn,
     maskrcnn_resnet18_fpn,
     maskrcnn_resnet50_fpn,
     maskrcnn_resnet50_fpn_v2,
@@ -65,6 +66,7 @@ __all__ = [
     "format_metrics",
     "freeze",
     "keep_freed_memory",
+    "keypointrcnn_resnet50_fpn",
     "load_weights",
     "maskrcnn_resnet101_fpn",
     "maskrcnn_resnet18_fpn",

@@ -35,6 +35,9 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
+branches_for_dataset = branch_room.for_dataset  # for rooms that import the config alone
+
+
 @dataclasses.dataclass(frozen=True)
 class MaskRCNNConfig:
     """All hyper-parameters of a Mask R-CNN; the defaults are torchvision's v1 recipe unless a line says otherwise.
@@ -141,8 +144,9 @@ class MaskRCNNConfig:
         mask_targets: how ground-truth masks become targets. "subpixel": pixel centres lie at x + 0.5, 2x2 points a
             bin. "torchvision" (`project_masks_on_boxes`): RoIAlign with aligned=False, so half a pixel further, and
             about one point a pixel. "detectron2": RoIAlign with aligned=True and about one point a pixel, then 0 or 1.
-        branches: what is predicted beside class and box (paper section 3): "mask", or objects of subclasses of
-            `keras_maskrcnn.branches.Branch`. Strings become objects. () is a Faster R-CNN on a pyramid.
+        branches: what is predicted beside class and box (paper section 3): "mask", "keypoints" (of COCO's persons), or
+            objects of subclasses of `keras_maskrcnn.branches.Branch`. Strings become objects. () is a Faster R-CNN on
+            a pyramid.
     """
 
     num_classes: int
@@ -269,12 +273,13 @@ class MaskRCNNConfig:
         return cls(**values)
 
     @classmethod
-    def detectron2(cls, name="mask_rcnn_R_50_FPN_3x", num_classes=80, **overrides):
+    def detectron2(cls, name="mask_rcnn_R_50_FPN_3x", num_classes=None, **overrides):
         """Detectron2's arithmetic: the numbers of its model zoo, for its `.pkl` and `.pth` files.
 
         Args:
             name: a config of Detectron2's model zoo; `families/detectron2.py` lists them.
-            num_classes: K, background not counted. 80 are COCO's, with their names and ids.
+            num_classes: K, background not counted. 80 are COCO's, with their names and ids. None: 80, or 1, persons,
+                for a Keypoint R-CNN.
             **overrides: fields of this class.
 
         Raises:

@@ -85,11 +85,26 @@ def expected(model):
         rows += _flat(name, fc, head.channels) if index == 1 else _dense(name, fc)
     rows += _dense("roi_heads.box_predictor.cls_score", head.classes)
     rows += _dense("roi_heads.box_predictor.bbox_pred", head.deltas)
-    masks = model.branch_heads()["mask"]
+    heads = model.branch_heads()
+    return rows + [row for name, head in heads.items() for row in _BRANCHES[name](head)]
+
+
+def _masks(masks):
+    rows = []
     for index, conv in enumerate(masks.convs, start=1):
         rows += _conv(f"roi_heads.mask_head.mask_fcn{index}", conv)
     rows += _pointwise("roi_heads.mask_head.deconv", masks.deconvs[0])
     return rows + list(_pointwise("roi_heads.mask_head.predictor", masks.logits))
+
+
+def _keypoints(head):
+    rows = []
+    for index, conv in enumerate(head.convs, start=1):
+        rows += _pointwise(f"roi_heads.keypoint_head.conv_fcn{index}", conv.conv)
+    return rows + list(_pointwise("roi_heads.keypoint_head.score_lowres", head.deconv))
+
+
+_BRANCHES = {"mask": _masks, "keypoints": _keypoints}
 
 
 def random_state(model, seed=0):

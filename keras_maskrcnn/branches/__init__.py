@@ -1,15 +1,17 @@
 """What is predicted for each RoI beside class and box: one branch a file, named in `MaskRCNNConfig.branches`.
 
-Read `branch.py` (what a branch declares), then `head.py` (the layer behind it), then `mask.py` and `mask_head.py`.
+Read `branch.py` (what a branch declares), then `head.py` (the layer behind it), then `mask.py` and `mask_head.py`, or
+`keypoint.py` and `keypoint_head.py`.
 """
 
 from keras_maskrcnn.branches.branch import Branch
 from keras_maskrcnn.branches.field import Field
+from keras_maskrcnn.branches.keypoint import KeypointBranch
 from keras_maskrcnn.branches.mask import MaskBranch
 
-__all__ = ["Branch", "BranchHead", "Field", "MaskBranch"]
+__all__ = ["Branch", "BranchHead", "Field", "KeypointBranch", "MaskBranch"]
 
-BUILT_IN = {"mask": MaskBranch}
+BUILT_IN = {"mask": MaskBranch, "keypoints": KeypointBranch}
 _TAKEN = ("backbone", "fpn", "rpn", "box")  # names of the model's other parts
 
 
@@ -46,11 +48,26 @@ def describe(branches):
     return [_describe_one(branch) for branch in branches]
 
 
+def for_dataset(names, dataset):
+    """Built-in branches for a dataset, with what its annotations say: a tuple of Branch.
+
+    Args:
+        names: keys of `BUILT_IN`. dataset: Dataset.
+
+    Raises:
+        ValueError: an unknown name, or the dataset has nothing for a branch to learn.
+    """
+    resolve(names)
+    return tuple(BUILT_IN[name].for_dataset(dataset) for name in names)
+
+
 def _resolve_one(branch):
     if isinstance(branch, Branch):
         return branch
     if isinstance(branch, str) and branch in BUILT_IN:
         return BUILT_IN[branch]()
+    if isinstance(branch, dict) and branch.get("built_in") in BUILT_IN:
+        return _with_options(branch)
     if isinstance(branch, dict):
         return _deserialize(branch)
     raise ValueError(
@@ -60,11 +77,24 @@ def _resolve_one(branch):
 
 
 def _describe_one(branch):
-    if BUILT_IN.get(branch.name) is type(branch) and not branch.get_config():
-        return branch.name
+    if BUILT_IN.get(branch.name) is type(branch):
+        options = branch.get_config()
+        return {"built_in": branch.name, **options} if options else branch.name
     import keras  # a framework: only models with branches of their users need it here
 
     return keras.saving.serialize_keras_object(branch)
+
+
+def _with_options(description):
+    """A built-in from the dictionary that `describe` makes of it."""
+    options = {key: value for key, value in description.items() if key != "built_in"}
+    try:
+        return BUILT_IN[description["built_in"]].from_config(options)
+    except TypeError as error:
+        raise ValueError(
+            f"The branch `{description['built_in']}` must have options of its class. Received: {sorted(options)}: "
+            f"{error}. Remove the unknown ones."
+        ) from error
 
 
 def _deserialize(description):

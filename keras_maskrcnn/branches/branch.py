@@ -29,6 +29,15 @@ class Branch:
     survives_tiling = True
     class_layers = ()
 
+    @classmethod
+    def for_dataset(cls, dataset):
+        """A branch for a dataset, with the options that its annotations determine; the default has none.
+
+        Raises:
+            ValueError: the dataset has nothing for it to learn.
+        """
+        return cls()
+
     # Training data ---------------------------------------------------------------------------------------------
 
     def truth(self, config):
@@ -41,7 +50,8 @@ class Branch:
         Args:
             seen: VisibleObject: `seen.instance.attributes` holds the annotation's other fields beside COCO's,
                 `seen.points` and `seen.vectors` carry its coordinates through flips, crops, scales and turns,
-                `seen.box` is the visible box, `seen.cells(M)` the mask in it.
+                `seen.mirrored` says whether left and right are exchanged, `seen.box` is the visible box,
+                `seen.cells(M)` the mask in it.
             config: MaskRCNNConfig.
 
         Returns:
@@ -90,6 +100,14 @@ class Branch:
         """Further attributes of FoundInstances: dict of name to a function of the FoundInstances. Computed once."""
         return {}
 
+    def coco_truth(self, annotation):
+        """COCO fields that the evaluation needs beside those of a ground-truth annotation, a dict: a dict."""
+        return {}
+
+    def coco_options(self):
+        """Further arguments of `evaluation.coco_metrics` for `coco_iou_type`: a dict."""
+        return {}
+
     def coco_results(self, found):
         """Entries for COCO results: a list of one dict for each instance of a FoundInstances."""
         return [{} for _ in range(len(found))]
@@ -107,7 +125,9 @@ class Branch:
     torchvision_renames = ()  # pairs of a regular expression and its replacement: names of old versions to today's
 
     def torchvision_table(self, head):
-        """The head's layers beside torchvision's names: an iterable of (layer, name, whether rows are classes).
+        """The head's layers beside torchvision's names: an iterable of (layer, name, what its outputs are).
+
+        That is True for classes, "outputs" for others that differ between datasets, else False.
 
         Raises:
             ValueError: torchvision has no such branch.
@@ -119,6 +139,11 @@ class Branch:
     def torchvision_fields(self, state):
         """Fields of MaskRCNNConfig that follow from a torchvision state dict; None where it has no such branch."""
         return None
+
+    @classmethod
+    def of_torchvision(cls, state):
+        """The branch of a torchvision state dict for which `torchvision_fields` are not None."""
+        return cls()
 
     def check_torchvision_export(self, config):
         """Raise ValueError where torchvision has no layers of this architecture."""

@@ -93,11 +93,28 @@ def _evaluate_results(args):
             f"--results needs a list of COCO results. Received {args.results}, which holds a "
             f"{type(detections).__name__}. predict writes one as detections.json."
         )
-    with_masks = all(isinstance(found, dict) and "segmentation" in found for found in detections)
-    iou_types = ("bbox", "segm") if with_masks else ("bbox",)
-    cap = args.max_detections or _COCO_CAP
-    _tell(args, dataset, truth, detections, iou_types, coco_metrics(truth, detections, cap, iou_types))
+    iou_types, options = _compared(dataset, truth, detections)
+    if args.max_detections:
+        options.pop("keypoint_detections", None)
+    metrics = coco_metrics(truth, detections, args.max_detections or _COCO_CAP, iou_types, **options)
+    _tell(args, dataset, truth, detections, iou_types, metrics)
     return SUCCESS
+
+
+def _compared(dataset, truth, detections):
+    """(What can be compared of results, `iou_types`, and further arguments of `coco_metrics`); completes the truth."""
+    from keras_maskrcnn.config import branches_for_dataset
+
+    def all_have(key):
+        return all(isinstance(found, dict) and key in found for found in detections)
+
+    iou_types = ("bbox", "segm") if all_have("segmentation") else ("bbox",)
+    if dataset.keypoints is None or not all_have("keypoints"):
+        return iou_types, {}
+    (branch,) = branches_for_dataset(("keypoints",), dataset)
+    for annotation in truth["annotations"]:
+        annotation.update(branch.coco_truth(annotation))
+    return (*iou_types, "keypoints"), branch.coco_options()
 
 
 def _open(args, like):

@@ -125,8 +125,16 @@ def _config_fields(args, dataset):
         "max_instances": args.max_instances or most,
         "max_detections": args.max_detections or most,
         **pixel_fields(args),
+        **_branch_field(args, dataset),
         **{name: getattr(args, name) for name in optional if getattr(args, name)},
     }
+
+
+def _branch_field(args, dataset):
+    """The field `branches`, where --branches is given: a dict."""
+    from keras_maskrcnn.config import branches_for_dataset
+
+    return {"branches": branches_for_dataset(args.branches, dataset)} if args.branches else {}
 
 
 def _pretrained_model(args, fields):
@@ -135,11 +143,24 @@ def _pretrained_model(args, fields):
 
     if fields.get("backbone", "").startswith("keras:"):
         return _keras_model(args, fields)
+    if args.weights == "coco":
+        _check_branches(args)
     if args.weights in ("coco", "imagenet"):
         return getattr(zoo, args.architecture)(weights=args.weights, seed=args.seed, **fields)
     model = zoo.model_for_state(read_state(args.weights), source=args.weights, **fields)
     print(load_weights(model, args.weights, heads=False))
     return model
+
+
+def _check_branches(args):
+    """Torchvision's published detectors have one branch each."""
+    theirs = ["keypoints" if args.architecture.startswith("keypoint") else "mask"]
+    if args.branches and args.branches != theirs:
+        raise ValueError(
+            f"--weights coco --architecture {args.architecture} is of a model with --branches {theirs[0]}. Received "
+            f"--branches {' '.join(args.branches)}. For keypoints alone give --architecture keypointrcnn_resnet50_fpn; "
+            "for both start from --weights imagenet."
+        )
 
 
 def _keras_model(args, fields):

@@ -6,7 +6,8 @@ A value comes from the command line, else from `--resume`, `--config` or `--auto
 from keras_maskrcnn.cli.options import Option, count_or_all, count_or_auto, finite, positive, seed
 from keras_maskrcnn.cli.sources import DATASET
 
-ARCHITECTURES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
+ARCHITECTURES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn")
+BRANCHES = ("mask", "keypoints")
 POLICIES = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}  # --mixed-precision -> Keras dtype policy
 
 DATA = (
@@ -187,6 +188,14 @@ MODEL = (
         "keras:NAME for a model of keras.applications, such as keras:ConvNeXtTiny (default: resnet50)",
     ),
     Option("--norm", "batch, group or frozen_batch (default: batch; with --weights that of the architecture)"),
+    Option(
+        "--branches",
+        "what is predicted beside class and box: mask, keypoints (those that the dataset's categories name), or both "
+        "(default: mask)",
+        choices=BRANCHES,
+        nargs="+",
+        metavar="BRANCH",
+    ),
     *SIZES,
     *PIXELS,
     Option(

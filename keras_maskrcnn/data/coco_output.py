@@ -32,8 +32,10 @@ def coco_content(dataset, names=None):
     """
     if names is None:
         names = file_names(dataset)
+    keypoints = _keypoint_names(dataset)
     categories = [
-        {"id": int(key), "name": name} for key, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+        {"id": int(key), "name": name, **keypoints}
+        for key, name in zip(dataset.category_ids, dataset.class_names, strict=True)
     ]
     images = [
         {"id": image_id, "height": height, "width": width, "file_name": name}
@@ -47,6 +49,14 @@ def coco_content(dataset, names=None):
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _keypoint_names(dataset):
+    """COCO's `keypoints` and `skeleton` of the categories, a dict; empty where the dataset names no keypoints."""
+    if dataset.keypoints is None:
+        return {}
+    names, skeleton = list(dataset.keypoints["names"]), dataset.keypoints["skeleton"]
+    return {"keypoints": names, "skeleton": [[1 + names.index(end) for end in edge] for edge in skeleton]}
 
 
 def coco_annotations(dataset, position):

@@ -45,6 +45,8 @@ class Dataset:
             folder that contains all images.
         notes: list of str, what the reader decided and the user should know; each is a warning.
         absent_classes: those of `class_names` that the annotations do not list.
+        keypoints: dict of names (K str) and skeleton (pairs of names) of the objects' keypoints, or None. Their places
+            are among `Instance.attributes`, as in COCO: "keypoints", [x, y, visibility] each.
 
     Attributes:
         records: RecordTable, a sequence of Record; any iterable of Record can be assigned.
@@ -66,6 +68,7 @@ class Dataset:
         image_dir=None,
         notes=(),
         absent_classes=(),
+        keypoints=None,
     ):
         if on_error not in ("raise", "skip"):
             raise ValueError(f'on_error must be "raise" or "skip". Received: {on_error!r}.')
@@ -77,6 +80,7 @@ class Dataset:
         self.faults = list(faults)
         self.notes = list(notes)
         self.absent_classes = tuple(absent_classes)
+        self.keypoints = keypoints
         self._image_dir = image_dir
         self._report_faults()
         for note in self.notes:

@@ -81,6 +81,7 @@ def subset(dataset, positions, name):
         name,
         dataset.on_error,
         image_dir=dataset.image_dir,
+        keypoints=dataset.keypoints,
     )
 
 

@@ -32,8 +32,8 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0, batch_size=Non
     Args:
         model: MaskRCNN (or anything that Predictor takes).
         dataset: any of `data`'s datasets, or a DataLoader, whose dataset is taken (untransformed).
-        max_detections: detections per image that count. None means 100 as COCO does, or the config's
-            `max_detections` where it is larger.
+        max_detections: detections per image that count. None means COCO's own, 20 of keypoints and 100 of all else,
+            or of the latter the config's `max_detections` where it is larger.
         verbose: 1 shows a progress bar.
         batch_size: int, most images that the model sees at once. None: 8 on a GPU or TPU, 1 on CPUs.
 
@@ -57,6 +57,7 @@ class DetectedDataset:
 
     Args:
         truth, detections: in COCO's formats. max_detections, iou_types: as `coco_metrics` takes them.
+        options: dict of further arguments of `coco_metrics`.
         seconds_per_image, images_at_cap: floats, as in `evaluate_coco`.
         team: Team of the model.
     """
@@ -68,10 +69,11 @@ class DetectedDataset:
     seconds_per_image: float
     images_at_cap: float
     team: object
+    options: dict = dataclasses.field(default_factory=dict)
 
     def metrics(self):
         """The figures of `evaluate_coco`. Of a team only one process needs them."""
-        metrics = coco_metrics(self.truth, self.detections, self.max_detections, self.iou_types)
+        metrics = coco_metrics(self.truth, self.detections, self.max_detections, self.iou_types, **self.options)
         return metrics | {"seconds_per_image": self.seconds_per_image, "images_at_cap": self.images_at_cap}
 
 
@@ -88,9 +90,12 @@ def detect_dataset(model, dataset, max_detections=None, verbose=0, batch_size=No
         raise ValueError(
             "Average precision is measured on at least one image. Received a dataset of 0 images. Check its path."
         )
+    options = coco_options_of(model.config)
     if max_detections is None:
         max_detections = max(100, model.config.max_detections)
-    truth = dataset.to_coco()
+    else:
+        options.pop("keypoint_detections", None)  # what is asked for counts for everything
+    truth = _truth_for(model.config, dataset)
     _warn_if_empty(dataset, truth)
     category_ids = category_ids_of(model.config, dataset, truth)
     started = time.perf_counter()
@@ -101,7 +106,17 @@ def detect_dataset(model, dataset, max_detections=None, verbose=0, batch_size=No
     by_image = dict(sorted(pair for part in found for pair in part.items()))  # in the order of a single process
     detections = [result for _, results in by_image.values() for result in results]
     at_cap = sum(count == model.config.max_detections for count, _ in by_image.values())
-    return DetectedDataset(truth, detections, max_detections, iou_types_of(model.config), seconds, float(at_cap), team)
+    types = iou_types_of(model.config)
+    return DetectedDataset(truth, detections, max_detections, types, seconds, float(at_cap), team, options)
+
+
+def _truth_for(config, dataset):
+    """The ground truth as a COCO dictionary, with what the model's branches need of it."""
+    truth = dataset.to_coco()
+    for branch in getattr(config, "branches", ()):
+        for annotation in truth["annotations"]:
+            annotation.update(branch.coco_truth(annotation))
+    return truth
 
 
 def _detect(model, dataset, positions, truth, category_ids, batch_size, verbose, nms_threshold):
@@ -159,6 +174,14 @@ def iou_types_of(config):
         return ("bbox", "segm")
     types = [branch.coco_iou_type for branch in config.branches]
     return ("bbox", *dict.fromkeys(iou_type for iou_type in types if iou_type))
+
+
+def coco_options_of(config):
+    """Further arguments of `coco_metrics` that a model's branches ask for, a dict."""
+    options = {}
+    for branch in getattr(config, "branches", ()):
+        options |= branch.coco_options()
+    return options
 
 
 class CocoEvaluator(keras.callbacks.Callback):

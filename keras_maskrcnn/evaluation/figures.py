@@ -6,10 +6,11 @@ and by users who have detections of any model. faster-coco-eval does the matchin
 """
 
 import dataclasses
+import re
 
 import numpy as np
 
-from keras_maskrcnn.evaluation.tables import COMPARED, KEYPOINTS, check_tables
+from keras_maskrcnn.evaluation.tables import COMPARED, check_tables
 from keras_maskrcnn.geometry import rle
 from keras_maskrcnn.host.memory import no_search_for_cycles
 
@@ -20,7 +21,14 @@ _COUNTED = ("category_id", "iscrowd", "area", "bbox", "score", "segmentation", "
 
 
 @no_search_for_cycles()
-def coco_metrics(ground_truth, detections, max_detections=100, iou_types=("bbox", "segm")):
+def coco_metrics(
+    ground_truth,
+    detections,
+    max_detections=100,
+    iou_types=("bbox", "segm"),
+    keypoint_sigmas=None,
+    keypoint_detections=None,
+):
     """COCO's figures for given detections.
 
     Args:
@@ -34,10 +42,12 @@ def coco_metrics(ground_truth, detections, max_detections=100, iou_types=("bbox"
         iou_types: what is compared: "bbox", "segm", "keypoints", "boundary". The last compares masks, too, and takes
             the smaller of their IoU and that of their boundaries: strips inside the outline, 2 % of the image's
             diagonal wide (Cheng et al., Boundary IoU, CVPR 2021). It shows poor outlines of large objects.
+        keypoint_sigmas: tolerance of each keypoint, over the object's scale; None: COCO's of its 17 of a person.
+        keypoint_detections: as `max_detections`, for keypoints; None: the same.
 
     Returns:
         Dictionary of floats, for each T of `iou_types`: T_AP (IoU 0.50:0.95), T_AP50, T_AP75, T_APs, T_APm, T_APl,
-        T_AR1, T_AR10, T_AR<max_detections>, T_ARs, T_ARm, T_ARl, T_AP/<class name>, with " (id N)" where a
+        T_AR1, T_AR10, T_AR<how many count>, T_ARs, T_ARm, T_ARl, T_AP/<class name>, with " (id N)" where a
         name occurs twice. -1, as in pycocotools, where there is no ground truth of that kind; keypoints have no T_APs
         and T_ARs. `max_detections` repeats the cap.
 
@@ -45,12 +55,14 @@ def coco_metrics(ground_truth, detections, max_detections=100, iou_types=("bbox"
         ValueError: for another `iou_type`, a cap below 1, detections of images that are not in the ground truth, and
             entries that lack what is compared or hold something else (`tables.py`); it names the entry.
     """
-    if max_detections < 1:
-        raise ValueError(
-            f"max_detections must be at least 1. Received: {max_detections}. Leave it out for COCO's own cap, 100."
-        )
+    caps = dict.fromkeys(iou_types, max_detections)
+    if "keypoints" in caps and keypoint_detections is not None:
+        caps["keypoints"] = keypoint_detections
+    least = min(max_detections, *caps.values())
+    if least < 1:
+        raise ValueError(f"max_detections must be at least 1. Received: {least}. Leave it out for COCO's own cap, 100.")
     fields = tuple(dict.fromkeys("segm" if iou_type == BOUNDARY else iou_type for iou_type in iou_types))
-    check_tables(ground_truth, detections, fields)
+    check_tables(ground_truth, detections, fields, None if keypoint_sigmas is None else len(keypoint_sigmas))
     image_ids = sorted((image["id"] for image in ground_truth["images"]), key=lambda key: (isinstance(key, str), key))
     numbers = {image_id: i for i, image_id in enumerate(image_ids, start=1)}
     tables = {iou_type: [] for iou_type in iou_types}
@@ -59,10 +71,10 @@ def coco_metrics(ground_truth, detections, max_detections=100, iou_types=("bbox"
         found = [_counted(one, i, numbers, fields) for i, one in enumerate(found, start=1)]
         truth = _index(ground_truth["images"], ids, truth, numbers)
         for iou_type in iou_types:
-            tables[iou_type].append(_evaluate(truth, found, iou_type, max_detections))
+            tables[iou_type].append(_evaluate(truth, found, iou_type, caps[iou_type], keypoint_sigmas))
     metrics = {}
     for iou_type in iou_types:
-        metrics |= _figures(tables[iou_type], ground_truth["categories"], iou_type, max_detections)
+        metrics |= _figures(tables[iou_type], ground_truth["categories"], iou_type, caps[iou_type])
     return metrics | {"max_detections": float(max_detections)}
 
 
@@ -104,9 +116,16 @@ def _overall_table(metrics, iou_types, cap):
     width = max(8, *(len(iou_type) + 1 for iou_type in iou_types))
     lines = [" " * width + "".join(f"{name:>8}" for name in columns)]
     for iou_type in iou_types:
-        cells = [_cell(metrics.get(f"{iou_type}_{column}", -1)) for column in columns]
+        keys = [f"{iou_type}_{column}" for column in columns[:-1]] + [_last_recall(metrics, iou_type)]
+        cells = [_cell(metrics.get(key, -1)) for key in keys]
         lines.append(f"{iou_type:>{width}}" + "".join(f"{cell:>8}" for cell in cells))
     return lines
+
+
+def _last_recall(metrics, iou_type):
+    """The recall of an IoU type of which most detections count: keypoints have a number of their own."""
+    start = f"{iou_type}_AR"
+    return max((key for key in metrics if key.startswith(start)), key=lambda key: int(re.sub(r"\D", "", key) or 0))
 
 
 def _class_table(metrics, iou_types):
@@ -165,13 +184,13 @@ def _joined(by_category, ids):
     return [entry for key in ids for entry in by_category.get(key, ())]
 
 
-def _evaluate(truth, found, iou_type, cap):
+def _evaluate(truth, found, iou_type, cap, keypoint_sigmas=None):
     """COCOeval's tables of some categories.
 
     Args:
         truth: their ground truth as a COCO index.
         found: their detections as annotations, whose area is set: that of what is compared, as in pycocotools' loadRes.
-        iou_type: str. cap: int, as in `coco_metrics`.
+        iou_type: str. cap: int, detections that count. keypoint_sigmas: as in `coco_metrics`.
 
     Returns:
         _Tables.
@@ -184,7 +203,10 @@ def _evaluate(truth, found, iou_type, cap):
     index.dataset = truth.dataset | {"annotations": found}
     index.createIndex()
     # Its threads wait for each other: with eight it takes a quarter longer.
-    evaluation = COCOeval_faster(truth, index, iou_type, rle_iou_max_workers=1, boundary_cpu_count=1)
+    sigmas = None if keypoint_sigmas is None else list(keypoint_sigmas)
+    evaluation = COCOeval_faster(
+        truth, index, iou_type, kpt_oks_sigmas=sigmas, rle_iou_max_workers=1, boundary_cpu_count=1
+    )
     evaluation.params.maxDets = sorted({1, 10, cap})
     evaluation.params.catIds = sorted(truth.cats)
     evaluation.evaluate()
@@ -264,20 +286,20 @@ def _areas(detections, iou_type):
 
 
 def _keypoint_area(keypoints):
-    points = np.reshape(keypoints, (KEYPOINTS, 3))[:, :2]
+    points = np.reshape(keypoints, (-1, 3))[:, :2]
     return np.prod(points.max(axis=0) - points.min(axis=0))
 
 
 def main_figure(names):
-    """Choose the main figure among measured ones: the AP of masks, or the AP of boxes if no masks were measured.
+    """Choose the main figure among measured ones: the AP of masks, or else of keypoints, or else of boxes.
 
     Args:
         names: an epoch's logs ("val_segm_AP", ...), the metrics of `evaluate_coco` ("segm_AP", ...) or their names.
 
     Returns:
-        str, one of the names; None if there is neither.
+        str, one of the names; None if there is none of them.
     """
-    for name in ("segm_AP", "bbox_AP"):
+    for name in ("segm_AP", "keypoints_AP", "bbox_AP"):
         for candidate in (f"val_{name}", name):
             if candidate in names:
                 return candidate

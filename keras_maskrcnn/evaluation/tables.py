@@ -11,17 +11,18 @@ from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.evaluation.columns import FARTHEST, detections_are_right
 from keras_maskrcnn.geometry import rle
 
-KEYPOINTS = 17  # of a person; COCO measured a tolerance for each
+PERSON_KEYPOINTS = 17  # COCO measured a tolerance for each
 _MOST_PIXELS = 2**31  # of an image; run lengths count in 32 bits
 COMPARED = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # IoU type -> field
 
 
-def check_tables(ground_truth, detections, iou_types):
+def check_tables(ground_truth, detections, iou_types, keypoints=None):
     """Raise an error that names the first entry that cannot be counted.
 
     Args:
         ground_truth: dict with images, annotations, categories. detections: list of COCO results.
         iou_types: what is compared, keys of `COMPARED`.
+        keypoints: how many an object has; None: those of a person.
 
     Raises:
         ValueError: a table is missing, or an entry lacks a field or has a wrong one.
@@ -38,10 +39,14 @@ def check_tables(ground_truth, detections, iou_types):
         )
     sizes = _each(ground_truth.get("images"), "ground_truth, images", lambda entry: _image(entry, iou_types))
     _each(ground_truth.get("categories"), "ground_truth, categories", _category)
-    sizes = dict(sizes)
-    _each(ground_truth.get("annotations"), "ground_truth, annotations", lambda entry: _truth(entry, sizes, iou_types))
+    sizes, keypoints = dict(sizes), keypoints or PERSON_KEYPOINTS
+    _each(
+        ground_truth.get("annotations"),
+        "ground_truth, annotations",
+        lambda entry: _truth(entry, sizes, iou_types, keypoints),
+    )
     if not detections_are_right(detections, sizes, iou_types):
-        _each(detections, "detections", lambda entry: _detection(entry, sizes, iou_types))
+        _each(detections, "detections", lambda entry: _detection(entry, sizes, iou_types, keypoints))
 
 
 def _each(table, name, check):
@@ -101,19 +106,19 @@ def _category(entry):
     return _number(entry.get("id"), "the category's `id`", whole=True), None
 
 
-def _truth(entry, sizes, iou_types):
+def _truth(entry, sizes, iou_types, keypoints):
     image = _image_id(entry.get("image_id"))
-    _common(entry, iou_types)
+    _common(entry, iou_types, keypoints)
     _number(entry.get("area"), "`area`", 0)
     if entry.get("iscrowd") not in (None, 0, 1):
         raise FaultyAnnotation(f"`iscrowd` must be 0 or 1. Received {fields.shown(entry['iscrowd'])}.", "Correct it.")
     if "segm" in iou_types and image in sizes:
         _truth_mask(entry.get("segmentation"), sizes[image])
     if "keypoints" in iou_types:
-        _number(entry.get("num_keypoints"), "`num_keypoints`", 0, KEYPOINTS, whole=True)
+        _number(entry.get("num_keypoints"), "`num_keypoints`", 0, keypoints, whole=True)
 
 
-def _detection(entry, sizes, iou_types):
+def _detection(entry, sizes, iou_types, keypoints):
     image = _image_id(entry.get("image_id"))
     if image not in sizes:
         raise FaultyAnnotation(
@@ -121,13 +126,13 @@ def _detection(entry, sizes, iou_types):
             f"Received one of image {fields.shown(image)}; the ground truth has {len(sizes)} images.",
             "Are these the detections of another dataset?",
         )
-    _common(entry, iou_types)
+    _common(entry, iou_types, keypoints)
     _number(entry.get("score"), "`score`")
     if "segm" in iou_types:
         _run_lengths(entry["segmentation"], sizes[image], (str, bytes))
 
 
-def _common(entry, iou_types):
+def _common(entry, iou_types, keypoints):
     """What annotations and detections have alike."""
     for iou_type in iou_types:
         if COMPARED[iou_type] not in entry:
@@ -147,16 +152,17 @@ def _common(entry, iou_types):
         for value, least in zip(numbers, (-FARTHEST, -FARTHEST, 0, 0)):
             _number(value, "each number of `bbox`", least, FARTHEST)
     if "keypoints" in iou_types:
-        _keypoints(entry["keypoints"])
+        _keypoints(entry["keypoints"], keypoints)
 
 
-def _keypoints(points):
+def _keypoints(points, wanted):
     numbers = _items(points)
-    if numbers is None or len(numbers) != 3 * KEYPOINTS:
+    if numbers is None or len(numbers) != 3 * wanted:
         count = fields.shown(points) if numbers is None else len(numbers)
         raise FaultyAnnotation(
-            f"COCO has tolerances for {KEYPOINTS} keypoints, [x, y, visibility] each. Received {count} numbers.",
-            'Leave "keypoints" out of iou_types for other objects than persons.',
+            f"`keypoints` must be [x, y, visibility] for each of {wanted} keypoints: COCO has tolerances for those of "
+            f"a person. Received {count} numbers.",
+            'For other objects give keypoint_sigmas, or leave "keypoints" out of iou_types.',
         )
     for value in numbers:
         _number(value, "each number of `keypoints`", -FARTHEST, FARTHEST)

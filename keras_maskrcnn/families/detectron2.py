@@ -1,4 +1,4 @@
-"""Detectron2's Mask R-CNNs with a ResNet and a pyramid, by the names of its model zoo.
+"""Detectron2's Mask and Keypoint R-CNNs with a ResNet and a pyramid, by the names of its model zoo.
 
 Read from facebookresearch/detectron2 at 02b5c4e2: `config/defaults.py`, `configs/Base-RCNN-FPN.yaml`, and the file of
 each name below. Its pixels are BGR: the weights are turned to RGB when they are read, so mean and deviation stand here
@@ -58,6 +58,16 @@ _DETECTRON1 = {"smooth_l1_beta": 1.0, "rpn_smooth_l1_beta": 0.1111, "roi_samplin
 _R101 = {"backbone": "resnet101"}
 _X101 = {"backbone": "resnext101_32x8d", "stride_in_1x1": False, "pixel_std": DEVIATION}
 _LVIS = {"score_threshold": 1e-4, "max_detections": 300}
+# Options of branches: `keypoint_rcnn_inference`, and the half pixel that `datasets/coco.py` adds to COCO's keypoints.
+BRANCH_OPTIONS = {"keypoints": {"score": "probability", "offset": 0.5}}
+# configs/COCO-Keypoints/Base-Keypoint-RCNN-FPN.yaml
+_KEYPOINTS = {
+    "branches": ({"built_in": "keypoints", **BRANCH_OPTIONS["keypoints"]},),
+    "smooth_l1_beta": 0.5,
+    "rpn_smooth_l1_beta": 0.0,
+    "train_post_nms": 1500,
+}
+_PERSON = {"class_names": ("person",), "category_ids": (1,)}
 
 # Name of a config -> what it changes of the above.
 CONFIGS = {
@@ -75,6 +85,12 @@ CONFIGS = {
     **{f"mask_rcnn_R_50_FPN_{epochs}ep_LSJ": _LSJ for epochs in (100, 200, 400)},
     **{f"mask_rcnn_R_101_FPN_{epochs}ep_LSJ": _LSJ | _R101 for epochs in (100, 200, 400)},
 }
+CONFIGS |= {
+    f"keypoint_rcnn_{trunk}": {**_KEYPOINTS, **fields}
+    for trunk, fields in {
+        "R_50_FPN_1x": {}, "R_50_FPN_3x": {}, "R_101_FPN_3x": _R101, "X_101_32x8d_FPN_3x": _X101
+    }.items()
+}  # fmt: skip
 LVIS_FOLDER = "LVISv0.5-InstanceSegmentation/"
 CONFIGS |= {
     f"{LVIS_FOLDER}mask_rcnn_{trunk}_FPN_1x": {**fields, **_LVIS}
@@ -102,10 +118,14 @@ def fields(name, num_classes, overrides=()):
     """The fields of MaskRCNNConfig of one of Detectron2's configs.
 
     Args:
-        name: see `config_name`. num_classes: K, background not counted.
+        name: see `config_name`. num_classes: K, background not counted; None: COCO's 80, persons for keypoints.
         overrides: names of the fields that the caller sets; with class names or ids among them no labels are chosen.
 
     Returns:
         dict.
     """
-    return {**ARITHMETIC, **CONFIGS[config_name(name)], **labels_of(num_classes, overrides)}
+    chosen = CONFIGS[config_name(name)]
+    labels = labels_of(80 if num_classes is None else num_classes, overrides)
+    if "branches" in chosen and num_classes in (None, 1):
+        labels = {"num_classes": 1} if set(_PERSON) & set(overrides) else {"num_classes": 1, **_PERSON}
+    return {**ARITHMETIC, **chosen, **labels}

@@ -17,7 +17,11 @@ from keras_maskrcnn.pages.suspect_section import FILE as SUSPICIOUS
 
 _COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the COCO figures that are shown
 _OPEN_CLASSES = 100  # up to this many classes are shown without a click
-_KINDS = {"segm": ("mask", "masks"), "bbox": ("box", "boxes")}  # names in the order shown: singular, plural
+_KINDS = {  # names in the order shown: singular, plural
+    "segm": ("mask", "masks"),
+    "keypoints": ("keypoint", "keypoints"),
+    "bbox": ("box", "boxes"),
+}
 
 
 def write_run_page(run_dir):

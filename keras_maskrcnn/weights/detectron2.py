@@ -1,4 +1,6 @@
-"""Detectron2's names and layout: Mask R-CNN with a ResNet and a pyramid; `.pkl` of its zoo, `.pth` of its users.
+"""Detectron2's names and layout: Mask and Keypoint R-CNNs with a ResNet and a pyramid.
+
+They are the tensors of its zoo's `.pkl` and its users' `.pth` files.
 
 Background is the last row of the class scores, as here. Images are BGR, so the first kernel's channels are reversed.
 Names are from `modeling/backbone/{resnet,fpn}.py`, `modeling/proposal_generator/rpn.py` and `modeling/roi_heads/`.
@@ -43,6 +45,9 @@ _RULES = (
     (f"{_ROI}.mask_head.#.1", f"{_ROI}.mask_head.mask_fcn#.norm", (1,)),
     (f"{_ROI}.mask_predictor.conv5_mask", f"{_ROI}.mask_head.deconv", ()),
     (f"{_ROI}.mask_predictor.mask_fcn_logits", f"{_ROI}.mask_head.predictor", ()),
+    # Torchvision counts the ReLU between the convolutions.
+    *((f"{_ROI}.keypoint_head.{2 * index}", f"{_ROI}.keypoint_head.conv_fcn{index + 1}", ()) for index in range(32)),
+    (f"{_ROI}.keypoint_predictor.kps_score_lowres", f"{_ROI}.keypoint_head.score_lowres", ()),
 )
 _ONE_CONV = Renaming((*_RULES, ("rpn.head.conv.0.0", f"{_RPN}.conv", ())))
 _MORE_CONVS = Renaming((*_RULES, ("rpn.head.conv.#.0", f"{_RPN}.conv.conv#", (0,))))
@@ -70,6 +75,10 @@ ZOO = {
     "01ca85": "scratch_mask_rcnn_R_50_FPN_3x_gn",
     "da7b4c": "scratch_mask_rcnn_R_50_FPN_9x_gn",
     "5ce33e": "scratch_mask_rcnn_R_50_FPN_9x_syncbn",
+    "04e291": "keypoint_rcnn_R_50_FPN_1x",
+    "a6e10b": "keypoint_rcnn_R_50_FPN_3x",
+    "997cc7": "keypoint_rcnn_R_101_FPN_3x",
+    "5ad38f": "keypoint_rcnn_X_101_32x8d_FPN_3x",
 }
 
 
@@ -138,8 +147,14 @@ def read_config(state, source, name=None, overrides=()):
     chosen = recipe.config_name(name or known or _usual_config(found, state))
     notes = _origin_notes(chosen, name, known, source)
     found |= {"norm": recipe.CONFIGS[chosen].get("norm", "frozen_batch"), **_head_norm(state)}
+    found["branches"] = tuple(_with_options(branch) for branch in found["branches"])
     values = {**recipe.fields(chosen, found["num_classes"], overrides), **found, **dict(overrides)}
     return MaskRCNNConfig(**values), notes
+
+
+def _with_options(branch):
+    """A branch, as `read_architecture` finds it, with Detectron2's options."""
+    return type(branch).from_config({**branch.get_config(), **recipe.BRANCH_OPTIONS.get(branch.name, {})})
 
 
 def _usual_config(found, state):
@@ -151,10 +166,16 @@ def _usual_config(found, state):
             "Name a config that has the same arithmetic."
         )
     if found["head_norm"] is None:
-        return f"mask_rcnn_{trunk}_FPN_3x"
+        return f"{_kind(found)}_rcnn_{trunk}_FPN_3x"
     if _head_norm(state)["head_norm"] == "group":
         return f"mask_rcnn_{trunk}_FPN_3x_gn"
     return f"mask_rcnn_{trunk}_FPN_100ep_LSJ" if found["rpn_convs"] == 2 else f"mask_rcnn_{trunk}_FPN_3x_syncbn"
+
+
+def _kind(found):
+    """The first word of a config's name. One with masks and keypoints is not in the zoo."""
+    known = {branch.name for branch in found["branches"]}
+    return "keypoint" if known == {"keypoints"} else "mask"
 
 
 def _head_norm(state):

@@ -27,11 +27,12 @@ _MEGABYTE = 1 << 20
 URL = "https://download.pytorch.org/models/"
 MIRROR = "KERAS_MASKRCNN_WEIGHTS_URL"  # environment variable: URL of a mirror
 
-# Published names; the eight digits are the start of the file's SHA-256. From torchvision/models/detection/mask_rcnn.py
-# and models/resnet.py (IMAGENET1K_V1, the starting point of torchvision's detectors).
+# Published names; the eight digits are the start of the file's SHA-256. From torchvision/models/detection/mask_rcnn.py,
+# keypoint_rcnn.py and models/resnet.py (IMAGENET1K_V1, the starting point of torchvision's detectors).
 COCO_FILES = {
     "maskrcnn_resnet50_fpn": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
     "maskrcnn_resnet50_fpn_v2": "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
+    "keypointrcnn_resnet50_fpn": "keypointrcnn_resnet50_fpn_coco-fc266e95.pth",
 }
 IMAGENET_FILES = {
     "resnet18": "resnet18-f37072fd.pth",
@@ -41,7 +42,7 @@ IMAGENET_FILES = {
     "resnet152": "resnet152-394f9c45.pth",
 }
 # Torchvision calls `overwrite_eps(model, 0.0)` for its COCO weights of v1.
-NORM_EPSILONS = {COCO_FILES["maskrcnn_resnet50_fpn"]: 0.0}
+NORM_EPSILONS = {COCO_FILES[name]: 0.0 for name in ("maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn")}
 
 
 def norm_epsilon(file):

@@ -16,6 +16,7 @@ _SIZES = {
     "pyramid": ("backbone.fpn.inner_blocks.0.0.weight", 4, 0),
     "box": ("roi_heads.box_predictor.cls_score.weight", 2, 1),
     "mask": ("roi_heads.mask_head.0.0.weight", 4, 0),
+    "keypoint": ("roi_heads.keypoint_head.0.weight", 4, 0),
 }
 # Names of tensors, and the sizes of their first axes; None: any.
 _AXES = (
@@ -25,12 +26,19 @@ _AXES = (
     (r"roi_heads\.box_head\.(fc)?\d+\.weight", ("box", None)),
     (r"roi_heads\.mask_head\.[1-9]\d*\.0\.weight", ("mask", "mask", None, None)),
     (r"roi_heads\.mask_predictor\.conv5_mask\.weight", ("mask", "mask", None, None)),
+    (r"roi_heads\.keypoint_head\.[1-9]\d*\.weight", ("keypoint", "keypoint", None, None)),
+    (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.weight", ("keypoint", None, None, None)),
 )
-_NEEDED = {"pyramid": r"backbone\.fpn\.layer_blocks\.0\.0\.weight", "mask": _AXES[-1][0]}
+_NEEDED = {
+    "pyramid": r"backbone\.fpn\.layer_blocks\.0\.0\.weight",
+    "mask": r"roi_heads\.mask_predictor\.conv5_mask\.weight",
+    "keypoint": _AXES[-1][0],
+}
 
 # Fields of a stored config that are sizes of arrays, or counts of layers.
 _SIZE_FIELDS = {"fpn_channels", "rpn_channels", "box_features", "mask_channels", "num_classes", "units", "filters"}
-_COUNT_FIELDS = {"rpn_convs", "box_convs", "box_fcs", "mask_convs"}
+_SIZE_FIELDS |= {"channels", "num_keypoints"}  # of heads and branches
+_COUNT_FIELDS = {"rpn_convs", "box_convs", "box_fcs", "mask_convs", "num_convs"}
 
 
 def check_state_sizes(state):

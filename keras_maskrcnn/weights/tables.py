@@ -26,7 +26,8 @@ class Entry:
         weight: the Keras variable; None for a counter, which has no counterpart.
         layout: "conv", "dense", "flat" (dense on flattened (rows, columns, channels)) or "vector".
         pooled: rows, columns and channels before flattening, for the "flat" layout.
-        classes: None, or "scores", "boxes", "rows": the tensor's rows are classes.
+        classes: None, or "scores", "boxes", "rows": the tensor's rows are classes; or "outputs": of a last layer whose
+            outputs are no classes, but differ between datasets.
         background: where the tensor has background: "first", in every table of classes (torchvision), or "last", in
             that of the scores alone (as here: Detectron2, MMDetection).
         first: whether it is the kernel that reads the image. reversed_channels: whether it reads BGR.
@@ -109,7 +110,7 @@ def to_torch(array, entry):
         array = array.T
     if entry.reversed_channels:
         array = array[:, ::-1]
-    if entry.background == "last" or not entry.classes:
+    if entry.background == "last" or entry.classes in (None, "outputs"):
         return array
     if entry.classes == "scores":
         return np.roll(array, 1, axis=0)
@@ -119,7 +120,7 @@ def to_torch(array, entry):
 
 def from_torch(array, entry):
     """The inverse of `to_torch`. Drops the background rows of boxes and masks."""
-    if entry.classes and entry.background == "first":
+    if entry.classes not in (None, "outputs") and entry.background == "first":
         array = np.roll(array, -1, axis=0) if entry.classes == "scores" else array[rows_a_class(entry) :]
     if entry.reversed_channels:
         array = array[:, ::-1]
@@ -147,7 +148,7 @@ def load_table(table, state, source, heads=True, skip_mismatch=False, left=lambd
         table: list of Entry and Combination.
         state: dict of names to arrays.
         source: where the tensors come from, for messages.
-        heads: False keeps the weights whose rows are classes.
+        heads: False keeps the weights of last layers, whose rows are classes or other outputs.
         skip_mismatch: True loads all tensors that match and skips the others.
         left: function of a name: whether the family leaves such tensors out on purpose.
         fit: None, or a function of (array, entry) that selects rows before shapes are compared.

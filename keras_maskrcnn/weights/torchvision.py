@@ -102,11 +102,12 @@ def _box_head(head):
 def _branches(model):
     """The branches' own tables. ConvNorms become Conv2dNormActivations, other layers have kernel and bias."""
     for branch, head in zip(model.config.branches, model.branch_heads().values()):
-        for layer, name, by_class in branch.torchvision_table(head):
+        for layer, name, outputs in branch.torchvision_table(head):
+            kind = {True: "rows", False: None}.get(outputs, outputs)
             if isinstance(layer, ConvNorm):
                 yield from _numbered(layer, name)
             else:
-                yield from _with_bias(layer, name, "conv", classes="rows" if by_class else None)
+                yield from _with_bias(layer, name, "conv", classes=kind)
 
 
 def _numbered(layer, prefix):
@@ -269,7 +270,7 @@ def read_architecture(state):
     if missing or not branches:
         raise ValueError(
             f"A Mask R-CNN must have the tensors {needed} and those of a branch, one of {list(BUILT_IN)}. "
-            f"Missing: {missing or 'every branch'}. Use a detector with masks."
+            f"Missing: {missing or 'every branch'}. Use a detector with masks or keypoints."
         )
     convs = _count(state, rf"{head}\.(\d+)\.0\.weight")
     return {
@@ -282,7 +283,7 @@ def read_architecture(state):
         "box_fcs": len([n for n in state if re.fullmatch(rf"{head}\.(fc)?\d+\.weight", n)]),
         "box_features": np.shape(state[f"{predictor}.cls_score.weight"])[1],
         **{name: value for fields in branches.values() for name, value in fields.items()},
-        "branches": tuple(BUILT_IN[name]() for name in branches),
+        "branches": tuple(BUILT_IN[name].of_torchvision(state) for name in branches),
     }
 
 

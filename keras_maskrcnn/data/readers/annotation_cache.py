@@ -48,7 +48,7 @@ class Reading:
 
     Args:
         arguments: dict, of `Dataset.__init__`: records (RecordTable), class_names, category_ids, faults, notes,
-            absent_classes; not its name and image_dir.
+            absent_classes and perhaps keypoints; not its name and image_dir.
         finder: ImageFinder that found the images.
         keep: whether a cache can hold it: it depends on nothing else, and the digest saw all bytes of the file.
         read_images: whether it depends on the image files themselves, such as their sizes, and not on names alone.
@@ -160,6 +160,7 @@ def _store(place, reading, about, sha256):
             "faults": [dataclasses.astuple(fault) for fault in arguments["faults"]],
             "notes": list(arguments["notes"]),
             "absent_classes": list(arguments["absent_classes"]),
+            "keypoints": arguments.get("keypoints"),
         },
     }
     write_atomically(place, lambda new: _write(new, json.dumps(header).encode(), columns))

@@ -18,13 +18,14 @@ class ArrayDataset(Dataset):
         crowds: for each image a list of bool; None means none.
         class_names: names by label; None means one class called "object".
         attributes: for each image a list of dicts, one an object, for branches of the model; None means none.
+        keypoints: dict of names and skeleton, as of Dataset; their places are among the attributes. None means none.
 
     Raises:
         ValueError: counts differ, a mask is empty or differs in size from its image, or a label is not in
             0..K-1.
     """
 
-    def __init__(self, images, masks, labels=None, crowds=None, class_names=None, attributes=None):
+    def __init__(self, images, masks, labels=None, crowds=None, class_names=None, attributes=None, keypoints=None):
         names = ("object",) if class_names is None else tuple(class_names)
         labels = [[0] * len(m) for m in masks] if labels is None else labels
         crowds = [[False] * len(m) for m in masks] if crowds is None else crowds
@@ -40,7 +41,7 @@ class ArrayDataset(Dataset):
             _record(number, *entry, len(names))
             for number, entry in enumerate(zip(images, masks, labels, crowds, attributes, strict=True), start=1)
         ]
-        super().__init__(records, names, range(1, len(names) + 1), "the given arrays")
+        super().__init__(records, names, range(1, len(names) + 1), "the given arrays", keypoints=keypoints)
 
 
 def _record(number, image, masks, labels, crowds, attributes, num_classes):

@@ -15,6 +15,7 @@ from keras_maskrcnn.data.readers import fields
 from keras_maskrcnn.data.readers.annotation_cache import Reading, as_options, remembered
 from keras_maskrcnn.data.readers.coco_categories import read_categories
 from keras_maskrcnn.data.readers.coco_content import read_content
+from keras_maskrcnn.data.readers.coco_keypoints import keypoint_scheme
 from keras_maskrcnn.data.readers.coco_polygons import FIELDS, rows_in_images
 from keras_maskrcnn.data.readers.collector import check_stated_size
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
@@ -64,14 +65,16 @@ def _read(annotation_file, image_dir, category_ids, class_names, digest):
     source = str(annotation_file)
     content = read_content(annotation_file, digest)
     categories = read_categories(content.categories, content.ordinary.category_ids, source, category_ids, class_names)
+    keypoints, notes = keypoint_scheme(content.categories, source)
     reader = _Reader(content, source, ImageFinder(annotation_file, image_dir), categories)
     arguments = {
         "records": reader.table(),
         "class_names": categories.names,
         "category_ids": categories.ids,
         "faults": reader.faults,
-        "notes": [*categories.notes, *reader.finder.notes, *reader.notes.sentences(source)],
+        "notes": [*categories.notes, *notes, *reader.finder.notes, *reader.notes.sentences(source)],
         "absent_classes": categories.absent,
+        "keypoints": keypoints,
     }
     return Reading(arguments, reader.finder, content.in_pieces and reader.reads_no_images)
 

@@ -46,6 +46,12 @@ class VisibleObject:
         """Differences of points, which no shift changes: float (..., [dx, dy]) -> float64 (..., [dx, dy])."""
         return np.asarray(vectors, np.float64) @ compose(self.matrix, self.instance.frame)[:, :2].T
 
+    @property
+    def mirrored(self):
+        """Whether the view shows the instance's attributes in a mirror, which exchanges left and right."""
+        (a, b, _), (d, e, _) = compose(self.matrix, self.instance.frame)
+        return bool(a * e - b * d < 0)
+
     def cells(self, size):
         """The mask in the frame of the box: uint8 0/1 (size, size)."""
         return self.view.orient(resample_mask(self.window, self.view.box_to_image(self.box.tolist()), size))
