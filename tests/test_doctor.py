@@ -1,5 +1,7 @@
 """The doctor: this installation against torchvision's stored detections, and whether it notices illness."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,12 @@ from keras_maskrcnn.weights import published
 @pytest.fixture(scope="module")
 def model():
     return doctor.known_model()
+
+
+@pytest.fixture(scope="module")
+def found(model):
+    """What the model finds in the known image."""
+    return doctor.Predictor(model)(doctor.known_image())
 
 
 @pytest.fixture
@@ -42,8 +50,8 @@ def test_this_installation_equals_torchvision(model, cache, monkeypatch):
         (lambda found: setattr(found, "labels", (found.labels + 1) % 3), "NOT"),
     ],
 )
-def test_wrong_detections_are_noticed(model, cache, monkeypatch, change, verdict):
-    real = doctor.Predictor(model)(doctor.known_image())
+def test_wrong_detections_are_noticed(model, found, cache, monkeypatch, change, verdict):
+    real = copy.copy(found)
     change(real)
     monkeypatch.setattr(doctor, "known_model", lambda: model)
     monkeypatch.setattr(doctor, "Predictor", lambda model: lambda image: real)

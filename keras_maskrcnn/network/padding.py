@@ -53,9 +53,12 @@ def zero_padding(features, image_sizes, stride):
     Returns:
         float (B, h, w, C).
     """
-    if image_sizes is None:
-        return features
-    return features * cell_weights(ops.shape(features)[1:3], image_sizes, stride, features.dtype)
+    return keep_cells(features, cell_weights(ops.shape(features)[1:3], image_sizes, stride, features.dtype))
+
+
+def keep_cells(features, weights):
+    """Multiply a map with weights from `cell_weights`; without any, return the map unchanged."""
+    return features if weights is None else features * weights
 
 
 def cell_weights(extent, image_sizes, stride, dtype):
