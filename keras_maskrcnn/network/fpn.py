@@ -6,7 +6,7 @@ from keras import ops
 from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
 from keras_maskrcnn.network.layers import EPSILON, ConvNorm
-from keras_maskrcnn.network.padding import cell_weights, keep_cells
+from keras_maskrcnn.network.padding import keep_cells, weights_of_map
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -67,7 +67,7 @@ class FeaturePyramid(keras.layers.Layer):
         for level, stride in reversed(list(enumerate(BACKBONE_STRIDES))):
             lateral = self.laterals[level](features[level], training=training)
             merged = lateral if merged is None else lateral + backend.upsample_twice(merged)
-            cells = cell_weights(ops.shape(merged)[1:3], image_sizes, stride, merged.dtype)
+            cells = weights_of_map(merged, image_sizes, stride)
             merged = keep_cells(merged, cells)
             pyramid.insert(0, keep_cells(self.outputs[level](merged, training=training), cells))
         # Every second cell. A slice with strides takes longer on TensorFlow, and OpenVINO cannot bound its size.

@@ -53,7 +53,14 @@ def zero_padding(features, image_sizes, stride):
     Returns:
         float (B, h, w, C).
     """
-    return keep_cells(features, cell_weights(ops.shape(features)[1:3], image_sizes, stride, features.dtype))
+    return keep_cells(features, weights_of_map(features, image_sizes, stride))
+
+
+def weights_of_map(features, image_sizes, stride):
+    """`cell_weights` for a map float (B, h, w, C): in its dtype, or None without image sizes."""
+    if image_sizes is None:
+        return None
+    return cell_weights(ops.shape(features)[1:3], image_sizes, stride, features.dtype)
 
 
 def keep_cells(features, weights):
