@@ -199,6 +199,7 @@ def test_a_wrong_branch_is_refused(branches, message):
         km.MaskRCNNConfig(num_classes=1, branches=branches)
 
 
+@pytest.mark.slow_on_jax  # compiles the stages of test_model.py once more
 @pytest.mark.usefixtures("eagerly")
 def test_a_model_without_branches_is_a_box_detector():
     config = tiny_config(num_classes=1, branches=())

@@ -234,7 +234,13 @@ def run_without_python(tmp_path_factory):
     source = pathlib.Path(__file__).parent / "serving" / "run_saved_model.c"
     program = tmp_path_factory.mktemp("c") / "run_saved_model"
     gold = ["-fuse-ld=gold"] * (shutil.which("ld.gold") is not None)  # the usual linker reads the gigabyte for 15 s
-    link = [*gold, f"-L{library}", "-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2", f"-Wl,-rpath,{library}"]
+    link = [
+        *gold,
+        f"-L{library}",
+        "-l:libtensorflow_cc.so.2",
+        "-l:libtensorflow_framework.so.2",
+        f"-Wl,-rpath,{library}",
+    ]
     warnings = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror"]
     include = ["-isystem", tf.sysconfig.get_include()]
     subprocess.run([compiler, *warnings, *include, str(source), *link, "-o", str(program)], check=True)

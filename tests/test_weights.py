@@ -362,7 +362,9 @@ def test_frozen_parts_of_the_backbone(tmp_path):
     model.save(tmp_path / "frozen.keras")
     loaded = keras.saving.load_model(tmp_path / "frozen.keras", compile=False)
     assert {weight.path.split("/", 1)[-1] for weight in loaded.trainable_weights} == trained
-    assert not [w for w in tiny_model(trainable_layers=0, norm="batch", **SMALLEST).trainable_weights if "backbone/" in w.path]
+    assert not [
+        w for w in tiny_model(trainable_layers=0, norm="batch", **SMALLEST).trainable_weights if "backbone/" in w.path
+    ]
     with pytest.raises(ValueError, match="0..5"):
         tiny_config(trainable_layers=6)
 
