@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+from backend_tools import without_graphs
 
 from keras_maskrcnn.cli import doctor
 from keras_maskrcnn.geometry import native
@@ -18,7 +19,8 @@ def model():
 @pytest.fixture(scope="module")
 def found(model):
     """What the model finds in the known image."""
-    return doctor.Predictor(model)(doctor.known_image())
+    with without_graphs():
+        return doctor.Predictor(model)(doctor.known_image())
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def cache(tmp_path, monkeypatch):
     return published.cache_folder()
 
 
-def test_this_installation_equals_torchvision(model, cache, monkeypatch):
+def test_this_installation_equals_torchvision(model, cache, monkeypatch, eagerly):
     """On a canvas that is no multiple of 64, where torchvision's anchors of P6 are not a stride apart."""
     monkeypatch.setattr(doctor, "known_model", lambda: model)
     report = doctor.examine()
@@ -59,8 +61,9 @@ def test_wrong_detections_are_noticed(model, found, cache, monkeypatch, change, 
     assert verdict in report.verdict and report.trusted == (verdict != "NOT")
 
 
-def test_damaged_weights_are_noticed(model, cache, monkeypatch):
+def test_damaged_weights_are_noticed(model, found, cache, monkeypatch):
     monkeypatch.setattr(doctor, "known_model", lambda: model)
+    monkeypatch.setattr(doctor, "Predictor", lambda model: lambda image: found)
     (cache / "some.80.weights.h5").write_bytes(b"cut short")
     report = doctor.examine()
     assert not report.trusted and "some.80.weights.h5" in report.verdict
