@@ -82,7 +82,14 @@ EAGER = ("test_model", "test_optimize", "test_cli", "test_streaming")
 # TensorFlow's graph optimiser takes two thirds of a graph's first call, and most graphs of tests are called once or
 # twice. These files and the processes that tests start run with it, as users do; the others do without, and so do tests
 # of these files that use the fixture `unoptimised`.
-OPTIMISED = ("test_torchvision_v1", "test_ops", "test_training", "test_samples", "test_overfit")
+OPTIMISED = (
+    "test_torchvision_v1",
+    "test_torchvision_losses",
+    "test_ops",
+    "test_training",
+    "test_samples",
+    "test_overfit",
+)
 
 # Files of minutes go first: two workers that share whole files (--dist loadfile) then end at about the same time.
 LONG = (
