@@ -31,7 +31,7 @@ LOSSES = {
 
 
 class Twin:
-    """One version's model beside torchvision's numbers; what it computes for both images, stage by stage, when asked."""
+    """One version's model beside torchvision's numbers; what it computes for both, stage by stage, when asked."""
 
     def __init__(self, version):
         self.golden = golden_numbers(version)
