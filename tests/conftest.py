@@ -4,6 +4,7 @@ Keras is imported late: the process that hands tests out to workers (pytest -n) 
 """
 
 import contextlib
+import gc
 import os
 import pathlib
 import random
@@ -138,6 +139,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if name != "tensorflow" and item.get_closest_marker("tensorflow"):
             item.add_marker(pytest.mark.skip(reason=f"needs TensorFlow; the backend is {name}"))
+
+
+def pytest_collection_finish():
+    """Keep the garbage collector away from what was imported, which stays: it would look through it all each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

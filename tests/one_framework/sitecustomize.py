@@ -6,8 +6,12 @@ tests all has them.
 
 Keras also imports matplotlib.pyplot, where it is installed, for galleries of images that no test draws: most of a second
 in each process. It does not find it here; the package and the tests do.
+
+A framework makes a million objects that stay. Python's garbage collector looks through all of them several times during
+the import, and again while a model is traced. Here it looks less often.
 """
 
+import gc
 import importlib.abc
 import importlib.machinery
 import os
@@ -45,3 +49,4 @@ class HiddenFromKeras(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path[:0] = [Hidden(), HiddenFromKeras()]
+gc.set_threshold(20_000, 20, 20)
