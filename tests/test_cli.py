@@ -297,9 +297,11 @@ def test_predict_writes_a_picture_for_each_image_and_coco_results(shapes, model_
 @pytest.mark.compiled  # eagerly, each signature would trace the model anew
 def test_export_writes_a_version_and_overwrites_it_when_told(model_file, tmp_path, capsys, monkeypatch):
     """What a signature computes: test_serving.py. Here it returns its images, which saves tracing a model twice."""
+    import tensorflow as tf
+
     from keras_maskrcnn.serving import signatures
 
-    inputs = {"images": signatures.tf.TensorSpec((None, None, None, 3), "uint8", name="images")}
+    inputs = {"images": tf.TensorSpec((None, None, None, 3), "uint8", name="images")}
     contract = {"serving_default": (lambda images: {"images": images}, inputs)}
     monkeypatch.setattr(signatures, "signatures", lambda served: contract)
     target = tmp_path / "saved"
