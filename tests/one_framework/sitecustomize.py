@@ -4,8 +4,8 @@ TensorFlow imports JAX where it is installed (tensorflow/lite/python/util.py), w
 import; Keras on JAX imports TensorFlow to seed it, on PyTorch both. Users seldom have more than one, but a machine that
 tests all has them.
 
-Keras also imports matplotlib.pyplot, where it is installed, for galleries of images that no test draws: most of a second
-in each process. It does not find it here; the package and the tests do.
+Keras also imports matplotlib.pyplot, where it is installed, for galleries of images that no test draws: most of a
+second in each process. It does not find it here; the package and the tests do.
 
 A framework makes a million objects that stay. Python's garbage collector looks through all of them several times during
 the import, and again while a model is traced. Here it looks less often.
