@@ -26,6 +26,5 @@ def twin():
 
 
 @pytest.mark.slow_on_jax  # its gradient compiles for a minute; v1's has the same losses and operators
-@pytest.mark.usefixtures("eagerly")  # v1's is traced, and so is the model above
 def test_losses_and_gradients(twin):
     twin_tests.test_losses_and_gradients(twin)
