@@ -302,18 +302,18 @@ class MaskRCNN(keras.Model):
     def _make_anchors(self, features):
         """Anchors of every level, and which of them stand on the image: `anchors` and `anchors_valid` of `propose`."""
         pyramid, image_sizes = features["pyramid"], features["image_sizes"]
-        canvas = [side * PYRAMID_STRIDES[0] for side in ops.shape(pyramid[0])[1:3]]
+        canvas = [side * PYRAMID_STRIDES[0] for side in backend.shape(pyramid[0])[1:3]]
         anchors, valid = [], []
         for level, stride, cells in zip(pyramid, PYRAMID_STRIDES, self.cells):
-            batch, rows, columns = ops.shape(level)[:3]
+            batch, *extent = backend.shape(level)[:3]
             spacing = (stride, stride)
             if self.config.anchor_spacing == "canvas":
-                spacing = (canvas[0] // rows, canvas[1] // columns)
-            anchors.append(level_anchors(rows, columns, spacing, cells))
+                spacing = (canvas[0] // extent[0], canvas[1] // extent[1])
+            anchors.append(level_anchors(*extent, spacing, cells))
             if not self.config.mask_padding:
                 valid.append(None)
                 continue
-            inside = ops.expand_dims(valid_cells(ops.shape(level)[1:3], image_sizes, stride), -1)
+            inside = ops.expand_dims(valid_cells(extent, image_sizes, stride), -1)
             inside = ops.logical_and(inside, np.ones(len(cells), bool))  # for every anchor of a cell
             valid.append(ops.reshape(inside, (batch, -1)))
         return {"anchors": anchors, "anchors_valid": valid}
@@ -353,7 +353,7 @@ class MaskRCNN(keras.Model):
         return truth | {name: self.frame.enter(truth[name], image_sizes) for name in names}
 
     def _noise(self, like):
-        return keras.random.uniform(ops.shape(like), dtype="float32", seed=self.seed_generator)
+        return keras.random.uniform(backend.shape(like), dtype="float32", seed=self.seed_generator)
 
     def _learn_rpn(self, proposals, truth, has_image):
         config = self.config

@@ -1,9 +1,42 @@
-"""What tests need of the backend and Keras does not give: gradients and compiled functions."""
+"""What tests need of the backend and Keras does not give: gradients and compiled functions, or none."""
 
+import contextlib
 import functools
 
 import keras
 import numpy as np
+
+
+@contextlib.contextmanager
+def without_graphs():
+    """Run what TensorFlow would trace eagerly: one step takes a small part of the time. Elsewhere, do nothing."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    kept = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(kept)
+
+
+@contextlib.contextmanager
+def without_optimiser():
+    """Leave out TensorFlow's graph optimiser. Elsewhere, do nothing."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    kept = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": kept})
 
 
 def compiled(function, variables=()):

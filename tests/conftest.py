@@ -4,6 +4,7 @@ Keras is imported late: the process that hands tests out to workers (pytest -n) 
 """
 
 import contextlib
+import gc
 import os
 import pathlib
 import random
@@ -33,6 +34,9 @@ HOST_ONLY = (
     "test_pth",
     "test_published",
     "test_weights",
+    "test_converting_families",
+    "test_detectron2.py",
+    "test_matterport.py",
     "test_batch",
     "test_doctor",
     "test_evaluation",
@@ -83,8 +87,16 @@ HOST_ONLY = (
 EAGER = ("test_model", "test_optimize", "test_cli", "test_streaming")
 
 # TensorFlow's graph optimiser takes two thirds of a graph's first call, and most graphs of tests are called once or
-# twice. These files and the processes that tests start run with it, as users do; the others do without.
-OPTIMISED = ("test_torchvision", "test_ops", "test_training", "test_samples", "test_overfit", "test_model_options")
+# twice. These files and the processes that tests start run with it, as users do; the others do without, and so do tests
+# of these files that use the fixture `unoptimised`.
+OPTIMISED = (
+    "test_torchvision_v1",
+    "test_torchvision_losses",
+    "test_ops",
+    "test_training",
+    "test_samples",
+    "test_overfit",
+)
 
 # Files of minutes go first: two workers that share whole files (--dist loadfile) then end at about the same time.
 LONG = (
@@ -135,6 +147,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=f"needs TensorFlow; the backend is {name}"))
 
 
+def pytest_collection_finish():
+    """Keep the garbage collector away from what was imported, which stays: it would look through it all each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     """Every test starts from the same seed, so that order and selection do not matter.
@@ -150,31 +168,43 @@ def fixed_seed():
 @pytest.fixture(autouse=True, scope="module")
 def quick_graphs(request):
     """Leave out TensorFlow's graph optimiser, but for the files of OPTIMISED."""
-    if backend() != "tensorflow" or "tensorflow" not in sys.modules or request.path.name.startswith(OPTIMISED):
+    if "tensorflow" not in sys.modules or request.path.name.startswith(OPTIMISED):
         yield
         return
-    import tensorflow as tf
+    from backend_tools import without_optimiser
 
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    with without_optimiser():
+        yield
+
+
+@pytest.fixture
+def unoptimised():
+    """Leave out TensorFlow's graph optimiser in a test of a file of OPTIMISED."""
+    from backend_tools import without_optimiser
+
+    with without_optimiser():
+        yield
 
 
 @pytest.fixture(autouse=True)
 def eager_steps(request):
     """Run the files of EAGER without tracing, on TensorFlow."""
-    if (
-        backend() != "tensorflow"
-        or not request.path.name.startswith(EAGER)
-        or request.node.get_closest_marker("compiled")
-    ):
+    if not request.path.name.startswith(EAGER) or request.node.get_closest_marker("compiled"):
         yield
         return
-    import tensorflow as tf
+    from backend_tools import without_graphs
 
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    with without_graphs():
+        yield
+
+
+@pytest.fixture
+def eagerly():
+    """Run a test of another file without tracing, on TensorFlow."""
+    from backend_tools import without_graphs
+
+    with without_graphs():
+        yield
 
 
 @pytest.fixture(params=["native", "stock"] if backend() == "tensorflow" else ["only"])

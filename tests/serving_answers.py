@@ -19,12 +19,12 @@ def make_model(**overrides):
     return scatter_weights(km.MaskRCNN(config))
 
 
-def export_images_alone(monkeypatch):
-    """Exports of a test hold `serving_default` and nothing else: the other signatures take most of the time."""
+def export_one_signature(monkeypatch, name="serving_default"):
+    """Exports of a test hold this signature and nothing else: the other ones take most of the time."""
     from keras_maskrcnn.serving import signatures
 
     every = signatures.signatures
-    monkeypatch.setattr(signatures, "signatures", lambda served: {"serving_default": every(served)["serving_default"]})
+    monkeypatch.setattr(signatures, "signatures", lambda served: {name: every(served)[name]})
 
 
 def picture(height, width, seed=0):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from serving_answers import export_images_alone
+from serving_answers import export_one_signature
 from tiny import images_only, random_batch, scatter_weights, tiny_config
 
 import keras_maskrcnn as km
@@ -330,7 +330,7 @@ def export_and_call(model, folder, images, monkeypatch):
     """What the SavedModel's `serving_default` returns."""
     import tensorflow as tf
 
-    export_images_alone(monkeypatch)
+    export_one_signature(monkeypatch)
     exported = tf.saved_model.load(str(km.export_saved_model(model, folder)))
     return {name: value.numpy() for name, value in exported.signatures["serving_default"](tf.constant(images)).items()}
 

@@ -7,13 +7,13 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import zipfile
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
-from serving_answers import export_images_alone
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.cli import sources, train
@@ -116,6 +116,14 @@ def shapes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A single picture of shapes, to measure a model with."""
+    folder = tmp_path_factory.mktemp("one")
+    generate_shapes(folder, 1, image_size=64, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.keras"
     small_model().save(path)
@@ -128,9 +136,9 @@ def dataset_arguments(folder, prefix=""):
     ]  # fmt: skip
 
 
-def test_train_fine_tunes_into_a_run_folder_that_the_others_read(shapes, model_file, tmp_path, capsys):
+def test_train_fine_tunes_into_a_run_folder_that_the_others_read(shapes, one, model_file, tmp_path, capsys):
     run = tmp_path / "run"
-    arguments = [*dataset_arguments(shapes), *dataset_arguments(shapes, "val-"), "--epochs", "1"]
+    arguments = [*dataset_arguments(shapes), *dataset_arguments(one, "val-"), "--epochs", "1"]
     arguments += ["--batch-size", "2", "--start-from", str(model_file), "--run-dir", str(run), "--freeze", "backbone"]
     assert cli.main(["train", *arguments, "--any-way-up", "--crop", "64", "--augment", "strong"]) == cli.SUCCESS
     told = capsys.readouterr().out
@@ -141,7 +149,7 @@ def test_train_fine_tunes_into_a_run_folder_that_the_others_read(shapes, model_f
     settings = json.loads((run / "config.json").read_text())["settings"]
     assert settings["training_recipe"]["steps"] == 2 and settings["freeze"] == ["backbone"]
     figures = tmp_path / "ap.json"
-    assert cli.main(["evaluate", str(run), *dataset_arguments(shapes), "--json", str(figures)]) == cli.SUCCESS
+    assert cli.main(["evaluate", str(run), *dataset_arguments(one), "--json", str(figures)]) == cli.SUCCESS
     measured, kept = json.loads(figures.read_text()), json.loads((run / "metrics.json").read_text())
     assert measured["segm_AP"] == pytest.approx(kept["segm_AP"], abs=1e-4)
     assert cli.main(["train", "--resume", "--run-dir", str(run)]) == cli.MISTAKE
@@ -272,11 +280,14 @@ def test_preview_draws_what_training_with_the_same_seed_is_given(shapes, tmp_pat
 
 
 def test_predict_writes_a_picture_for_each_image_and_coco_results(shapes, model_file, tmp_path):
-    output = tmp_path / "found"
-    arguments = ["predict", str(model_file), str(shapes / "images"), "--output", str(output)]
+    output, folder = tmp_path / "found", tmp_path / "photos"
+    folder.mkdir()
+    for path in sorted((shapes / "images").iterdir())[:2]:
+        shutil.copy(path, folder)
+    arguments = ["predict", str(model_file), str(folder), "--output", str(output)]
     assert cli.main([*arguments, "--score", "0.01", "--tile", "48"]) == cli.SUCCESS
     pictures = sorted(output.glob("*.png"))
-    assert len(pictures) == 4
+    assert len(pictures) == 2
     assert np.asarray(Image.open(pictures[0])).shape == (64, 64, 3)
     for result in json.loads((output / "detections.json").read_text()):
         assert result["segmentation"]["size"] == [64, 64] and result["score"] >= 0.01
@@ -285,8 +296,14 @@ def test_predict_writes_a_picture_for_each_image_and_coco_results(shapes, model_
 @pytest.mark.tensorflow
 @pytest.mark.compiled  # eagerly, each signature would trace the model anew
 def test_export_writes_a_version_and_overwrites_it_when_told(model_file, tmp_path, capsys, monkeypatch):
-    """What is in it: test_serving.py."""
-    export_images_alone(monkeypatch)
+    """What a signature computes: test_serving.py. Here it returns its images, which saves tracing a model twice."""
+    import tensorflow as tf
+
+    from keras_maskrcnn.serving import signatures
+
+    inputs = {"images": tf.TensorSpec((None, None, None, 3), "uint8", name="images")}
+    contract = {"serving_default": (lambda images: {"images": images}, inputs)}
+    monkeypatch.setattr(signatures, "signatures", lambda served: contract)
     target = tmp_path / "saved"
     (target / "2").mkdir(parents=True)
     arguments = ["export", str(model_file), str(target), "--version"]
@@ -308,7 +325,7 @@ def test_export_refuses_options_of_another_format_and_says_what_litert_needs(mod
     assert not list(tmp_path.iterdir())
 
 
-def test_convert_there_and_back_and_train_from_it(shapes, model_file, tmp_path, capsys):
+def test_convert_there_and_back_and_train_from_it(shapes, one, model_file, tmp_path, capsys):
     """To torchvision's names, to a model again, and as the start of a model for other classes."""
     import keras_maskrcnn as km
 
@@ -328,7 +345,7 @@ def test_convert_there_and_back_and_train_from_it(shapes, model_file, tmp_path, 
     assert ".keras or .weights.h5" in capsys.readouterr().err
 
     run = tmp_path / "run"
-    arguments = [*dataset_arguments(shapes), *dataset_arguments(shapes, "val-"), "--epochs", "1", "--batch-size", "4"]
+    arguments = [*dataset_arguments(shapes), *dataset_arguments(one, "val-"), "--epochs", "1", "--batch-size", "4"]
     arguments += ["--weights", str(exported), "--image-scale", "1", "--run-dir", str(run), "--learning-rate", "1e-9"]
     assert cli.main(["train", *arguments]) == cli.SUCCESS
     assert "unchanged: roi_heads.box_predictor.cls_score" in capsys.readouterr().out

@@ -1,7 +1,10 @@
 """The doctor: this installation against torchvision's stored detections, and whether it notices illness."""
 
+import copy
+
 import numpy as np
 import pytest
+from backend_tools import without_graphs
 
 from keras_maskrcnn.cli import doctor
 from keras_maskrcnn.geometry import native
@@ -13,13 +16,20 @@ def model():
     return doctor.known_model()
 
 
+@pytest.fixture(scope="module")
+def found(model):
+    """What the model finds in the known image."""
+    with without_graphs():
+        return doctor.Predictor(model)(doctor.known_image())
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     return published.cache_folder()
 
 
-def test_this_installation_equals_torchvision(model, cache, monkeypatch):
+def test_this_installation_equals_torchvision(model, cache, monkeypatch, eagerly):
     """On a canvas that is no multiple of 64, where torchvision's anchors of P6 are not a stride apart."""
     monkeypatch.setattr(doctor, "known_model", lambda: model)
     report = doctor.examine()
@@ -42,8 +52,8 @@ def test_this_installation_equals_torchvision(model, cache, monkeypatch):
         (lambda found: setattr(found, "labels", (found.labels + 1) % 3), "NOT"),
     ],
 )
-def test_wrong_detections_are_noticed(model, cache, monkeypatch, change, verdict):
-    real = doctor.Predictor(model)(doctor.known_image())
+def test_wrong_detections_are_noticed(model, found, cache, monkeypatch, change, verdict):
+    real = copy.copy(found)
     change(real)
     monkeypatch.setattr(doctor, "known_model", lambda: model)
     monkeypatch.setattr(doctor, "Predictor", lambda model: lambda image: real)
@@ -51,8 +61,9 @@ def test_wrong_detections_are_noticed(model, cache, monkeypatch, change, verdict
     assert verdict in report.verdict and report.trusted == (verdict != "NOT")
 
 
-def test_damaged_weights_are_noticed(model, cache, monkeypatch):
+def test_damaged_weights_are_noticed(model, found, cache, monkeypatch):
     monkeypatch.setattr(doctor, "known_model", lambda: model)
+    monkeypatch.setattr(doctor, "Predictor", lambda model: lambda image: found)
     (cache / "some.80.weights.h5").write_bytes(b"cut short")
     report = doctor.examine()
     assert not report.trusted and "some.80.weights.h5" in report.verdict

@@ -20,6 +20,15 @@ from keras_maskrcnn.runs.experiment import find_model, train_model
 from keras_maskrcnn.runs.options import RunOptions, run_options
 from keras_maskrcnn.runs.recorder import RunRecorder
 
+DRAWS = "test_a_run_leaves_config_metrics_weights_curves_and_overlays"
+
+
+@pytest.fixture(autouse=True)
+def curves_once(request):
+    """One test looks at the picture of the curves; drawing it takes longer than a run of the others."""
+    if request.node.name != DRAWS:
+        request.getfixturevalue("quick_curves")
+
 
 class Line(keras.Model):
     """y = w x, with a config and known detections: enough for a run."""

@@ -60,7 +60,7 @@ def test_there_is_something_to_compare(model):
     assert losses["loss"] == pytest.approx(sum(losses[name] for name in LOSSES), rel=1e-5)
 
 
-@pytest.mark.parametrize("canvas", [(96, 128), (160, 192)])
+@pytest.mark.parametrize("canvas", [pytest.param((96, 128), marks=pytest.mark.slow_on_jax), (160, 192)])
 def test_detections_do_not_depend_on_the_canvas_or_the_neighbour(model, canvas):
     alone = found(model, random_batch([SMALL], (96, 128)))
     beside = found(model, random_batch([LARGE, SMALL] if canvas[0] > 128 else [SMALL, SMALL], canvas))

@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from serving_answers import export_one_signature
 from tiny import images_only, tiny_config
 
 import keras_maskrcnn as km
@@ -89,12 +90,14 @@ def test_it_declares_what_is_wrong_with_a_batch():
 
 @pytest.fixture(scope="module")
 def trained():
-    """A model that saw eight steps, and its history."""
+    """A model that saw eight steps, and its history. They are traced; what comes later runs eagerly on TensorFlow."""
     keras.utils.set_random_seed(0)
     model = km.MaskRCNN(CONFIG)
     model.compile(keras.optimizers.AdamW(2e-3, global_clipnorm=5.0))
     loader = km.DataLoader(arrows(8, 1), CONFIG, 4, canvas=(96, 96))
-    return model, model.fit(loader, epochs=4, shuffle=False, verbose=0).history
+    history = model.fit(loader, epochs=4, shuffle=False, verbose=0).history
+    model.run_eagerly = keras.backend.backend() == "tensorflow"
+    return model, history
 
 
 def test_it_trains_beside_the_others_under_its_own_name(trained):
@@ -167,8 +170,11 @@ def test_loading_without_the_class_says_what_to_import(trained):
 
 
 @pytest.mark.tensorflow
-def test_the_saved_model_has_it_among_its_outputs(trained, tmp_path):
+def test_the_saved_model_has_it_among_its_outputs(trained, tmp_path, monkeypatch):
+    """In the signature of its predictor; the others share its graph."""
     from keras_maskrcnn.serving.saved_model_predictor import SavedModelPredictor
+
+    export_one_signature(monkeypatch, "serve_images_options")
 
     model, _ = trained
     image = arrows(1, 3).load_image(0)
@@ -193,6 +199,8 @@ def test_a_wrong_branch_is_refused(branches, message):
         km.MaskRCNNConfig(num_classes=1, branches=branches)
 
 
+@pytest.mark.slow_on_jax  # compiles the stages of test_model.py once more
+@pytest.mark.usefixtures("eagerly")
 def test_a_model_without_branches_is_a_box_detector():
     config = tiny_config(num_classes=1, branches=())
     model = km.MaskRCNN(config)

@@ -1,6 +1,5 @@
 """The .onnx file in onnxruntime: the same detections as the model, for any size and batch; nothing half-written."""
 
-import contextlib
 import dataclasses
 import json
 import sys
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from converter_models import assert_same, export_by_command, noise, small_model
 from PIL import Image
+from tiny import in_place_of
 
 import keras_maskrcnn as km
 from keras_maskrcnn import cli
@@ -70,14 +70,6 @@ def test_limits_are_inputs_that_need_not_be_given(model, run, name, value):
     for wrong in (-1, 1000) if name == "max_detections" else (-1,):
         same = run(images, **{name: np.array(wrong, "int32" if name == "max_detections" else "float32")})
         np.testing.assert_array_equal(same["scores"], run(images)["scores"])
-
-
-@contextlib.contextmanager
-def in_place_of(model, config):
-    """The model with another config, which its eager steps read."""
-    own, model.config = model.config, config
-    yield
-    model.config = own
 
 
 def test_real_images(model, run, shared_data):

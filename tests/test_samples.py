@@ -10,6 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from backend_tools import without_graphs
 from known_answers import KnownModel, small_config
 from PIL import Image
 
@@ -38,7 +39,10 @@ pytestmark = pytest.mark.tensorflow
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Few and narrow layers in every config; steps are compiled, as they are for users."""
+    """Few and narrow layers in every config; training steps are compiled, as they are for users.
+
+    TensorFlow's graph optimiser takes half of the time: the first sample runs with it, the others do without.
+    """
     real = km.MaskRCNNConfig
     for module in (km, zoo, demo):
         monkeypatch.setattr(module, "MaskRCNNConfig", lambda **fields: real(**(fields | SMALL)))
@@ -205,7 +209,7 @@ def coco_folder(tmp_path):
     return folder
 
 
-def test_coco_trains_and_evaluates_on_a_handful_of_images(coco_folder, tmp_path, capsys):
+def test_coco_trains_and_evaluates_on_a_handful_of_images(coco_folder, tmp_path, capsys, unoptimised):
     sample = load_sample("coco/coco.py")
     data = ["--data", str(coco_folder), "--limit", "1", "--min-size", str(SIDE)]
     run = ["--weights", "random", "--steps", "2", "--batch-size", "1", "--output", str(tmp_path / "run")]
@@ -214,12 +218,13 @@ def test_coco_trains_and_evaluates_on_a_handful_of_images(coco_folder, tmp_path,
     assert config["category_ids"] == [3, 7] and config["class_names"] == ["car", "train"]
     assert config["norm"] == "batch" and config["mask_targets"] == "torchvision"
     figures = tmp_path / "ap.json"
-    sample.main(["evaluate", *data, "--weights", str(tmp_path / "run"), "--json", str(figures)])
+    with without_graphs():  # the run traced this detection
+        sample.main(["evaluate", *data, "--weights", str(tmp_path / "run"), "--json", str(figures)])
     measured, kept = json.loads(figures.read_text()), json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert measured["segm_AP"] == pytest.approx(kept["segm_AP"], abs=1e-6) and measured["segm_AP/car"] == -1
 
 
-def test_coco_evaluates_torchvisions_own_file_on_real_images(shared_data, tmp_path, capsys):
+def test_coco_evaluates_torchvisions_own_file_on_real_images(shared_data, tmp_path, capsys, eagerly):
     safetensors = pytest.importorskip("safetensors.numpy")
     donor = zoo.maskrcnn_resnet50_fpn(90)
     safetensors.save_file(km.torchvision_state_dict(donor), tmp_path / "coco.safetensors")
@@ -235,7 +240,7 @@ def test_coco_evaluates_torchvisions_own_file_on_real_images(shared_data, tmp_pa
 # own_data --------------------------------------------------------------------------------------------------
 
 
-def test_ten_lines_from_a_folder_to_a_model_and_pictures(tmp_path, monkeypatch, capsys):
+def test_ten_lines_from_a_folder_to_a_model_and_pictures(tmp_path, monkeypatch, capsys, unoptimised):
     monkeypatch.chdir(tmp_path)
     write_balloons(tmp_path / "data" / "train", 4, list)
     write_balloons(tmp_path / "data" / "val", 1, list)
@@ -340,7 +345,7 @@ def test_the_notebook_holds_no_outputs():
     assert len({cell["id"] for cell in cells}) == len(cells)  # nbformat 4.5
 
 
-def test_the_notebook_walks_the_whole_path(tmp_path, monkeypatch, capsys):
+def test_the_notebook_walks_the_whole_path(tmp_path, monkeypatch, capsys, eagerly):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt

@@ -23,6 +23,7 @@ def assert_the_same(found, expected):
         np.testing.assert_allclose(found[name], values, rtol=0, atol=TOLERANCE[name[:-1]], err_msg=name)
 
 
+@pytest.mark.usefixtures("eagerly")  # on TensorFlow, where each canvas would be traced
 def test_this_backend_finds_what_tensorflow_found():
     model = three_backends.small_model()
     receipt = km.load_weights(model, str(three_backends.WEIGHTS))

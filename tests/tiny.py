@@ -1,5 +1,7 @@
 """The smallest Mask R-CNN that has every part, and batches for it; used by several test files."""
 
+import contextlib
+
 import numpy as np
 
 import keras_maskrcnn as km
@@ -53,6 +55,14 @@ def scatter_weights(model, seed=0):
             values = rng.normal(size=shape) * 0.1
         weight.assign(values.astype("float32"))
     return model
+
+
+@contextlib.contextmanager
+def in_place_of(model, config):
+    """The model with another config of the same weights, which its eager steps read."""
+    own, model.config = model.config, config
+    yield
+    model.config = own
 
 
 def random_batch(sizes, canvas, num_objects=3, rows=6, seed=0, num_classes=3, mask_size=14):

@@ -1,8 +1,10 @@
 """Torchvision's twin: with its weights, its numbers, from the features to the gradients.
 
-test_torchvision_v1.py and test_torchvision_v2.py import the tests, each with its `twin`: two files, so that two workers
-share them.
+test_torchvision_v1.py, test_torchvision_v2.py and test_torchvision_losses.py import the tests, each with its `twin`:
+three files, so that workers share them.
 """
+
+import functools
 
 import numpy as np
 from backend_tools import compiled, losses_and_gradients, to_numpy
@@ -29,13 +31,15 @@ LOSSES = {
 
 
 class Twin:
-    """One version's model beside torchvision's numbers; what the model says of both images, stage by stage."""
+    """One version's model beside torchvision's numbers; what it computes for both, stage by stage, when asked."""
 
     def __init__(self, version):
         self.golden = golden_numbers(version)
         self.model = golden_model(version)
         self.batch = both_images(self.golden, self.model.config)
 
+    @functools.cached_property
+    def _outputs(self):
         def stages(images, image_sizes):
             model = self.model
             features = model.extract_features(images, image_sizes)
@@ -46,8 +50,12 @@ class Twin:
             return features["pyramid"], proposals["anchors"], rpn, kept, detections
 
         outputs = compiled(stages, self.model.variables)(self.batch["images"], self.batch["image_sizes"])
-        self.pyramid, self.anchors, self.rpn, self.proposals = (to_numpy(list(each)) for each in outputs[:4])
-        self.detections = {name: to_numpy(each) for name, each in outputs[4].items()}
+        detections = {name: to_numpy(each) for name, each in outputs[4].items()}
+        return *(to_numpy(list(each)) for each in outputs[:4]), detections
+
+    pyramid, anchors, rpn, proposals, detections = (
+        property(lambda self, place=place: self._outputs[place]) for place in range(5)
+    )
 
     def found(self, i):
         """The instances of image i in its own pixels."""

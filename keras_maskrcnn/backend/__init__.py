@@ -40,6 +40,7 @@ ENDS_WITH_DATA = chosen_runtime.ENDS_WITH_DATA
 HAS_FUSED_BATCH_NORM = chosen_runtime.HAS_FUSED_BATCH_NORM
 FOLDS_NORMS = chosen_runtime.FOLDS_NORMS
 fused_batch_norm = getattr(chosen_runtime, "fused_batch_norm", None)
+shape = chosen_runtime.shape
 smaller = chosen_runtime.smaller
 gather_each = chosen_runtime.gather_each
 take_rows = chosen_runtime.take_rows

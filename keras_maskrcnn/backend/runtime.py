@@ -17,6 +17,11 @@ HAS_FUSED_BATCH_NORM = False
 FOLDS_NORMS = False  # XLA fuses a constant norm with its neighbours
 
 
+def shape(array):
+    """The sizes of an array, as `ops.shape`."""
+    return ops.shape(array)
+
+
 def smaller(a, b):
     """The smaller of two sizes, for slices and top-k."""
     return min(a, b)

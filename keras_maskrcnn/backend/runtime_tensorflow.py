@@ -18,6 +18,17 @@ HAS_FUSED_BATCH_NORM = True
 FOLDS_NORMS = True  # a constant norm is folded into the preceding kernel
 
 
+def shape(array):
+    """The sizes of an array, as `ops.shape`: ints where they are known, else scalar tensors.
+
+    Two operators for all of them: `ops.shape` adds four for each, which takes time when a model is traced.
+    """
+    known = tuple(array.shape)
+    if None not in known:
+        return known
+    return tuple(size if side is None else side for side, size in zip(known, tf.unstack(tf.shape(array)), strict=True))
+
+
 def smaller(a, b):
     """The smaller of two sizes, ints or scalar tensors."""
     if isinstance(a, int) and isinstance(b, int):

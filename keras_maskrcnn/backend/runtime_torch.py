@@ -11,6 +11,7 @@ from keras_maskrcnn.backend.runtime import (
     pad_columns,
     pad_to_multiple,
     scale_loss,
+    shape,
     share_of_count,
     smaller,
     take_rows,
@@ -22,6 +23,7 @@ __all__ = [
     "pad_columns",
     "pad_to_multiple",
     "scale_loss",
+    "shape",
     "share_of_count",
     "smaller",
 ]

@@ -52,8 +52,8 @@ def pairwise_intersection(a, b):
     Returns:
         float (..., N, M), square pixels.
     """
-    ax1, ay1, ax2, ay2 = (side[..., :, None] for side in split_sides(a))
-    bx1, by1, bx2, by2 = (side[..., None, :] for side in split_sides(b))
+    ax1, ay1, ax2, ay2 = split_sides(ops.expand_dims(a, -2))
+    bx1, by1, bx2, by2 = split_sides(ops.expand_dims(b, -3))
     width = ops.relu(ops.minimum(ax2, bx2) - ops.maximum(ax1, bx1))
     height = ops.relu(ops.minimum(ay2, by2) - ops.maximum(ay1, by1))
     return width * height

@@ -12,7 +12,7 @@ def _best(noise, eligible, count):
     """True for the `count` eligible candidates with the largest noise; count is an int or (int, int32 (B,))."""
     noise = ops.where(eligible, noise, -1.0)
     most = count if isinstance(count, int) else count[0]
-    size = backend.smaller(most, ops.shape(noise)[1])
+    size = backend.smaller(most, backend.shape(noise)[1])
     highest, _ = ops.top_k(noise, size)
     if isinstance(count, int):
         threshold = highest[:, -1:]
@@ -52,5 +52,5 @@ def order_samples(noise, positive, negative, num_samples):
         indices int32 (B, S') of candidates, and valid bool (B, S'), S' = min(S, M).
     """
     priority = ops.where(positive, noise + 2.0, ops.where(negative, noise + 1.0, 0.0))
-    highest, indices = ops.top_k(priority, backend.smaller(num_samples, ops.shape(noise)[1]))
+    highest, indices = ops.top_k(priority, backend.smaller(num_samples, backend.shape(noise)[1]))
     return ops.cast(indices, "int32"), highest >= 1.0

@@ -133,7 +133,7 @@ def positive_rois(rois, most=None):
     names = ("positive", "rois", "labels", "matched")
     arrays = [rois[name] for name in names]
     if most is not None:
-        count = backend.smaller(most, ops.shape(arrays[0])[1])
+        count = backend.smaller(most, backend.shape(arrays[0])[1])
         arrays = [array[:, :count] for array in arrays]
     return dict(zip(names, backend.trim_to_valid(*arrays)))
 

@@ -82,7 +82,7 @@ class BoxHead(keras.layers.Layer):
             dict of class_logits float32 (B, R, K + 1), last column background; deltas float32
             (B, R, K, [dx, dy, dw, dh]), one box per class.
         """
-        batch, rois = ops.shape(pooled)[0], ops.shape(pooled)[1]
+        batch, rois = backend.shape(pooled)[:2]
         features = pooled
         if self.convs:
             features = ops.reshape(features, (-1, self.pool_size, self.pool_size, self.channels))

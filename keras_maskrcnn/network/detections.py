@@ -92,7 +92,7 @@ def _best_boxes(ranked, nms_threshold, class_agnostic_nms, max_detections, image
     """NMS, and the rows that it keeps: what `select_detections` returns."""
     kept, valid = suppress_pairs(ranked, nms_threshold, class_agnostic_nms, max_detections)
     if image_limits is not None:  # greedy NMS with a lower limit gives the first rows of the same result
-        rows = ops.arange(ops.shape(valid)[1], dtype="int32")
+        rows = ops.arange(backend.shape(valid)[1], dtype="int32")
         valid = ops.logical_and(valid, rows < ops.reshape(image_limits, (-1, 1)))
     valid, kept = backend.trim_to_valid(valid, kept)
     return {
@@ -127,7 +127,7 @@ def rank_pairs(
         are long enough.
     """
     num_classes = class_logits.shape[-1] - 1
-    batch = ops.shape(class_logits)[0]
+    batch = backend.shape(class_logits)[0]
     scores = ops.softmax(class_logits, axis=-1)[..., :num_classes]
     scores = ops.where(proposals_valid[..., None], scores, 0.0)
     if calibration is not None or class_thresholds is not None:
@@ -135,7 +135,7 @@ def rank_pairs(
         score_threshold = 0.0  # others are zeros now
     scores = ops.reshape(scores, (batch, -1))
     scores = ops.where(scores > ops.cast(ops.reshape(score_threshold, (-1, 1)), scores.dtype), scores, 0.0)
-    count = backend.smaller(candidates, ops.shape(scores)[1])
+    count = backend.smaller(candidates, backend.shape(scores)[1])
     scores, order = ops.top_k(scores, count)
     passed, order, scores = backend.trim_to_valid(scores > 0, order, scores)
     labels, rows = ops.cast(order % num_classes, "int32"), order // num_classes
@@ -172,7 +172,7 @@ def suppress_pairs(ranked, nms_threshold, class_agnostic_nms, max_detections):
         int (B, D'), rows of `ranked` by descending score; bool (B, D'), whether the row is there.
     """
     classes = None if class_agnostic_nms else ranked["labels"]
-    limit = backend.smaller(max_detections, ops.shape(ranked["scores"])[1])
+    limit = backend.smaller(max_detections, backend.shape(ranked["scores"])[1])
     return backend.non_max_suppression(
         ranked["boxes"], ranked["scores"], nms_threshold, limit, classes, ranked["passed"]
     )

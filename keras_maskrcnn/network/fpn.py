@@ -6,7 +6,7 @@ from keras import ops
 from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.strides import BACKBONE_STRIDES
 from keras_maskrcnn.network.layers import EPSILON, ConvNorm
-from keras_maskrcnn.network.padding import zero_padding
+from keras_maskrcnn.network.padding import keep_cells, weights_of_map
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
@@ -67,9 +67,9 @@ class FeaturePyramid(keras.layers.Layer):
         for level, stride in reversed(list(enumerate(BACKBONE_STRIDES))):
             lateral = self.laterals[level](features[level], training=training)
             merged = lateral if merged is None else lateral + backend.upsample_twice(merged)
-            merged = zero_padding(merged, image_sizes, stride)
-            output = self.outputs[level](merged, training=training)
-            pyramid.insert(0, zero_padding(output, image_sizes, stride))
+            cells = weights_of_map(merged, image_sizes, stride)
+            merged = keep_cells(merged, cells)
+            pyramid.insert(0, keep_cells(self.outputs[level](merged, training=training), cells))
         # Every second cell. A slice with strides takes longer on TensorFlow, and OpenVINO cannot bound its size.
         pyramid.append(ops.average_pool(pyramid[-1], 1, 2, padding="valid"))
         return pyramid

@@ -59,7 +59,7 @@ class SquareFrame(TightFrame):
     def place(self, images, image_sizes):
         """As `TightFrame.place`; the whole square is normalised, so that its border is black."""
         images = images[:, : self.side, : self.side]
-        missing = [self.side - side for side in ops.shape(images)[1:3]]
+        missing = [self.side - side for side in backend.shape(images)[1:3]]
         images = ops.pad(images, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
         for axis, start in enumerate(ops.unstack(self._origins(image_sizes), 2, axis=1), 1):
             # The image ends where it ends outside plus `start`, so that what is turned over the end holds zeros.

@@ -53,9 +53,19 @@ def zero_padding(features, image_sizes, stride):
     Returns:
         float (B, h, w, C).
     """
+    return keep_cells(features, weights_of_map(features, image_sizes, stride))
+
+
+def weights_of_map(features, image_sizes, stride):
+    """`cell_weights` for a map float (B, h, w, C): in its dtype, or None without image sizes."""
     if image_sizes is None:
-        return features
-    return features * cell_weights(ops.shape(features)[1:3], image_sizes, stride, features.dtype)
+        return None
+    return cell_weights(backend.shape(features)[1:3], image_sizes, stride, features.dtype)
+
+
+def keep_cells(features, weights):
+    """Multiply a map with weights from `cell_weights`; without any, return the map unchanged."""
+    return features if weights is None else features * weights
 
 
 def cell_weights(extent, image_sizes, stride, dtype):
@@ -95,7 +105,7 @@ def repeat_border(features, image_sizes, stride):
     features = ops.pad(features, [[0, 0], [0, 1], [0, 1], [0, 0]])
     for axis, end in enumerate(ops.unstack(valid_extents(image_sizes, stride), 2, axis=1), 1):
         end = ops.expand_dims(end, 1)
-        inside = ops.arange(ops.shape(features)[axis], dtype="int32") < end
+        inside = ops.arange(backend.shape(features)[axis], dtype="int32") < end
         inside = ops.expand_dims(inside, (2, 3) if axis == 1 else (1, 3))
         features = ops.where(inside, features, backend.gather_each(features, end - 1, axis))
     return features

@@ -154,7 +154,7 @@ class MultiLevelRoIAlign(keras.layers.Layer):
                 "region proposals use, or set `strides`."
             )
         boxes = ops.cast(boxes, "float32")
-        num_images, num_boxes = ops.shape(boxes)[:2]
+        num_images, num_boxes = backend.shape(boxes)[:2]
         options = {"sampling_ratio": self.sampling_ratio, "aligned": self.aligned, "aggregation": self.aggregation}
         if self.sampling == "crop":
             boxes, levels = self._crop_frames(pyramid, boxes)
@@ -196,7 +196,7 @@ class MultiLevelRoIAlign(keras.layers.Layer):
         Returns:
             float (B, R, 4), network pixels as RoIAlign with aligned=True takes them; int32 (B, R).
         """
-        rows, columns = (ops.cast(side, "float32") * self.strides[0] for side in ops.shape(pyramid[0])[1:3])
+        rows, columns = (ops.cast(side, "float32") * self.strides[0] for side in backend.shape(pyramid[0])[1:3])
         canvas = ops.stack([columns, rows, columns, rows])
         boxes = boxes / (canvas - 1)
         levels = self._levels(boxes * canvas)

@@ -70,7 +70,7 @@ class RPNHead(keras.layers.Layer):
             for name in ("kernel", "bias")
         )
         for outputs in backend.convolve([ops.cast(features, "float32") for features in levels], kernel, bias):
-            batch = ops.shape(outputs)[0]
+            batch = backend.shape(outputs)[0]
             objectness, moves = ops.split(outputs, [self.num_anchors], axis=-1)
             logits.append(ops.reshape(objectness, (batch, -1)))
             deltas.append(ops.reshape(moves, (batch, -1, 4)))
@@ -149,7 +149,7 @@ def suppress_ranked(ranked, nms_threshold, post_nms):
         int (B, P), rows of `ranked` by descending score; bool (B, P), whether the row is there.
     """
     scores, sizes = ranked["scores"], ranked["sizes"]
-    limit = backend.smaller(post_nms, ops.shape(scores)[1])
+    limit = backend.smaller(post_nms, backend.shape(scores)[1])
     return backend.non_max_suppression_by_level(ranked["boxes"], scores, sizes, nms_threshold, limit, ranked["valid"])
 
 
@@ -182,13 +182,13 @@ def select_proposals_jointly(
     joined = ops.sigmoid(ops.stop_gradient(ops.concatenate(logits, axis=1)))
     if anchors_valid[0] is not None:
         joined = ops.where(ops.concatenate(anchors_valid, axis=1), joined, -1.0)
-    scores, order = ops.top_k(joined, backend.smaller(pre_nms, ops.shape(joined)[1]))
+    scores, order = ops.top_k(joined, backend.smaller(pre_nms, backend.shape(joined)[1]))
     order = ops.cast(order, "int32")
     boxes = clip_boxes(_decode(deltas, anchors, order, box_weights, max_log_scale), image_sizes, origins)
     valid = scores >= 0
     if min_size:
         valid = ops.logical_and(valid, sides_reach(boxes, min_size))
-    limit = backend.smaller(post_nms, ops.shape(scores)[1])
+    limit = backend.smaller(post_nms, backend.shape(scores)[1])
     kept, keep = backend.non_max_suppression(boxes, scores, nms_threshold, limit, None, valid)
     scores = ops.where(keep, backend.gather_each(scores, kept), 0.0)
     boxes = ops.where(ops.expand_dims(keep, -1), backend.gather_each(boxes, kept), 0.0)
@@ -218,7 +218,7 @@ def _best_anchors(logits, anchors_valid, pre_nms):
     for level, valid in zip(logits, anchors_valid, strict=True):
         level = ops.stop_gradient(level)
         level = level if valid is None else ops.where(valid, level, NEVER)
-        count = ops.shape(level)[1]
+        count = backend.shape(level)[1]
         sizes.append(backend.smaller(pre_nms, count))
         best, rows = ops.top_k(level, sizes[-1])
         scores.append(best)
