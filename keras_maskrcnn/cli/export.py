@@ -11,7 +11,8 @@ def export_arguments(command):
     command.add_argument("model", help="a .keras file or a run folder")
     command.add_argument(
         "target",
-        help="savedmodel: the model's folder, with one subfolder for each version; other formats: the file to write",
+        help="savedmodel: the model's folder, with one subfolder for each version; web: the folder to write; other "
+        "formats: the file to write",
     )
     command.add_argument("--format", choices=sorted(_EXPORTS), default="savedmodel", help="format to write")
     command.add_argument("--overwrite", action="store_true", help="replace an existing version or file")
@@ -27,11 +28,18 @@ def export_arguments(command):
     litert.add_argument(
         "--quantization", choices=["float16", "dynamic_range"], help="store smaller, less exact weights"
     )
+    web = command.add_argument_group("web")
+    web.add_argument(
+        "--onnxruntime-web",
+        metavar="PATH",
+        help="the npm package onnxruntime-web: its .tgz, or the folder node_modules/onnxruntime-web (default: downloaded "
+        "once)",
+    )
 
 
 def check_export(args):
     """Refuse options of another format. Returns the arguments."""
-    own = {"savedmodel": ("version", "bfloat16"), "litert": ("image_size", "quantization")}
+    own = {"savedmodel": ("version", "bfloat16"), "litert": ("image_size", "quantization"), "web": ("onnxruntime_web",)}
     for name, options in own.items():
         given = [option for option in options if getattr(args, option)]
         if given and name != args.format:
@@ -43,7 +51,7 @@ def check_export(args):
 
 
 def export(args):
-    """Write a SavedModel, an ONNX or a LiteRT file."""
+    """Write a SavedModel, a file or a folder for another runtime."""
     written, hint = _EXPORTS[args.format](args, load_model(args.model))
     print(f"wrote {written}; {hint}")
     return SUCCESS
@@ -76,7 +84,14 @@ def _export_litert(args, model):
     return written, "run it with ai_edge_litert.interpreter.Interpreter"
 
 
-_EXPORTS = {"savedmodel": _export_saved_model, "onnx": _export_onnx, "litert": _export_litert}
+def _export_web(args, model):
+    from keras_maskrcnn.serving import export_web
+
+    written = export_web(model, args.target, args.onnxruntime_web, args.overwrite)
+    return written, f"serve it: python -m http.server --directory {written}, and open http://localhost:8000"
+
+
+_EXPORTS = {"savedmodel": _export_saved_model, "onnx": _export_onnx, "litert": _export_litert, "web": _export_web}
 
 
 # convert ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ WORDS = {  # argument, or argument with its value -> option
     "negatives": "--negatives",
     "repeat_threshold": "--repeat-threshold",
     "overwrite=True": "--overwrite",
+    "onnxruntime_web": "--onnxruntime-web",
     "resume=True": "--resume",
     "allow_empty=True": "--allow-empty",
     "max_instances": "--max-instances",

@@ -2,7 +2,7 @@
 
 `signatures.py` defines the inputs and outputs of a SavedModel. `saved_model.py` writes one; `client.py` and
 `saved_model_predictor.py` use it. `onnx.py` and `litert.py` write files for other runtimes; `onnx_predictor.py` runs
-those of ONNX.
+those of ONNX. `web.py` writes a folder for browsers.
 """
 
 from keras_maskrcnn.serving.client import coco_rle, masks_from_rle
@@ -12,6 +12,7 @@ from keras_maskrcnn.serving.onnx import export_onnx
 from keras_maskrcnn.serving.onnx_predictor import OnnxPredictor
 from keras_maskrcnn.serving.saved_model import export_saved_model
 from keras_maskrcnn.serving.saved_model_predictor import SavedModelPredictor
+from keras_maskrcnn.serving.web import export_web
 
 __all__ = [
     "OnnxPredictor",
@@ -20,6 +21,7 @@ __all__ = [
     "export_litert",
     "export_onnx",
     "export_saved_model",
+    "export_web",
     "found_instances",
     "masks_from_rle",
 ]
