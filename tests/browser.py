@@ -1,8 +1,8 @@
 """Headless Chromium for tests and benchmarks, driven by its DevTools protocol over a pipe: no driver package is needed.
 
-    with Browser(scratch_folder) as browser, serve(folder) as address:
-        browser.open(address)
-        browser.wait("document.title == 'Ready'")
+with Browser(scratch_folder) as browser, serve(folder) as address:
+    browser.open(address)
+    browser.wait("document.title == 'Ready'")
 """
 
 import base64
@@ -130,9 +130,7 @@ class Browser:
         """Press and release a key."""
         for kind in ("keyDown", "keyUp"):
             given = {"text": text} if text and kind == "keyDown" else {}
-            self.send(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number, **given
-            )
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number, **given)
 
     def downloaded(self, name):
         """Content of a downloaded file, once it is complete; the file is removed."""
@@ -148,9 +146,7 @@ class Browser:
 
     def resize(self, width, height):
         """Size of the window, pixels."""
-        self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def screenshot(self, path):
         """Write the whole page as PNG."""
