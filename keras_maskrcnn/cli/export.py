@@ -1,9 +1,37 @@
 """keras-maskrcnn export | convert: models and weights for other programs."""
 
-from keras_maskrcnn.cli.options import SUCCESS, positive
+import collections.abc
+import typing
+
+from keras_maskrcnn.cli.options import SUCCESS, Option, add_options, positive
 from keras_maskrcnn.cli.sources import load_model
 
 # export ----------------------------------------------------------------------------------------------------
+
+
+class Format(typing.NamedTuple):
+    """A format of `export`. To add one, write its function and put its row into `FORMATS`.
+
+    Args:
+        write: function from arguments and a MaskRCNN to (what was written, a hint on how to use it).
+        options: the Options that this format accepts besides --overwrite. Several formats may share one.
+    """
+
+    write: collections.abc.Callable
+    options: tuple = ()
+
+
+VERSION = Option("--version", "number of the version (default: the next free one)", type=positive(int))
+BFLOAT16 = Option("--bfloat16", "compute in bfloat16: faster on processors that have it", type=bool)
+IMAGE_SIZE = Option(
+    "--image-size", "size of the images, pixels", type=positive(int), nargs=2, metavar=("HEIGHT", "WIDTH")
+)
+ONNXRUNTIME_WEB = Option(
+    "--onnxruntime-web",
+    "the npm package onnxruntime-web: its .tgz, or the folder node_modules/onnxruntime-web (default: downloaded once)",
+    metavar="PATH",
+)
+QUANTIZATION = Option("--quantization", "store smaller, less exact weights", choices=("float16", "dynamic_range"))
 
 
 def export_arguments(command):
@@ -14,45 +42,32 @@ def export_arguments(command):
         help="savedmodel: the model's folder, with one subfolder for each version; web: the folder to write; other "
         "formats: the file to write",
     )
-    command.add_argument("--format", choices=sorted(_EXPORTS), default="savedmodel", help="format to write")
+    command.add_argument("--format", choices=sorted(FORMATS), default="savedmodel", help="format to write")
     command.add_argument("--overwrite", action="store_true", help="replace an existing version or file")
-    saved_model = command.add_argument_group("savedmodel")
-    saved_model.add_argument("--version", type=positive(int), help="number of the version (default: the next free one)")
-    saved_model.add_argument(
-        "--bfloat16", action="store_true", help="compute convolutions in bfloat16: faster on processors that have it"
-    )
-    litert = command.add_argument_group("litert")
-    litert.add_argument(
-        "--image-size", type=positive(int), nargs=2, metavar=("HEIGHT", "WIDTH"), help="size of the images, pixels"
-    )
-    litert.add_argument(
-        "--quantization", choices=["float16", "dynamic_range"], help="store smaller, less exact weights"
-    )
-    web = command.add_argument_group("web")
-    web.add_argument(
-        "--onnxruntime-web",
-        metavar="PATH",
-        help="the npm package onnxruntime-web: its .tgz, or the folder node_modules/onnxruntime-web (default: downloaded "
-        "once)",
-    )
+    options = dict.fromkeys(option for row in FORMATS.values() for option in row.options)
+    for names in dict.fromkeys(_formats_of(option) for option in options):
+        group = command.add_argument_group(", ".join(names))
+        add_options(group, [option for option in options if _formats_of(option) == names], late_defaults=True)
 
 
 def check_export(args):
     """Refuse options of another format. Returns the arguments."""
-    own = {"savedmodel": ("version", "bfloat16"), "litert": ("image_size", "quantization"), "web": ("onnxruntime_web",)}
-    for name, options in own.items():
-        given = [option for option in options if getattr(args, option)]
-        if given and name != args.format:
+    for option in dict.fromkeys(option for row in FORMATS.values() for option in row.options):
+        if getattr(args, option.name) is not None and option not in FORMATS[args.format].options:
+            names = " and ".join(f"--format {name}" for name in _formats_of(option))
             raise ValueError(
-                f"--{given[0].replace('_', '-')} is an option of --format {name}. Received: --format {args.format}. "
-                "Leave it out: ONNX and LiteRT files always contain float32 weights with batch norm folded in."
+                f"{option.flag} is an option of {names}. Received: --format {args.format}. Leave {option.flag} out."
             )
     return args
 
 
+def _formats_of(option):
+    return tuple(name for name, row in FORMATS.items() if option in row.options)
+
+
 def export(args):
-    """Write a SavedModel, a file or a folder for another runtime."""
-    written, hint = _EXPORTS[args.format](args, load_model(args.model))
+    """Write a model in another program's format."""
+    written, hint = FORMATS[args.format].write(args, load_model(args.model))
     print(f"wrote {written}; {hint}")
     return SUCCESS
 
@@ -76,6 +91,13 @@ def _export_onnx(args, model):
     return export_onnx(model, args.target, overwrite=args.overwrite), "run it with onnxruntime"
 
 
+def _export_web(args, model):
+    from keras_maskrcnn.serving import export_web
+
+    written = export_web(model, args.target, args.onnxruntime_web, args.overwrite)
+    return written, f"serve it: python -m http.server --directory {written}, and open http://localhost:8000"
+
+
 def _export_litert(args, model):
     from keras_maskrcnn.serving import export_litert
 
@@ -84,14 +106,12 @@ def _export_litert(args, model):
     return written, "run it with ai_edge_litert.interpreter.Interpreter"
 
 
-def _export_web(args, model):
-    from keras_maskrcnn.serving import export_web
-
-    written = export_web(model, args.target, args.onnxruntime_web, args.overwrite)
-    return written, f"serve it: python -m http.server --directory {written}, and open http://localhost:8000"
-
-
-_EXPORTS = {"savedmodel": _export_saved_model, "onnx": _export_onnx, "litert": _export_litert, "web": _export_web}
+FORMATS = {
+    "savedmodel": Format(_export_saved_model, (VERSION, BFLOAT16)),
+    "onnx": Format(_export_onnx),
+    "web": Format(_export_web, (ONNXRUNTIME_WEB,)),
+    "litert": Format(_export_litert, (IMAGE_SIZE, QUANTIZATION)),
+}
 
 
 # convert ---------------------------------------------------------------------------------------------------
