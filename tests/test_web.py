@@ -99,7 +99,7 @@ def test_what_cannot_be_written_is_refused_before_the_conversion(quick, package,
     (tmp_path / "other").mkdir()
     with pytest.raises(ValueError, match=r"must not exist.*mine.*overwrite=True"):
         km.export_web(quick.model, tmp_path / "mine", package)
-    with pytest.raises(ValueError, match=r"overwrite=True replaces an export for browsers.*model.json.*mine"):
+    with pytest.raises(ValueError, match=r"overwrite=True replaces a folder of such an export.*model.json.*mine"):
         km.export_web(quick.model, tmp_path / "mine", package, overwrite=True)
     with pytest.raises(ValueError, match=r"onnxruntime_web=... must be the npm package.*none.tgz.*npm pack"):
         km.export_web(quick.model, tmp_path / "page", tmp_path / "none.tgz")

@@ -26,6 +26,7 @@ BFLOAT16 = Option("--bfloat16", "compute in bfloat16: faster on processors that 
 IMAGE_SIZE = Option(
     "--image-size", "size of the images, pixels", type=positive(int), nargs=2, metavar=("HEIGHT", "WIDTH")
 )
+MAX_BATCH = Option("--max-batch", "most images that the server puts into one batch", 8, positive(int))
 ONNXRUNTIME_WEB = Option(
     "--onnxruntime-web",
     "the npm package onnxruntime-web: its .tgz, or the folder node_modules/onnxruntime-web (default: downloaded once)",
@@ -39,8 +40,8 @@ def export_arguments(command):
     command.add_argument("model", help="a .keras file or a run folder")
     command.add_argument(
         "target",
-        help="savedmodel: the model's folder, with one subfolder for each version; web: the folder to write; other "
-        "formats: the file to write",
+        help="savedmodel: the model's folder, with one subfolder for each version; web, triton: the folder to write; "
+        "other formats: the file to write",
     )
     command.add_argument("--format", choices=sorted(FORMATS), default="savedmodel", help="format to write")
     command.add_argument("--overwrite", action="store_true", help="replace an existing version or file")
@@ -91,6 +92,14 @@ def _export_onnx(args, model):
     return export_onnx(model, args.target, overwrite=args.overwrite), "run it with onnxruntime"
 
 
+def _export_triton(args, model):
+    from keras_maskrcnn.serving import export_triton
+
+    options = {} if args.max_batch is None else {"max_batch": args.max_batch}
+    written = export_triton(model, args.target, overwrite=args.overwrite, **options)
+    return written, f"serve it: tritonserver --model-repository={written.parent.absolute()}"
+
+
 def _export_web(args, model):
     from keras_maskrcnn.serving import export_web
 
@@ -109,8 +118,9 @@ def _export_litert(args, model):
 FORMATS = {
     "savedmodel": Format(_export_saved_model, (VERSION, BFLOAT16)),
     "onnx": Format(_export_onnx),
-    "web": Format(_export_web, (ONNXRUNTIME_WEB,)),
     "litert": Format(_export_litert, (IMAGE_SIZE, QUANTIZATION)),
+    "triton": Format(_export_triton, (MAX_BATCH,)),
+    "web": Format(_export_web, (ONNXRUNTIME_WEB,)),
 }
 
 

@@ -15,6 +15,7 @@ WORDS = {  # argument, or argument with its value -> option
     "onnxruntime_web": "--onnxruntime-web",
     "resume=True": "--resume",
     "allow_empty=True": "--allow-empty",
+    "max_batch": "--max-batch",
     "max_instances": "--max-instances",
     "worker_type": "--worker-type",
     'worker_type="thread"': "--worker-type thread",

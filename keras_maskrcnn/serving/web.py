@@ -21,7 +21,7 @@ from keras_maskrcnn.host.downloads import digest, fetch
 from keras_maskrcnn.host.files import write_folder
 from keras_maskrcnn.host.locks import locked_file
 from keras_maskrcnn.host.messages import argument
-from keras_maskrcnn.serving.converting import check_new, describe
+from keras_maskrcnn.serving.converting import check_new_folder, describe
 from keras_maskrcnn.serving.onnx import export_onnx
 
 RUNTIME_VERSION = "1.30.0"  # of onnxruntime-web, with the integrity that `npm view onnxruntime-web dist` prints
@@ -54,7 +54,7 @@ def export_web(model, directory, onnxruntime_web=None, overwrite=False):
     """
     directory = pathlib.Path(directory)
     _check_images(model.config)
-    _check_directory(directory, overwrite)
+    check_new_folder(directory, ABOUT, overwrite)
     runtime = _read_runtime(onnxruntime_web)  # before the conversion, which takes longer
     with locked_file(directory):
         write_folder(directory, lambda folder: _fill(folder, model, runtime))
@@ -66,16 +66,6 @@ def _check_images(config):
         raise ValueError(
             "In a browser a model sees gray or RGB images of 8 bits. Received: a model for "
             f"{config.num_channels} channels of {config.image_dtype}. Export it as ONNX, and run that on a server."
-        )
-
-
-def _check_directory(directory, overwrite):
-    """Refuse a folder that exists; with `overwrite` only one that is no export, so that nothing else is lost."""
-    check_new(directory, overwrite)
-    if directory.exists() and not (directory / ABOUT).is_file() and (directory.is_file() or any(directory.iterdir())):
-        raise ValueError(
-            f"{argument('overwrite', True)} replaces an export for browsers, which contains {ABOUT}. "
-            f"Received: {directory}, without it. Choose another folder."
         )
 
 
