@@ -1,11 +1,16 @@
 """The export for Triton: config.pbtxt in Triton's own protobufs, labels, and what the graph computes."""
 
+import contextlib
+import http.server
 import json
+import pathlib
+import threading
 import types
 
 import numpy as np
 import pytest
 from converter_models import assert_same, export_by_command, noise, small_model
+from PIL import Image
 from tiny import tiny_config
 
 import keras_maskrcnn as km
@@ -90,8 +95,62 @@ def test_the_repository_holds_the_model(tmp_path):
     answer = dict(zip(outputs, session.run(outputs, {"images": image[None].repeat(2, axis=0)})))
     for row in range(2):
         assert_same(answer, row, km.Predictor(model)(image))
+    found = client_of_the_documentation(session, folder, tmp_path)
+    expected = km.Predictor(model)(image)
+    assert len(found) == len(expected) > 0
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=2e-3)
+    assert (found.masks == expected.masks).mean() > 0.999
     _, config = parsed((folder / "config.pbtxt").read_text())
     assert config.max_batch_size == 4
     for one in config.output:
         shape = [] if one.HasField("reshape") else list(one.dims)
         assert answer[one.name].shape == (2, *shape) and np.prod(one.dims) > 0
+
+
+def client_of_the_documentation(session, folder, scratch):
+    """What the client in docs/serving.md finds in `noise(96, 128)`, from a server of KServe's v2 that runs the graph."""
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (code,) = (
+        part.split("```")[0] for part in text.split("```python") if "v2/models/nuclei/infer" in part.split("```")[0]
+    )
+    Image.fromarray(noise(96, 128)).save(scratch / "photo.png")
+    with kserve(session) as address:
+        code = code.replace("http://localhost:8000", address).replace("photo.jpg", str(scratch / "photo.png"))
+        names = {}
+        exec(code.replace("repository/nuclei", str(folder)), names)
+    return names["found"]
+
+
+@contextlib.contextmanager
+def kserve(session):
+    """Serve a graph by KServe's v2 protocol in JSON, as Triton does with the exported config. Gives the address."""
+    kinds = {"float32": "FP32", "int32": "INT32", "bool": "BOOL"}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            (asked,) = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
+            assert self.path == "/v2/models/nuclei/infer" and asked["datatype"] == "UINT8"
+            images = np.array(asked["data"], np.uint8).reshape(asked["shape"])
+            names = [one.name for one in session.get_outputs()]
+            found = dict(zip(names, session.run(names, {asked["name"]: images})))
+            found["num_detections"] = found["num_detections"][:, None]
+            outputs = [
+                {
+                    "name": name,
+                    "datatype": kinds[array.dtype.name],
+                    "shape": array.shape,
+                    "data": array.ravel().tolist(),
+                }
+                for name, array in found.items()
+            ]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"model_name": "nuclei", "model_version": "1", "outputs": outputs}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

@@ -68,7 +68,7 @@ def read_litert_config(path):
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(
             f"A .tflite file with its config is needed, as this package writes it. Received: {path} ({error}). "
-            f"Export it again: keras-maskrcnn export MODEL {path} --format litert --image-size HEIGHT WIDTH --overwrite."
+            f"Export it again: keras-maskrcnn export MODEL {path} --format litert --image-size H W --overwrite."
         ) from error
     return MaskRCNNConfig.from_dict(json.loads(fields))
 
