@@ -108,11 +108,10 @@ def test_the_repository_holds_the_model(tmp_path):
 
 
 def client_of_the_documentation(session, folder, scratch):
-    """What the client in docs/serving.md finds in `noise(96, 128)`, from a server of KServe's v2 that runs the graph."""
+    """What the client in docs/serving.md finds in `noise(96, 128)`, of a server that runs the graph."""
     text = (pathlib.Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
-    (code,) = (
-        part.split("```")[0] for part in text.split("```python") if "v2/models/nuclei/infer" in part.split("```")[0]
-    )
+    blocks = [part.split("```")[0] for part in text.split("```python")]
+    (code,) = (block for block in blocks if "v2/models/nuclei/infer" in block)
     Image.fromarray(noise(96, 128)).save(scratch / "photo.png")
     with kserve(session) as address:
         code = code.replace("http://localhost:8000", address).replace("photo.jpg", str(scratch / "photo.png"))
