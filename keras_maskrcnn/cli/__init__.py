@@ -241,11 +241,12 @@ _COMMANDS = (
         "export",
         export.export,
         export.export_arguments,
-        "write a SavedModel for TensorFlow Serving, an ONNX file or a LiteRT file",
+        "write a SavedModel for TensorFlow Serving, an ONNX file, a folder for OpenVINO or a LiteRT file",
         (
             "export run saved_model",
             "export model.keras saved_model --version 3 --bfloat16",
             "export run model.onnx --format onnx",
+            "export run openvino --format openvino --int8 --calibrate photos/ --val bowl/val",
             "export run model.tflite --format litert --image-size 480 640 --quantization float16",
         ),
         settle=export.check_export,

@@ -1,8 +1,8 @@
 """Export a trained model to formats that run without this package. May import TensorFlow, as backend/ may.
 
 `signatures.py` defines the inputs and outputs of a SavedModel. `saved_model.py` writes one; `client.py` and
-`saved_model_predictor.py` use it. `onnx.py` and `litert.py` write files for other runtimes; `onnx_predictor.py` runs
-those of ONNX.
+`saved_model_predictor.py` use it. `onnx.py`, `openvino.py` and `litert.py` write files for other runtimes;
+`onnx_predictor.py` and `openvino_predictor.py` run the first two.
 """
 
 from keras_maskrcnn.serving.client import coco_rle, masks_from_rle
@@ -10,15 +10,19 @@ from keras_maskrcnn.serving.export_predictor import found_instances
 from keras_maskrcnn.serving.litert import export_litert
 from keras_maskrcnn.serving.onnx import export_onnx
 from keras_maskrcnn.serving.onnx_predictor import OnnxPredictor
+from keras_maskrcnn.serving.openvino import export_openvino
+from keras_maskrcnn.serving.openvino_predictor import OpenVinoPredictor
 from keras_maskrcnn.serving.saved_model import export_saved_model
 from keras_maskrcnn.serving.saved_model_predictor import SavedModelPredictor
 
 __all__ = [
     "OnnxPredictor",
+    "OpenVinoPredictor",
     "SavedModelPredictor",
     "coco_rle",
     "export_litert",
     "export_onnx",
+    "export_openvino",
     "export_saved_model",
     "found_instances",
     "masks_from_rle",
