@@ -36,7 +36,7 @@ def export_openvino(model, directory, input_dtype=None, overwrite=False, dtype=N
         The folder as a pathlib.Path.
 
     Raises:
-        ValueError: the backend is not TensorFlow, an argument is invalid, or the folder exists and `overwrite` is False.
+        ValueError: the backend is not TensorFlow, an argument is invalid, or the folder exists and may not be replaced.
         ImportError: tf2onnx or openvino is not installed.
     """
     directory = pathlib.Path(directory)
