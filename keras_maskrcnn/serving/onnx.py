@@ -84,9 +84,9 @@ def make_onnx(model, input_dtype, opset=OPSET, dtype=None, calibration=None, **d
     onnx = need("onnx", "onnx")
     traced = trace(model, input_dtype, dtype=dtype or "float32")  # holds the weights that the graph reads
     proto = _convert(traced.graph, opset)
-    _set_defaults(proto.graph, model.config)
     if calibration is not None:
         proto = quantize(proto, model.config, calibration)
+    _set_defaults(proto.graph, model.config)
     weights = "float16" if dtype == "float16" else "float32" if calibration is None else "int8"
     del proto.metadata_props[:]
     onnx.helper.set_model_props(proto, describe(model) | {"weights": weights} | described)

@@ -17,6 +17,7 @@ import numpy as np
 from keras_maskrcnn.data.images.reading import read_image
 from keras_maskrcnn.serving.converting import INPUT, need
 
+_PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # else it asks for optimisations that tf2onnx has done
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 BETWEEN = ("Add", "AveragePool", "Clip", "MaxPool", "Relu", "Resize")  # in int8 as well, between such layers
 # What may stand between two layers of one network. Whatever else a value goes through, it is no feature afterwards.
@@ -34,7 +35,7 @@ def quantize(proto, config, images):
     """Compute the layers of a graph in int8.
 
     Args:
-        proto: onnx.ModelProto of `onnx.py`. config: MaskRCNNConfig.
+        proto: onnx.ModelProto of `onnx.py`, without defaults of the limits. config: MaskRCNNConfig.
         images: iterable of images as `Predictor` takes them, of any sizes, at least one. One is in memory at a time.
 
     Returns:
@@ -49,7 +50,9 @@ def quantize(proto, config, images):
     from onnxruntime import quantization
 
     nodes = quantizable(proto.graph)
-    with tempfile.TemporaryDirectory() as scratch:
+    onnx.helper.set_model_props(proto, _PREPARED)
+    # Of tensors that are not quantised it computes ranges, too; some hold infinities.
+    with tempfile.TemporaryDirectory() as scratch, np.errstate(all="ignore"):
         target = pathlib.Path(scratch) / "int8.onnx"
         quantization.quantize_static(
             proto,
@@ -112,6 +115,14 @@ def _reached(starts, step):
     return reached
 
 
+# Every score passes; the others are the model's.
+_LIMITS = {
+    "score_threshold": np.array(0, np.float32),
+    "nms_threshold": np.array(-1, np.float32),
+    "max_detections": np.array(-1, np.int32),
+}
+
+
 class Images:
     """onnxruntime's `CalibrationDataReader`: the inputs of the graph, image by image.
 
@@ -130,7 +141,7 @@ class Images:
         for source in self._sources:
             self._count += 1
             image = read_image(source, self._config.num_channels, self._config.image_dtype)
-            return {INPUT: image[None].astype(self._dtype), "score_threshold": np.array(0, np.float32)}
+            return {INPUT: image[None].astype(self._dtype), **_LIMITS}
         if not self._count:
             raise ValueError(
                 "int8 needs images to find the ranges of its layers. Received: none. A hundred are enough."
