@@ -1,4 +1,4 @@
-"""int8 in ONNX graphs: which layers, how exactly, and that what cannot work is refused. Graphs by hand, no conversion."""
+"""int8 in ONNX graphs: which layers, how exactly, and what is refused. Graphs by hand, no conversion."""
 
 import types
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_maskrcnn import cli
-from keras_maskrcnn.cli.export_int8 import _spread
+from keras_maskrcnn.cli.export_int8 import spread
 from keras_maskrcnn.serving.quantizing import quantizable, quantize
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install keras-maskrcnn[onnx]")
@@ -112,8 +112,8 @@ def test_images_without_numbers_for_a_layer_are_refused():
         quantize(hand_made(), CONFIG, ["no-such-image.png"])
 
 
-def test_calibration_images_are_evenly_spread():
-    assert _spread(list(range(10)), 4) == [0, 2, 5, 7] and _spread([1, 2], 4) == [1, 2]
+def test_calibration_images_are_evenlyspread():
+    assert spread(list(range(10)), 4) == [0, 2, 5, 7] and spread([1, 2], 4) == [1, 2]
 
 
 @pytest.mark.parametrize(

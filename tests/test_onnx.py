@@ -224,7 +224,9 @@ def test_what_the_predictor_refuses(export, tmp_path):
     with pytest.raises(ValueError, match="that this package wrote.*other.onnx .*config"):
         opened(tmp_path / "other.onnx")
     pytest.importorskip("onnxruntime")
-    with pytest.raises(ValueError, match="device=... must be one of .*'CPU'.*Received: 'CUDA'. pip install onnxruntime-gpu"):
+    with pytest.raises(
+        ValueError, match="device=... must be .*'CPU'.*Received: 'CUDA'. pip install onnxruntime-gpu"
+    ):
         opened(export, device="CUDA")
     pytest.importorskip("openvino")
     with pytest.raises(ValueError, match="NMS threshold of the file, 0.5. Received: nms_threshold=0.3. Use an .onnx"):

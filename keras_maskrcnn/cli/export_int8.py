@@ -10,9 +10,7 @@ CALIBRATE = Option("--calibrate", "images for --int8: a folder, or one image fil
 COUNT = Option(
     "--calibration-images", "how many of them, evenly spread (default: 100)", type=positive(int), metavar="N"
 )
-VAL = Option(
-    "--val", "measure AP before and after --int8 on these images, or on a whole dataset", metavar="IMAGES"
-)
+VAL = Option("--val", "measure AP before and after --int8 on these images, or on a whole dataset", metavar="IMAGES")
 VAL_ANNOTATIONS = Option("--val-annotations", "annotation file of --val, unless that holds it", metavar="FILE")
 INT8 = (
     Option("--int8", "compute convolutions and dense layers in int8; needs --calibrate", type=bool),
@@ -61,7 +59,7 @@ def calibrated(args, model):
     from keras_maskrcnn.cli.results import image_paths
     from keras_maskrcnn.host.progress import progress_bar
 
-    paths = _spread(image_paths([args.calibrate]), args.calibration_images or _DEFAULT_COUNT)
+    paths = spread(image_paths([args.calibrate]), args.calibration_images or _DEFAULT_COUNT)
     dataset = _open_val(args, model.config)
     print(f"calibration with {len(paths)} images")
     with progress_bar(len(paths), unit_name="image", verbose=1) as progress:
@@ -76,7 +74,7 @@ def _told(paths, progress):
     progress.update(len(paths))
 
 
-def _spread(paths, count):
+def spread(paths, count):
     """At most `count` of the paths, evenly spread."""
     return [paths[number * len(paths) // count] for number in range(count)] if len(paths) > count else paths
 
