@@ -111,6 +111,17 @@ def test_the_file_says_what_it_is(model, export):
     assert properties["score_threshold"] == "0.37" and properties["max_detections"] == "10"
 
 
+def test_no_transpose_undoes_another(export):
+    import onnx
+
+    graph = onnx.load(export).graph
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "Transpose"}
+    pairs = [(makers[node.input[0]], node) for node in makers.values() if node.input[0] in makers]
+    assert not [b.name for a, b in pairs if [a.attribute[0].ints[axis] for axis in b.attribute[0].ints] == [0, 1, 2, 3]]
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    assert set(makers) <= used
+
+
 def test_openvino_finds_the_same(run, export):
     openvino = pytest.importorskip("openvino", reason="openvino is not installed: pip install keras-maskrcnn[openvino]")
     compiled = openvino.Core().compile_model(str(export), "CPU")

@@ -84,6 +84,7 @@ def make_onnx(model, input_dtype, opset=OPSET, dtype=None, calibration=None, **d
     onnx = need("onnx", "onnx")
     traced = trace(model, input_dtype, dtype=dtype or "float32")  # holds the weights that the graph reads
     proto = _convert(traced.graph, opset)
+    cancel_transposes(proto.graph)
     if calibration is not None:
         proto = quantize(proto, model.config, calibration)
     _set_defaults(proto.graph, model.config)
@@ -136,6 +137,28 @@ def _write_nms(graph, node, name, _):
     outputs, shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
     graph.remove_node(name)
     graph.make_node("NonMaxSuppression", node.input, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+def cancel_transposes(graph):
+    """Remove pairs of transposes that undo each other, of which tf2onnx leaves many, in an onnx.GraphProto.
+
+    Between a convolution and the next they would be in the way of int8, and cost time in runtimes that keep them.
+    """
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "Transpose"}
+    stands_for = {}
+    for name, node in makers.items():
+        first = makers.get(node.input[0])
+        if first is not None:
+            inner, outer = first.attribute[0].ints, node.attribute[0].ints
+            if [inner[axis] for axis in outer] == sorted(inner):
+                stands_for[name] = stands_for.get(first.input[0], first.input[0])
+    for node in graph.node:
+        node.input[:] = [stands_for.get(name, name) for name in node.input]
+    for _ in range(2):  # the second ones, then the first ones
+        used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        kept = [node for node in graph.node if node.op_type != "Transpose" or node.output[0] in used]
+        del graph.node[:]
+        graph.node.extend(kept)
 
 
 def _set_defaults(graph, config):
