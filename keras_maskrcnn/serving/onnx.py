@@ -144,7 +144,8 @@ def cancel_transposes(graph):
 
     Between a convolution and the next they would be in the way of int8, and cost time in runtimes that keep them.
     """
-    makers = {node.output[0]: node for node in graph.node if node.op_type == "Transpose"}
+    # One without `perm` reverses the axes; no layout of images does.
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "Transpose" and node.attribute}
     stands_for = {}
     for name, node in makers.items():
         first = makers.get(node.input[0])
