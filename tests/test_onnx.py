@@ -151,16 +151,7 @@ def test_a_predictor_of_the_file_finds_what_the_models_finds(model, export, tmp_
     np.testing.assert_allclose(predictor(tmp_path / "photo.png").boxes, ours(images[0]).boxes, atol=2e-3)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_higher_score_threshold_drops_detections_in_any_runtime(model, export, runtime):
-    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
-    image = noise(96, 128)
-    found = km.Predictor(export, 0.39, runtime=runtime)(image)
-    expected = km.Predictor(model, 0.39)(image)
-    assert 0 < len(found) == len(expected) < 10
-    np.testing.assert_allclose(found.scores, expected.scores, atol=2e-5)
-
-
+@pytest.mark.slow  # a second conversion
 def test_float16_and_another_operator_set(model, run, tmp_path):
     runtime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
     path = km.export_onnx(model, tmp_path / "half.onnx", dtype="float16", opset=18)
@@ -168,11 +159,13 @@ def test_float16_and_another_operator_set(model, run, tmp_path):
     onnx.checker.check_model(proto, full_check=True)
     assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 18)]
     constants = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
-    kinds = {op: set() for op in ("Conv", "MatMul")}
-    for node in proto.graph.node:
-        if node.op_type in kinds and node.input[1] in constants:
-            kinds[node.op_type].add(constants[node.input[1]])
-    assert kinds == {"Conv": {onnx.TensorProto.FLOAT16}, "MatMul": {onnx.TensorProto.FLOAT16}}
+    layers = [node for node in proto.graph.node if node.op_type in ("Conv", "MatMul") and node.input[1] in constants]
+    half = {node.name for node in layers if constants[node.input[1]] == onnx.TensorProto.FLOAT16}
+    for part in ("fpn_1/", "rpn_1/conv1", "box_head_1/fc1", "box_head_1/fc2", "mask_head_1/"):
+        names = {node.name for node in layers if part in node.name}
+        assert names and names <= half, part
+    for part in ("rpn_1/BiasAdd", "box_head_1/classes", "box_head_1/deltas"):  # what boxes and scores are made of
+        assert not [name for name in half if part in name], part
     quiet = runtime.SessionOptions()
     quiet.log_severity_level = 3
     session = runtime.InferenceSession(str(path), quiet)
@@ -235,9 +228,7 @@ def test_what_the_predictor_refuses(export, tmp_path):
     with pytest.raises(ValueError, match="that this package wrote.*other.onnx .*config"):
         opened(tmp_path / "other.onnx")
     pytest.importorskip("onnxruntime")
-    with pytest.raises(
-        ValueError, match="device=... must be .*'CPU'.*Received: 'CUDA'. pip install onnxruntime-gpu"
-    ):
+    with pytest.raises(ValueError, match="device=... must be .*'CPU'.*Received: 'CUDA'. pip install onnxruntime-gpu"):
         opened(export, device="CUDA")
     pytest.importorskip("openvino")
     with pytest.raises(ValueError, match="NMS threshold of the file, 0.5. Received: nms_threshold=0.3. Use an .onnx"):

@@ -46,6 +46,7 @@ def assert_same(found, expected):
     assert (found.masks == expected.masks).mean() >= 0.999 if len(found) else True
 
 
+@pytest.mark.slow  # OpenVINO compiles for seconds
 def test_the_folder_holds_two_files_and_says_what_it_is(model, folder):
     assert sorted(path.name for path in folder.iterdir()) == ["model.bin", "model.xml"]
     told = facts(folder)
@@ -56,6 +57,7 @@ def test_the_folder_holds_two_files_and_says_what_it_is(model, folder):
         check_options(folder, 0.3)
 
 
+@pytest.mark.slow  # OpenVINO compiles for seconds
 def test_a_predictor_of_the_folder_finds_what_the_models_finds(model, folder, tmp_path):
     theirs, ours = km.Predictor(folder), km.Predictor(model)
     assert isinstance(theirs, km.serving.OpenVinoPredictor) and theirs.config == model.config
@@ -72,6 +74,7 @@ def test_a_predictor_of_the_folder_finds_what_the_models_finds(model, folder, tm
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
 
 
+@pytest.mark.slow  # OpenVINO compiles for seconds
 def test_the_command_line_and_a_keras_file_by_its_path(model, folder, tmp_path, capsys):
     Image.fromarray(noise(96, 128)).save(tmp_path / "photo.png")
     model.save(tmp_path / "model.keras")
@@ -128,11 +131,15 @@ def test_the_precision_is_always_given():
         assert core.asked == ("graph", "GPU", {"INFERENCE_PRECISION_HINT": hint})
 
 
-def test_what_is_refused(model, folder, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_thresholds_that_the_folder_does_not_have(folder):
     with pytest.raises(ValueError, match="NMS threshold of the file, 0.5. Received: nms_threshold=0.3"):
         km.Predictor(folder, nms_threshold=0.3)
     with pytest.raises(ValueError, match="between the model's own, 0.37, and 1. Received: 0.1"):
         km.Predictor(folder, 0.1)
+
+
+def test_what_is_refused(model, tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="MaskRCNN, and options of an export only with its path.*'device': 'GPU'"):
         km.Predictor(model, device="GPU")
     other = tmp_path / "other"
