@@ -2,10 +2,11 @@
 
 python benchmarks/bench_runtimes.py --torch-python VENV/bin/python --openvino-python VENV2/bin/python
 
-R50-FPN with the weights of the other benchmarks, one 800x1056 image, 100 detections, from pixels to 28x28 masks; masks
-are not pasted. VENV has torch, torchvision and onnx; VENV2 has openvino (default: this Python). Rows take turns,
-`--rounds` times; a process opens its form, runs once (first), then `--runs` times. In bfloat16 only where the processor
-has it. Rows that fail say why.
+This Python needs tf2onnx, onnxruntime, ai-edge-litert and openvino, to write the forms. VENV has torch, torchvision and
+onnx; VENV2 has openvino and onnxruntime (default: this Python). R50-FPN with the weights of the other benchmarks, one
+800x1056 image, 100 detections, from pixels to 28x28 masks; masks are not pasted. Rows take turns, `--rounds` times; a
+process opens its form, runs once (first), then `--runs` times. bfloat16 only where the processor has it. Rows that fail
+say why.
 
 Columns: median seconds of all runs; the first run; load: imports and opening; peak memory of the process; size of the
 file or folder; detections.
@@ -38,9 +39,10 @@ def main():
     rows = {name: row for name, row in ROWS.items() if wanted(name, row, args)}
     scratch = pathlib.Path(args.files or tempfile.mkdtemp(prefix="runtimes"))
     twins.write_state()
-    for python, name in (("torch", "prepare theirs"), ("ours", "prepare ours")):
-        if any(row.side == python for row in rows.values()) or (python == "ours" and rows):
-            print(ask(args, python, name, scratch), flush=True)
+    for side, name in (("torch", "prepare theirs"), ("ours", "prepare ours")):
+        needed = {row.file for row in rows.values() if row.side == side} - {None}
+        if needed:
+            print(ask(args, side, name, scratch, needed), flush=True)
     results = {name: [] for name in rows}
     for _ in range(args.rounds):
         for name, row in rows.items():
@@ -65,12 +67,13 @@ def line(answers, size):
     )
 
 
-def ask(args, python, name, scratch):
+def ask(args, python, name, scratch, needed=()):
     """Run a row, or a preparation, in its own process. Returns its dict; `error` says why there is no result."""
     pythons = {"ours": sys.executable, "torch": args.torch_python, "openvino": args.openvino_python or sys.executable}
     path = os.pathsep.join(filter(None, [str(TREE), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "PYTHONPATH": path}
     command = [pythons[python], __file__, "--worker", name, "--files", str(scratch), "--runs", str(args.runs)]
+    command += ["--needed", *needed]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     told = done.stdout.strip().splitlines()
     if done.returncode or not told:
@@ -83,7 +86,7 @@ def work(args):
     scratch = pathlib.Path(args.files)
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
     if args.worker in PREPARATIONS:
-        result = PREPARATIONS[args.worker](scratch)
+        result = PREPARATIONS[args.worker](scratch, args.needed)
     else:
         began = time.perf_counter()
         run = ROWS[args.worker].open(scratch)
@@ -101,8 +104,8 @@ def work(args):
 # Preparing -------------------------------------------------------------------------------------------------
 
 
-def prepare_ours(scratch):
-    """All forms of our model, those that are not there yet. Returns seconds by form, or why one failed."""
+def prepare_ours(scratch, needed):
+    """The needed forms of our model that are not there yet. Returns seconds by form, or why one failed."""
     import keras_maskrcnn as km
 
     model = twins.our_model(score_threshold=0.02, detection_candidates=8192)
@@ -120,11 +123,11 @@ def prepare_ours(scratch):
         "model.tflite": lambda path: km.export_litert(model, path, (HEIGHT, WIDTH)),
     }
     told = {}
-    for name, write in forms.items():
+    for name in needed:
         began = time.perf_counter()
         if not (scratch / name).exists():
             try:
-                write(scratch / name)
+                forms[name](scratch / name)
             except Exception as error:  # the other forms can still be measured
                 told[name] = f"{type(error).__name__}: {error}"[:200]
                 continue
@@ -132,11 +135,11 @@ def prepare_ours(scratch):
     return told
 
 
-def prepare_theirs(scratch):
+def prepare_theirs(scratch, needed):
     """Torchvision's graph as .onnx, by its own exporter."""
     import torch
 
-    if not (scratch / "theirs.onnx").exists():
+    if "theirs.onnx" in needed and not (scratch / "theirs.onnx").exists():
         model, image = their_model()
         names = ["boxes", "labels", "scores", "masks"]
         with torch.inference_mode():
@@ -329,6 +332,7 @@ def parse():
     parser.add_argument("--bfloat16", action="store_true", help="measure bfloat16 on processors without it, too")
     parser.add_argument("--files", help="folder for the files, kept and used again (default: a temporary one)")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--needed", nargs="*", default=(), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
