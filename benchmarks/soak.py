@@ -56,11 +56,6 @@ def export(args, scratch):
 
 def open_engine(args, path):
     """A function of an image that returns the number of detections, with their masks pasted."""
-    if args.engine == "litert":
-        from ai_edge_litert.interpreter import Interpreter
-
-        run = Interpreter(str(path)).get_signature_runner("serving_default")
-        return lambda image: int(run(images=image[None])["num_detections"][0])
     import keras_maskrcnn as km
 
     predictor = km.Predictor(path)

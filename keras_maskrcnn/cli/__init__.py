@@ -1,8 +1,8 @@
 """The command line: keras-maskrcnn demo | train | evaluate | predict | export | convert | ... | doctor.
 
 This file holds the list of the commands. A command is a function from parsed arguments to an exit status; the others
-are in `train.py`, `preview.py`, `evaluate.py`, `predict.py`, `export.py` and `data.py`. Importing them imports no
-framework: `keras_maskrcnn_launcher` imports Keras when a command needs it.
+are in `train.py`, `preview.py`, `evaluate.py`, `predict.py`, `export.py`, `verify.py` and `data.py`. Importing them
+imports no framework: `keras_maskrcnn_launcher` imports Keras when a command needs it.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import typing
 import warnings
 
-from keras_maskrcnn.cli import data, evaluate, export, predict, preview, train
+from keras_maskrcnn.cli import data, evaluate, export, predict, preview, train, verify
 from keras_maskrcnn.cli.options import CHECK_FAILED, MISTAKE, SUCCESS, positive
 from keras_maskrcnn.cli.settling import settle
 from keras_maskrcnn.cli.words import WORDS
@@ -241,15 +241,28 @@ _COMMANDS = (
         "export",
         export.export,
         export.export_arguments,
-        "write a SavedModel for TensorFlow Serving, an ONNX file, a folder for OpenVINO or a LiteRT file",
+        "write a SavedModel for TF Serving, an ONNX or LiteRT file, or a folder for OpenVINO, browsers or Triton",
         (
             "export run saved_model",
             "export model.keras saved_model --version 3 --bfloat16",
             "export run model.onnx --format onnx",
             "export run openvino --format openvino --int8 --calibrate photos/ --val bowl/val",
+            "export run page --format web",
+            "export run repository/nuclei --format triton",
             "export run model.tflite --format litert --image-size 480 640 --quantization float16",
         ),
         settle=export.check_export,
+    ),
+    Command(
+        "verify",
+        verify.verify,
+        verify.verify_arguments,
+        "run an export and its model on images, and tell how far they differ",
+        (
+            "verify model.onnx --against run --images photos/",
+            "verify model.tflite --against best.keras --images photos/ --max-boxes 0.5 --max-scores 0.01",
+        ),
+        settle=verify.check_verify,
     ),
     Command(
         "convert",

@@ -29,6 +29,12 @@ FP16 = Option("--fp16", "weights in float16: half the file; results differ in th
 IMAGE_SIZE = Option(
     "--image-size", "size of the images, pixels", type=positive(int), nargs=2, metavar=("HEIGHT", "WIDTH")
 )
+MAX_BATCH = Option("--max-batch", "most images that the server puts into one batch", 8, positive(int))
+ONNXRUNTIME_WEB = Option(
+    "--onnxruntime-web",
+    "the npm package onnxruntime-web: its .tgz, or the folder node_modules/onnxruntime-web (default: downloaded once)",
+    metavar="PATH",
+)
 QUANTIZATION = Option("--quantization", "store smaller, less exact weights", choices=("float16", "dynamic_range"))
 
 
@@ -37,8 +43,8 @@ def export_arguments(command):
     command.add_argument("model", help="a .keras file or a run folder")
     command.add_argument(
         "target",
-        help="savedmodel: the model's folder, with one subfolder for each version; openvino: a folder; other formats: "
-        "the file to write",
+        help="savedmodel: the model's folder, with one subfolder for each version; openvino, web, triton: a folder; "
+        "other formats: the file to write",
     )
     command.add_argument("--format", choices=sorted(FORMATS), default="savedmodel", help="format to write")
     command.add_argument("--overwrite", action="store_true", help="replace an existing version or file")
@@ -110,6 +116,21 @@ def _export_openvino(args, model):
     return written, f"run it with keras-maskrcnn predict {written} IMAGES"
 
 
+def _export_triton(args, model):
+    from keras_maskrcnn.serving import export_triton
+
+    options = {} if args.max_batch is None else {"max_batch": args.max_batch}
+    written = export_triton(model, args.target, overwrite=args.overwrite, **options)
+    return written, f"serve it: tritonserver --model-repository={written.parent.absolute()}"
+
+
+def _export_web(args, model):
+    from keras_maskrcnn.serving import export_web
+
+    written = export_web(model, args.target, args.onnxruntime_web, args.overwrite)
+    return written, f"serve it: python -m http.server --directory {written}, and open http://localhost:8000"
+
+
 def _export_litert(args, model):
     from keras_maskrcnn.serving import export_litert
 
@@ -123,6 +144,8 @@ FORMATS = {
     "onnx": Format(_export_onnx, (OPSET, FP16, *INT8)),
     "openvino": Format(_export_openvino, (BFLOAT16, FP16, *INT8)),
     "litert": Format(_export_litert, (IMAGE_SIZE, QUANTIZATION)),
+    "triton": Format(_export_triton, (MAX_BATCH,)),
+    "web": Format(_export_web, (ONNXRUNTIME_WEB,)),
 }
 
 

@@ -19,13 +19,13 @@ def open_predictor(path, score_threshold=None, tile=None, overlap=0.2, **options
     """Open a model for prediction: what every engine does in the process that computes.
 
     Args:
-        path: `.keras` file, run folder, .onnx file, folder of an export for OpenVINO, or SavedModel (the folder of one
-            version, or of all versions).
+        path: `.keras` file, run folder, .onnx file, .tflite file, folder of an export for OpenVINO, or SavedModel (the
+            folder of one version, or of all versions).
         score_threshold, tile, overlap: as for `Predictor`.
         **options: of the predictor of an export, such as nms_threshold; runtime and device as for `OnnxPredictor`.
 
     Returns:
-        An ImagePredictor: Predictor, SavedModelPredictor, OnnxPredictor or OpenVinoPredictor.
+        An ImagePredictor: Predictor, SavedModelPredictor, OnnxPredictor, OpenVinoPredictor or LitertPredictor.
 
     Raises:
         ValueError: there is no such model, or an argument is invalid.
@@ -39,6 +39,10 @@ def open_predictor(path, score_threshold=None, tile=None, overlap=0.2, **options
         from keras_maskrcnn.serving.openvino_predictor import OpenVinoPredictor
 
         return OpenVinoPredictor(path, score_threshold, tile=tile, overlap=overlap, **options)
+    if is_litert(path):
+        from keras_maskrcnn.serving.litert_predictor import LitertPredictor
+
+        return LitertPredictor(path, score_threshold, tile=tile, overlap=overlap, **options)
     if is_saved_model(path):
         from keras_maskrcnn.serving.saved_model_predictor import SavedModelPredictor
 
@@ -51,7 +55,7 @@ def open_predictor(path, score_threshold=None, tile=None, overlap=0.2, **options
 
 def check_options(path, score_threshold=None, tile=None, overlap=0.2):
     """Raise what `open_predictor` would raise about these arguments, before processes are started for it."""
-    any_score = is_onnx(path) or (is_saved_model(path) and not is_openvino(path))
+    any_score = is_onnx(path) or is_litert(path) or (is_saved_model(path) and not is_openvino(path))
     lowest = 0 if any_score else read_fields(path).score_threshold
     check_arguments(lowest, score_threshold, tile, overlap)
 
@@ -66,6 +70,10 @@ def read_fields(path):
         from keras_maskrcnn.serving.openvino_predictor import read_openvino_config
 
         return read_openvino_config(path)
+    if is_litert(path):
+        from keras_maskrcnn.serving.litert import read_litert_config
+
+        return read_litert_config(path)
     if is_saved_model(path):
         from keras_maskrcnn.serving.assets import read_config
         from keras_maskrcnn.serving.saved_model import find_version
@@ -87,6 +95,11 @@ def is_openvino(path):
     return (pathlib.Path(path) / "model.xml").is_file()
 
 
+def is_litert(path):
+    """Whether a path is that of a LiteRT file."""
+    return pathlib.Path(path).suffix == ".tflite"
+
+
 def is_saved_model(path):
     """Whether a path is the folder of a SavedModel, or of its versions."""
     path = pathlib.Path(path)
@@ -99,7 +112,7 @@ def digest_of(path):
     if is_openvino(path) or is_saved_model(path):
         files = sorted(file for file in path.rglob("*") if file.is_file())
     else:
-        files = [path if is_onnx(path) else find_model(path)]
+        files = [path if is_onnx(path) or is_litert(path) else find_model(path)]
     digest = hashlib.sha256()
     for file in files:
         name = file.relative_to(path).as_posix() if len(files) > 1 else ""

@@ -160,6 +160,16 @@ def check_new(path, overwrite):
         )
 
 
+def check_new_folder(directory, file, overwrite):
+    """Refuse a folder that exists; with `overwrite` one without the `file` of an export: nothing else is replaced."""
+    check_new(directory, overwrite)
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and not (directory / file).is_file()):
+        raise ValueError(
+            f"{argument('overwrite', True)} replaces a folder of such an export, which contains {file}. "
+            f"Received: {directory}, without it. Choose another folder."
+        )
+
+
 def need(module, extra):
     """Import a converter module.
 

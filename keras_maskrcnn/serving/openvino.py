@@ -11,8 +11,7 @@ import tempfile
 
 from keras_maskrcnn.host.files import write_folder
 from keras_maskrcnn.host.locks import locked_file
-from keras_maskrcnn.host.messages import argument
-from keras_maskrcnn.serving.converting import check_dtype, check_graph_arguments, check_new, need
+from keras_maskrcnn.serving.converting import check_dtype, check_graph_arguments, check_new_folder, need
 from keras_maskrcnn.serving.onnx import make_onnx
 
 MODEL = "model.xml"
@@ -43,9 +42,9 @@ def export_openvino(model, directory, input_dtype=None, overwrite=False, dtype=N
     input_dtype = check_graph_arguments(directory, "openvino", input_dtype, model.config)
     check_dtype(dtype, (None, "float32", "bfloat16", "float16"), calibration)
     need("tf2onnx", "onnx"), need("openvino", "openvino")
-    _check_place(directory, overwrite)
+    check_new_folder(directory, MODEL, overwrite)
     with locked_file(directory):
-        _check_place(directory, overwrite)
+        check_new_folder(directory, MODEL, overwrite)
         computed = "bfloat16" if dtype == "bfloat16" else "float32"
         proto = make_onnx(model, input_dtype, calibration=calibration, computed_in=computed)
         write_folder(directory, lambda folder: _write(proto, folder, small=dtype == "float16"))
@@ -61,12 +60,3 @@ def _write(proto, folder, small):
         source = pathlib.Path(scratch) / "model.onnx"
         onnx.save_model(proto, source)
         openvino.save_model(openvino.convert_model(source), folder / MODEL, compress_to_fp16=small)
-
-
-def _check_place(directory, overwrite):
-    check_new(directory, overwrite)
-    if directory.exists() and not (directory / MODEL).is_file():
-        raise ValueError(
-            f"Only an older export for OpenVINO is replaced. Received: {directory}, without {MODEL}. Choose another "
-            f"folder, without {argument('overwrite', True)}."
-        )
