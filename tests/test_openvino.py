@@ -151,7 +151,7 @@ def test_what_is_refused(model, tmp_path, monkeypatch):
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"mine")
     with pytest.raises(ValueError, match="must not exist.*photos"):
         km.export_openvino(model, tmp_path / "photos")
-    with pytest.raises(ValueError, match="overwrite=True replaces a folder of such an export.*model.xml. Received: .*ph"):
+    with pytest.raises(ValueError, match="overwrite=True replaces a folder of such an export.*model.xml"):
         km.export_openvino(model, tmp_path / "photos", overwrite=True)
     with pytest.raises(ValueError, match="dtype must be one of .*'bfloat16'.*Received: 'int8'"):
         km.export_openvino(model, tmp_path / "new", dtype="int8")
