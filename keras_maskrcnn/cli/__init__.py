@@ -241,11 +241,12 @@ _COMMANDS = (
         "export",
         export.export,
         export.export_arguments,
-        "write a SavedModel for TensorFlow Serving, an ONNX file, a LiteRT file, or a folder for browsers or Triton",
+        "write a SavedModel for TF Serving, an ONNX or LiteRT file, or a folder for OpenVINO, browsers or Triton",
         (
             "export run saved_model",
             "export model.keras saved_model --version 3 --bfloat16",
             "export run model.onnx --format onnx",
+            "export run openvino --format openvino --int8 --calibrate photos/ --val bowl/val",
             "export run page --format web",
             "export run repository/nuclei --format triton",
             "export run model.tflite --format litert --image-size 480 640 --quantization float16",

@@ -3,6 +3,7 @@
 import collections.abc
 import typing
 
+from keras_maskrcnn.cli.export_int8 import INT8, calibrated, check_int8
 from keras_maskrcnn.cli.options import SUCCESS, Option, add_options, positive
 from keras_maskrcnn.cli.sources import load_model
 
@@ -23,6 +24,8 @@ class Format(typing.NamedTuple):
 
 VERSION = Option("--version", "number of the version (default: the next free one)", type=positive(int))
 BFLOAT16 = Option("--bfloat16", "compute in bfloat16: faster on processors that have it", type=bool)
+OPSET = Option("--opset", "version of the ONNX operator set (default: 17)", type=positive(int))
+FP16 = Option("--fp16", "weights in float16: half the file; results differ in the fourth digit", type=bool)
 IMAGE_SIZE = Option(
     "--image-size", "size of the images, pixels", type=positive(int), nargs=2, metavar=("HEIGHT", "WIDTH")
 )
@@ -40,7 +43,7 @@ def export_arguments(command):
     command.add_argument("model", help="a .keras file or a run folder")
     command.add_argument(
         "target",
-        help="savedmodel: the model's folder, with one subfolder for each version; web, triton: the folder to write; "
+        help="savedmodel: the model's folder, with one subfolder for each version; openvino, web, triton: a folder; "
         "other formats: the file to write",
     )
     command.add_argument("--format", choices=sorted(FORMATS), default="savedmodel", help="format to write")
@@ -59,7 +62,7 @@ def check_export(args):
             raise ValueError(
                 f"{option.flag} is an option of {names}. Received: --format {args.format}. Leave {option.flag} out."
             )
-    return args
+    return check_int8(args)
 
 
 def _formats_of(option):
@@ -89,7 +92,28 @@ def _export_saved_model(args, model):
 def _export_onnx(args, model):
     from keras_maskrcnn.serving import export_onnx
 
-    return export_onnx(model, args.target, overwrite=args.overwrite), "run it with onnxruntime"
+    options = {} if args.opset is None else {"opset": args.opset}
+    with calibrated(args, model) as (images, finish):
+        written = export_onnx(
+            model,
+            args.target,
+            overwrite=args.overwrite,
+            dtype="float16" if args.fp16 else None,
+            calibration=images,
+            **options,
+        )
+        finish(written)
+    return written, f"run it with keras-maskrcnn predict {written} IMAGES, or in onnxruntime"
+
+
+def _export_openvino(args, model):
+    from keras_maskrcnn.serving import export_openvino
+
+    dtype = "bfloat16" if args.bfloat16 else "float16" if args.fp16 else None
+    with calibrated(args, model) as (images, finish):
+        written = export_openvino(model, args.target, overwrite=args.overwrite, dtype=dtype, calibration=images)
+        finish(written)
+    return written, f"run it with keras-maskrcnn predict {written} IMAGES"
 
 
 def _export_triton(args, model):
@@ -117,7 +141,8 @@ def _export_litert(args, model):
 
 FORMATS = {
     "savedmodel": Format(_export_saved_model, (VERSION, BFLOAT16)),
-    "onnx": Format(_export_onnx),
+    "onnx": Format(_export_onnx, (OPSET, FP16, *INT8)),
+    "openvino": Format(_export_openvino, (BFLOAT16, FP16, *INT8)),
     "litert": Format(_export_litert, (IMAGE_SIZE, QUANTIZATION)),
     "triton": Format(_export_triton, (MAX_BATCH,)),
     "web": Format(_export_web, (ONNXRUNTIME_WEB,)),

@@ -1,6 +1,6 @@
 """A predictor for whatever a trained model is kept in, and what its file says without building it.
 
-Called by `rows.py`, `on_ray.py`, the command line and users.
+Called by `rows.py`, `on_ray.py`, the command line, users, and `Predictor` for paths.
 """
 
 import hashlib
@@ -10,28 +10,35 @@ import types
 import zipfile
 
 from keras_maskrcnn.inference.arguments import check_arguments
+from keras_maskrcnn.inference.opening import opens_paths
 from keras_maskrcnn.runs.folder import find_model
 
 
+@opens_paths
 def open_predictor(path, score_threshold=None, tile=None, overlap=0.2, **options):
     """Open a model for prediction: what every engine does in the process that computes.
 
     Args:
-        path: `.keras` file, run folder, .onnx file, .tflite file, or SavedModel (the folder of one version, or of all
-            versions).
+        path: `.keras` file, run folder, .onnx file, .tflite file, folder of an export for OpenVINO, or SavedModel (the
+            folder of one version, or of all versions).
         score_threshold, tile, overlap: as for `Predictor`.
-        **options: of an .onnx file, as for `OnnxPredictor`: runtime, device.
+        **options: of the predictor of an export, such as nms_threshold; runtime and device as for `OnnxPredictor`.
 
     Returns:
-        An ImagePredictor: Predictor, SavedModelPredictor, OnnxPredictor or LitertPredictor.
+        An ImagePredictor: Predictor, SavedModelPredictor, OnnxPredictor, OpenVinoPredictor or LitertPredictor.
 
     Raises:
         ValueError: there is no such model, or an argument is invalid.
+        TypeError: an option that there is not for such a file.
     """
     if is_onnx(path):
         from keras_maskrcnn.serving.onnx_predictor import OnnxPredictor
 
         return OnnxPredictor(path, score_threshold, tile=tile, overlap=overlap, **options)
+    if is_openvino(path):
+        from keras_maskrcnn.serving.openvino_predictor import OpenVinoPredictor
+
+        return OpenVinoPredictor(path, score_threshold, tile=tile, overlap=overlap, **options)
     if is_litert(path):
         from keras_maskrcnn.serving.litert_predictor import LitertPredictor
 
@@ -39,16 +46,17 @@ def open_predictor(path, score_threshold=None, tile=None, overlap=0.2, **options
     if is_saved_model(path):
         from keras_maskrcnn.serving.saved_model_predictor import SavedModelPredictor
 
-        return SavedModelPredictor(path, score_threshold, tile=tile, overlap=overlap)
+        return SavedModelPredictor(path, score_threshold, tile=tile, overlap=overlap, **options)
     from keras_maskrcnn.inference.predictor import Predictor
     from keras_maskrcnn.weights.models import load_model
 
-    return Predictor(load_model(find_model(path)), score_threshold, tile, overlap)
+    return Predictor(load_model(find_model(path)), score_threshold, tile, overlap, **options)
 
 
 def check_options(path, score_threshold=None, tile=None, overlap=0.2):
     """Raise what `open_predictor` would raise about these arguments, before processes are started for it."""
-    lowest = 0 if is_onnx(path) or is_litert(path) or is_saved_model(path) else read_fields(path).score_threshold
+    any_score = is_onnx(path) or is_litert(path) or (is_saved_model(path) and not is_openvino(path))
+    lowest = 0 if any_score else read_fields(path).score_threshold
     check_arguments(lowest, score_threshold, tile, overlap)
 
 
@@ -58,6 +66,10 @@ def read_fields(path):
         from keras_maskrcnn.serving.onnx_predictor import read_config
 
         return read_config(path)
+    if is_openvino(path):
+        from keras_maskrcnn.serving.openvino_predictor import read_openvino_config
+
+        return read_openvino_config(path)
     if is_litert(path):
         from keras_maskrcnn.serving.litert import read_litert_config
 
@@ -78,6 +90,11 @@ def is_onnx(path):
     return pathlib.Path(path).suffix == ".onnx"
 
 
+def is_openvino(path):
+    """Whether a path is the folder of an export for OpenVINO."""
+    return (pathlib.Path(path) / "model.xml").is_file()
+
+
 def is_litert(path):
     """Whether a path is that of a LiteRT file."""
     return pathlib.Path(path).suffix == ".tflite"
@@ -92,7 +109,7 @@ def is_saved_model(path):
 def digest_of(path):
     """SHA-256 of a model: of its file, or of all files of its folder with their names."""
     path = pathlib.Path(path)
-    if is_saved_model(path):
+    if is_openvino(path) or is_saved_model(path):
         files = sorted(file for file in path.rglob("*") if file.is_file())
     else:
         files = [path if is_onnx(path) or is_litert(path) else find_model(path)]
