@@ -27,7 +27,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     py_modules=["keras_maskrcnn_launcher"],
-    package_data={"keras_maskrcnn.cli": ["fingerprint.json"], "keras_maskrcnn.pages": ["templates/*.html"]},
+    package_data={
+        "keras_maskrcnn.cli": ["fingerprint.json"],
+        "keras_maskrcnn.pages": ["templates/*.html"],
+        "keras_maskrcnn.serving": ["browser/*"],
+    },
     packages=find_packages(include=["keras_maskrcnn", "keras_maskrcnn.*"]),
     # RoIAlign and 3x3 convolutions for CPUs. Not linked to TensorFlow, so one build serves all versions; without a
     # compiler pip installs the package without them, and stock operators compute the same.

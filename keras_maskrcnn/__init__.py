@@ -25,7 +25,7 @@ from keras_maskrcnn.runs.recipe import Recipe, choose_recipe
 from keras_maskrcnn.runs.schedules import WarmupMultiStep, sgd
 from keras_maskrcnn.scale.on_ray import predict_on_ray
 from keras_maskrcnn.scale.rows import RowPredictor
-from keras_maskrcnn.serving import export_litert, export_onnx, export_saved_model
+from keras_maskrcnn.serving import export_litert, export_onnx, export_openvino, export_saved_model, export_web
 from keras_maskrcnn.serving.folding import optimize_for_inference
 from keras_maskrcnn.video import predict_video
 from keras_maskrcnn.weights import load_weights, torchvision_state_dict
@@ -62,7 +62,9 @@ __all__ = [
     "explain",
     "export_litert",
     "export_onnx",
+    "export_openvino",
     "export_saved_model",
+    "export_web",
     "format_metrics",
     "freeze",
     "keep_freed_memory",

@@ -48,8 +48,9 @@ def test_onnxruntime_finds_what_the_predictor_finds(model, run, size, count):
     assert_same(run(image[None]), 0, found)
 
 
-def test_a_batch_is_answered_as_its_images_alone(run):
-    images = np.stack([noise(90, 90, seed) for seed in range(3)])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_batch_is_answered_as_its_images_alone(run, count):
+    images = np.stack([noise(90, 90, seed) for seed in range(count)])
     together, alone = run(images), [run(image[None]) for image in images]
     assert together["num_detections"].sum() > 0
     for name in OUTPUTS:
@@ -102,11 +103,22 @@ def test_the_file_says_what_it_is(model, export):
     assert properties["score_threshold"] == "0.37" and properties["max_detections"] == "10"
 
 
+def test_no_transpose_undoes_another(export):
+    import onnx
+
+    graph = onnx.load(export).graph
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "Transpose" and node.attribute}
+    pairs = [(makers[node.input[0]], node) for node in makers.values() if node.input[0] in makers]
+    assert not [b.name for a, b in pairs if [a.attribute[0].ints[axis] for axis in b.attribute[0].ints] == [0, 1, 2, 3]]
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    assert set(makers) <= used
+
+
 def test_openvino_finds_the_same(run, export):
     openvino = pytest.importorskip("openvino", reason="openvino is not installed: pip install keras-maskrcnn[openvino]")
     compiled = openvino.Core().compile_model(str(export), "CPU")
-    for size in ((96, 128), (100, 130), (64, 200), (300, 40)):
-        images = np.stack([noise(*size, seed) for seed in range(2)])
+    for size, count in (((96, 128), 1), ((100, 130), 2), ((64, 200), 5), ((300, 40), 2)):
+        images = np.stack([noise(*size, seed) for seed in range(count)])
         expected, found = run(images), compiled({"images": images})
         np.testing.assert_array_equal(found["num_detections"], expected["num_detections"])
         np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-3)
@@ -129,6 +141,35 @@ def test_a_predictor_of_the_file_finds_what_the_models_finds(model, export, tmp_
         assert (found.masks == expected.masks).mean() > 0.999 if len(found) else True
     Image.fromarray(images[0]).save(tmp_path / "photo.png")
     np.testing.assert_allclose(predictor(tmp_path / "photo.png").boxes, ours(images[0]).boxes, atol=2e-3)
+
+
+@pytest.mark.slow  # a second conversion
+def test_float16_and_another_operator_set(model, run, tmp_path):
+    runtime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+    path = km.export_onnx(model, tmp_path / "half.onnx", dtype="float16", opset=18)
+    proto = onnx.load(path)
+    onnx.checker.check_model(proto, full_check=True)
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 18)]
+    constants = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    layers = [node for node in proto.graph.node if node.op_type in ("Conv", "MatMul") and node.input[1] in constants]
+    half = {node.name for node in layers if constants[node.input[1]] == onnx.TensorProto.FLOAT16}
+    for part in ("fpn_1/", "rpn_1/conv1", "box_head_1/fc1", "box_head_1/fc2", "mask_head_1/"):
+        names = {node.name for node in layers if part in node.name}
+        assert names and names <= half, part
+    for part in ("rpn_1/BiasAdd", "box_head_1/classes", "box_head_1/deltas"):  # what boxes and scores are made of
+        assert not [name for name in half if part in name], part
+    quiet = runtime.SessionOptions()
+    quiet.log_severity_level = 3
+    session = runtime.InferenceSession(str(path), quiet)
+    images = np.stack([noise(96, 128, seed) for seed in range(2)])
+    found, expected = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"images": images}))), run(images)
+    for row in range(2):  # scores lie close together, so some detections change places or leave
+        apart = np.abs(found["boxes"][row][:, None] - expected["boxes"][row][None]).max(-1)
+        near = apart.min(0) < 0.5
+        assert near.mean() >= 0.7
+        scores = found["scores"][row][apart.argmin(0)]
+        np.testing.assert_allclose(scores[near], expected["scores"][row][near], atol=2e-3)
+    assert {entry.key: entry.value for entry in proto.metadata_props}["weights"] == "float16"
 
 
 def test_thresholds_of_the_predictor_are_those_of_the_graph(model, export):
@@ -155,7 +196,10 @@ def test_tiles_and_the_command_line(model, export, tmp_path, capsys):
         np.testing.assert_allclose([each["score"] for each in results], expected.scores, atol=2e-5)
     assert cli.main(["predict", str(tmp_path), str(tmp_path), "--engine", "openvino"]) == cli.MISTAKE
     told = capsys.readouterr().err
-    assert f"--engine openvino runs .onnx files. Received: {tmp_path}. Make one: keras-maskrcnn export" in told
+    assert f"--engine openvino runs .onnx files and exports for OpenVINO. Received: {tmp_path}. Make one: " in told
+    command += ["--engine", "onnxruntime", "--provider", "TPU"]
+    assert cli.main(command) == cli.MISTAKE
+    assert "--provider must be one of" in capsys.readouterr().err
 
 
 def test_what_the_predictor_refuses(export, tmp_path):
@@ -176,11 +220,15 @@ def test_what_the_predictor_refuses(export, tmp_path):
     with pytest.raises(ValueError, match="that this package wrote.*other.onnx .*config"):
         opened(tmp_path / "other.onnx")
     pytest.importorskip("onnxruntime")
-    with pytest.raises(ValueError, match="device must be one of .*'CPU'.*Received: 'XPU'"):
-        opened(export, device="XPU")
+    with pytest.raises(ValueError, match="device=... must be .*'CPU'.*Received: 'CUDA'. pip install onnxruntime-gpu"):
+        opened(export, device="CUDA")
     pytest.importorskip("openvino")
-    with pytest.raises(ValueError, match="OpenVINO computes with the thresholds of the file.*0.5.*onnxruntime"):
-        opened(export, score_threshold=0.5, runtime="openvino")
+    with pytest.raises(ValueError, match="NMS threshold of the file, 0.5. Received: nms_threshold=0.3. Use an .onnx"):
+        opened(export, nms_threshold=0.3, runtime="openvino")
+    with pytest.raises(ValueError, match="must lie between the model's own, 0.37, and 1. Received: 0.2"):
+        opened(export, score_threshold=0.2, runtime="openvino")
+    with pytest.raises(ValueError, match="device=... must be one of .*'AUTO'.* Received: 'TPU'"):
+        opened(export, runtime="openvino", device="TPU")
 
 
 def test_what_cannot_be_written_is_refused_at_once(model, tmp_path, monkeypatch):
@@ -192,6 +240,13 @@ def test_what_cannot_be_written_is_refused_at_once(model, tmp_path, monkeypatch)
         km.export_onnx(model, tmp_path / "model.pb")
     with pytest.raises(ValueError, match="input_dtype must be one of.*int8"):
         km.export_onnx(model, tmp_path / "new.onnx", input_dtype="int8")
+    for opset in (16, 99, 17.0, True):
+        with pytest.raises(ValueError, match=rf"opset=... must be a whole number in 17\.\.\d+: .*Received: {opset}"):
+            km.export_onnx(model, tmp_path / "new.onnx", opset=opset)
+    with pytest.raises(ValueError, match="dtype must be one of .*'float16'.*Received: 'bfloat16'"):
+        km.export_onnx(model, tmp_path / "new.onnx", dtype="bfloat16")
+    with pytest.raises(ValueError, match="int8 or float16, not both. Received: calibration=... and dtype"):
+        km.export_onnx(model, tmp_path / "new.onnx", dtype="float16", calibration=[noise(9, 9)])
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     pytest.importorskip("onnx")
     with pytest.raises(ImportError, match=r"tf2onnx.*pip install .keras-maskrcnn\[onnx\]"):

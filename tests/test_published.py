@@ -16,6 +16,7 @@ from keras import ops
 from tiny import scatter_weights
 
 import keras_maskrcnn as km
+from keras_maskrcnn.host import downloads
 from keras_maskrcnn.host.files import write_json
 from keras_maskrcnn.host.locks import locked_file
 from keras_maskrcnn.weights import published, zoo
@@ -102,7 +103,7 @@ def test_a_full_disk_is_not_taken_for_a_failed_download(cache, server, monkeypat
     def full(url, path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(published, "_download", full)
+    monkeypatch.setattr(downloads, "_download", full)
     with pytest.raises(OSError, match=f"Writing {cache / file} needs room on its disk"):
         published.fetch(file)
     assert not list(cache.iterdir())

@@ -13,7 +13,7 @@ import sys
 import typing
 import warnings
 
-from keras_maskrcnn.cli import data, evaluate, export, labels, predict, preview, rank, train, tune
+from keras_maskrcnn.cli import data, evaluate, export, labels, predict, preview, rank, train, tune, verify
 from keras_maskrcnn.cli.options import CHECK_FAILED, MISTAKE, SUCCESS, positive
 from keras_maskrcnn.cli.settling import settle
 from keras_maskrcnn.cli.words import WORDS
@@ -260,14 +260,28 @@ _COMMANDS = (
         "export",
         export.export,
         export.export_arguments,
-        "write a SavedModel for TensorFlow Serving, an ONNX file or a LiteRT file",
+        "write a SavedModel for TF Serving, an ONNX or LiteRT file, or a folder for OpenVINO, browsers or Triton",
         (
             "export run saved_model",
             "export model.keras saved_model --version 3 --bfloat16",
             "export run model.onnx --format onnx",
+            "export run openvino --format openvino --int8 --calibrate photos/ --val bowl/val",
+            "export run page --format web",
+            "export run repository/nuclei --format triton",
             "export run model.tflite --format litert --image-size 480 640 --quantization float16",
         ),
         settle=export.check_export,
+    ),
+    Command(
+        "verify",
+        verify.verify,
+        verify.verify_arguments,
+        "run an export and its model on images, and tell how far they differ",
+        (
+            "verify model.onnx --against run --images photos/",
+            "verify model.tflite --against best.keras --images photos/ --max-boxes 0.5 --max-scores 0.01",
+        ),
+        settle=verify.check_verify,
     ),
     Command(
         "convert",

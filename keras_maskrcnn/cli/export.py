@@ -1,9 +1,41 @@
 """keras-maskrcnn export | convert: models and weights for other programs."""
 
-from keras_maskrcnn.cli.options import SUCCESS, positive
+import collections.abc
+import typing
+
+from keras_maskrcnn.cli.export_int8 import INT8, calibrated, check_int8
+from keras_maskrcnn.cli.options import SUCCESS, Option, add_options, positive
 from keras_maskrcnn.cli.sources import load_model
 
 # export ----------------------------------------------------------------------------------------------------
+
+
+class Format(typing.NamedTuple):
+    """A format of `export`. To add one, write its function and put its row into `FORMATS`.
+
+    Args:
+        write: function from arguments and a MaskRCNN to (what was written, a hint on how to use it).
+        options: the Options that this format accepts besides --overwrite. Several formats may share one.
+    """
+
+    write: collections.abc.Callable
+    options: tuple = ()
+
+
+VERSION = Option("--version", "number of the version (default: the next free one)", type=positive(int))
+BFLOAT16 = Option("--bfloat16", "compute in bfloat16: faster on processors that have it", type=bool)
+OPSET = Option("--opset", "version of the ONNX operator set (default: 17)", type=positive(int))
+FP16 = Option("--fp16", "weights in float16: half the file; results differ in the fourth digit", type=bool)
+IMAGE_SIZE = Option(
+    "--image-size", "size of the images, pixels", type=positive(int), nargs=2, metavar=("HEIGHT", "WIDTH")
+)
+MAX_BATCH = Option("--max-batch", "most images that the server puts into one batch", 8, positive(int))
+ONNXRUNTIME_WEB = Option(
+    "--onnxruntime-web",
+    "the npm package onnxruntime-web: its .tgz, or the folder node_modules/onnxruntime-web (default: downloaded once)",
+    metavar="PATH",
+)
+QUANTIZATION = Option("--quantization", "store smaller, less exact weights", choices=("float16", "dynamic_range"))
 
 
 def export_arguments(command):
@@ -11,40 +43,35 @@ def export_arguments(command):
     command.add_argument("model", help="a .keras file or a run folder")
     command.add_argument(
         "target",
-        help="savedmodel: the model's folder, with one subfolder for each version; other formats: the file to write",
+        help="savedmodel: the model's folder, with one subfolder for each version; openvino, web, triton: a folder; "
+        "other formats: the file to write",
     )
-    command.add_argument("--format", choices=sorted(_EXPORTS), default="savedmodel", help="format to write")
+    command.add_argument("--format", choices=sorted(FORMATS), default="savedmodel", help="format to write")
     command.add_argument("--overwrite", action="store_true", help="replace an existing version or file")
-    saved_model = command.add_argument_group("savedmodel")
-    saved_model.add_argument("--version", type=positive(int), help="number of the version (default: the next free one)")
-    saved_model.add_argument(
-        "--bfloat16", action="store_true", help="compute convolutions in bfloat16: faster on processors that have it"
-    )
-    litert = command.add_argument_group("litert")
-    litert.add_argument(
-        "--image-size", type=positive(int), nargs=2, metavar=("HEIGHT", "WIDTH"), help="size of the images, pixels"
-    )
-    litert.add_argument(
-        "--quantization", choices=["float16", "dynamic_range"], help="store smaller, less exact weights"
-    )
+    options = dict.fromkeys(option for row in FORMATS.values() for option in row.options)
+    for names in dict.fromkeys(_formats_of(option) for option in options):
+        group = command.add_argument_group(", ".join(names))
+        add_options(group, [option for option in options if _formats_of(option) == names], late_defaults=True)
 
 
 def check_export(args):
     """Refuse options of another format. Returns the arguments."""
-    own = {"savedmodel": ("version", "bfloat16"), "litert": ("image_size", "quantization")}
-    for name, options in own.items():
-        given = [option for option in options if getattr(args, option)]
-        if given and name != args.format:
+    for option in dict.fromkeys(option for row in FORMATS.values() for option in row.options):
+        if getattr(args, option.name) is not None and option not in FORMATS[args.format].options:
+            names = " and ".join(f"--format {name}" for name in _formats_of(option))
             raise ValueError(
-                f"--{given[0].replace('_', '-')} is an option of --format {name}. Received: --format {args.format}. "
-                "Leave it out: ONNX and LiteRT files always contain float32 weights with batch norm folded in."
+                f"{option.flag} is an option of {names}. Received: --format {args.format}. Leave {option.flag} out."
             )
-    return args
+    return check_int8(args)
+
+
+def _formats_of(option):
+    return tuple(name for name, row in FORMATS.items() if option in row.options)
 
 
 def export(args):
-    """Write a SavedModel, an ONNX or a LiteRT file."""
-    written, hint = _EXPORTS[args.format](args, load_model(args.model))
+    """Write a model in another program's format."""
+    written, hint = FORMATS[args.format].write(args, load_model(args.model))
     print(f"wrote {written}; {hint}")
     return SUCCESS
 
@@ -65,7 +92,43 @@ def _export_saved_model(args, model):
 def _export_onnx(args, model):
     from keras_maskrcnn.serving import export_onnx
 
-    return export_onnx(model, args.target, overwrite=args.overwrite), "run it with onnxruntime"
+    options = {} if args.opset is None else {"opset": args.opset}
+    with calibrated(args, model) as (images, finish):
+        written = export_onnx(
+            model,
+            args.target,
+            overwrite=args.overwrite,
+            dtype="float16" if args.fp16 else None,
+            calibration=images,
+            **options,
+        )
+        finish(written)
+    return written, f"run it with keras-maskrcnn predict {written} IMAGES, or in onnxruntime"
+
+
+def _export_openvino(args, model):
+    from keras_maskrcnn.serving import export_openvino
+
+    dtype = "bfloat16" if args.bfloat16 else "float16" if args.fp16 else None
+    with calibrated(args, model) as (images, finish):
+        written = export_openvino(model, args.target, overwrite=args.overwrite, dtype=dtype, calibration=images)
+        finish(written)
+    return written, f"run it with keras-maskrcnn predict {written} IMAGES"
+
+
+def _export_triton(args, model):
+    from keras_maskrcnn.serving import export_triton
+
+    options = {} if args.max_batch is None else {"max_batch": args.max_batch}
+    written = export_triton(model, args.target, overwrite=args.overwrite, **options)
+    return written, f"serve it: tritonserver --model-repository={written.parent.absolute()}"
+
+
+def _export_web(args, model):
+    from keras_maskrcnn.serving import export_web
+
+    written = export_web(model, args.target, args.onnxruntime_web, args.overwrite)
+    return written, f"serve it: python -m http.server --directory {written}, and open http://localhost:8000"
 
 
 def _export_litert(args, model):
@@ -76,7 +139,14 @@ def _export_litert(args, model):
     return written, "run it with ai_edge_litert.interpreter.Interpreter"
 
 
-_EXPORTS = {"savedmodel": _export_saved_model, "onnx": _export_onnx, "litert": _export_litert}
+FORMATS = {
+    "savedmodel": Format(_export_saved_model, (VERSION, BFLOAT16)),
+    "onnx": Format(_export_onnx, (OPSET, FP16, *INT8)),
+    "openvino": Format(_export_openvino, (BFLOAT16, FP16, *INT8)),
+    "litert": Format(_export_litert, (IMAGE_SIZE, QUANTIZATION)),
+    "triton": Format(_export_triton, (MAX_BATCH,)),
+    "web": Format(_export_web, (ONNXRUNTIME_WEB,)),
+}
 
 
 # convert ---------------------------------------------------------------------------------------------------

@@ -16,12 +16,16 @@ from keras_maskrcnn.cli.predict_large import (
 )
 from keras_maskrcnn.cli.predict_video import TRACK, predict_videos, take_videos, tracking_arguments
 from keras_maskrcnn.cli.results import ResultFiles, read_known_images
+from keras_maskrcnn.host.messages import in_words
 
 BATCH_SIZE = Option(
     "--batch-size",
     "most images that the model sees at once (default: 8 on a GPU or TPU, 1 on CPUs, 1 with --saved-model)",
     type=positive(int),
 )
+
+PROVIDER = Option("--provider", "onnxruntime's execution provider: CPU, CUDA, TensorRT, ... (default: CPU)")
+DEVICE = Option("--device", "OpenVINO's device: CPU, GPU, AUTO, ... (default: CPU)")
 
 TOOLS = (  # those of labelling/, which imports numpy
     "labelme", "coco", "cvat", "via", "yolo", "voc", "label-studio", "labels", "labels-tiff", "geojson"
@@ -33,7 +37,9 @@ TOOLS = (  # those of labelling/, which imports numpy
 def predict_arguments(command):
     """Add the arguments of predict."""
     command.add_argument(
-        "model", nargs="?", help="a .keras file, a run folder or an .onnx file; not with --saved-model"
+        "model",
+        nargs="?",
+        help="a .keras file, a run folder, an .onnx file or an export for OpenVINO; not with --saved-model",
     )
     command.add_argument(
         "images",
@@ -193,34 +199,46 @@ def _predictor(args, **options):
     return open_predictor(path, args.score, args.tile, args.overlap, usual=True, **options)
 
 
-def _runtime(name):
-    """The engine that runs an .onnx file in this runtime."""
+def _runtime(name, device, also=None):
+    """The engine that runs an .onnx file in this runtime.
+
+    Args:
+        name: of the runtime. device: the Option that says where it computes.
+        also: None, or (name of a function of `scale/models.py` that tells its own exports, what they are).
+    """
 
     def check(args):
-        from keras_maskrcnn.scale.models import is_onnx
+        from keras_maskrcnn.scale import models
 
-        if not is_onnx(args.saved_model or args.model):
+        path = args.saved_model or args.model
+        if not models.is_onnx(path) and not (also and getattr(models, also[0])(path)):
+            files = " and ".join([".onnx files", *([also[1]] if also else [])])
             raise ValueError(
-                f"--engine {name} runs .onnx files. Received: {args.saved_model or args.model}. "
+                f"--engine {name} runs {files}. Received: {path}. "
                 "Make one: keras-maskrcnn export MODEL model.onnx --format onnx."
             )
         return _check_here(args)
 
-    return Engine(
-        f"an .onnx file in {name}",
-        check,
-        functools.partial(_predict_here, functools.partial(_predictor, runtime=name)),
-    )
+    def make_predictor(args):
+        from keras_maskrcnn.scale.models import is_onnx
+
+        options = {"runtime": name} if is_onnx(args.model) else {}
+        place = getattr(args, device.name)
+        with in_words({"device": device.flag}):
+            return _predictor(args, **options, **({} if place is None else {"device": place}))
+
+    run = functools.partial(_predict_here, make_predictor)
+    return Engine(f"an .onnx file{f' or {also[1]}' if also else ''} in {name}", check, run, (device,))
 
 
 # The engines of `predict`. One that runs in this process needs a function that opens its predictor.
 ENGINES = {
     "keras": Engine(
-        "in this process, with pictures; .onnx files in onnxruntime",
+        "in this process, with pictures; .onnx files in onnxruntime, exports for OpenVINO in OpenVINO",
         _check_here,
         functools.partial(_predict_here, lambda args: _predictor(args)),
     ),
-    "onnxruntime": _runtime("onnxruntime"),
-    "openvino": _runtime("openvino"),
+    "onnxruntime": _runtime("onnxruntime", PROVIDER),
+    "openvino": _runtime("openvino", DEVICE, ("is_openvino", "exports for OpenVINO")),
     "ray": predict_on_ray.ENGINE,
 }

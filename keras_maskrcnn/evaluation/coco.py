@@ -16,6 +16,7 @@ from keras_maskrcnn.data.classes import ids_of_labels
 from keras_maskrcnn.data.learnable import lacking
 from keras_maskrcnn.evaluation.figures import coco_metrics, overall_figures
 from keras_maskrcnn.host.progress import progress_bar
+from keras_maskrcnn.inference.image_predictor import ImagePredictor
 from keras_maskrcnn.inference.predictor import Predictor
 from keras_maskrcnn.inference.streaming import check_count
 
@@ -30,7 +31,7 @@ def evaluate_coco(model, dataset, max_detections=None, verbose=0, batch_size=Non
     A model without real names ("class 0", ...) has its labels in the dataset's order.
 
     Args:
-        model: MaskRCNN (or anything that Predictor takes).
+        model: MaskRCNN (or anything that Predictor takes), or a predictor, such as one of an export.
         dataset: any of `data`'s datasets, or a DataLoader, whose dataset is taken (untransformed).
         max_detections: detections per image that count. None means COCO's own, 20 of keypoints and 100 of all else,
             or of the latter the config's `max_detections` where it is larger.
@@ -135,7 +136,8 @@ def _detect(model, dataset, positions, truth, category_ids, batch_size, verbose,
     with progress_bar(len(sources), unit_name="image", verbose=verbose) as progress:
         # Results are small, so any image may share a batch with any other.
         # The lowest threshold: average precision takes all detections, also after `tune`.
-        predictor = Predictor(model, model.config.lowest_score, nms_threshold=nms_threshold)
+        own = isinstance(model, ImagePredictor)
+        predictor = model if own else Predictor(model, model.config.lowest_score, nms_threshold=nms_threshold)
         for answer in predictor.stream(sources, finish, batch_size, sizes, window=max(1, len(sources))):
             if answer.error is not None:
                 raise answer.error

@@ -1,4 +1,4 @@
-"""The user's cache folder: downloaded and converted weights, compiled programs, annotations."""
+"""The user's cache folder: downloaded files, converted weights, compiled programs, annotations."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ def need_writable(folder):
 
 def _not_writable(folder, problem):
     return (
-        f"Downloaded weights need a folder that can be written to. Received {folder}: {problem}. Set the environment "
+        f"Downloaded files need a folder that can be written to. Received {folder}: {problem}. Set the environment "
         "variable KERAS_HOME to a folder that can be written to."
     )
 

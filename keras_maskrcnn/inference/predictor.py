@@ -20,13 +20,18 @@ from keras_maskrcnn.inference.arguments import check_arguments, thresholds_of
 from keras_maskrcnn.inference.found import FoundInstances
 from keras_maskrcnn.inference.frames import boxes_in_image, moved_values
 from keras_maskrcnn.inference.image_predictor import ImagePredictor
+from keras_maskrcnn.inference.opening import is_path, open_path
 
 
 class Predictor(ImagePredictor):
     """Finds the instances of images with a trained model: of one by a call, of many with `stream`.
 
+    Of a path it makes what `keras_maskrcnn.scale.models.open_predictor` returns, with its options (`device`, ...): for
+    a `.keras` file or run folder a Predictor, for an export (.onnx file, folder of OpenVINO, SavedModel) a predictor
+    that runs it, with the same interface.
+
     Args:
-        model: MaskRCNN, or anything with `.config` and `.predict_on_batch(batch)`.
+        model: MaskRCNN, or anything with `.config` and `.predict_on_batch(batch)`; or a path.
         score_threshold: float in 0..1, detections of all classes below it are dropped. None means the config's, which
             after `tune` are those of each class. It cannot be lower than the config's `lowest_score`, because the
             model does not return those detections.
@@ -37,7 +42,20 @@ class Predictor(ImagePredictor):
         nms_threshold: float in 0..1, or None for the config's.
     """
 
-    def __init__(self, model, score_threshold=None, tile=None, overlap=0.2, nms_threshold=None):
+    def __new__(cls, model=None, *arguments, **options):
+        """Open a path. Without a model when a predictor is copied."""
+        if is_path(model) and cls is Predictor:
+            return open_path(model, *arguments, **options)
+        return super().__new__(cls)
+
+    def __init__(self, model, score_threshold=None, tile=None, overlap=0.2, nms_threshold=None, **options):
+        if is_path(model) and hasattr(self, "config"):
+            return  # opened by `__new__`
+        if options or not hasattr(model, "config"):
+            raise TypeError(
+                f"{type(self).__name__} takes a MaskRCNN, and options of an export only with its path. Received: "
+                f"{model!r} and {options}. km.Predictor(PATH) opens files."
+            )
         check_arguments(model.config.lowest_score, score_threshold, tile, overlap, nms_threshold)
         backend.keep_compiled(compiled_folder())
         super().__init__(model.config, tile, overlap)

@@ -1,7 +1,7 @@
 """Shared by the converters: the graph to convert, and checks of the arguments.
 
 The graph is one function from images to detections, traced with operators that other runtimes support
-(`backend/portable.py`), with folded batch norm, in float32. Called by `onnx.py` and `litert.py`.
+(`backend/portable.py`), with folded batch norm. Called by `onnx.py`, `openvino.py` and `litert.py`.
 """
 
 import importlib
@@ -21,14 +21,15 @@ INPUT, CONFIG = "images", "config"  # of the images, and of the metadata that ho
 DTYPES = {"uint8": ("uint8", "float32"), "uint16": ("float32",), "float32": ("float32",)}  # by image_dtype
 
 
-def trace(model, input_dtype, image_size=None):
+def trace(model, input_dtype, image_size=None, dtype="float32"):
     """Trace the graph for a converter.
 
     Args:
-        model: MaskRCNN, not changed; a folded float32 copy is traced.
+        model: MaskRCNN, not changed; a folded copy is traced.
         input_dtype: "uint8" or "float32" (the values of the model's images, not normalised).
         image_size: (height, width) in image pixels for a graph with this size, batch 1 and only static shapes, which
             also computes padding rows. None for images of any size.
+        dtype: of convolutions and dense layers, as in `optimize_for_inference`.
 
     Returns:
         tf.Module with the weights and `graph`, the concrete function from `images` (B, H, W, C) and, for images of any
@@ -39,7 +40,7 @@ def trace(model, input_dtype, image_size=None):
 
     from keras_maskrcnn.serving.signatures import OPTIONS
 
-    folded = optimize_for_inference(model, "float32")
+    folded = optimize_for_inference(model, dtype)
     shape = (None, None, None) if image_size is None else (1, *image_size)
     images = tf.TensorSpec((*shape, model.config.num_channels), input_dtype, name=INPUT)
     traced = tf.Module()
@@ -107,22 +108,47 @@ def check_arguments(path, suffix, input_dtype, overwrite, config):
         ValueError: the backend is not TensorFlow, the suffix or dtype is wrong, or the file exists.
     """
     path = pathlib.Path(path)
+    dtype = check_graph_arguments(path, {".tflite": "litert"}.get(suffix, suffix[1:]), input_dtype, config)
+    if path.suffix != suffix:
+        raise ValueError(f"The file name must end in {suffix}. Received: {path}. Use {path.with_suffix(suffix)}.")
+    check_new(path, overwrite)
+    return path, dtype
+
+
+def check_graph_arguments(path, name, input_dtype, config):
+    """Check the backend and the dtype of the input. Returns the dtype.
+
+    Args:
+        path: file or folder to write. name: of the format, on the command line. input_dtype, config: as above.
+    """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "Models must be converted on the TensorFlow backend, because the converters read its graph. "
             f"Received: backend {keras.backend.backend()}. Save the model as .keras, then run "
-            f"KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras {path} --format {suffix[1:]}."
+            f"KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras {path} --format {name}."
         )
-    if path.suffix != suffix:
-        raise ValueError(f"The file name must end in {suffix}. Received: {path}. Use {path.with_suffix(suffix)}.")
-    check_new(path, overwrite)
     dtypes = DTYPES[config.image_dtype]
     if input_dtype is not None and input_dtype not in dtypes:
         raise ValueError(
             f"input_dtype must be one of {dtypes} for a {config.image_dtype} model. Received: {input_dtype!r}. "
             "Floats must have the range of the model's images: 0..255 for uint8."
         )
-    return path, input_dtype or dtypes[0]
+    return input_dtype or dtypes[0]
+
+
+def check_dtype(dtype, known, calibration):
+    """Refuse a dtype that a format does not have, or that does not go with int8.
+
+    Args:
+        dtype: the argument of the export. known: tuple of the possible ones. calibration: None, or images: int8.
+    """
+    if dtype not in known:
+        raise ValueError(f"dtype must be one of {known}. Received: {dtype!r}.")
+    if calibration is not None and dtype == "float16":
+        raise ValueError(
+            "The weights of convolutions become int8 or float16, not both. "
+            f"Received: {argument('calibration')} and {argument('dtype', 'float16')}. Leave one of them out."
+        )
 
 
 def check_new(path, overwrite):
@@ -131,6 +157,16 @@ def check_new(path, overwrite):
         raise ValueError(
             f"The output file must not exist. Received: {path}, which exists. "
             f"Choose another name, or replace it: {argument('overwrite', True)}."
+        )
+
+
+def check_new_folder(directory, file, overwrite):
+    """Refuse a folder that exists; with `overwrite` one without the `file` of an export: nothing else is replaced."""
+    check_new(directory, overwrite)
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and not (directory / file).is_file()):
+        raise ValueError(
+            f"{argument('overwrite', True)} replaces a folder of such an export, which contains {file}. "
+            f"Received: {directory}, without it. Choose another folder."
         )
 
 

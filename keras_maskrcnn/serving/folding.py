@@ -13,6 +13,7 @@ from keras import ops
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.network.backbones import ResNet
 
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}  # Keras' names
 FOLDED = {"frozen_batch": "none", "batch": "none"}  # group norm depends on the image and cannot be folded
 
 
@@ -22,14 +23,15 @@ def optimize_for_inference(model, dtype=None):
     Args:
         model: MaskRCNN, trained. A backbone that is no ResNet is copied as it is.
         dtype: None for the model's; "bfloat16" computes convolutions and dense layers in bfloat16 (weights, boxes, NMS,
-            scores and masks stay float32): about twice as fast on processors that have it.
+            scores and masks stay float32): about twice as fast on processors that have it. "float16": the same in
+            float16, for GPUs and for exports.
 
     Returns:
         MaskRCNN without batch norm, for inference. Same predictions up to rounding (1e-5 relative in float32). It has
         no optimizer, and further training would be without norm.
     """
-    if dtype not in (None, "float32", "bfloat16"):
-        raise ValueError(f'dtype must be None, "float32" or "bfloat16". Received: {dtype!r}.')
+    if dtype is not None and dtype not in POLICIES:
+        raise ValueError(f"dtype must be None or one of {tuple(POLICIES)}. Received: {dtype!r}.")
     config = model.config
     head_norm = FOLDED.get(config.head_norm, config.head_norm)
     folded_config = dataclasses.replace(
@@ -38,7 +40,7 @@ def optimize_for_inference(model, dtype=None):
         head_norm=None if head_norm == "none" else head_norm,
         fpn_norm=FOLDED.get(config.fpn_norm, config.fpn_norm),
     )
-    policy = model.dtype_policy if dtype is None else {"float32": "float32", "bfloat16": "mixed_bfloat16"}[dtype]
+    policy = model.dtype_policy if dtype is None else POLICIES[dtype]
     backbone = None
     if model.custom_backbone:
         serialized = keras.saving.serialize_keras_object(model.backbone)

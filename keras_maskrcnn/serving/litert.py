@@ -1,12 +1,19 @@
 """Export to LiteRT (TensorFlow Lite): one file with only built-in operators, for phones, boards and the interpreter.
 
 LiteRT plans its memory in advance, so the image size is fixed and the batch size is 1. RoIAlign uses gathers, NMS uses
-NonMaxSuppressionV4. Called by users and by the command line.
+NonMaxSuppressionV4. Files that describe the model (`describe`) are appended to the graph as a zip archive, as LiteRT's
+own metadata are: runtimes pass them by. Called by users and by the command line.
 """
 
+import io
+import json
+import pathlib
+import zipfile
+
+from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.host.locks import locked_file
-from keras_maskrcnn.serving.converting import check_arguments, check_new, trace
+from keras_maskrcnn.serving.converting import CONFIG, check_arguments, check_new, describe, trace
 
 QUANTIZATIONS = (None, "float16", "dynamic_range")
 
@@ -20,8 +27,8 @@ def export_litert(model, path, image_size, input_dtype=None, quantization=None, 
         scores   float32 (1, D), descending       labels  int32 (1, D), 0..K-1
         masks    float32 (1, D, M, M), probabilities in the frame of each box
         valid    bool (1, D), False rows hold zeros          num_detections  int32 (1,)
-    The file needs no TensorFlow (Flex) operators. All D rows are always computed, so a smaller `max_detections` is
-    faster.
+    The file needs no TensorFlow (Flex) operators, and contains class names and config (`unzip -l` lists them). All D
+    rows are always computed, so a smaller `max_detections` is faster.
 
     Args:
         model: MaskRCNN, on the TensorFlow backend. Not changed; the file contains it with folded batch norm.
@@ -45,9 +52,34 @@ def export_litert(model, path, image_size, input_dtype=None, quantization=None, 
     path, input_dtype = check_arguments(path, ".tflite", input_dtype, overwrite, model.config)
     with locked_file(path):
         check_new(path, overwrite)
-        content = _convert(trace(model, input_dtype, tuple(image_size)), quantization)
+        content = _convert(trace(model, input_dtype, tuple(image_size)), quantization) + _described(model)
         write_atomically(path, lambda partial: partial.write_bytes(content))
     return path
+
+
+def read_litert_config(path):
+    """The MaskRCNNConfig of a .tflite file of this package. Raises ValueError if it is another file."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"The .tflite file must exist. Received: {path}. Check its path.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            fields = archive.read(CONFIG)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(
+            f"A .tflite file with its config is needed, as this package writes it. Received: {path} ({error}). "
+            f"Export it again: keras-maskrcnn export MODEL {path} --format litert --image-size H W --overwrite."
+        ) from error
+    return MaskRCNNConfig.from_dict(json.loads(fields))
+
+
+def _described(model):
+    """A zip archive with a file for each entry of `describe`, bytes. The same model gives the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in describe(model).items():
+            archive.writestr(zipfile.ZipInfo(name), text)  # dated 1980
+    return buffer.getvalue()
 
 
 def _check_size(image_size):

@@ -1,5 +1,7 @@
 """Export to ONNX, for onnxruntime, OpenVINO and other runtimes: one file of standard operators, without loops.
 
+`make_onnx` makes the graph, `quantizing.py` its form in int8, `openvino.py` the form of OpenVINO.
+
 Uses tf2onnx, as Keras' `model.export(format="onnx")` does. Keras runs all optimisers of tf2onnx, and two of them break
 this graph: "reshape_optimizer" writes 0 for "same as the input", then "remove_back_to_back" changes the input of the
 reshape. Called by users and by the command line.
@@ -9,12 +11,22 @@ import numpy as np
 
 from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.host.locks import locked_file
-from keras_maskrcnn.serving.converting import INPUT, check_arguments, check_new, describe, need, trace
+from keras_maskrcnn.host.messages import argument
+from keras_maskrcnn.serving.converting import (
+    INPUT,
+    check_arguments,
+    check_dtype,
+    check_new,
+    describe,
+    need,
+    trace,
+)
+from keras_maskrcnn.serving.quantizing import quantize
 
-OPSET = 17
+OPSET = 17  # the default and the oldest
 
 
-def export_onnx(model, path, input_dtype=None, opset=OPSET, overwrite=False):
+def export_onnx(model, path, input_dtype=None, opset=OPSET, overwrite=False, dtype=None, calibration=None):
     """Write a model as one .onnx file for images of any size. Boxes are in pixels of these images.
 
     Input `images` (B, H, W, C), not normalised, any B, H and W. Three more inputs need not be given: `score_threshold`
@@ -28,13 +40,16 @@ def export_onnx(model, path, input_dtype=None, opset=OPSET, overwrite=False):
     The file's metadata holds class names, category ids and the fingerprint of the weights.
 
     Args:
-        model: MaskRCNN, on the TensorFlow backend. Not changed; the file contains it with folded batch norm, in
-            float32.
+        model: MaskRCNN, on the TensorFlow backend. Not changed; the file contains it with folded batch norm.
         path: output file, ending in .onnx.
         input_dtype: "uint8" or "float32"; None means "uint8" if the model's images are uint8, else "float32" in their
             range.
-        opset: version of the ONNX operator set.
+        opset: version of the ONNX operator set, 17 or later, as far as the installed tf2onnx knows them.
         overwrite: replace an existing file.
+        dtype: None or "float32"; "float16": convolutions and dense layers have weights and results in float16, boxes,
+            NMS and scores in float32. Half the file; a gain on GPUs. onnxruntime's CPU provider computes in float32.
+        calibration: images, as `Predictor` takes them: convolutions and dense layers are computed in int8, with ranges
+            from these images (`quantizing.py`). A quarter of the file.
 
     Returns:
         The file as a pathlib.Path.
@@ -44,18 +59,43 @@ def export_onnx(model, path, input_dtype=None, opset=OPSET, overwrite=False):
         ImportError: tf2onnx is not installed.
     """
     path, input_dtype = check_arguments(path, ".onnx", input_dtype, overwrite, model.config)
-    onnx, _ = need("onnx", "onnx"), need("tf2onnx", "onnx")
+    check_dtype(dtype, (None, "float32", "float16"), calibration)
+    onnx = need("onnx", "onnx")
+    check_opset(opset)
     with locked_file(path):
         check_new(path, overwrite)
-        traced = trace(model, input_dtype)  # holds the weights that the graph reads
-        proto = _convert(traced.graph, opset)
-        _set_defaults(proto.graph, model.config)
-        onnx.helper.set_model_props(proto, describe(model))
-        _name_free_sizes(proto.graph)
-        _drop_unused_domains(proto)
-        onnx.checker.check_model(proto, full_check=True)
+        proto = make_onnx(model, input_dtype, opset, dtype, calibration)
         write_atomically(path, lambda partial: onnx.save_model(proto, partial))
     return path
+
+
+def check_opset(opset):
+    """Refuse a version of the operator set that the installed packages cannot write."""
+    onnx, tf2onnx = need("onnx", "onnx"), need("tf2onnx", "onnx")
+    newest = min(max(tf2onnx.constants.OPSET_TO_IR_VERSION), onnx.defs.onnx_opset_version())
+    if isinstance(opset, bool) or not isinstance(opset, int) or not OPSET <= opset <= newest:
+        raise ValueError(
+            f"{argument('opset')} must be a whole number in {OPSET}..{newest}: what tf2onnx {tf2onnx.__version__} and "
+            f"onnx {onnx.__version__} can write. Received: {opset!r}. Leave it out for {OPSET}."
+        )
+
+
+def make_onnx(model, input_dtype, opset=OPSET, dtype=None, calibration=None, **described):
+    """The onnx.ModelProto of a model, checked. Args: those of `export_onnx`, checked; described: more metadata."""
+    onnx = need("onnx", "onnx")
+    traced = trace(model, input_dtype, dtype=dtype or "float32")  # holds the weights that the graph reads
+    proto = _convert(traced.graph, opset)
+    cancel_transposes(proto.graph)
+    if calibration is not None:
+        proto = quantize(proto, model.config, calibration)
+    _set_defaults(proto.graph, model.config)
+    weights = "float16" if dtype == "float16" else "float32" if calibration is None else "int8"
+    del proto.metadata_props[:]
+    onnx.helper.set_model_props(proto, describe(model) | {"weights": weights} | described)
+    _name_free_sizes(proto.graph)
+    _drop_unused_domains(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
 
 
 def _convert(graph, opset):
@@ -98,6 +138,29 @@ def _write_nms(graph, node, name, _):
     outputs, shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
     graph.remove_node(name)
     graph.make_node("NonMaxSuppression", node.input, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+def cancel_transposes(graph):
+    """Remove pairs of transposes that undo each other, of which tf2onnx leaves many, in an onnx.GraphProto.
+
+    Between a convolution and the next they would be in the way of int8, and cost time in runtimes that keep them.
+    """
+    # One without `perm` reverses the axes; no layout of images does.
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "Transpose" and node.attribute}
+    stands_for = {}
+    for name, node in makers.items():
+        first = makers.get(node.input[0])
+        if first is not None:
+            inner, outer = first.attribute[0].ints, node.attribute[0].ints
+            if [inner[axis] for axis in outer] == sorted(inner):
+                stands_for[name] = stands_for.get(first.input[0], first.input[0])
+    for node in graph.node:
+        node.input[:] = [stands_for.get(name, name) for name in node.input]
+    for _ in range(2):  # the second ones, then the first ones
+        used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        kept = [node for node in graph.node if node.op_type != "Transpose" or node.output[0] in used]
+        del graph.node[:]
+        graph.node.extend(kept)
 
 
 def _set_defaults(graph, config):

@@ -10,8 +10,18 @@ import pathlib
 import numpy as np
 
 from keras_maskrcnn.config import MaskRCNNConfig
+from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.serving.converting import CONFIG, need
 from keras_maskrcnn.serving.export_predictor import ExportPredictor
+from keras_maskrcnn.serving.openvino_predictor import check_thresholds, compiled, drop_low_scores
+
+RUNTIMES = ("onnxruntime", "openvino")
+_EXTRA = {  # what has the providers that onnxruntime's own package lacks
+    "cuda": "pip install onnxruntime-gpu, instead of onnxruntime",
+    "tensorrt": "pip install onnxruntime-gpu, instead of onnxruntime, and TensorRT",
+    "openvino": 'runtime="openvino" (--engine openvino) needs no provider',
+    "dml": "pip install onnxruntime-directml, instead of onnxruntime",
+}
 
 
 class OnnxPredictor(ExportPredictor):
@@ -24,9 +34,10 @@ class OnnxPredictor(ExportPredictor):
         score_threshold: float in 0..1; detections score more than this. None means the model's threshold.
         nms_threshold: float in 0..1, or None for the model's threshold.
         tile, overlap: as for `Predictor`.
-        runtime: "onnxruntime" or "openvino", which computes with the model's thresholds only.
-        device: where it computes. In onnxruntime a provider without "ExecutionProvider": "CPU", "CUDA", "TensorRT"; in
-            OpenVINO a device: "CPU", "GPU", "AUTO".
+        runtime: "onnxruntime" or "openvino", in which `score_threshold` cannot be below the model's, and
+            `nms_threshold` is the model's.
+        device: where it computes. In onnxruntime a provider without "ExecutionProvider": "CPU", "CUDA", "TensorRT"
+            (which leaves to "CUDA" and "CPU" what it cannot do); in OpenVINO a device: "CPU", "GPU", "AUTO".
 
     Raises:
         ValueError: the file was not written by this package, or an argument is invalid.
@@ -44,10 +55,16 @@ class OnnxPredictor(ExportPredictor):
         device="CPU",
     ):
         if runtime not in RUNTIMES:
-            raise ValueError(f"runtime must be one of {tuple(RUNTIMES)}. Received: {runtime!r}.")
+            raise ValueError(f"runtime must be one of {RUNTIMES}. Received: {runtime!r}.")
         config, self._input_dtype = _read_file(pathlib.Path(path))
         super().__init__(config, score_threshold, nms_threshold, tile, overlap)
-        self._run = RUNTIMES[runtime](str(path), self.options, device)
+        if runtime == "openvino":
+            check_thresholds(config, self.options)
+            self._run = drop_low_scores(
+                compiled(need("openvino", "openvino").Core(), str(path), device), score_threshold
+            )
+        else:
+            self._run = _onnxruntime(path, config, self.options, device)
 
     def _detect(self, images):
         return self._run(images.astype(self._input_dtype, copy=False))
@@ -75,33 +92,30 @@ def _read_file(path):
     return MaskRCNNConfig.from_dict(json.loads(fields)), dtype
 
 
-def _onnxruntime(path, options, device):
-    """A function of images that runs onnxruntime."""
+def _onnxruntime(path, config, options, device):
+    """A function of images that runs onnxruntime. Of a file for Triton the thresholds are constants."""
     onnxruntime = need("onnxruntime", "onnx")
-    providers = {name.lower(): name for name in onnxruntime.get_available_providers()}
-    provider = providers.get(f"{device}ExecutionProvider".lower())
-    if provider is None:
-        known = [name.removesuffix("ExecutionProvider") for name in providers.values()]
-        raise ValueError(f"device must be one of {known} in this onnxruntime. Received: {device!r}.")
     quiet = onnxruntime.SessionOptions()
     quiet.log_severity_level = 3  # it warns of inputs that have defaults
-    session = onnxruntime.InferenceSession(path, quiet, providers=[provider])
+    session = onnxruntime.InferenceSession(str(path), quiet, providers=_providers(onnxruntime, device))
     names = [output.name for output in session.get_outputs()]
-    given = {name: np.array(value, np.float32) for name, value in options.items() if value is not None}
-    return lambda images: dict(zip(names, session.run(names, {"images": images, **given})))
+    if session.get_overridable_initializers():
+        given = {name: np.array(value, np.float32) for name, value in options.items() if value is not None}
+        return lambda images: dict(zip(names, session.run(names, {"images": images, **given})))
+    check_thresholds(config, options)
+    run = lambda images: dict(zip(names, session.run(names, {"images": images})))  # noqa: E731
+    return drop_low_scores(run, options["score_threshold"])
 
 
-def _openvino(path, options, device):
-    """A function of images that runs OpenVINO."""
-    if any(value is not None for value in options.values()):
-        given = {name: value for name, value in options.items() if value is not None}
+def _providers(onnxruntime, device):
+    """The providers for a device, in the order in which they may take operators."""
+    there = {name.removesuffix("ExecutionProvider").lower(): name for name in onnxruntime.get_available_providers()}
+    if str(device).lower() not in there:
+        known = [name.removesuffix("ExecutionProvider") for name in there.values()]
+        remedy = _EXTRA.get(str(device).lower(), "Take one of them")
         raise ValueError(
-            f"OpenVINO computes with the thresholds of the file. Received: {given}. "
-            'Use runtime="onnxruntime", or export a model with these thresholds in its config.'
+            f"{argument('device')} must be one of {known}: the providers of the installed onnxruntime "
+            f"{onnxruntime.__version__}. Received: {device!r}. {remedy}."
         )
-    compiled = need("openvino", "openvino").Core().compile_model(path, device)
-    names = [next(iter(output.get_names())) for output in compiled.outputs]
-    return lambda images: dict(zip(names, compiled({"images": images}).values()))
-
-
-RUNTIMES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+    wanted = [str(device).lower(), *(["cuda"] if str(device).lower() == "tensorrt" else []), "cpu"]
+    return [there[name] for name in dict.fromkeys(wanted) if name in there]

@@ -4,25 +4,22 @@ The cache is `$KERAS_HOME/keras_maskrcnn`, by default `~/.keras/keras_maskrcnn`.
 the converted `.weights.h5` files, and beside each of these a `.json` file with its checksums.
 """
 
-import hashlib
-import http.client
 import json
 import logging
 import os
 import pathlib
-import urllib.request
 
 from keras_maskrcnn._version import __version__
 from keras_maskrcnn.host.caches import cache_folder, need_writable
-from keras_maskrcnn.host.files import disk_error, write_atomically, write_json
+from keras_maskrcnn.host.downloads import digest
+from keras_maskrcnn.host.downloads import fetch as fetch_file
+from keras_maskrcnn.host.files import write_atomically, write_json
 from keras_maskrcnn.host.locks import locked_file
-from keras_maskrcnn.host.progress import progress_bar
 from keras_maskrcnn.weights.keras_files import load_keras_file, write_backbone
 from keras_maskrcnn.weights.pth import read_pth
 from keras_maskrcnn.weights.torchvision import load_state
 
 _LOG = logging.getLogger(__name__)
-_MEGABYTE = 1 << 20
 
 URL = "https://download.pytorch.org/models/"
 MIRROR = "KERAS_MASKRCNN_WEIGHTS_URL"  # environment variable: URL of a mirror
@@ -154,53 +151,18 @@ def fetch(file):
             a manual download.
         ValueError: the checksum is wrong. A download is then deleted.
     """
-    path = cache_folder() / file
-    if not path.is_file():
-        need_writable(path.parent)
-        with locked_file(path, wait=True):
-            if not path.is_file():  # another process may have downloaded it meanwhile
-                _download_to(path, file)
-                return path
-    _verify(path, file, f"Delete {path}; it will be downloaded again.")
-    return path
-
-
-def _download_to(path, file):
-    url = os.environ.get(MIRROR, URL).rstrip("/") + "/" + file
-
-    def fill(partial):
-        try:
-            _download(url, partial)
-        except (OSError, http.client.HTTPException) as error:
-            if disk_error(error):
-                raise
-            raise OSError(
-                f"{url} could not be downloaded: {error}\nDownload it on another machine, copy it to\n  {path}\n"
-                f"and run this again. Or set {MIRROR} to a mirror of {URL}"
-            ) from error
-        _verify(partial, file, f"The download from {url} was deleted. Try again.")
-
-    write_atomically(path, fill)
+    mirror = os.environ.get(MIRROR, URL)
+    return fetch_file(
+        cache_folder() / file,
+        f"{mirror.rstrip('/')}/{file}",
+        lambda path, remedy: _verify(path, file, remedy),
+        f"Or set {MIRROR} to a mirror of {URL}",
+    )
 
 
 def sha256(path):
     """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _download(url, path):
-    """Copy what a URL holds into a file. Errors of the network are OSErrors."""
-    _LOG.info("downloading %s", url)
-    with urllib.request.urlopen(url) as response, open(path, "wb") as file:
-        size = int(response.headers.get("Content-Length", 0))
-        with progress_bar(size // _MEGABYTE or None, unit_name="megabyte") as bar:
-            while block := response.read(_MEGABYTE):
-                file.write(block)
-                bar.update(file.tell() // _MEGABYTE)
+    return digest(path).hexdigest()
 
 
 def _verify(path, file, remedy):

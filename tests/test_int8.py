@@ -1,0 +1,133 @@
+"""int8 in ONNX graphs: which layers, how exactly, and what is refused. Graphs by hand, no conversion."""
+
+import types
+
+import numpy as np
+import pytest
+
+from keras_maskrcnn import cli
+from keras_maskrcnn.cli.export_int8 import spread
+from keras_maskrcnn.serving.quantizing import quantizable, quantize
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install keras-maskrcnn[onnx]")
+
+CONFIG = types.SimpleNamespace(num_channels=3, image_dtype="uint8")
+
+
+def hand_made():
+    """Stem, a residual block, a layer of scores, and a head on some cells of the features.
+
+    As in the exports: `scores` are a last layer (TopK follows), `features` feeds the head by a gather, and the masks
+    are a product with weights that the graph itself chooses.
+    """
+    rng, make = np.random.default_rng(0), onnx.helper.make_node
+    weights = {
+        "w_stem": rng.normal(size=(8, 3, 3, 3)) * 0.02 * np.array([1, 8] * 4)[:, None, None, None],
+        "b_stem": rng.normal(size=8),
+        "w_block": rng.normal(size=(8, 8, 3, 3)) * 0.2,
+        "w_scores": rng.normal(size=(1, 8, 1, 1)),
+        "w_head": rng.normal(size=(8, 16)),
+        "b_head": rng.normal(size=16),
+        "w_masks": rng.normal(size=(4, 16, 2)),
+    }
+    tensors = [onnx.numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()]
+    whole = {"flat": [1, -1], "rows8": [-1, 8], "places_of_rois": [3, 40, 7], "five": [5], "first": 0}
+    tensors += [onnx.numpy_helper.from_array(np.array(values, np.int64), name) for name, values in whole.items()]
+    nodes = [
+        make("Cast", ["images"], ["float"], "cast", to=1),
+        make("Transpose", ["float"], ["pixels"], "to_nchw", perm=[0, 3, 1, 2]),
+        make("Conv", ["pixels", "w_stem", "b_stem"], ["stem"], "stem", pads=[1, 1, 1, 1]),
+        make("Relu", ["stem"], ["stem_relu"], "stem_relu"),
+        make("Conv", ["stem_relu", "w_block"], ["block"], "block", pads=[1, 1, 1, 1]),
+        make("Add", ["block", "stem_relu"], ["sum"], "sum"),
+        make("Relu", ["sum"], ["features"], "sum_relu"),
+        make("Conv", ["features", "w_scores"], ["scores"], "scores"),
+        make("Reshape", ["scores", "flat"], ["all"], "all"),
+        make("TopK", ["all", "five"], ["best", "places"], "best"),
+        make("Transpose", ["features"], ["nhwc"], "to_nhwc", perm=[0, 2, 3, 1]),
+        make("Reshape", ["nhwc", "rows8"], ["cells"], "cells"),
+        make("Gather", ["cells", "places_of_rois"], ["rois"], "rois", axis=0),
+        make("MatMul", ["rois", "w_head"], ["hidden"], "head"),
+        make("Add", ["hidden", "b_head"], ["biased"], "head_bias"),
+        make("Gather", ["w_masks", "first"], ["chosen"], "chosen", axis=0),
+        make("MatMul", ["biased", "chosen"], ["masks"], "masks"),
+    ]
+    value = onnx.helper.make_tensor_value_info
+    inputs = [value("images", onnx.TensorProto.UINT8, ["batch", "height", "width", 3])]
+    for name in ("score_threshold", "nms_threshold", "max_detections"):
+        inputs.append(value(name, onnx.TensorProto.INT32 if name[0] == "m" else onnx.TensorProto.FLOAT, []))
+    outputs = [value("masks", onnx.TensorProto.FLOAT, None), value("best", onnx.TensorProto.FLOAT, None)]
+    graph = onnx.helper.make_graph(nodes, "hand made", inputs, outputs, tensors)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def images(count=4):
+    """Images of different sizes, uint8."""
+    return [np.random.default_rng(k).integers(0, 256, (16 + k, 20, 3), dtype=np.uint8) for k in range(count)]
+
+
+def run(proto, image):
+    """The outputs `masks` and `best` in onnxruntime."""
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    session = runtime.InferenceSession(proto.SerializeToString())
+    limits = {"score_threshold": np.float32(0), "nms_threshold": np.float32(0), "max_detections": np.int32(0)}
+    return session.run(["masks", "best"], {"images": image[None]} | {k: np.array(v) for k, v in limits.items()})
+
+
+def test_last_layers_decoding_and_biases_stay_in_float():
+    names = {node.name for node in quantizable(hand_made().graph)}
+    assert names == {"stem", "stem_relu", "block", "sum", "sum_relu", "head"}
+
+
+def test_int8_computes_nearly_the_same():
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    whole = hand_made()
+    small = quantize(hand_made(), CONFIG, iter(images()))
+    onnx.checker.check_model(small, full_check=True)
+    assert {node.domain for node in small.graph.node} == {""}
+    for image in images():
+        for expected, found, most in zip(run(whole, image), run(small, image), (0.15, 0.05)):
+            error = np.abs(found - expected).max() / np.abs(expected).max()
+            assert 1e-4 < error < most  # in int8, and without overflow, which makes 0.2 of it
+
+
+def test_weights_are_symmetric_in_seven_bits_with_a_scale_for_each_channel():
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in quantize(hand_made(), CONFIG, images()).graph.initializer}
+    expected = next(onnx.numpy_helper.to_array(t) for t in hand_made().graph.initializer if t.name == "w_stem")
+    stored, scale = tensors["w_stem_quantized"], tensors["w_stem_scale"]
+    assert stored.dtype == np.int8 and np.abs(stored).max() == 64 and scale.shape == (8,)
+    assert not tensors["w_stem_zero_point"].any()
+    np.testing.assert_allclose(scale, np.abs(expected).reshape(8, -1).max(1) / 64, rtol=1e-4)
+    error = np.abs(stored * scale[:, None, None, None] - expected)
+    assert (error <= 0.501 * scale[:, None, None, None]).all()
+    assert tensors["w_scores"].dtype == np.float32 and tensors["w_head_scale"].shape == (16,)
+
+
+def test_images_without_numbers_for_a_layer_are_refused():
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    with pytest.raises(ValueError, match="int8 needs images.*Received: none"):
+        quantize(hand_made(), CONFIG, [])
+    with pytest.raises(ValueError, match="no-such-image.png"):
+        quantize(hand_made(), CONFIG, ["no-such-image.png"])
+
+
+def test_calibration_images_are_evenlyspread():
+    assert spread(list(range(10)), 4) == [0, 2, 5, 7] and spread([1, 2], 4) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (["--int8"], "--int8 --calibrate IMAGES. Received: no --calibrate. Add --calibrate"),
+        (["--calibrate", "photos"], "Received: no --int8. Add --int8"),
+        (["--val", "bowl"], "--val goes with --int8. Received: --val alone"),
+        (["--int8", "--calibrate", "photos", "--val-annotations", "a.json"], "--val-annotations goes with --val"),
+        (["--int8", "--calibrate", "photos", "--fp16"], "int8 or float16, not both. Received: --int8 --fp16"),
+        (["--version", "3"], "--version is an option of --format savedmodel. Received: --format onnx"),
+    ],
+)
+def test_options_that_do_not_go_together(options, told, capsys, tmp_path):
+    command = ["export", str(tmp_path / "model.keras"), str(tmp_path / "model.onnx"), "--format", "onnx"]
+    assert cli.main([*command, *options]) == cli.MISTAKE
+    assert told in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,102 @@
+"""One .onnx file beside its model, in onnxruntime and OpenVINO: architectures, channels, real images, batches.
+
+Boxes within 0.01 px, scores within 1e-4, 99.9 % of the pixels of the masks.
+"""
+
+import numpy as np
+import pytest
+from tiny import scatter_weights, tiny_config
+from torchvision_golden import golden_model
+
+import keras_maskrcnn as km
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
+
+NUM_IMAGES = 12
+
+
+def resnet18():
+    """ResNet-18 of three classes, with some image that it finds nothing in (see the threshold)."""
+    return scatter_weights(km.maskrcnn_resnet18_fpn(3, min_size=192, max_size=256, score_threshold=0.37))
+
+
+def five_channels():
+    """A model of float32 images of five channels."""
+    means = tuple(float(0.1 * k) for k in range(5))
+    config = tiny_config(pixel_mean=means, pixel_std=(0.3,) * 5, image_dtype="float32", image_scale=0.4)
+    return scatter_weights(km.MaskRCNN(config))
+
+
+MODELS = {
+    "v1": lambda: golden_model("v1"),
+    "v2": lambda: golden_model("v2"),
+    "resnet18": resnet18,
+    "five channels": five_channels,
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def pair(request, tmp_path_factory):
+    """A model and its file."""
+    for package in ("tf2onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install keras-maskrcnn[onnx]")
+    model = MODELS[request.param]()
+    return model, km.export_onnx(model, tmp_path_factory.mktemp("models") / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def images(shared_data):
+    """Real images of different sizes."""
+    paths = sorted((shared_data / "coco_tiny" / "val2017").glob("*.jpg"))
+    sizes, chosen = set(), []
+    for image in map(km.data.read_image, paths):
+        if image.shape not in sizes and len(chosen) < NUM_IMAGES:
+            sizes.add(image.shape)
+            chosen.append(image)
+    assert len(chosen) == NUM_IMAGES
+    return chosen
+
+
+def as_model_takes(image, config):
+    """An RGB image in the channels and range of a model."""
+    if config.num_channels == 3:
+        return image
+    return np.concatenate([image, image[..., :2] // 2], axis=-1).astype(np.float32) / 255
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_file_finds_what_its_model_finds(pair, images, runtime):
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    model, path = pair
+    theirs, ours = km.Predictor(path, runtime=runtime), km.Predictor(model)
+    found_any = 0
+    for image in images:
+        image = as_model_takes(image, model.config)
+        expected = ours(image)
+        assert_same(theirs(image), expected)
+        found_any += len(expected) > 0
+    assert found_any >= NUM_IMAGES // 2
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_batch_of_three(pair, images, runtime):
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    model, path = pair
+    height, width = np.min([image.shape[:2] for image in images[:3]], axis=0)
+    batch = [as_model_takes(image[:height, :width], model.config) for image in images[:3]]
+    theirs, ours = km.Predictor(path, runtime=runtime), km.Predictor(model)
+    for image, answer in zip(batch, theirs.stream(batch, batch_size=3)):
+        assert_same(answer.result, ours(image))
+
+
+def assert_same(found, expected):
+    """Compare FoundInstances. Detections of nearly equal scores may change places."""
+    assert len(found) == len(expected)
+    apart = np.abs(expected.boxes[:, None] - found.boxes[None]).max(-1)
+    apart[expected.labels[:, None] != found.labels[None]] = np.inf
+    places = apart.argmin(1) if len(found) else np.zeros(0, int)
+    assert len(set(places)) == len(places)
+    np.testing.assert_allclose(found.boxes[places], expected.boxes, atol=0.01)
+    np.testing.assert_allclose(found.scores[places], expected.scores, atol=1e-4)
+    if len(found):
+        assert (found.masks[places] == expected.masks).mean() >= 0.999
