@@ -209,8 +209,7 @@ def equal_pixels(one, other):
 
 
 def _stops_at(found):
-    """The scores below which a predictor returns nothing, float (K,): its thresholds, or the score of the last one
-    there is room for."""
+    """Float (K,): scores below which a predictor returns nothing, by its thresholds and the last one it has room for."""
     full = len(found) >= found.config.max_detections
     return np.maximum(thresholds_of(found.config), float(found.scores.min()) if full else 0.0)
 
