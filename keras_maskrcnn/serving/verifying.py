@@ -209,7 +209,7 @@ def equal_pixels(one, other):
 
 
 def _stops_at(found):
-    """Float (K,): scores below which a predictor returns nothing, by its thresholds and the last one it has room for."""
+    """Float (K,): scores below which nothing is returned, by the thresholds and the last one there is room for."""
     full = len(found) >= found.config.max_detections
     return np.maximum(thresholds_of(found.config), float(found.scores.min()) if full else 0.0)
 
