@@ -23,6 +23,7 @@ WORDS = {  # argument, or argument with its value -> option
     "worker_type": "--worker-type",
     'worker_type="thread"': "--worker-type thread",
     "max_detections": "--max-detections",
+    "device": "--device",
     "devices": "--devices",
     "minutes": "--minutes",
     "epochs": "--epochs",
