@@ -1,6 +1,7 @@
 """Large images: read in parts, predicted tile by tile, merged and written on the way; killed runs go on."""
 
 import csv
+import importlib.util
 import json
 import os
 import pathlib
@@ -259,9 +260,27 @@ def test_what_cannot_be_read_in_parts_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(ImageError, match="must be zarr, TIFF or one of .svs"):
         pixels_of(tmp_path / "a.png")
-    (tmp_path / "bad.tif").write_bytes(b"no tiff")
-    with pytest.raises(ImageError, match="must be complete"):
-        pixels_of(tmp_path / "bad.tif")
+    for name in ["bad.tif"] + ["bad.svs"] * (importlib.util.find_spec("openslide") is not None):
+        (tmp_path / name).write_bytes(b"no tiff")
+        with pytest.raises(ImageError, match=f"must be complete, .*{name}"):
+            pixels_of(tmp_path / name)
+    pyramid(tmp_path / "cut.tif", RGB, photometric="rgb")
+    whole = bytearray((tmp_path / "cut.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "cut.tif") as tiff:
+        start = tiff.pages[0].dataoffsets[3]
+    whole[start : start + 500] = bytes(500)
+    (tmp_path / "cut.tif").write_bytes(whole)
+    with pytest.raises(ImageError, match="must be complete, .*cut.tif"):
+        pixels_of(tmp_path / "cut.tif")
+    made = zarr.create_array(tmp_path / "cut.zarr", shape=(60, 60), chunks=(60, 60), dtype="uint8")
+    made[:] = 7
+    (block,) = [path for path in (tmp_path / "cut.zarr").rglob("*") if path.is_file() and path.name != "zarr.json"]
+    block.write_bytes(block.read_bytes()[:5])
+    with pytest.raises(ImageError, match="must be complete, .*cut.zarr"):
+        pixels_of(tmp_path / "cut.zarr")
+    zarr.create_array(tmp_path / "text.zarr", shape=(9, 9), chunks=(9, 9), dtype="complex64")
+    with pytest.raises(ImageError, match="An image holds numbers"):
+        pixels_of(tmp_path / "text.zarr")
     tifffile.imwrite(tmp_path / "white.tif", RGB[..., 0], photometric="miniswhite", tile=(64, 64), compression="zlib")
     with pytest.raises(ImageError, match="gray or RGB, not turned"):
         pixels_of(tmp_path / "white.tif")

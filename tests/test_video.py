@@ -1,6 +1,7 @@
 """Videos: objects keep their numbers through a short miss and a crossing; frames are read, written and drawn."""
 
 import csv
+import struct
 import types
 
 import numpy as np
@@ -148,3 +149,14 @@ def test_videos_are_known_by_their_ending(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(ImportError, match=r"keras-maskrcnn\[video\]"):
         import_av("a.mp4")
+
+
+def test_a_video_is_turned_as_its_file_says(video, tmp_path):
+    plain = next(iter(VideoFrames(video)))
+    content = bytearray(video.read_bytes())
+    matrix = content.index(b"tkhd") + 44  # of a phone that was held upright: a quarter turn clockwise
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 2**16, 0, -(2**16), 0, 0, SIZE[0] << 16, 0, 2**30)
+    (tmp_path / "turned.mp4").write_bytes(content)
+    turned = next(iter(VideoFrames(tmp_path / "turned.mp4")))
+    assert turned.shape == (SIZE[1], SIZE[0], 3)
+    np.testing.assert_array_equal(turned, np.rot90(plain, -1))

@@ -44,8 +44,9 @@ def divide_images(args):
     folders = [name for name in args.images if is_large(name) and is_zarr(name)]
     others = [name for name in args.images if name not in folders]
     paths = image_paths(others) if others else []
-    args.large = [path for path in paths if args.gigapixel or is_large(path)]
-    args.images = [path for path in paths if path not in args.large]
+    in_parts = [bool(args.gigapixel) or is_large(path) for path in paths]
+    args.images = [path for path, large in zip(paths, in_parts, strict=True) if not large]
+    args.large = [path for path, large in zip(paths, in_parts, strict=True) if large]
     args.large += [pathlib.Path(name) for name in folders]
     for option, value in (("--annotations", args.annotations), ("--to", args.to)) if args.large else ():
         if value:

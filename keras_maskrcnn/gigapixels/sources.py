@@ -19,6 +19,7 @@ SLIDE_ENDINGS = (".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svs
 LARGE_PIXELS = 2**26  # a TIFF of more is read tile by tile
 LARGEST_BLOCK = 2**30  # bytes of a block that is decoded as a whole
 _BLOCK_SIDE = 4096  # pixels: what is read at once to find the highest value
+_REASON_LENGTH = 200  # of a library's message
 _LOOKED_AT = 2**20  # bytes: smaller TIFF files are not opened to see how large they are
 _PLAIN = ("MINISBLACK", "RGB", "YCBCR")  # photometric interpretations whose decoded numbers are the image's
 
@@ -58,9 +59,10 @@ class LargeImage:
         self.dtype = np.dtype(array.dtype)
 
     def read(self, x1, y1, x2, y2):
-        """The pixels of a rectangle inside the image: (h, w, C), without transparency."""
+        """The pixels of a rectangle inside the image: (h, w, C), without transparency. Raises ImageError of damage."""
         place = {"Y": slice(y1, y2), "X": slice(x1, x2), "C": slice(None)}
-        part = np.asarray(self._array[tuple(place.get(axis, 0) for axis in self._axes)])
+        with _named_faults(self.name):
+            part = np.asarray(self._array[tuple(place.get(axis, 0) for axis in self._axes)])
         left = [axis for axis in self._axes if axis in place]
         part = part if "C" in left else part[..., None]
         part = np.moveaxis(part, [[*left, "C"].index(axis) for axis in "YXC"], [0, 1, 2])
@@ -92,27 +94,49 @@ def open_large(source):
         raise ImageError(
             f"A large image must be on this machine. Received {source}, which is not. Copy it here, or check its name."
         )
-    if path.is_dir():
-        yield _open_zarr(path)
-    elif path.suffix.lower() in SLIDE_ENDINGS:
-        with _openslide(path).OpenSlide(str(path)) as slide:
-            yield _slide_image(path, slide)
-    elif path.suffix.lower() in TIFF_ENDINGS:
-        import tifffile
+    with contextlib.ExitStack() as stack:
+        with _named_faults(path):
+            image = _opener(path)(path, stack)
+            _check_kind(image)
+        yield image
 
-        try:
-            tiff = tifffile.TiffFile(path)
-        except tifffile.TiffFileError as error:
-            raise ImageError(f"A TIFF must be complete. Received {path}: {error}. Export it again.") from error
-        with tiff, _tiff_array(path, tiff) as (array, axes):
-            extra = [int(sample) for sample in tiff.series[0].keyframe.extrasamples]
-            alpha = extra in ([1], [2])  # associated or not
-            yield LargeImage(str(path), array, axes, tiff_pixel_size(tiff), alpha)
-    else:
+
+def _opener(path):
+    """The function that opens a path: from (path, ExitStack, which closes it) to a LargeImage."""
+    if path.is_dir():
+        return _open_zarr
+    if path.suffix.lower() in SLIDE_ENDINGS:
+        return _open_slide
+    if path.suffix.lower() in TIFF_ENDINGS:
+        return _open_tiff
+    raise ImageError(
+        f"An image that is read in parts must be zarr, TIFF or one of {', '.join(SLIDE_ENDINGS)}. "
+        f"Received {path}. Leave out --gigapixel, or convert it to OME-TIFF."
+    )
+
+
+def _check_kind(image):
+    if image.dtype.kind not in "buif" or not all(image.size):
         raise ImageError(
-            f"An image that is read in parts must be zarr, TIFF or one of {', '.join(SLIDE_ENDINGS)}. "
-            f"Received {path}. Leave out --gigapixel, or convert it to OME-TIFF."
+            f"An image holds numbers, in at least one row and column. Received {image.name} of {image.dtype}, "
+            f"{image.size} (height, width). Save one image in it."
         )
+
+
+@contextlib.contextmanager
+def _named_faults(name):
+    """Whatever a library raises inside becomes an ImageError that names the image."""
+    try:
+        yield
+    except (ImageError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # every kind: libraries raise what their formats and the damage lead to
+        reason = f"{type(error).__name__}: {error}"[:_REASON_LENGTH]
+        hint = "Install imagecodecs (pip install 'keras-maskrcnn[tiff]')." if "imagecodecs" in reason else None
+        raise ImageError(
+            f"A large image must be complete, and of a format that zarr, tifffile or OpenSlide reads. Received {name}: "
+            f"{reason.rstrip('.')}. {hint or 'Copy or export it again.'}"
+        ) from error
 
 
 def _zarr(path):
@@ -139,12 +163,9 @@ def _openslide(path):
 # Zarr ------------------------------------------------------------------------------------------------------
 
 
-def _open_zarr(path):
-    zarr = _zarr(path)
-    try:
-        node = zarr.open(path, mode="r")
-    except (ValueError, FileNotFoundError, KeyError) as error:
-        raise ImageError(f"A zarr folder must hold an array. Received {path}: {error}. Check it.") from error
+def _open_zarr(path, stack):
+    del stack  # nothing is left open
+    node = _zarr(path).open(path, mode="r")
     if hasattr(node, "shape"):
         return _checked(LargeImage(str(path), node, _axes_of_array(node, path)))
     scales = node.attrs.get("ome", node.attrs).get("multiscales")
@@ -226,16 +247,13 @@ def _is_large_tiff(path):
         return False
 
 
-@contextlib.contextmanager
-def _tiff_array(path, tiff):
-    """(array, axes) of the image in an open TIFF at its highest resolution."""
-    series = tiff.series[0]
-    page = series.keyframe
-    axes = series.axes.replace("S", "C")
-    if axes.count("Y") != 1 or axes.count("X") != 1:
-        axes = {2: "YX", 3: "CYX" if series.shape[0] < series.shape[-1] else "YXC"}.get(len(series.shape), axes)
-    elif len(series.shape) == 3 and "C" not in axes:  # pages, planes or points in time: the channels
-        axes = "".join(axis if axis in "YX" else "C" for axis in axes)
+def _open_tiff(path, stack):
+    """The image of a TIFF at its highest resolution."""
+    import tifffile
+
+    tiff = stack.enter_context(tifffile.TiffFile(path))
+    series, page = tiff.series[0], tiff.series[0].keyframe
+    axes = _tiff_axes(series)
     _check_axes(axes, series.shape, path)
     photometric = getattr(page.photometric, "name", "")
     orientation = page.tags["Orientation"].value if "Orientation" in page.tags else 1
@@ -244,20 +262,19 @@ def _tiff_array(path, tiff):
             "A TIFF that is read in parts must hold gray or RGB, not turned. "
             f"Received {path}: {photometric}, orientation {orientation}. Export it as OME-TIFF."
         )
+    alpha = [int(sample) for sample in page.extrasamples] in ([1], [2])  # associated or not
     if series.dataoffset is not None:  # plain numbers in one piece
-        yield tifffile_map(path), axes
-        return
-    zarr = _zarr(path)
-    with series.aszarr(level=0) as store:
-        array = zarr.open(store, mode="r")
-        yield _checked(LargeImage(str(path), array, axes))._array, axes
+        return LargeImage(str(path), tifffile.memmap(path, mode="r"), axes, tiff_pixel_size(tiff), alpha)
+    array = _zarr(path).open(stack.enter_context(series.aszarr(level=0)), mode="r")
+    return _checked(LargeImage(str(path), array, axes, tiff_pixel_size(tiff), alpha))
 
 
-def tifffile_map(path):
-    """The first series of a TIFF without compression as a memory map."""
-    import tifffile
-
-    return tifffile.memmap(path, mode="r")
+def _tiff_axes(series):
+    """Letters of the axes; pages, planes or points in time of one picture count as channels."""
+    axes, shape = series.axes.replace("S", "C"), series.shape
+    if axes.count("Y") != 1 or axes.count("X") != 1:
+        return {2: "YX", 3: "CYX" if shape[0] < shape[-1] else "YXC"}.get(len(shape), axes)
+    return "".join(axis if axis in "YX" else "C" for axis in axes) if len(shape) == 3 else axes
 
 
 # OpenSlide -------------------------------------------------------------------------------------------------
@@ -280,7 +297,8 @@ class _Slide:
         return np.where(part[..., 3:] == 0, np.uint8(255), part[..., :3])[..., channels]
 
 
-def _slide_image(path, slide):
+def _open_slide(path, stack):
+    slide = stack.enter_context(_openslide(path).OpenSlide(str(path)))
     x, y = (micrometres(slide.properties.get(f"openslide.mpp-{axis}"), "um") for axis in "xy")
     size = None if x is None or y is None else PixelSize(x, y, "slide metadata")
     return LargeImage(str(path), _Slide(slide), "YXC", size)
