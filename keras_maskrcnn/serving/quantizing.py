@@ -139,8 +139,9 @@ def _ranges(proto, nodes, inputs):
 
     measured = onnx.ModelProto()
     measured.CopyFrom(proto)
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    names = sorted({name for node in nodes for name in (*node.input, *node.output)} - constants - {""})
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*proto.graph.value_info, *proto.graph.output)}
+    names = {name for node in nodes for name in (*node.input, *node.output)}
+    names = sorted(name for name in names if kinds.get(name) == onnx.TensorProto.FLOAT)
     outputs = [f"{name} {rule}" for name in names for rule in ("ReduceMin", "ReduceMax")]
     for output in outputs:
         name, rule = output.rsplit(" ", 1)
