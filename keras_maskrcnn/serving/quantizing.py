@@ -116,7 +116,7 @@ def _inputs(proto, config, images):
     limits = {
         "score_threshold": np.array(0, np.float32),
         "nms_threshold": np.array(-1, np.float32),  # the model's
-        "max_detections": np.array(-1, np.int32),
+        "max_detections": np.array(100, np.int32),  # at most the model's; more take long and tell no more
     }
     for image in images:
         pixels = read_image(image, config.num_channels, config.image_dtype)
