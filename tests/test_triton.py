@@ -100,6 +100,11 @@ def test_the_repository_holds_the_model(tmp_path):
     assert len(found) == len(expected) > 0
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=2e-3)
     assert (found.masks == expected.masks).mean() > 0.999
+    opened = km.serving.OnnxPredictor(folder / "1" / "model.onnx", score_threshold=0.38)
+    np.testing.assert_allclose(opened(image).scores, found.scores[found.scores > 0.38], atol=2e-5)
+    assert 0 < len(opened(image)) < len(found)
+    with pytest.raises(ValueError, match="compute with the NMS threshold of the file, 0.5. Received: .*=0.1"):
+        km.serving.OnnxPredictor(folder / "1" / "model.onnx", nms_threshold=0.1)
     _, config = parsed((folder / "config.pbtxt").read_text())
     assert config.max_batch_size == 4
     for one in config.output:

@@ -64,7 +64,7 @@ class OnnxPredictor(ExportPredictor):
                 compiled(need("openvino", "openvino").Core(), str(path), device), score_threshold
             )
         else:
-            self._run = _onnxruntime(path, self.options, device)
+            self._run = _onnxruntime(path, config, self.options, device)
 
     def _detect(self, images):
         return self._run(images.astype(self._input_dtype, copy=False))
@@ -92,15 +92,19 @@ def _read_file(path):
     return MaskRCNNConfig.from_dict(json.loads(fields)), dtype
 
 
-def _onnxruntime(path, options, device):
-    """A function of images that runs onnxruntime."""
+def _onnxruntime(path, config, options, device):
+    """A function of images that runs onnxruntime. Of a file for Triton the thresholds are constants."""
     onnxruntime = need("onnxruntime", "onnx")
     quiet = onnxruntime.SessionOptions()
     quiet.log_severity_level = 3  # it warns of inputs that have defaults
     session = onnxruntime.InferenceSession(str(path), quiet, providers=_providers(onnxruntime, device))
     names = [output.name for output in session.get_outputs()]
-    given = {name: np.array(value, np.float32) for name, value in options.items() if value is not None}
-    return lambda images: dict(zip(names, session.run(names, {"images": images, **given})))
+    if session.get_overridable_initializers():
+        given = {name: np.array(value, np.float32) for name, value in options.items() if value is not None}
+        return lambda images: dict(zip(names, session.run(names, {"images": images, **given})))
+    check_thresholds(config, options)
+    run = lambda images: dict(zip(names, session.run(names, {"images": images})))  # noqa: E731
+    return drop_low_scores(run, options["score_threshold"])
 
 
 def _providers(onnxruntime, device):

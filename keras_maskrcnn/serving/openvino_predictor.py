@@ -55,12 +55,12 @@ def read_openvino_config(path):
 
 
 def check_thresholds(config, options):
-    """Refuse thresholds that the constants in a graph of OpenVINO exclude. Options: dict, None for those not given."""
+    """Refuse thresholds that the constants in a graph exclude. Options: dict, None for those not given."""
     if options["nms_threshold"] is not None:
         raise ValueError(
-            f"OpenVINO computes with the NMS threshold of the file, {config.nms_threshold}. Received: "
-            f"nms_threshold={options['nms_threshold']}. Use an .onnx file in onnxruntime, or export a model with this "
-            "threshold in its config."
+            "OpenVINO, and onnxruntime with a file for Triton, compute with the NMS threshold of the file, "
+            f"{config.nms_threshold}. Received: nms_threshold={options['nms_threshold']}. Use an .onnx file in "
+            "onnxruntime, or export a model with this threshold in its config."
         )
     check_arguments(config.score_threshold, options["score_threshold"])
 

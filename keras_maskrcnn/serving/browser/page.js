@@ -8,6 +8,7 @@ import { isKept, prepareOffline } from "./offline.js";
 import { readPixels } from "./pixels.js";
 
 const FIRST_SCORE = 0.5;
+const LISTED = 20; // class names
 const part = (id) => document.getElementById(id);
 const shown = { image: null, found: [], detector: null, stream: null, busy: false, next: null };
 
@@ -19,13 +20,16 @@ async function start() {
   say("Loading the model");
   shown.detector = await openDetector((share) => (part("progress").value = share));
   const { model } = shown.detector;
-  part("about").textContent =
-    `${model.class_names.length} classes: ${model.class_names.join(", ")}. ` +
-    "The model runs in this browser. Images stay on this device.";
+  part("about").textContent = `${classes(model.class_names)}. ${part("about").textContent}`;
   prepareSlider(model.score_threshold);
   part("progress").hidden = true;
   for (const id of ["file", "camera"]) part(id).disabled = false;
   say(`Ready. Choose an image.${(await isKept()) ? " The page now works without a network." : ""}`);
+}
+
+function classes(names) {
+  const more = names.length > LISTED ? `, and ${names.length - LISTED} more` : "";
+  return `${names.length} ${names.length === 1 ? "class" : "classes"}: ${names.slice(0, LISTED).join(", ")}${more}`;
 }
 
 function prepareSlider(lowest) {
