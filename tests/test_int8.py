@@ -112,7 +112,7 @@ def test_images_without_numbers_for_a_layer_are_refused():
         quantize(hand_made(), CONFIG, ["no-such-image.png"])
 
 
-def test_calibration_images_are_evenlyspread():
+def test_calibration_images_are_evenly_spread():
     assert spread(list(range(10)), 4) == [0, 2, 5, 7] and spread([1, 2], 4) == [1, 2]
 
 

@@ -25,7 +25,7 @@ class Format(typing.NamedTuple):
 VERSION = Option("--version", "number of the version (default: the next free one)", type=positive(int))
 BFLOAT16 = Option("--bfloat16", "compute in bfloat16: faster on processors that have it", type=bool)
 OPSET = Option("--opset", "version of the ONNX operator set (default: 17)", type=positive(int))
-FP16 = Option("--fp16", "weights in float16: half the file; results differ in the fourth digit", type=bool)
+FP16 = Option("--fp16", "weights in float16: half the file, with small differences", type=bool)
 IMAGE_SIZE = Option(
     "--image-size", "size of the images, pixels", type=positive(int), nargs=2, metavar=("HEIGHT", "WIDTH")
 )

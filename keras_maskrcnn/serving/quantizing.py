@@ -9,15 +9,12 @@ What stays in float: the last layers (scores, deltas, mask logits, of the RPN as
 """
 
 import itertools
-import pathlib
-import tempfile
 
 import numpy as np
 
 from keras_maskrcnn.data.images.reading import read_image
 from keras_maskrcnn.serving.converting import INPUT, need
 
-_PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # else it asks for optimisations that tf2onnx has done
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 BETWEEN = ("Add", "AveragePool", "Clip", "MaxPool", "Relu", "Resize")  # in int8 as well, between such layers
 # What may stand between two layers of one network. Whatever else a value goes through, it is no feature afterwards.
@@ -47,35 +44,30 @@ def quantize(proto, config, images):
     """
     need("onnxruntime", "onnx")
     import onnx
-    from onnxruntime import quantization
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
 
     nodes = quantizable(proto.graph)
-    onnx.helper.set_model_props(proto, _PREPARED)
-    # Of tensors that are not quantised it computes ranges, too; some hold infinities.
-    with tempfile.TemporaryDirectory() as scratch, np.errstate(all="ignore"):
-        target = pathlib.Path(scratch) / "int8.onnx"
-        quantization.quantize_static(
-            proto,
-            target,
-            Images(images, config, onnx.helper.tensor_dtype_to_np_dtype(_element_type(proto.graph))),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=sorted({node.op_type for node in nodes}),
-            nodes_to_quantize=[node.name for node in nodes],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            extra_options={
-                "WeightSymmetric": True,
-                "CalibMovingAverage": True,  # in one turn over all images this is their mean
-                "MatMulConstBOnly": True,
-                "OpTypesToExcludeOutputQuantization": ["MatMul"],  # the bias follows, in float
-                "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
-            },
-        )
-        written = onnx.load(target)
-    _check_scales(written.graph)
-    return written
+    shaped = onnx.shape_inference.infer_shapes(proto)  # the quantiser asks for the types of all tensors
+    quantizer = QDQQuantizer(
+        shaped,
+        per_channel=True,
+        reduce_range=True,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, _ranges(shaped, nodes, _inputs(shaped, config, images))),
+        nodes_to_quantize=[node.name for node in nodes],
+        nodes_to_exclude=[],
+        op_types_to_quantize=sorted({node.op_type for node in nodes}),
+        extra_options={
+            "WeightSymmetric": True,
+            "MatMulConstBOnly": True,
+            "OpTypesToExcludeOutputQuantization": ["MatMul"],  # the bias follows, in float
+            "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    return quantizer.model.model
 
 
 def quantizable(graph):
@@ -115,54 +107,64 @@ def _reached(starts, step):
     return reached
 
 
-# Every score passes; the others are the model's.
-_LIMITS = {
-    "score_threshold": np.array(0, np.float32),
-    "nms_threshold": np.array(-1, np.float32),
-    "max_detections": np.array(-1, np.int32),
-}
+def _inputs(proto, config, images):
+    """The inputs of the graph for each image. Every score passes, so that the heads see as many boxes as they can."""
+    import onnx
+
+    kinds = {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kinds[INPUT])
+    limits = {
+        "score_threshold": np.array(0, np.float32),
+        "nms_threshold": np.array(-1, np.float32),  # the model's
+        "max_detections": np.array(100, np.int32),  # at most the model's; more take long and tell no more
+    }
+    for image in images:
+        pixels = read_image(image, config.num_channels, config.image_dtype)
+        yield {INPUT: pixels[None].astype(dtype), **limits}
 
 
-class Images:
-    """onnxruntime's `CalibrationDataReader`: the inputs of the graph, image by image.
+def _ranges(proto, nodes, inputs):
+    """How low and how high the tensors of some nodes go: the mean over all inputs of their extremes.
 
-    Every score passes, so that the heads see as many boxes as they can, also in images in which nothing is found.
+    The graph itself computes the extremes, so that no feature map is kept.
 
-    Args:
-        sources: iterable of images. config: MaskRCNNConfig. dtype: NumPy dtype of the graph's images.
+    Returns:
+        dict from name to (lowest, highest), float32 ().
+
+    Raises:
+        ValueError: there is no input, or a tensor had no number in any of them.
     """
+    import onnx
+    import onnxruntime
 
-    def __init__(self, sources, config, dtype):
-        self._sources, self._config, self._dtype = iter(sources), config, dtype
-        self._count = 0
-
-    def get_next(self):
-        """The next image's inputs, or None after the last."""
-        for source in self._sources:
-            self._count += 1
-            image = read_image(source, self._config.num_channels, self._config.image_dtype)
-            return {INPUT: image[None].astype(self._dtype), **_LIMITS}
-        if not self._count:
-            raise ValueError(
-                "int8 needs images to find the ranges of its layers. Received: none. A hundred are enough."
-            )
-        return None
-
-
-def _element_type(graph):
-    return next(value for value in graph.input if value.name == INPUT).type.tensor_type.elem_type
-
-
-def _check_scales(graph):
-    """Refuse a graph in which a layer saw no number: its scale would make NaN of whatever comes in."""
-    from onnx import numpy_helper
-
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    scales = {node.input[1] for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
-    for name in sorted(scales):
-        values = numpy_helper.to_array(tensors[name])
-        if not (np.isfinite(values).all() and (values > 0).all()):
+    measured = onnx.ModelProto()
+    measured.CopyFrom(proto)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*proto.graph.value_info, *proto.graph.output)}
+    names = {name for node in nodes for name in (*node.input, *node.output)}
+    names = sorted(name for name in names if kinds.get(name) == onnx.TensorProto.FLOAT)
+    outputs = [f"{name} {rule}" for name in names for rule in ("ReduceMin", "ReduceMax")]
+    for output in outputs:
+        name, rule = output.rsplit(" ", 1)
+        measured.graph.node.append(onnx.helper.make_node(rule, [name], [output], keepdims=1))
+        measured.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # images differ in size: blocks of all would stay
+    session = onnxruntime.InferenceSession(measured.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = [[_number(value) for value in session.run(outputs, each)] for each in inputs]
+    if not found:
+        raise ValueError("int8 needs images, for the ranges of its layers. Received: none. A hundred are enough.")
+    table = (
+        np.ma.masked_invalid(np.array(found, np.float32)).mean(axis=0).filled(np.nan).reshape(-1, 2).astype(np.float32)
+    )
+    for name, extremes in zip(names, table):
+        if not np.isfinite(extremes).all():
             raise ValueError(
                 f"The calibration images must give every layer numbers to work on. Received images with which {name} "
-                "has no range. Calibrate with other images: of usual sizes, with objects in them."
+                "has none. Calibrate with other images: of usual sizes, with objects in them."
             )
+    return {name: (low, high) for name, (low, high) in zip(names, table)}
+
+
+def _number(value):
+    """What is in an array of one number; NaN for an empty one."""
+    return value.item() if value.size == 1 else np.nan
