@@ -22,7 +22,7 @@ import time
 FLAGS = (
     "--headless=new --no-sandbox --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --use-fake-device-for-media-stream "
-    "--use-fake-ui-for-media-stream --use-angle=swiftshader --enable-unsafe-swiftshader --remote-debugging-pipe"
+    "--use-fake-ui-for-media-stream --disable-gpu --enable-unsafe-swiftshader --remote-debugging-pipe"
 ).split()
 PATIENCE = 120  # seconds, for one answer
 

@@ -4,6 +4,7 @@ const GOLDEN_RATIO = 0.618034; // successive hues stay far apart, as in the Pyth
 const LIGHTNESS = [52, 62, 44];
 const OPACITY = 0.45;
 const MOST_ZOOM = 4;
+const CAPTIONED = 20; // of more instances the captions would hide each other
 
 /** The colour of the index-th instance, CSS. */
 export function colorOf(index) {
@@ -47,7 +48,7 @@ export function draw(canvas, picture, found, room) {
   for (const { stencil, window } of backwards) if (stencil) context.drawImage(stencil, window.x0, window.y0);
   context.globalAlpha = 1;
   for (const one of backwards) drawBox(context, one, zoom);
-  for (const one of backwards) drawCaption(context, one, zoom, picture.width);
+  for (const one of backwards.length > CAPTIONED ? [] : backwards) drawCaption(context, one, zoom, picture.width);
 }
 
 // A context in pixels of the image, with as many pixels as the screen has there.
