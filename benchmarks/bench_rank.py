@@ -48,7 +48,7 @@ def one_seed(train, val, args, seed):
     order = rng.permutation(len(train)).tolist()
     first, more = (max(1, round(share * len(train))) for share in (args.initial, args.add))
     labelled, rest = order[:first], order[first:]
-    files = train.records.files()
+    files = list(train.records.files())
     started = time.perf_counter()
     model, before = trained(train, labelled, val, args, seed)
     ranked, _ = km.rank(model, [files[k] for k in rest], more, [files[k] for k in labelled])

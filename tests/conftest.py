@@ -40,6 +40,8 @@ HOST_ONLY = (
     "test_batch",
     "test_doctor",
     "test_evaluation",
+    "test_calibration",
+    "test_suspects",
     "test_input_values",
     "test_fuzz",
     "test_progress",

@@ -1,6 +1,7 @@
 """Suspicious labels: planted faults are found and ranked by the stated rules, and the files open."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -157,19 +158,24 @@ def test_models_look_at_the_folds_that_they_did_not_learn(tmp_path, monkeypatch,
     from keras_maskrcnn.cli import labels
 
     errors_in(tmp_path, [square(10, image_id=k) for k in range(1, 7)], [], images=6)
-    learned = []
+    learned, looked = [], []
 
-    def detected(args, learn, look, run_dir):
-        assert not set(learn.dataset.image_ids) & set(look.dataset.image_ids)
-        assert learn.path.is_file() and look.options("val-")["val-annotations"] == look.path
-        learned.append(sorted(look.dataset.image_ids))
-        return [square(10, image_id=key, score=0.9) for key in look.dataset.image_ids]
+    def detect(model, dataset, *rest):
+        looked.append(sorted(dataset.image_ids))
+        found = [square(10, image_id=key, score=0.9) for key in dataset.image_ids]
+        return types.SimpleNamespace(detections=found)
 
-    monkeypatch.setattr(labels, "_detected", detected)
+    monkeypatch.setattr(labels.training, "train", learned.append)
+    monkeypatch.setattr(labels, "load_model", lambda path: path)
+    monkeypatch.setattr("keras_maskrcnn.evaluation.coco.detect_dataset", detect)
     monkeypatch.setattr("keras_maskrcnn.data.duplicates.duplicate_groups", lambda dataset, *more: [])
     line = ["check-labels", tmp_path / "truth.json", "--images", tmp_path / "images", "--folds", "3"]
-    line = [*map(str, line), "--output", str(tmp_path / "out"), "--train", "--epochs 1"]
+    line = [*map(str, line), "--output", str(tmp_path / "out"), "--train", "--epochs 1 --backbone resnet10"]
     assert cli.main(line) == cli.SUCCESS
-    assert sorted(sum(learned, [])) == [1, 2, 3, 4, 5, 6] and len(learned) == 3
+    assert sorted(sum(looked, [])) == [1, 2, 3, 4, 5, 6] and len(looked) == len(learned) == 3
+    for args, own in zip(learned, looked, strict=True):
+        assert (args.epochs, args.backbone, args.resume) == (1, "resnet10", False)
+        assert sorted(open_dataset(args.annotations, args.images).image_ids) == sorted({1, 2, 3, 4, 5, 6} - set(own))
+        assert sorted(open_dataset(args.val_annotations, args.val_images).image_ids) == own
     assert "0 of 6 labels are suspicious" in capsys.readouterr().out
     assert cli.main(line) == cli.SUCCESS and len(learned) == 3
