@@ -98,7 +98,7 @@ def _place(side, masks, rng):
 def _figure(side, rng):
     """The joints of one figure, float64 (6, [x, y]), image pixels, and the width of its limbs."""
     height = rng.uniform(0.4, 0.65) * side
-    trunk, width = 0.45 * height, max(3.0, 0.07 * height)
+    trunk, width = 0.45 * height, max(3.0, 0.1 * height)
     head, hip = np.zeros(2), np.array([0, trunk])
     ends = [head, hip]
     for root, length, low, high in ((head, 0.42, 0.15, 0.75), (hip, 0.5, 0.06, 0.3)):
@@ -109,7 +109,7 @@ def _figure(side, rng):
     lean = math.radians(rng.uniform(-35, 35))
     turn = np.array([[math.cos(lean), -math.sin(lean)], [math.sin(lean), math.cos(lean)]])
     points = np.array(ends) @ turn.T
-    margin = 0.11 * height + 1  # of the head
+    margin = 0.13 * height + 2  # of the head
     low, high = margin - points.min(axis=0), side - margin - points.max(axis=0)
     return points + rng.uniform(np.minimum(low, high), np.maximum(low, high)), width
 
