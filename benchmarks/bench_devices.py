@@ -3,9 +3,11 @@
     KERAS_BACKEND=tensorflow PYTHONPATH=.:tests/one_framework python benchmarks/bench_devices.py --runs 3
 
 Each process is pinned to a core and computes with one thread. It trains on `--images` images a step, so that two have
-twice the batch, and each step adds the gradients of both. One process and two take turns. The first two steps, which
-compile, do not count. Prints for each turn the median step and how much of its core a process used. If one alone used
-less than 95 %, something else was on its core, and the turn says little.
+twice the batch, and each step adds the gradients of both. Three forms take turns: one process, two that train models
+of their own at the same time, and two that train one model. The second form is what the machine allows: two busy cores
+share memory, caches and often a clock. The first two steps, which compile, do not count. Prints for each turn the
+median step and how much of its core a process used. If one alone used less than 95 %, something else was on its core,
+and the turn says little.
 """
 
 import argparse
@@ -31,26 +33,25 @@ ONE_THREAD = {
 }
 
 
-def environments(count):
-    """The environment variables of processes on this machine."""
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+def environments():
+    """The environment variables of two processes on this machine that work together."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
     workers = [f"localhost:{one.getsockname()[1]}" for one in sockets]
     for one in sockets:
         one.close()
-    for place in range(count if count > 1 else 0):
+    for place in range(2):
         task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": place}}
         yield {
             "TF_CONFIG": json.dumps(task),
             "KERAS_DISTRIBUTION_JOB_ADDRESSES": workers[0],
-            "KERAS_DISTRIBUTION_NUM_PROCESSES": str(count),
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
             "KERAS_DISTRIBUTION_PROCESS_ID": str(place),
         }
-    if count == 1:
-        yield {}
 
 
-def measure(count, args):
-    """(seconds of a step, share of its core that a process got) with so many processes."""
+def measure(places, args):
+    """(seconds of a step, share of its core that a process got) of processes with these environment variables."""
+    count = len(places)
     command = [sys.executable, __file__, "--child", "--size", args.size, "--steps", args.steps, "--images", args.images]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +63,7 @@ def measure(count, args):
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-            for place, (own, log) in enumerate(zip(environments(count), logs, strict=True))
+            for place, (own, log) in enumerate(zip(places, logs, strict=True))
         ]
         _wait(processes, logs, args.limit)
         results = [re.search(r"median (\S+) s, share (\S+)\n", _read(log)).groups() for log in logs]
@@ -143,14 +144,19 @@ def main():
         sys.exit(f"Two processes need two cores. Received {CORES}. Give this one more.")
     ratios = []
     for _ in range(args.runs):
-        rates = {}
-        for count in (1, 2):
-            seconds, share = measure(count, args)
-            rates[count] = count * args.images / seconds
-            print(f"{count}: {seconds:.2f} s a step, {rates[count]:.3f} images/s, {share:.0%} of a core", flush=True)
-        ratios.append(rates[2] / rates[1])
-        print(f"two are {ratios[-1]:.2f} times as fast as one", flush=True)
-    print(f"median of {args.runs} turns: {statistics.median(ratios):.2f}")
+        forms = {"one": [{}], "two apart": [{}, {}], "two together": list(environments())}
+        rates = {name: _rate(name, places, args) for name, places in forms.items()}
+        ratios.append([rates["two together"] / rates[name] for name in ("one", "two apart")])
+        print("two together are {:.2f} times as fast as one, {:.2f} times as two apart".format(*ratios[-1]), flush=True)
+    print("median of {} turns: {:.2f}, {:.2f}".format(args.runs, *map(statistics.median, zip(*ratios))))
+
+
+def _rate(name, places, args):
+    """Images a second of one form, printed as well."""
+    seconds, share = measure(places, args)
+    rate = len(places) * args.images / seconds
+    print(f"{name}: {seconds:.2f} s a step, {rate:.3f} images/s, {share:.0%} of a core", flush=True)
+    return rate
 
 
 if __name__ == "__main__":
