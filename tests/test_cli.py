@@ -294,7 +294,7 @@ def test_predict_writes_a_picture_for_each_image_and_coco_results(shapes, model_
 
 
 @pytest.mark.tensorflow
-@pytest.mark.compiled  # eagerly, each signature would trace the model anew
+@pytest.mark.compiled  # a signature is a graph
 def test_export_writes_a_version_and_overwrites_it_when_told(model_file, tmp_path, capsys, monkeypatch):
     """What a signature computes: test_serving.py. Here it returns its images, which saves tracing a model twice."""
     import tensorflow as tf
