@@ -476,19 +476,13 @@ def test_the_saved_model_finds_the_same(trained, tmp_path):
     np.testing.assert_allclose(theirs.keypoint_scores, ours.keypoint_scores, atol=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.tensorflow
-def test_the_onnx_file_finds_the_same(trained, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    model, _, dataset = trained
-    image = dataset.load_image(1)
-    path = km.export_onnx(model, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(str(path))
-    answer = dict(zip([one.name for one in session.get_outputs()], session.run(None, {"images": image[None]})))
-    ours = km.Predictor(model)(image)
-    rows = answer["valid"][0].astype(bool)
-    assert rows.sum() == len(ours) > 0
-    np.testing.assert_allclose(answer["keypoints"][0][rows], ours.keypoints, atol=1e-2)
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_files_without_its_operators_are_refused(tmp_path, suffix):
+    from keras_maskrcnn.serving.converting import check_arguments
+
+    with pytest.raises(ValueError, match=f"A {suffix} file .*branch `keypoints`. Export a SavedModel"):
+        check_arguments(tmp_path / f"model{suffix}", suffix, None, False, CONFIG)
 
 
 # The command line -------------------------------------------------------------------------------------------------
