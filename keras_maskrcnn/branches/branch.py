@@ -19,7 +19,8 @@ class Branch:
         coco_iou_type: pycocotools' type of evaluation ("segm", "keypoints"), or None: COCO has no figure for it.
         survives_tiling: whether found values are still valid for an instance merged from several tiles; it then keeps
             those of its highest-scoring part.
-        refused_files: suffixes of exports that cannot hold the head's operators, such as (".tflite",).
+        refused_graphs: "onnx" (also of exports for OpenVINO, browsers and Triton) and "litert" where these have no
+            operators for the head.
         class_layers: attributes of the head whose layers have one output for each class; fine-tuning on other classes
             leaves them random.
     """
@@ -28,7 +29,7 @@ class Branch:
     losses = ()
     coco_iou_type = None
     survives_tiling = True
-    refused_files = ()
+    refused_graphs = ()
     class_layers = ()
 
     @classmethod

@@ -43,7 +43,7 @@ class KeypointBranch(Branch):
     name = "keypoints"
     losses = ("keypoint_loss",)
     coco_iou_type = "keypoints"
-    refused_files = (".onnx", ".tflite")  # tf2onnx has no argmax of Keras' and no sizes behind this deconvolution
+    refused_graphs = ("onnx", "litert")  # tf2onnx has no argmax of Keras' and no sizes behind this deconvolution
 
     def __init__(
         self,

@@ -127,18 +127,14 @@ def check_graph_arguments(path, name, input_dtype, config):
             f"Received: backend {keras.backend.backend()}. Save the model as .keras, then run "
             f"KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras {path} --format {name}."
         )
-<<<<<<< HEAD
-=======
-    if path.suffix != suffix:
-        raise ValueError(f"The file name must end in {suffix}. Received: {path}. Use {path.with_suffix(suffix)}.")
-    refused = [branch.name for branch in config.branches if suffix in branch.refused_files]
+    refused = [
+        each.name for each in config.branches if ("litert" if name == "litert" else "onnx") in each.refused_graphs
+    ]
     if refused:
         raise ValueError(
-            f"A {suffix} file holds models whose branches have operators for it. Received a model with the branch "
-            f"`{refused[0]}`. Export a SavedModel, or leave the branch out of the config."
+            f"A model can be exported as {name} if its converter has operators for all branches. Received a model with "
+            f"the branch `{refused[0]}`. Export a SavedModel, or leave the branch out of the config."
         )
-    check_new(path, overwrite)
->>>>>>> h-keypoints
     dtypes = DTYPES[config.image_dtype]
     if input_dtype is not None and input_dtype not in dtypes:
         raise ValueError(
