@@ -17,8 +17,6 @@ BOXES = GOLDEN["rois_batch_x1y1x2y2"][:, 1:]
 IMAGES = GOLDEN["rois_batch_x1y1x2y2"][:, 0].astype("int32")
 
 pytestmark = pytest.mark.usefixtures("path")  # native and stock
-# The loop over boxes (ratio 0) keeps the graph optimiser for many seconds. The comparison with torchvision goes there.
-UNOPTIMISED = pytest.mark.usefixtures("unoptimised")
 
 
 def ramp(height, width):
@@ -196,7 +194,6 @@ def test_a_batch_of_two_is_two_batches_of_one_and_padding_changes_nothing():
     np.testing.assert_allclose(to_numpy(layer(wide, inside)), to_numpy(layer(pyramid, inside)), atol=1e-4)
 
 
-@UNOPTIMISED
 @pytest.mark.parametrize("num_boxes, ratio", [(0, 2), (1, 2), (0, 0), (1, 0)])
 def test_no_boxes_and_boxes_of_no_size_have_finite_gradients(num_boxes, ratio):
     pyramid = random_pyramid(np.random.default_rng(0), 2, 64, 64)
@@ -280,7 +277,6 @@ def test_gradient_is_the_same_every_time():
         np.testing.assert_allclose(each, gradients[0], atol=1e-6, rtol=0)
 
 
-@UNOPTIMISED
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_layer_works_in_a_functional_model(ratio):
     maps = [keras.Input((64 // 2**n, 64 // 2**n, 3)) for n in range(4)]
