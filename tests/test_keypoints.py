@@ -481,7 +481,7 @@ def test_the_saved_model_finds_the_same(trained, tmp_path):
 def test_files_without_its_operators_are_refused(tmp_path, suffix):
     from keras_maskrcnn.serving.converting import check_arguments
 
-    with pytest.raises(ValueError, match=f"A {suffix} file .*branch `keypoints`. Export a SavedModel"):
+    with pytest.raises(ValueError, match="operators for all branches. .*branch `keypoints`. Export a SavedModel"):
         check_arguments(tmp_path / f"model{suffix}", suffix, None, False, CONFIG)
 
 
