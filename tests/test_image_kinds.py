@@ -378,6 +378,7 @@ def test_each_step_is_imported_by_the_step_above_alone():
         "decoding": {"npy_files", "tiff_files", "pillow_files", "contents"},
         "tiff_files": {"pillow_files"},
         "showing": {"channels", "dtypes"},
+        "pixel_size": {"reading", "opening"},
         **dict.fromkeys(
             ("forms", "limits", "contents", "opening", "channels", "dtypes", "npy_files", "pillow_files"), set()
         ),

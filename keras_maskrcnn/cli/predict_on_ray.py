@@ -47,8 +47,9 @@ def run(args):
     """Find instances; write Parquet files. The status says if an image could not be read."""
     from keras_maskrcnn.host.progress import progress_bar
     from keras_maskrcnn.scale.models import read_fields, usual_score
-    from keras_maskrcnn.scale.on_ray import predict_on_ray
+    from keras_maskrcnn.scale.on_ray import need_ray, predict_on_ray
 
+    need_ray()  # before files are read
     model = args.saved_model or args.model
     score = usual_score(read_fields(model).tuned) if args.score is None else args.score
     progress = progress_bar(None, unit_name="image")

@@ -77,7 +77,7 @@ def predict_on_ray(
         RunStopped: an OSError: Ray ended the run, such as for a server that no longer answers.
         ImportError: Ray is not installed.
     """
-    ray = _need_ray()
+    ray = need_ray()
     options = {"score_threshold": score_threshold, "tile": tile, "overlap": overlap}
     if not callable(model):
         check_options(model, **options)
@@ -266,7 +266,7 @@ def _connect(ray):
     return True
 
 
-def _need_ray():
+def need_ray():
     try:
         import ray
         import ray.data
