@@ -267,6 +267,7 @@ def _connect(ray):
 
 
 def need_ray():
+    """The package ray. Raises ImportError with the command that installs it."""
     try:
         import ray
         import ray.data
