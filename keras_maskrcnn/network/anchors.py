@@ -21,5 +21,5 @@ def level_anchors(rows, columns, spacing, cells):
     """
     y = ops.reshape(ops.cast(ops.arange(rows), "float32") * ops.cast(spacing[0], "float32"), (-1, 1, 1, 1))
     x = ops.reshape(ops.cast(ops.arange(columns), "float32") * ops.cast(spacing[1], "float32"), (1, -1, 1, 1))
-    centres = x * np.array([1, 0, 1, 0], "float32") + y * np.array([0, 1, 0, 1], "float32")
-    return ops.reshape(centres + ops.convert_to_tensor(cells), (-1, 4))
+    along_x, along_y = (ops.convert_to_tensor(np.array(sides, "float32")) for sides in ([1, 0, 1, 0], [0, 1, 0, 1]))
+    return ops.reshape(x * along_x + y * along_y + ops.convert_to_tensor(cells), (-1, 4))
