@@ -1,6 +1,7 @@
 """`keras-maskrcnn predict`: bad files, ids that pycocotools takes, and results that are there when it is stopped."""
 
 import contextlib
+import argparse
 import csv
 import io
 import json
@@ -330,6 +331,19 @@ def test_a_trained_model_finds_in_parts_what_it_finds_in_tiles(tmp_path):
     areas = sorted((float(row["area_px"]), round(float(row["score"]), 4)) for row in rows)
     expected = ((float(w.sum()), round(float(s), 4)) for (w, _, _), s in zip(found.mask_windows, found.scores))
     assert areas == sorted(expected)
+
+
+def test_tracks_take_whatever_the_model_is_sure_enough_of(monkeypatch):
+    from keras_maskrcnn.cli import predict, predict_video
+
+    given = []
+    monkeypatch.setattr(
+        "keras_maskrcnn.scale.models.open_predictor", lambda _, score, *__, usual: given.append((score, usual))
+    )
+    for track in (True, False):
+        args = argparse.Namespace(model="m", saved_model=None, score=0.6, tile=None, overlap=0.2, track=track)
+        predict._predictor(predict_video.tracking_arguments(args))
+    assert given == [(None, False), (0.6, True)]  # a model's own threshold may be higher than a tracker's
 
 
 def test_videos_and_their_tracks(folder, colours, tmp_path, capsys):

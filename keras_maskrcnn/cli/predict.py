@@ -196,7 +196,7 @@ def _predictor(args, **options):
     from keras_maskrcnn.scale.models import open_predictor
 
     path = args.saved_model or args.model
-    return open_predictor(path, args.score, args.tile, args.overlap, usual=True, **options)
+    return open_predictor(path, args.score, args.tile, args.overlap, usual=not args.track, **options)
 
 
 def _runtime(name, device, also=None):

@@ -43,9 +43,7 @@ def take_videos(args):
 
 def tracking_arguments(args):
     """The arguments with which the predictor is opened: tracks need what is less sure than --score as well."""
-    from keras_maskrcnn.video import Tracker
-
-    return argparse.Namespace(**vars(args) | {"score": min(Tracker().low, _sure(args))}) if args.track else args
+    return argparse.Namespace(**vars(args) | {"score": None}) if args.track else args
 
 
 def _sure(args):
