@@ -71,6 +71,21 @@ class ExportBatch:
         return found_instances({"image_sizes": image.shape[:2], **found}, self.predictor.config)
 
 
+def drop_low_scores(run, score_threshold):
+    """The function `run` of images, with detections of low scores not valid. Outputs stay where they are.
+
+    NMS and the limit of detections take the best first, so this is what a graph with the threshold finds.
+    """
+    if score_threshold is None:
+        return run
+
+    def detect(images):
+        found = run(images)
+        return found | {"valid": found["valid"] & (found["scores"] > np.float32(score_threshold))}
+
+    return detect
+
+
 def found_instances(row, config):
     """Convert the row of one image in a response with `masks` to FoundInstances.
 

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from keras_maskrcnn.serving.converting import need
-from keras_maskrcnn.serving.export_predictor import ExportPredictor
+from keras_maskrcnn.serving.export_predictor import ExportPredictor, drop_low_scores
 from keras_maskrcnn.serving.litert import read_litert_config
 
 
@@ -35,17 +35,17 @@ class LitertPredictor(ExportPredictor):
         details = self._interpreter.get_input_details()[0]
         self.image_size = tuple(int(side) for side in details["shape"][1:3])
         self._input_dtype = details["dtype"]
-        self._run = self._interpreter.get_signature_runner("serving_default")
+        self._signature = self._interpreter.get_signature_runner("serving_default")
+        self._run = drop_low_scores(self._interpret, score_threshold)
 
     def _detect(self, images):
+        return self._run(images)
+
+    def _interpret(self, images):
         if images.shape[1:3] != self.image_size:
             raise ValueError(
                 "A LiteRT file takes images of one size, this one {} x {} pixels (height x width). Received: {} x {}. "
                 "Resize them, or export with another --image-size.".format(*self.image_size, *images.shape[1:3])
             )
-        answers = [self._run(images=image[None].astype(self._input_dtype)) for image in images]
-        outputs = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-        lowest = self.options["score_threshold"]
-        if lowest is not None:
-            outputs["valid"] &= outputs["scores"] > np.float32(lowest)
-        return outputs
+        answers = [self._signature(images=image[None].astype(self._input_dtype)) for image in images]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}

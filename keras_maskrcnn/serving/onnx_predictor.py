@@ -12,8 +12,8 @@ import numpy as np
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.serving.converting import CONFIG, need
-from keras_maskrcnn.serving.export_predictor import ExportPredictor
-from keras_maskrcnn.serving.openvino_predictor import check_thresholds, compiled, drop_low_scores
+from keras_maskrcnn.serving.export_predictor import ExportPredictor, drop_low_scores
+from keras_maskrcnn.serving.openvino_predictor import check_thresholds, compiled
 
 RUNTIMES = ("onnxruntime", "openvino")
 _EXTRA = {  # what has the providers that onnxruntime's own package lacks

@@ -6,13 +6,11 @@ Called by `keras-maskrcnn predict DIR`, by `onnx_predictor.py`, and by users who
 import json
 import pathlib
 
-import numpy as np
-
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.inference.arguments import check_arguments, thresholds_of
 from keras_maskrcnn.serving.converting import CONFIG, INPUT, need
-from keras_maskrcnn.serving.export_predictor import ExportPredictor
+from keras_maskrcnn.serving.export_predictor import ExportPredictor, drop_low_scores
 from keras_maskrcnn.serving.openvino import MODEL
 
 _PLACE = "framework"  # where OpenVINO puts the metadata of an .onnx file
@@ -63,21 +61,6 @@ def check_thresholds(config, options):
             "onnxruntime, or export a model with this threshold in its config."
         )
     check_arguments(float(thresholds_of(config).max()), options["score_threshold"])
-
-
-def drop_low_scores(run, score_threshold):
-    """The function `run` of images, with detections of low scores not valid. Outputs stay where they are.
-
-    NMS and the limit of detections take the best first, so this is what a graph with the threshold finds.
-    """
-    if score_threshold is None:
-        return run
-
-    def detect(images):
-        found = run(images)
-        return found | {"valid": found["valid"] & (found["scores"] > np.float32(score_threshold))}
-
-    return detect
 
 
 def compiled(core, model, device, precision="float32"):
