@@ -1,7 +1,7 @@
 """`keras-maskrcnn predict`: bad files, ids that pycocotools takes, and results that are there when it is stopped."""
 
-import contextlib
 import argparse
+import contextlib
 import csv
 import io
 import json
