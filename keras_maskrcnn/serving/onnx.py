@@ -103,7 +103,7 @@ def _convert(graph, opset):
     import tensorflow as tf
     from tf2onnx import optimizer, tf_loader, tfonnx
 
-    from keras_maskrcnn.backend.portable import ONNX_NMS
+    from keras_maskrcnn.backend.portable import ONNX_NMS, ONNX_ROI_ALIGN
 
     placeholders = [tensor for tensor in graph.inputs if tensor.dtype != tf.resource]
     inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (placeholders, graph.outputs))
@@ -112,15 +112,17 @@ def _convert(graph, opset):
     frozen = tf_loader.from_function(graph, inputs, outputs)
     with tf.Graph().as_default() as imported:
         tf.import_graph_def(frozen, name="")
-        places = [op.outputs[0].name for op in imported.get_operations() if op.type == ONNX_NMS]
+        operators = imported.get_operations()
+        shapes = {op.outputs[0].name: [None, 3] for op in operators if op.type == ONNX_NMS}
+        shapes |= {op.outputs[0].name: [None] * 4 for op in operators if op.type == ONNX_ROI_ALIGN}
         converted = tfonnx.process_tf_graph(
             imported,
             opset=opset,
             input_names=inputs,
             output_names=outputs,
             tensors_to_rename=names,
-            shape_override=dict.fromkeys(places, [None, 3]),
-            custom_op_handlers={ONNX_NMS: (_write_nms, [])},
+            shape_override=shapes,
+            custom_op_handlers={ONNX_NMS: (_write_nms, []), ONNX_ROI_ALIGN: (_write_roi_align, [])},
         )
     chosen = {
         "optimize_transpose": optimizer.TransposeOptimizer,
@@ -138,6 +140,23 @@ def _write_nms(graph, node, name, _):
     outputs, shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
     graph.remove_node(name)
     graph.make_node("NonMaxSuppression", node.input, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+def _write_roi_align(graph, node, name, _):
+    """Write ONNX's operator in the place that `portable.onnx_roi_align` keeps for it."""
+    scale, *counts = node.inputs[3].get_tensor_value()
+    height, width, ratio, aligned = map(int, counts)
+    channels, outputs, dtypes = graph.get_shape(node.input[0])[1], node.output, node.output_dtypes
+    attributes = {
+        "spatial_scale": float(scale),
+        "output_height": height,
+        "output_width": width,
+        "sampling_ratio": ratio,
+        "coordinate_transformation_mode": "half_pixel" if aligned else "output_half_pixel",
+    }
+    inputs, shapes = node.input[:3], [[-1, channels, height, width]]
+    graph.remove_node(name)
+    graph.make_node("RoiAlign", inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes, attr=attributes)
 
 
 def cancel_transposes(graph):
