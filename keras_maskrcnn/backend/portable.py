@@ -3,8 +3,8 @@
 The converters do not support crop_and_resize for feature pyramids (tf2onnx creates a loop that copies the whole map for
 each box), nor lists of growing tensors. Inside `portable_operators`, RoIAlign and NMS are ONNX's operators: one
 RoiAlign a level, and one NMS for all images and classes. In graphs of fixed sizes (LiteRT) RoIAlign comes from
-`generic`, as does the maximum of points, which ONNX defines otherwise; NMS runs one stock operator per class, which
-writes into a table of flags. Called by `tensorflow.py`, `runtime_tensorflow.py` and, through `backend`, by `serving/`.
+`generic`, and NMS runs one stock operator per class, which writes into a table of flags. Called by `tensorflow.py`,
+`runtime_tensorflow.py` and, through `backend`, by `serving/`.
 """
 
 import contextlib
@@ -52,21 +52,23 @@ def sizes_are_fixed():
 
 def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
     """RoIAlign of a pyramid; arguments and result as in `generic.multilevel_roi_align`, whose numbers it gives."""
-    if _fixed_sizes or aggregation != "average":
+    if _fixed_sizes or (sampling_ratio == 0 and aggregation == "max"):
         return generic.multilevel_roi_align(
             pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
         )
     boxes = generic.finite_boxes(boxes)
     own = [tf.where(tf.equal(levels, number))[:, 0] for number in range(len(pyramid))]
-    crops = [
-        onnx_roi_align(
-            features, tf.gather(boxes, rows), tf.gather(box_batch, rows), scale, output_size, sampling_ratio, aligned
-        )
-        for features, rows, scale in zip(pyramid, own, scales, strict=True)
-    ]
     order = tf.concat(own, axis=0)
     places = tf.scatter_nd(order[:, None], tf.range(tf.shape(order)[0]), tf.shape(order, tf.int64))
-    return tf.gather(tf.concat(crops, axis=0), places)
+
+    def crop(bins, ratio):
+        crops = [
+            onnx_roi_align(features, tf.gather(boxes, rows), tf.gather(box_batch, rows), scale, bins, ratio, aligned)
+            for features, rows, scale in zip(pyramid, own, scales, strict=True)
+        ]
+        return tf.gather(tf.concat(crops, axis=0), places)
+
+    return generic.aggregate(crop, output_size, sampling_ratio, aggregation)
 
 
 def onnx_roi_align(features, boxes, box_batch, scale, output_size, sampling_ratio, aligned):
