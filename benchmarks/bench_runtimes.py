@@ -95,7 +95,8 @@ def work(args):
             began = time.perf_counter()
             found = run()
             seconds.append(time.perf_counter() - began)
-        result = {"load": load, "first": seconds[0], "seconds": seconds[1:], "peak": peak_megabytes(), "found": int(found)}
+        result = {"load": load, "first": seconds[0], "seconds": seconds[1:], "found": int(found)}
+        result["peak"] = peak_megabytes()
     answers.write(json.dumps(result) + "\n")
 
 

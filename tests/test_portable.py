@@ -39,7 +39,7 @@ def test_nms_of_nothing_valid_keeps_nothing():
 
 
 def crops_to_make():
-    """Arguments of RoIAlign: two images, two levels, boxes of all sizes, beyond the maps, upside down and not finite."""
+    """Arguments of RoIAlign: two images, two levels, boxes of any size, beyond the maps, turned, not finite."""
     rng = np.random.default_rng(0)
     pyramid = [rng.normal(size=(2, 32 // scale, 48 // scale, 4)).astype("float32") for scale in (1, 2)]
     corners = rng.uniform(-10, 150, (40, 2))
