@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import pathlib
 import re
+import runpy
 import sys
 import types
 
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from known_answers import KnownModel, small_config
 from PIL import Image
-from test_samples import SIDE, check_run, discs, load_sample, small, write_balloons  # noqa: F401
+from test_samples import SIDE, SMALL, check_run, discs, load_sample, write_balloons
 
 import keras_maskrcnn as km
+from keras_maskrcnn.weights import zoo
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "from_matterport.md").read_text(encoding="utf-8")
@@ -169,22 +171,22 @@ def test_what_is_found_as_the_old_script_had_it(tmp_path, monkeypatch, sample_pa
 
 
 @pytest.mark.slow  # test_samples trains the same model on the same photos
-def test_both_new_scripts_train(tmp_path, monkeypatch, capsys, sample_path, small):  # noqa: F811
-    import runpy
-
-    from keras_maskrcnn.weights import zoo
-
+def test_both_new_scripts_train(tmp_path, monkeypatch, capsys, sample_path):
     for part, count in (("train", 4), ("val", 1)):
         write_balloons(tmp_path / "balloon" / part, count, list)
     monkeypatch.chdir(tmp_path)
+    config, train_model = km.MaskRCNNConfig, km.train_model
+    monkeypatch.setattr(zoo, "MaskRCNNConfig", lambda **fields: config(**(fields | SMALL)))
 
     def without_download(num_classes, weights, **fields):
         assert weights == "coco"
         return zoo.maskrcnn_resnet18_fpn(num_classes, norm="batch", min_size=SIDE, **fields)
 
-    real = km.train_model
+    def two_steps(*given, epochs):
+        return train_model(*given, epochs=1, steps_per_epoch=2, verbose=0)
+
     monkeypatch.setattr(km, "maskrcnn_resnet50_fpn", without_download)
-    monkeypatch.setattr(km, "train_model", lambda *given, epochs: real(*given, epochs=1, steps_per_epoch=2, verbose=0))
+    monkeypatch.setattr(km, "train_model", two_steps)
     load_sample("from_matterport/after.py").train("balloon", run="first")
     assert check_run(tmp_path / "first", overlays=1)["class_names"] == ["balloon"]
     monkeypatch.setattr(sys, "argv", ["after_reader.py", "balloon"])
