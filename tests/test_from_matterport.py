@@ -9,10 +9,14 @@ import runpy
 import sys
 import types
 
+import keras
 import numpy as np
 import pytest
 from known_answers import KnownModel, small_config
+from matterport_datasets import Boxes
 from PIL import Image
+from test_matterport import random_state
+from test_matterport import small_config as matterport_config
 from test_samples import SIDE, SMALL, check_run, discs, load_sample, write_balloons
 
 import keras_maskrcnn as km
@@ -82,6 +86,38 @@ def test_a_function_of_pixels_is_an_augmentation():
     exec(code, scope)  # noqa: S102  our own page
     batch = scope["loader"][0]
     assert len(scope["loader"]) == 2 and batch["images"].max() <= 200 and 100 <= batch["images"][0].min() < 200
+
+
+# Weights and evaluation ----------------------------------------------------------------------------------------
+
+
+def test_a_perfect_model_is_measured_as_one():
+    scenes = [[(1, 2, 3, 10, 20), (-3, 5, 5, 40, 30)], [], [(2, 0, 0, 60, 40)], [(2, 1, 1, 50, 40), (1, 2, 2, 9, 9)]]
+    answers = [
+        (
+            [one[1:] for one in scene if one[0] > 0],
+            [0.9 for one in scene if one[0] > 0],
+            [k - 1 for k, *_ in scene if k > 0],
+        )
+        for scene in scenes
+    ]
+    model = KnownModel(small_config(3, class_names=("cat", "dog", "bird")), answers)
+    metrics = km.evaluate_coco(model, km.data.from_matterport(Boxes(scenes)))
+    assert metrics["segm_AP"] == metrics["bbox_AP"] == 1.0
+    assert metrics["segm_AP/bird"] == -1  # a crowd region alone
+
+
+@pytest.mark.slow  # a ResNet-50, twice
+def test_weights_of_other_classes_load_but_for_the_last_layers():
+    state = random_state(km.MaskRCNN(matterport_config(80)))
+    model = km.MaskRCNN(matterport_config(1))
+    before = keras.ops.convert_to_numpy(model.box_head.classes.kernel).copy()
+    km.load_weights(model, state, heads=False)
+    kernel = state["fpn_c2p2/fpn_c2p2/kernel:0"]
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(model.fpn.laterals[0].conv.kernel), kernel)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(model.box_head.classes.kernel), before)
+    with pytest.raises(ValueError, match="mrcnn_class_logits"):
+        km.load_weights(model, state)
 
 
 # The sample --------------------------------------------------------------------------------------------------

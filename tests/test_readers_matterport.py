@@ -10,6 +10,7 @@ from matterport_datasets import HEIGHT, WIDTH, Boxes, Changed, Dataset
 from PIL import Image
 from reader_tools import check
 
+from keras_maskrcnn.checkup import inspect_dataset
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import CocoDataset, from_matterport
 from keras_maskrcnn.data.images.reading import ImageError
@@ -65,6 +66,15 @@ def test_what_is_written_as_coco_reads_back(tmp_path):
     assert [one.crowd for one in again[0].instances] == [False, True]
     parts = split_dataset(dataset, [0.5, 0.5])
     assert sorted(key for part in parts for key in part.image_ids) == [0, 1, 2, 3]
+
+
+def test_check_data_finds_what_there_is_to_find():
+    findings = inspect_dataset(from_matterport(Boxes(SCENES))).findings
+    assert [(one.severity, one.kind) for one in findings] == [("warning", "class with crowd regions alone")]
+    wrong = from_matterport(Changed(SCENES, image=lambda image: image[1:]))
+    assert {one.kind for one in inspect_dataset(wrong).findings if one.severity == "error"} == {
+        "image of another size: wrong size"
+    }
 
 
 def test_worker_processes_make_the_same_batches():
