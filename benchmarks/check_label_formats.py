@@ -12,7 +12,9 @@ import contextlib
 import importlib.metadata
 import io
 import json
+import logging
 import pathlib
+import shutil
 import sys
 import tempfile
 import warnings
@@ -32,6 +34,7 @@ from keras_maskrcnn.labelling import write_labels  # noqa: E402
 SIZE = (90, 120)
 NAMES = ("cat", "Röhre <b>")
 CATEGORIES = [{"id": 7, "name": NAMES[0]}, {"id": 9, "name": NAMES[1]}]
+_ENLARGED = 16
 Y, X = np.mgrid[: SIZE[0], : SIZE[1]]
 
 
@@ -93,6 +96,9 @@ def filled(rings):
 def by_labelme(folder, photos):
     """By labelme's LabelFile. Polygons are filled by COCO's rule; parts of a group are joined, as its exporters do."""
     from labelme._label_file import LabelFile
+    from loguru import logger
+
+    logger.disable("labelme")
 
     found = {}
     for path in sorted(folder.glob("*.json")):
@@ -120,7 +126,7 @@ def by_datumaro(name):
     def read(folder, photos):
         from datumaro import AnnotationType, Dataset
 
-        dataset = Dataset.import_from(str(folder), name)
+        dataset = Dataset.import_from(str(_with_images(folder, photos)), name)
         names, found = [label.name for label in dataset.categories()[AnnotationType.label]], {}
         for item in dataset:
             masks = [one for one in item.annotations if one.type == AnnotationType.mask]
@@ -131,17 +137,37 @@ def by_datumaro(name):
     return read
 
 
+def _with_images(folder, photos):
+    """A copy of a folder with the photos in `images`, where Datumaro looks for them; itself where it has images."""
+    if (folder / "JPEGImages").exists():
+        return folder
+    place = folder.parent / f"{folder.name}-with-images"
+    if not place.exists():
+        shutil.copytree(folder, place)
+        shutil.copytree(photos, place / "images")
+    return place
+
+
 def by_supervision(folder, photos):
-    """By supervision's reader of YOLO segmentation; Datumaro's takes boxes alone."""
+    """By supervision's reader of YOLO segmentation; Datumaro's takes boxes alone.
+
+    It fills outlines by OpenCV's rule, which takes the pixels of the border in: a square of 3 x 3 becomes one of 4 x 4.
+    YOLO's numbers are shares of the image, so it gets the images enlarged. Of each pixel the point beside its centre is
+    looked up: on the centre itself lie outlines, whose points are in the middle of pixels' edges.
+    """
     import supervision
 
-    paths = [str(folder / name) for name in ("images", "labels", "data.yaml")]
+    large = folder.parent / f"{folder.name}-large"
+    large.mkdir()
+    for path in (folder / "images").iterdir():
+        Image.open(path).resize((SIZE[1] * _ENLARGED, SIZE[0] * _ENLARGED)).save(large / path.name)
+    paths = str(large), str(folder / "labels"), str(folder / "data.yaml")
     dataset, found = supervision.DetectionDataset.from_yolo(*paths, force_masks=True), {}
     for path, _, detections in dataset:
-        masks = [] if detections.mask is None else list(detections.mask)
-        found[pathlib.Path(path).name] = [
-            (dataset.classes[label], mask.astype(bool)) for label, mask in zip(detections.class_id, masks, strict=True)
-        ]
+        masks = np.zeros((0, *SIZE)) if detections.mask is None else np.asarray(detections.mask)
+        points = slice(_ENLARGED // 2 + 1, None, _ENLARGED)
+        names = [dataset.classes[label] for label in detections.class_id]
+        found[pathlib.Path(path).name] = list(zip(names, masks[:, points, points].astype(bool), strict=True))
     return found
 
 
@@ -161,6 +187,7 @@ def label_studio_coco(folder, photos):
     from label_studio_sdk.converter import Converter
     from label_studio_sdk.label_interface import LabelInterface
 
+    logging.getLogger("label_studio_sdk").setLevel(logging.ERROR)
     config = (folder / "label_config.xml").read_text(encoding="utf-8")
     tasks = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
     interface = LabelInterface(config)
@@ -202,7 +229,7 @@ def by_package(folder, photos):
     elif (folder / "annotations.xml").exists():
         from datumaro import Dataset
 
-        Dataset.import_from(str(folder), "cvat").export(str(folder / "export"), "coco_instances")
+        Dataset.import_from(str(_with_images(folder, photos)), "cvat").export(str(folder / "export"), "coco_instances")
         dataset = CocoDataset(next((folder / "export" / "annotations").glob("*.json")), photos)
     else:
         own = (folder / "images").exists() or (folder / "JPEGImages").exists()
