@@ -9,13 +9,14 @@ import argparse
 import json
 import pathlib
 import shutil
+import sys
 
 import yaml
 
 import keras_maskrcnn as km
 from keras_maskrcnn.runs.experiment import find_model
 
-PYTHON = "3.11"
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"  # of the wheel, which has compiled parts
 
 
 def main(arguments=None):
