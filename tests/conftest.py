@@ -78,6 +78,7 @@ HOST_ONLY = (
     "test_error_kinds",
     "test_errors_page",
     "test_labelling",
+    "test_label_tools",
     "test_measuring",
     "test_gigapixels",
     "test_video",

@@ -33,7 +33,7 @@ PUBLIC_DATA = (  # names of km.data: those of a release stay
     "ImageError Instance InstanceFilesDataset LabelImageDataset LabelmeDataset LargeScaleJitter MaskWindow Polygons "
     "RandomApply RandomBlur RandomCrop RandomFlip RandomJpeg RandomNoise RandomRotate90 RandomRotation Record Resize "
     "ResizeByScale RunLengths Sample ScaleJitter Via3Dataset ViaDataset VocDataset YoloDataset generate_shapes "
-    "generate_figures open_dataset preset read_image"
+    "from_matterport generate_figures open_dataset preset read_image"
 ).split()
 
 

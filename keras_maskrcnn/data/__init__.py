@@ -17,6 +17,7 @@ _MODULES = {  # public name -> its module in the package
     "DsbDataset": "data.readers.dsb",
     "EpochSync": "data.loading.loader",
     "Fault": "data.records",
+    "from_matterport": "data.readers.matterport",
     "generate_figures": "data.figures",
     "generate_shapes": "data.shapes",
     "ImageError": "data.images.reading",

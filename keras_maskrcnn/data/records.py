@@ -143,7 +143,12 @@ class Dataset:
         """
         record = self.records[index]
         source = record.source() if callable(record.source) else record.source
-        image = read_image(source, channels, dtype)
+        try:
+            image = read_image(source, channels, dtype)
+        except ImageError as error:
+            if is_file(record):
+                raise  # it names the file
+            raise ImageError(f"image {record.image_id} of {self.name}: {error}") from error
         stated = (record.height, record.width)
         if image.shape[:2] != stated:
             name = record.source if is_file(record) else f"image {record.image_id}"
