@@ -55,8 +55,8 @@ def config_name(name):
     short = str(name).removesuffix(".npz").rsplit("/", 1)[-1]
     if short not in CONFIGS:
         raise ValueError(
-            f"The name of a tensorpack model must be one of {', '.join(CONFIGS)}. Received: {name!r}. Models with group "
-            "norm, with a cascade or without a pyramid are not read."
+            f"The name of a tensorpack model must be one of {', '.join(CONFIGS)}. Received: {name!r}. Models with "
+            "group norm, with a cascade or without a pyramid are not read."
         )
     return short
 

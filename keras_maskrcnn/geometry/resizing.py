@@ -98,7 +98,10 @@ def _resize_by_opencv(image, size):
 
     What is cut off and what is rounded is as there, to the last bit.
     """
-    (left, right, across), (top, bottom, down) = _opencv_taps(image.shape[1], size[1]), _opencv_taps(image.shape[0], size[0])
+    (left, right, across), (top, bottom, down) = (
+        _opencv_taps(image.shape[1], size[1]),
+        _opencv_taps(image.shape[0], size[0]),
+    )
     outside = (left < 0) | (right >= image.shape[1])  # beyond the outer columns, but not the rows, one weight is 1
     across[:, outside] = [[1 << _OPENCV_BITS], [0]]
     left, right = (np.clip(columns, 0, image.shape[1] - 1) for columns in (left, right))

@@ -200,9 +200,7 @@ _TEST_PIPELINE = re.compile(r"^test_pipeline\s*=\s*\[$(.*?)^\]", re.DOTALL | re.
 _SCALE = re.compile(r"\b(?:img_)?scale\s*=\s*\(([1-9]\d{0,4}),\s*([1-9]\d{0,4})\)")
 
 _SHARED = {"licence": LICENCE, "prepare": prepare, "warm": recipe.WARM}
-FAMILY = Family(
-    title="MMDetection", recognises=recognises, table=table, notes=_notes, config=read_config, **_SHARED
-)
+FAMILY = Family(title="MMDetection", recognises=recognises, table=table, notes=_notes, config=read_config, **_SHARED)
 FAMILY_1 = Family(
     title="MMDetection 1", recognises=recognises_1, table=table_1, notes=_notes_1, config=read_config_1, **_SHARED
 )
