@@ -51,12 +51,13 @@ def load_weights(model, source, heads=True, skip_mismatch=False):
         ValueError: tensors are missing, have another shape, are unknown or not finite; or the file is damaged, has
             another format or holds more than tensors. The model is then unchanged.
         FileNotFoundError: the file does not exist.
+        OSError: published weights could not be downloaded.
     """
     if isinstance(source, collections.abc.Mapping):
         state = {name: tensor_to_numpy(value) for name, value in unwrapped(source).items()}
         receipt = load_state(model, state, "state dict", heads, skip_mismatch)
     else:
-        receipt = _load_file(model, pathlib.Path(source), heads, skip_mismatch)
+        receipt = _load_file(model, published.local_path(source), heads, skip_mismatch)
     model.weights_receipt = receipt
     return receipt
 

@@ -1,8 +1,8 @@
 """MMDetection's names and layout: Mask R-CNNs with a ResNet and a pyramid, of versions 1 to 3.
 
-They are the `.pth` files of OpenMMLab's model zoo and of its users: the tensors under `state_dict`, and `meta`, with the
-names of the classes and the text of the config. Versions 2 and 3 have the same names, with background last; version 1
-has no `roi_head` in them, and background first. Backbones of "caffe" style read BGR. Names are from `mmdet/models/`.
+They are the `.pth` files of OpenMMLab's model zoo and of its users: the tensors under `state_dict`, and `meta`, with
+the names of the classes and the text of the config. Versions 2 and 3 have the same names, with background last;
+version 1 has no `roi_head` in them, and background first. Backbones of "caffe" style read BGR. Names are from `mmdet/models/`.
 """
 
 import dataclasses
@@ -85,8 +85,8 @@ def _notes(model):
 
 def _notes_1(model):
     return (
-        "MMDetection 1 measures boxes to their last pixel and moves anchors by half a pixel, which versions 2 and 3 and "
-        "this package do not: the numbers differ. Train on from these weights",
+        "MMDetection 1 measures boxes to their last pixel and moves anchors by half a pixel, which versions 2 and 3 "
+        "and this package do not: the numbers differ. Train on from these weights",
     )
 
 
@@ -146,8 +146,8 @@ def _check_kind(state):
         found = next((key for key in state if re.fullmatch(pattern, key)), None)
         if found is not None:
             raise ValueError(
-                f"Of MMDetection's models Mask R-CNNs with a ResNet-50 or -101 and a pyramid are read. Received one with "
-                f"{kind}: the tensor {found}. Convert one of these."
+                "Of MMDetection's models Mask R-CNNs with a ResNet-50 or -101 and a pyramid are read. "
+                f"Received one with {kind}: the tensor {found}. Convert one of these."
             )
 
 
