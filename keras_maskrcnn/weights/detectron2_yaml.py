@@ -5,6 +5,8 @@ field. Keys that it can have one value of are compared with it, and other values
 by `detectron2.py`.
 """
 
+import re
+
 import yaml
 
 from keras_maskrcnn.weights.limits import MEBIBYTE, reading
@@ -28,7 +30,6 @@ FIXED = {
     "MODEL.ROI_HEADS.NAME": ("StandardROIHeads",),
     "MODEL.ROI_HEADS.IN_FEATURES": (_LEVELS,),
     "MODEL.LOAD_PROPOSALS": (False,),
-    "MODEL.RESNETS.DEPTH": (50, 101),
     "MODEL.RESNETS.RES5_DILATION": (1,),
     "MODEL.RESNETS.DEFORM_ON_PER_STAGE": ([False] * 4,),
     "MODEL.FPN.FUSE_TYPE": ("sum",),
@@ -151,23 +152,23 @@ def fields_of(content, path, found):
     """
     missing = [key for key in _NEEDED if _at(content, key) is None]
     if missing or "_BASE_" in content:
+        fault = f"without {', '.join(missing)}" if missing else "with _BASE_"
         raise ValueError(
-            f"{path} must hold every key, as Detectron2 writes it into OUTPUT_DIR. Received one "
-            f"{'without ' + ', '.join(missing) if missing else 'with _BASE_'}. Copy the one of the training, or move it "
-            "away."
+            f"{path} must hold every key, as Detectron2 writes it into OUTPUT_DIR. Received one {fault}. Copy the one of "
+            "the training, or move it away."
         )
     branches = [branch.name for branch in found["branches"]]
     fixed = {**FIXED, **(MASKS if "mask" in branches else {}), **(KEYPOINTS if "keypoints" in branches else {})}
     fixed |= {
+        "MODEL.RESNETS.DEPTH": (int(re.search(r"\d+", found["backbone"])[0]),),
         "MODEL.ROI_HEADS.NUM_CLASSES": (found["num_classes"],),
         "MODEL.MASK_ON": ("mask" in branches,),
         "MODEL.KEYPOINT_ON": ("keypoints" in branches,),
     }
     _check(content, path, fixed)
     _check(content, path, _same_pooling(content, branches))
-    fields = {
-        name: _converted(content, path, key, change) for key, (name, change) in FIELDS.items() if _has(content, key)
-    }
+    given = {key: rule for key, rule in FIELDS.items() if _has(content, key)}
+    fields = {name: _converted(content, path, key, change) for key, (name, change) in given.items()}
     if _has(content, _THRESHOLDS):
         low, high = _converted(content, path, _THRESHOLDS, _numbers)
         fields |= {"rpn_negative_iou": low, "rpn_positive_iou": high}
@@ -194,7 +195,8 @@ def _check(content, path, allowed):
         if value is not None and not any(value == each for each in values):
             raise ValueError(
                 f"{path} describes a model that is not read, or not of these weights: {key} must be "
-                f"{' or '.join(map(_shown, values))}. Received: {_shown(value)}. Only models of such a config are converted."
+                f"{' or '.join(map(_shown, values))}. Received: {_shown(value)}. Only models of such a config are "
+                "converted."
             )
 
 

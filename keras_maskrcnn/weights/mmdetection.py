@@ -2,7 +2,8 @@
 
 They are the `.pth` files of OpenMMLab's model zoo and of its users: the tensors under `state_dict`, and `meta`, with
 the names of the classes and the text of the config. Versions 2 and 3 have the same names, with background last;
-version 1 has no `roi_head` in them, and background first. Backbones of "caffe" style read BGR. Names are from `mmdet/models/`.
+version 1 has no `roi_head` in them, and background first. Backbones of "caffe" style read BGR. Names are from
+`mmdet/models/`.
 """
 
 import dataclasses
