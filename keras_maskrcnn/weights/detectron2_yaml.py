@@ -154,8 +154,8 @@ def fields_of(content, path, found):
     if missing or "_BASE_" in content:
         fault = f"without {', '.join(missing)}" if missing else "with _BASE_"
         raise ValueError(
-            f"{path} must hold every key, as Detectron2 writes it into OUTPUT_DIR. Received one {fault}. Copy the one of "
-            "the training, or move it away."
+            f"{path} must hold every key, as Detectron2 writes it into OUTPUT_DIR. Received one {fault}. Copy the one "
+            "of the training, or move it away."
         )
     branches = [branch.name for branch in found["branches"]]
     fixed = {**FIXED, **(MASKS if "mask" in branches else {}), **(KEYPOINTS if "keypoints" in branches else {})}
