@@ -9,7 +9,7 @@ import re
 
 import yaml
 
-from keras_maskrcnn.weights.limits import MEBIBYTE, reading
+from keras_maskrcnn.weights.limits import MEBIBYTE, MOST_NESTING, reading
 
 NAME = "config.yaml"
 EXPECTED = "a config.yaml as Detectron2 writes it"
@@ -133,8 +133,19 @@ def read_config_yaml(path):
         text = file.read(MEBIBYTE + 1)
         if len(text) > MEBIBYTE:
             raise ValueError(f"a file of more than {MEBIBYTE:,} bytes")
-        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        _check_depth(yaml.parse(text, Loader=loader))
+        content = yaml.load(text, Loader=loader)
     return content if _at(content, "MODEL.META_ARCHITECTURE") is not None else None
+
+
+def _check_depth(events):
+    """Refuse deep nesting before anything is built. Aliases stay: Detectron2 writes them for equal tuples."""
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_NESTING:
+            raise ValueError(f"more than {MOST_NESTING} dictionaries or lists inside each other")
 
 
 def fields_of(content, path, found):
