@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 import keras_maskrcnn as km
+from keras_maskrcnn.weights.zoo import TORCHVISION
 
 SMALL = {
     "backbone": "resnet10",
@@ -162,28 +163,28 @@ def _both(layer, name, change=same):
 # All of them ------------------------------------------------------------------------------------------------
 
 
-def _torchvision():
-    model = km.MaskRCNN(km.MaskRCNNConfig(3, **SMALL))
+def _torchvision(**overrides):
+    model = km.MaskRCNN(km.MaskRCNNConfig(3, **(TORCHVISION | SMALL | overrides)))
     return with_state(model, torch_rows(model, TORCH["torchvision"], "first"))
 
 
-def _detectron2():
+def _detectron2(**overrides):
     from detectron2_parts import expected, random_state, small_model
 
-    model = small_model()
+    model = small_model(**overrides)
     return model, [(variable, [name], change) for variable, name, change in expected(model)], random_state(model)
 
 
-def _matterport():
+def _matterport(**overrides):
     from test_matterport import expected, random_state, small_config
 
-    model = km.MaskRCNN(dataclasses.replace(small_config(), backbone="resnet10"))
+    model = km.MaskRCNN(dataclasses.replace(small_config(), **({"backbone": "resnet10"} | overrides)))
     return model, expected(model), random_state(model)
 
 
-def _mmdetection(version, **overrides):
-    def make():
-        model = km.MaskRCNN(km.MaskRCNNConfig.mmdetection(num_classes=3, **SMALL, **overrides))
+def _mmdetection(version, **style):
+    def make(**overrides):
+        model = km.MaskRCNN(km.MaskRCNNConfig.mmdetection(num_classes=3, **(SMALL | style | overrides)))
         names = TORCH["mmdetection 1" if version == 1 else "mmdetection"]
         bgr = model.config.stride_in_1x1
         return with_state(model, torch_rows(model, names, "first" if version == 1 else "last", bgr))
@@ -191,12 +192,13 @@ def _mmdetection(version, **overrides):
     return make
 
 
-def small_tensorpack():
-    model = km.MaskRCNN(km.MaskRCNNConfig.tensorpack(num_classes=3, **SMALL))
+def small_tensorpack(**overrides):
+    """(model, rows, state dict) of tensorpack."""
+    model = km.MaskRCNN(km.MaskRCNNConfig.tensorpack(num_classes=3, **(SMALL | overrides)))
     return with_state(model, tensorpack_rows(model))
 
 
-FAMILIES = {  # name -> function that gives a model, its rows and a state dict
+FAMILIES = {  # name -> function of fields of the config that gives a model, its rows and a state dict
     "tensorpack": small_tensorpack,
     "mmdetection caffe": _mmdetection(2, stride_in_1x1=True, pixel_std=(1.0, 1.0, 1.0)),
     "mmdetection": _mmdetection(3),
