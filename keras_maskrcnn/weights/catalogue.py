@@ -77,14 +77,18 @@ class PublishedFile:
         return self.url.rsplit("/", 1)[-1]
 
 
+_CLASSES = {"Cityscapes": 8, detectron2.LVIS_FOLDER.rstrip("/"): 1230}  # of folders; COCO's are in the config
+
+
 def _detectron2():
     for digits, name in ZOO.items():
         folder, number = DETECTRON2_PLACES[name]
         place = f"{folder}/{name}".strip("/")
+        classes = _CLASSES.get(place.split("/", 1)[0])
         yield PublishedFile(
             f"detectron2/{name}",
             f"{_DETECTRON2}/{place}/{number}/model_final_{digits}.pkl",
-            _maker(MaskRCNNConfig.detectron2, name),
+            _maker(MaskRCNNConfig.detectron2, name, classes),
             md5=digits,
         )
 
@@ -99,10 +103,10 @@ def _mmdetection():
         )
 
 
-def _maker(make, name):
-    """`make` for one name; without a number of classes those of the published file."""
+def _maker(make, name, published=None):
+    """`make` for one name; without a number of classes those of the published file. published: None, or how many."""
 
-    def config(num_classes=None, **overrides):
+    def config(num_classes=published, **overrides):
         return make(name, **({} if num_classes is None else {"num_classes": num_classes}), **overrides)
 
     return config

@@ -38,7 +38,7 @@ def load_weights(model, source, heads=True, skip_mismatch=False):
         model: MaskRCNN, for exact numbers with the arithmetic of the weights' program: `MaskRCNNConfig.detectron2`,
             `.mmdetection`, `.tensorpack` and `.matterport`. The receipt says where the config differs.
         source: path of a `.weights.h5`, `.keras`, `.pth`, `.pt`, `.pkl`, `.npz`, `.h5` or `.safetensors` file, a name
-            of published weights such as "detectron2/mask_rcnn_R_50_FPN_3x" (`published.py` lists them), or a state dict
+            of published weights such as "detectron2/mask_rcnn_R_50_FPN_3x" (`catalogue.py` lists them), or a state dict
             (names to arrays or tensors). A torchvision classifier (resnet18 .. resnet152) goes into the backbone.
         heads: False keeps the model's last layers, which have one output per class: for fine-tuning on other
             classes.
