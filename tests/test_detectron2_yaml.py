@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import yaml
-from detectron2_parts import random_state, small_model
 
 from keras_maskrcnn.weights.detectron2 import read_config
 from keras_maskrcnn.weights.detectron2_yaml import FIXED, read_config_yaml
@@ -53,12 +52,19 @@ DUMP = {  # what Detectron2 writes of a Mask R-CNN with other numbers, as far as
 
 @pytest.fixture(scope="module")
 def state():
-    """The tensors of a small model, with the names of a whole ResNet-50."""
-    tensors = random_state(small_model())
+    """The tensors that show what a model is: a ResNet-50 with narrow heads for three classes."""
+    roi = "roi_heads"
+    shapes = {
+        "backbone.bottom_up.stem.conv1": (64, 3, 7, 7), "backbone.fpn_lateral2": (16, 256, 1, 1),
+        "backbone.fpn_output2": (16, 16, 3, 3), "proposal_generator.rpn_head.conv": (16, 16, 3, 3),
+        f"{roi}.box_head.fc1": (24, 784), f"{roi}.box_head.fc2": (24, 24), f"{roi}.box_predictor.cls_score": (4, 24),
+        f"{roi}.box_predictor.bbox_pred": (12, 24), f"{roi}.mask_head.mask_fcn1": (8, 16, 3, 3),
+        f"{roi}.mask_head.deconv": (8, 8, 2, 2), f"{roi}.mask_head.predictor": (3, 8, 1, 1),
+    }  # fmt: skip
     for stage, blocks in {"res2": 3, "res3": 4, "res4": 6, "res5": 3}.items():
-        names = [f"backbone.bottom_up.{stage}.{n}.conv{c}.weight" for n in range(blocks) for c in (1, 2, 3)]
-        tensors |= dict.fromkeys(names, np.zeros((1, 64, 1, 1), np.float32))
-    return tensors
+        names = [f"backbone.bottom_up.{stage}.{n}.conv{c}" for n in range(blocks) for c in (1, 2, 3)]
+        shapes |= dict.fromkeys(names, (1, 64, 1, 1))
+    return {f"{name}.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
 def beside(folder, content):
@@ -76,9 +82,6 @@ def changed(key, value):
         place = place.setdefault(part, {})
     place[last] = value
     return content
-
-
-pytestmark = pytest.mark.slow_on_jax
 
 
 def test_it_sets_what_the_tensors_do_not_show(state, tmp_path):

@@ -12,7 +12,7 @@ from family_parts import FAMILIES, faults
 import keras_maskrcnn as km
 
 pytestmark = pytest.mark.slow_on_jax
-QUICK = ("tensorpack", "mmdetection caffe")  # Detectron2 and matterport have quick tests of their own
+QUICK = ("tensorpack",)  # Detectron2 and matterport have quick tests of their own
 
 
 @pytest.fixture(scope="module", params=[n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES])

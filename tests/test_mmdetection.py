@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 from backend_tools import to_numpy
-from family_parts import FAMILIES, SMALL, TORCH
+from family_parts import FAMILIES, SMALL, TORCH, faults
 
 import keras_maskrcnn as km
 from keras_maskrcnn.geometry.boxes import decode_boxes
@@ -111,7 +111,7 @@ def test_without_meta_the_receipt_says_what_was_taken():
     assert not config.stride_in_1x1 and "is not in the file: taken from" in note and "architecture=..." in note
     config, (note,) = config_of({}, "mask_rcnn_r50_caffe_fpn_mstrain-poly_3x_coco_bbox_mAP-0.408-42aa3d00.pth")
     assert config.stride_in_1x1 and note.endswith("by the name of the file")
-    config, (note,) = config_of({"config": CONFIG}, "mine.pth", "mask_rcnn_r50_fpn_2x_coco")
+    config, (note, _) = config_of({"config": CONFIG}, "mine.pth", "mask_rcnn_r50_fpn_2x_coco")
     assert not config.stride_in_1x1 and note.endswith("config mask_rcnn_r50_fpn_2x_coco, as asked")
 
 
@@ -135,6 +135,7 @@ def test_other_models_are_refused_by_the_first_tensor():
         "neck.lateral_convs.0.gn.weight": "norms in the pyramid",
         "backbone.layer2.0.conv2_offset.weight": "deformable convolutions",
         "backbone.patch_embed.projection.weight": "another backbone",
+        "bbox_head.retina_cls.weight": "one stage",
     }.items():
         with pytest.raises(ValueError, match=f"with {kind}.*{name}"):
             read_config(prepare(tensors() | {name: np.zeros(3)}), "mine.pth")
@@ -153,11 +154,15 @@ def test_version_1_is_told_apart():
 class _Log:
     """Pickles as mmengine's HistoryBuffer."""
 
+    __module__, __qualname__ = "mmengine.logging.history_buffer", "HistoryBuffer"
+
     def __init__(self):
         self.values = np.arange(5.0)
 
     def mean(self):
         """Named in the pickle by getattr of its class."""
+
+    mean.__module__, mean.__qualname__ = __module__, "HistoryBuffer.mean"
 
     def __getstate__(self):
         return {**self.__dict__, "methods": {"mean": _Log.mean}, "last": np.float64(3)}
@@ -165,14 +170,11 @@ class _Log:
 
 @pytest.fixture
 def log(monkeypatch):
-    module = types.ModuleType("mmengine.logging.history_buffer")
-    for part in ("mmengine", "mmengine.logging"):
-        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    for thing, name in ((_Log, "HistoryBuffer"), (_Log.mean, "HistoryBuffer.mean")):
-        monkeypatch.setattr(thing, "__module__", module.__name__)
-        monkeypatch.setattr(thing, "__qualname__", name)
-    module.HistoryBuffer = _Log
+    parts = ("mmengine", "mmengine.logging", _Log.__module__)
+    modules = {part: types.ModuleType(part) for part in parts}
+    modules[_Log.__module__].HistoryBuffer = _Log
+    for part, module in modules.items():
+        monkeypatch.setitem(sys.modules, part, module)
     return _Log()
 
 
@@ -207,4 +209,5 @@ def test_a_checkpoint_loads_into_a_model():
         model, {"meta": {"CLASSES": ("a",)}, "state_dict": {f"module.{k}": v for k, v in state.items()}}
     )
     assert receipt.complete and receipt.family == "MMDetection" and len(receipt.used) == len(rows)
+    assert faults(rows, state) == []
     assert not receipt.notes and model.config.fpn_channels == SMALL["fpn_channels"]

@@ -69,9 +69,15 @@ def test_boxes_grow_at_most_by_a_sixteenth_of_the_long_side():
     assert (deltas[:, 2:] > np.log(1333 / 16)).any()
 
 
-def test_anchors_are_not_rounded():
+@pytest.fixture(scope="module")
+def parts():
+    return small_tensorpack()
+
+
+@pytest.mark.slow_on_jax
+def test_anchors_are_not_rounded(parts):
     """get_all_anchors of model_rpn.py: w = sqrt(s * s / r), h = r * w, centred on multiples of the stride."""
-    model, _, _ = small_tensorpack()
+    model, _, _ = parts
     for cells, size in zip(model.cells, (32, 64, 128, 256, 512), strict=True):
         widths = np.sqrt(size * size / np.array([0.5, 1, 2]))
         heights = np.array([0.5, 1, 2]) * widths
@@ -109,11 +115,6 @@ def test_roi_align_equals_cropping_twice_the_size_on_a_mirrored_border():
 
 
 # Files ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def parts():
-    return small_tensorpack()
 
 
 @pytest.mark.slow_on_jax

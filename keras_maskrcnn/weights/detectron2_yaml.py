@@ -59,6 +59,11 @@ def _numbers(values):
     return tuple(float(each) for each in values)
 
 
+def _two_numbers(values):
+    low, high = values
+    return float(low), float(high)
+
+
 def _one_a_level(values):
     """Anchor sizes: one list of one size for each level."""
     if len(values) != 5 or any(len(each) != 1 for each in values):
@@ -181,7 +186,7 @@ def fields_of(content, path, found):
     given = {key: rule for key, rule in FIELDS.items() if _has(content, key)}
     fields = {name: _converted(content, path, key, change) for key, (name, change) in given.items()}
     if _has(content, _THRESHOLDS):
-        low, high = _converted(content, path, _THRESHOLDS, _numbers)
+        low, high = _converted(content, path, _THRESHOLDS, _two_numbers)
         fields |= {"rpn_negative_iou": low, "rpn_positive_iou": high}
     if "mask" in branches and _has(content, "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"):
         side = _converted(content, path, "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", _size)

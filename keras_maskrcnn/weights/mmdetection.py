@@ -44,12 +44,16 @@ _NAMES_1 = Renaming(tuple((ours, theirs.removeprefix("roi_head."), offsets) for 
 
 def recognises(state):
     """Whether a state dict has the names of MMDetection 2 and 3."""
-    return "rpn_head.rpn_conv.weight" in state and any(name.startswith("roi_head.") for name in state)
+    return _is_mmdetection(state) and not recognises_1(state)
 
 
 def recognises_1(state):
     """Whether a state dict has the names of MMDetection 1."""
-    return "rpn_head.rpn_conv.weight" in state and any(name.startswith("bbox_head.") for name in state)
+    return _is_mmdetection(state) and any(name.startswith(("bbox_head.", "mask_head.")) for name in state)
+
+
+def _is_mmdetection(state):
+    return any(name.startswith(("rpn_head.rpn_", "neck.lateral_convs.", "roi_head.bbox_head.")) for name in state)
 
 
 def prepare(state):
@@ -133,6 +137,7 @@ def _read_config(state, source, name, overrides, renaming):
 _OTHERS = {
     r"roi_head\.bbox_head\.\d+\..*|bbox_head\.\d+\..*": "a cascade",
     r"roi_head\.point_head\..*": "PointRend",
+    r"bbox_head\.(retina|conv|cls_convs|reg_convs|gfl|atss|transformer).*": "one stage",
     r"(roi_head\.)?mask_iou_head\..*": "mask scoring",
     r"neck\.\w+\.\d+\.(gn|bn)\..*": "norms in the pyramid",
     r"backbone\.layer\d+\.\d+\.conv2\.conv_offset.*|backbone\..*conv2_offset.*": "deformable convolutions",
