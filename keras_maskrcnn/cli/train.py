@@ -139,6 +139,7 @@ def _branch_field(args, dataset):
 
 def _pretrained_model(args, fields):
     """A model with published weights, for other classes."""
+    from keras_maskrcnn.model import MaskRCNN
     from keras_maskrcnn.weights import load_weights, published, read_state, zoo
 
     if fields.get("backbone", "").startswith("keras:"):
@@ -148,8 +149,10 @@ def _pretrained_model(args, fields):
     if args.weights in ("coco", "imagenet"):
         return getattr(zoo, args.architecture)(weights=args.weights, seed=args.seed, **fields)
     path = published.local_path(args.weights)
-    model = zoo.model_for_state(read_state(path), source=path, **fields)
-    print(load_weights(model, path, heads=False))
+    config, notes = zoo.config_for_state(read_state(path), fields, source=path)
+    model = MaskRCNN(config, seed=args.seed)
+    receipt = load_weights(model, path, heads=False)
+    print(dataclasses.replace(receipt, notes=(*notes, *receipt.notes)))
     return model
 
 

@@ -87,26 +87,14 @@ def maskrcnn_resnet18_fpn(num_classes=80, weights=None, **overrides):
     return _build("maskrcnn_resnet18_fpn", num_classes, weights, {"backbone": "resnet18"}, overrides)
 
 
-def model_for_state(state, all_rows=False, source="state dict", **overrides):
-    """Build the model that a state dict belongs to, without loading the weights.
-
-    Args:
-        state: dict of names to arrays, of torchvision or another of `loading.FAMILIES`.
-        all_rows: True keeps all 90 rows of a COCO detector of torchvision; False keeps only COCO's 80 categories.
-        source: path of its file: the names of published files say what tensors do not.
-        **overrides: fields of MaskRCNNConfig.
-
-    Returns:
-        MaskRCNN.
-    """
-    return MaskRCNN(config_for_state(state, overrides, all_rows, source)[0])
-
-
 def config_for_state(state, overrides=(), all_rows=False, source="state dict", architecture=None, warm_start=False):
     """The config of the model that a state dict belongs to.
 
     Args:
-        state, all_rows, source: as for `model_for_state`. overrides: dict of fields of MaskRCNNConfig.
+        state: dict of names to arrays, of torchvision or another of `loading.FAMILIES`.
+        overrides: dict of fields of MaskRCNNConfig.
+        all_rows: True keeps all 90 rows of a COCO detector of torchvision; False keeps only COCO's 80 categories.
+        source: path of its file: the names of published files, and what lies beside it, say what tensors do not.
         architecture: name of a config of the state dict's program, where it has names; None finds out.
         warm_start: True takes over what the weights need to fit, and leaves the rest at the defaults of MaskRCNNConfig:
             the numbers then differ.
