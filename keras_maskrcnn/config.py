@@ -8,7 +8,7 @@ import dataclasses
 import math
 
 from keras_maskrcnn import branches as branch_room
-from keras_maskrcnn.families import detectron2, matterport
+from keras_maskrcnn.families import detectron2, matterport, mmdetection, tensorpack
 from keras_maskrcnn.settings.ranges import check_values
 from keras_maskrcnn.settings.types import as_lists, check_types, normalized
 
@@ -49,8 +49,11 @@ class MaskRCNNConfig:
         size_rule: how the resized sides become whole pixels: "floor" (torchvision), "round" to nearest (Detectron2), or
             "square" (matterport): nothing is made smaller for `min_size`, and `max_size` is a limit of its own.
         resize: "bilinear" (float, half-pixel centres, no antialiasing: torchvision, tf.image), "pillow" (on 8-bit
-            images, with antialiasing: Detectron2) or "skimage" (order 1, zeros beyond the border, cut to 8 bits:
-            matterport). It is what Predictor does; training resizes and turns in one step, by the first rule.
+            images, with antialiasing: Detectron2), "opencv" (on 8-bit images, no antialiasing, weights of 11 bits:
+            tensorpack, MMDetection) or "skimage" (order 1, zeros beyond the border, cut to 8 bits: matterport). It is
+            what Predictor does; training resizes and turns in one step, by the first rule.
+        box_scaling: from network to image pixels by the quotient of each of the two "sides", or by the geometric "mean"
+            of both (tensorpack).
         canvas: "tight" puts the image at the top left of the smallest canvas whose sides are multiples of 32. "square"
             (matterport) puts it in the centre of max_size x max_size black pixels; boxes then name their last pixel.
         image_scale: if set, network image = source image * image_scale, and min_size and max_size are unused.
@@ -79,7 +82,8 @@ class MaskRCNNConfig:
         rpn_samples, rpn_positive_fraction: anchors per image in the RPN loss (Faster section 3.1.3).
         rpn_box_weights: box coder weights of the RPN.
         max_box_growth: largest factor from an anchor's or proposal's side to that of its refined box (torchvision and
-            Detectron2: 1000 / 16; matterport has no limit).
+            Detectron2: 1000 / 16; tensorpack: max_size / 16; matterport has no limit).
+        min_box_growth: the smallest factor; 0: no limit (MMDetection: 16 / 1000).
         rpn_selection: "level" keeps the best anchors of each level and runs NMS on each (torchvision, Detectron2);
             "joint" (matterport) takes all levels together: one ranking by score, one NMS, rows of zeros up to the
             full number.
@@ -99,7 +103,8 @@ class MaskRCNNConfig:
         roi_sampling: "align" is RoIAlign; "crop" (matterport: tf.image.crop_and_resize) reads one point per bin, the
             outer ones on the box's border, and the three fields above have no effect.
         level_rule: rounding of the pyramid level of a RoI (FPN eq. 1), which differs where a box lies on the border of
-            two levels: "torchvision", "detectron2", or "matterport", which rounds to the nearest level.
+            two levels: "torchvision", "detectron2", "tensorpack", "mmdetection", or "matterport", which rounds to the
+            nearest level.
         box_pool_size, mask_pool_size: RoIAlign bins per side (paper figure 4: 7 and 14).
         box_convs, box_fcs, box_features: box head layers and width (paper: 0, 2, 1024; torchvision v2: 4, 1, 1024).
         mask_convs, mask_channels: mask head layers and width (paper figure 4: 4 and 256).
@@ -142,6 +147,7 @@ class MaskRCNNConfig:
     max_size: int = 1333
     size_rule: str = "floor"
     resize: str = "bilinear"
+    box_scaling: str = "sides"
     canvas: str = "tight"
     image_scale: float | None = None
     pixel_mean: tuple = IMAGENET_MEAN
@@ -164,6 +170,7 @@ class MaskRCNNConfig:
     rpn_positive_fraction: float = 0.5
     rpn_box_weights: tuple = (1.0, 1.0, 1.0, 1.0)
     max_box_growth: float = 1000 / 16
+    min_box_growth: float = 0.0
     rpn_selection: str = "level"
     train_pre_nms: int = 2000
     train_post_nms: int = 2000
@@ -273,6 +280,34 @@ class MaskRCNNConfig:
         """
         return cls(**{**matterport.fields(backbone, num_classes, min_dim, max_dim, overrides), **overrides})
 
+    @classmethod
+    def tensorpack(cls, name="COCO-MaskRCNN-R50FPN2x", num_classes=80, **overrides):
+        """Tensorpack's arithmetic, for `km.load_weights` with the `.npz` files of its model zoo.
+
+        Args:
+            name: "COCO-MaskRCNN-R50FPN2x" or "COCO-MaskRCNN-R101FPN1x".
+            num_classes: K, background not counted. 80 are COCO's, with their names and ids.
+            **overrides: fields of this class.
+
+        Raises:
+            ValueError: no such model, or a wrong field.
+        """
+        return cls(**{**tensorpack.fields(name, num_classes, overrides), **overrides})
+
+    @classmethod
+    def mmdetection(cls, name="mask_rcnn_r50_fpn_1x_coco", num_classes=80, **overrides):
+        """MMDetection's arithmetic, for `km.load_weights` with its `.pth` files.
+
+        Args:
+            name: a config of MMDetection's model zoo; `families/mmdetection.py` lists them.
+            num_classes: K, background not counted. 80 are COCO's, with their names and ids.
+            **overrides: fields of this class.
+
+        Raises:
+            ValueError: no such config, or a wrong field.
+        """
+        return cls(**{**mmdetection.fields(name, num_classes, overrides), **overrides})
+
     @property
     def num_channels(self):
         """Channels of the images: one for each entry of `pixel_mean`."""
@@ -311,5 +346,6 @@ class MaskRCNNConfig:
 
     @property
     def max_log_scale(self):
-        """Largest `dw`, `dh` of the box coder."""
-        return math.log(self.max_box_growth)
+        """Largest `dw`, `dh` of the box coder; with `min_box_growth` the pair of smallest and largest."""
+        largest = math.log(self.max_box_growth)
+        return (math.log(self.min_box_growth), largest) if self.min_box_growth else largest

@@ -17,7 +17,7 @@ PATCHES = ROOT / "docs" / "extending"
 TOUCHED = {  # patch -> (the new file, the file that lists it)
     "dataset_format": ("data/readers/datumaro.py", "data/readers/opener.py"),
     "exporter": ("serving/npz.py", "cli/export.py"),
-    "weight_family": ("weights/openmmlab.py", "weights/loading.py"),
+    "weight_family": ("weights/benchmark.py", "weights/loading.py"),
 }
 
 
@@ -128,39 +128,38 @@ for wrong, problem in ((target, "must not exist"), (folder / "model.npy", "must 
 
 # A weight family: the same tensors under the other program's names and with its class rows.
 ours = km.torchvision_state_dict(model)
-PARTS = {  # OpenMMLab's layer -> torchvision's
-    "rpn_head.rpn_conv": "rpn.head.conv.0.0",
-    "rpn_head.rpn_cls": "rpn.head.cls_logits",
-    "rpn_head.rpn_reg": "rpn.head.bbox_pred",
-    "roi_head.bbox_head.shared_fcs.0": "roi_heads.box_head.fc6",
-    "roi_head.bbox_head.shared_fcs.1": "roi_heads.box_head.fc7",
-    "roi_head.bbox_head.fc_cls": "roi_heads.box_predictor.cls_score",
-    "roi_head.bbox_head.fc_reg": "roi_heads.box_predictor.bbox_pred",
-    "roi_head.mask_head.convs.0.conv": "roi_heads.mask_head.0.0",
-    "roi_head.mask_head.upsample": "roi_heads.mask_predictor.conv5_mask",
-    "roi_head.mask_head.conv_logits": "roi_heads.mask_predictor.mask_fcn_logits",
+PARTS = {  # maskrcnn-benchmark's layer -> torchvision's
+    "rpn.head.conv": "rpn.head.conv.0.0",
+    "rpn.head.cls_logits": "rpn.head.cls_logits",
+    "rpn.head.bbox_pred": "rpn.head.bbox_pred",
+    "roi_heads.box.feature_extractor.fc6": "roi_heads.box_head.fc6",
+    "roi_heads.box.feature_extractor.fc7": "roi_heads.box_head.fc7",
+    "roi_heads.box.predictor.cls_score": "roi_heads.box_predictor.cls_score",
+    "roi_heads.box.predictor.bbox_pred": "roi_heads.box_predictor.bbox_pred",
+    "roi_heads.mask.feature_extractor.mask_fcn1": "roi_heads.mask_head.0.0",
+    "roi_heads.mask.predictor.conv5_mask": "roi_heads.mask_predictor.conv5_mask",
+    "roi_heads.mask.predictor.mask_fcn_logits": "roi_heads.mask_predictor.mask_fcn_logits",
 }
 for level in range(4):
-    PARTS[f"neck.lateral_convs.{level}.conv"] = f"backbone.fpn.inner_blocks.{level}.0"
-    PARTS[f"neck.fpn_convs.{level}.conv"] = f"backbone.fpn.layer_blocks.{level}.0"
+    PARTS[f"backbone.fpn.fpn_inner{level + 1}"] = f"backbone.fpn.inner_blocks.{level}.0"
+    PARTS[f"backbone.fpn.fpn_layer{level + 1}"] = f"backbone.fpn.layer_blocks.{level}.0"
 theirs = {f"{new}.{kind}": ours[f"{old}.{kind}"] for new, old in PARTS.items() for kind in ("weight", "bias")}
 for name, array in ours.items():
     if name.startswith("backbone.body."):
-        theirs["backbone." + name.removeprefix("backbone.body.")] = array
+        stem = name.startswith(("backbone.body.conv1.", "backbone.body.bn1."))
+        theirs[name.replace("body.", "body.stem.", 1) if stem else name] = array
 assert len(theirs) == len(ours)
-for kind in ("weight", "bias"):
-    scores, boxes = f"roi_head.bbox_head.fc_cls.{kind}", f"roi_head.bbox_head.fc_reg.{kind}"
-    theirs[scores] = np.concatenate([theirs[scores][1:], theirs[scores][:1]])  # background last
-    theirs[boxes] = theirs[boxes][4:]  # no rows of background
-    theirs[f"roi_head.mask_head.conv_logits.{kind}"] = theirs[f"roi_head.mask_head.conv_logits.{kind}"][1:]
+theirs["backbone.body.stem.conv1.weight"] = theirs["backbone.body.stem.conv1.weight"][:, ::-1]  # BGR
+anchors = {f"rpn.anchor_generator.cell_anchors.{level}": np.ones((3, 4), "float32") for level in range(5)}
 other = km.MaskRCNN(tiny_config(), seed=1)
-receipt = km.load_weights(other, {"meta": {}, "state_dict": theirs})
+receipt = km.load_weights(other, {"model": {f"module.{name}": array for name, array in (theirs | anchors).items()}})
 counters = [name for name in ours if name.endswith("num_batches_tracked")]
-assert receipt.complete and len(receipt.used) == len(ours) - len(counters) and not receipt.left_over
+assert receipt.complete and len(receipt.used) == len(ours) - len(counters)
+assert {name for name, _ in receipt.left_over} - set(anchors) <= set(counters)
 for mine, read in zip(model.weights, other.weights, strict=True):
     np.testing.assert_array_equal(np.asarray(read), np.asarray(mine), err_msg=mine.path)
-receipt = km.load_weights(other, theirs | {"roi_head.extra.weight": np.zeros(3)}, skip_mismatch=True)
-assert receipt.left_over == (("roi_head.extra.weight", (3,)),) and len(receipt.skipped) == 1
+receipt = km.load_weights(other, theirs | {"roi_heads.extra.weight": np.zeros(3)}, skip_mismatch=True)
+assert ("roi_heads.extra.weight", (3,)) in receipt.left_over and len(receipt.skipped) == 1
 print("receipt:", len(receipt.used), "tensors")
 """
 

@@ -1,5 +1,9 @@
 """Sizes by torchvision's rule, pixels by TensorFlow's."""
 
+import json
+import pathlib
+import zlib
+
 import numpy as np
 import pytest
 from known_answers import small_config
@@ -10,7 +14,10 @@ from keras_maskrcnn.geometry.resizing import (
     network_size,
     pad_to_canvas,
     resize_bilinear,
+    resize_image,
 )
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 TORCHVISION = {"image_scale": None, "min_size": 800, "max_size": 1333}
 
@@ -60,6 +67,20 @@ def test_resize_equals_tensorflows_to_the_last_bit(size, dtype):
     tf = pytest.importorskip("tensorflow")
     image = np.random.default_rng(1).integers(0, 256, (60, 95, 3)).astype(dtype)
     np.testing.assert_array_equal(resize_bilinear(image, size), tf.image.resize(image, size).numpy())
+
+
+def test_opencvs_rule_equals_opencv_to_the_last_bit():
+    """golden/make_opencv_resize.py ran OpenCV on the same images."""
+    golden = json.loads((GOLDEN / "opencv_resize.json").read_text())
+    for seed, height, width, channels, *size, checksum in golden["rows"]:
+        image = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+        resized = resize_image(image, size, "opencv")
+        assert resized.dtype == np.float32 and resized.shape == (*size, channels)
+        assert zlib.crc32(resized.astype(np.uint8).tobytes()) == checksum, (seed, height, width, size)
+    small = np.random.default_rng(1000).integers(0, 256, (5, 7, 1), np.uint8)
+    np.testing.assert_array_equal(resize_image(small, (4, 11), "opencv")[..., 0], golden["small"])
+    same = resize_image(small, (5, 7), "opencv")
+    np.testing.assert_array_equal(same, small)
 
 
 def test_canvas_is_the_next_multiple_of_32_and_buckets_are_few():

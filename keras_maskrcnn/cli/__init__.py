@@ -287,7 +287,8 @@ _COMMANDS = (
         "convert",
         export.convert,
         export.convert_arguments,
-        "convert weights of torchvision, Detectron2 or matterport to a model, or a model to torchvision's weights",
+        "convert weights of torchvision, Detectron2, MMDetection, tensorpack or matterport to a model, or a model to "
+        "torchvision's weights",
         ("convert maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth coco.keras", "convert runs/first torchvision.safetensors"),
     ),
     Command(

@@ -156,8 +156,9 @@ def convert_arguments(command):
     """Add the arguments of convert."""
     command.add_argument(
         "source",
-        help="weights of torchvision (.pth, .pt, .safetensors), Detectron2 (.pkl, .pth) or matterport (.h5); "
-        "or a .keras file or run folder",
+        help="weights of torchvision (.pth, .pt, .safetensors), Detectron2 (.pkl, .pth), MMDetection (.pth), "
+        "tensorpack (.npz) or matterport (.h5); published ones by name, such as detectron2/mask_rcnn_R_50_FPN_3x; or a "
+        ".keras file or run folder",
     )
     command.add_argument(
         "target",
@@ -170,7 +171,8 @@ def convert_arguments(command):
     command.add_argument(
         "--architecture",
         metavar="NAME",
-        help="the Detectron2 config of the weights, such as mask_rcnn_R_50_FPN_3x (default: found out, and printed)",
+        help="the Detectron2 or MMDetection config of the weights, such as mask_rcnn_R_50_FPN_3x (default: found out, "
+        "and printed)",
     )
     command.add_argument(
         "--warm-start",

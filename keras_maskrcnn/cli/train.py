@@ -139,7 +139,8 @@ def _branch_field(args, dataset):
 
 def _pretrained_model(args, fields):
     """A model with published weights, for other classes."""
-    from keras_maskrcnn.weights import load_weights, read_state, zoo
+    from keras_maskrcnn.model import MaskRCNN
+    from keras_maskrcnn.weights import load_weights, published, read_state, zoo
 
     if fields.get("backbone", "").startswith("keras:"):
         return _keras_model(args, fields)
@@ -147,8 +148,11 @@ def _pretrained_model(args, fields):
         _check_branches(args)
     if args.weights in ("coco", "imagenet"):
         return getattr(zoo, args.architecture)(weights=args.weights, seed=args.seed, **fields)
-    model = zoo.model_for_state(read_state(args.weights), source=args.weights, **fields)
-    print(load_weights(model, args.weights, heads=False))
+    path = published.local_path(args.weights)
+    config, notes = zoo.config_for_state(read_state(path), fields, source=path)
+    model = MaskRCNN(config, seed=args.seed)
+    receipt = load_weights(model, path, heads=False)
+    print(dataclasses.replace(receipt, notes=(*notes, *receipt.notes)))
     return model
 
 

@@ -172,8 +172,10 @@ PIXELS = (  # check-data measures them
 MODEL = (
     Option(
         "--weights",
-        "start from torchvision's published weights, coco (a whole detector) or imagenet (the backbone), or from one "
-        "of torchvision's .pth or .safetensors files. The last layers are new, for the dataset's classes",
+        "start from torchvision's published weights, coco (a whole detector) or imagenet (the backbone), from another "
+        "program's, such as detectron2/mask_rcnn_R_50_FPN_3x, matterport/mask_rcnn_coco or "
+        "tensorpack/COCO-MaskRCNN-R50FPN2x, or from a file of one of them. The last layers are new, for the dataset's "
+        "classes",
     ),
     Option(
         "--architecture",

@@ -119,8 +119,8 @@ def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0), max_log_scale=MA
             log size ratio, each times its weight.
         anchors: float (..., N, [x1, y1, x2, y2]), network pixels.
         weights: the factors used in `encode_boxes`.
-        max_log_scale: largest `dw`, `dh` used. Keeps `exp` finite while the network is still
-            untrained.
+        max_log_scale: largest `dw`, `dh` used, or the pair of smallest and largest. Keeps `exp` finite while the
+            network is still untrained.
 
     Returns:
         float (..., N, [x1, y1, x2, y2]), network pixels. Not clipped to the image.
@@ -130,6 +130,9 @@ def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0), max_log_scale=MA
     anchor_width, anchor_height = x2 - x1, y2 - y1
     x = x1 + 0.5 * anchor_width + dx * anchor_width
     y = y1 + 0.5 * anchor_height + dy * anchor_height
+    if isinstance(max_log_scale, tuple):
+        smallest, max_log_scale = max_log_scale
+        dw, dh = ops.maximum(dw, smallest), ops.maximum(dh, smallest)
     half_width = 0.5 * anchor_width * ops.exp(ops.minimum(dw, max_log_scale))
     half_height = 0.5 * anchor_height * ops.exp(ops.minimum(dh, max_log_scale))
     return ops.stack([x - half_width, y - half_height, x + half_width, y + half_height], axis=-1)

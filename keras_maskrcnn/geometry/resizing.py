@@ -93,7 +93,40 @@ def _resize_by_skimage(image, size):
     return resize(image, (*size, image.shape[2]), anti_aliasing=False, **options).astype(np.uint8)
 
 
-_RESIZES = {"pillow": _resize_by_pillow, "skimage": _resize_by_skimage}
+def _resize_by_opencv(image, size):
+    """OpenCV's `resize` by INTER_LINEAR (`imgproc/src/resize.cpp`): no antialiasing, weights of 11 bits, whole numbers.
+
+    What is cut off and what is rounded is as there, to the last bit.
+    """
+    (left, right, across), (top, bottom, down) = (
+        _opencv_taps(image.shape[1], size[1]),
+        _opencv_taps(image.shape[0], size[0]),
+    )
+    outside = (left < 0) | (right >= image.shape[1])  # beyond the outer columns, but not the rows, one weight is 1
+    across[:, outside] = [[1 << _OPENCV_BITS], [0]]
+    left, right = (np.clip(columns, 0, image.shape[1] - 1) for columns in (left, right))
+    pair = np.clip(np.concatenate([top, bottom]), 0, image.shape[0] - 1)
+    rows, place = np.unique(pair, return_inverse=True)
+    image = image[rows].astype(np.int32)
+    along_x = (image[:, left] * across[0][:, None] + image[:, right] * across[1][:, None]) >> 4
+    upper, lower = along_x[place[: size[0]]], along_x[place[size[0] :]]
+    upper *= down[0][:, None, None]
+    lower *= down[1][:, None, None]
+    return (((upper >> 16) + (lower >> 16) + 2) >> 2).astype(np.uint8)
+
+
+def _opencv_taps(source, target):
+    """For each target pixel: its two source neighbours, which may lie outside, and their weights, int32 (2, target)."""
+    centre = ((np.arange(target) + 0.5) * (1 / (target / source)) - 0.5).astype(np.float32)
+    low = np.floor(centre)
+    second = centre - low
+    weights = np.rint(np.stack([np.float32(1) - second, second]) * np.float32(1 << _OPENCV_BITS)).astype(np.int32)
+    low = low.astype(np.int64)
+    return low, low + 1, weights
+
+
+_OPENCV_BITS = 11  # INTER_RESIZE_COEF_BITS
+_RESIZES = {"pillow": _resize_by_pillow, "skimage": _resize_by_skimage, "opencv": _resize_by_opencv}
 
 
 def resize_bilinear(image, size, out=None):

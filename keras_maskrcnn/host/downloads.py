@@ -76,3 +76,5 @@ def _download(url, path):
             while block := response.read(_MEGABYTE):
                 file.write(block)
                 bar.update(file.tell() // _MEGABYTE)
+        if file.tell() < size:
+            raise OSError(f"the connection ended after {file.tell():,} of {size:,} bytes")

@@ -3,27 +3,29 @@
 import numpy as np
 
 
-def boxes_in_image(boxes, network_size, image_size, canvas="tight"):
+def boxes_in_image(boxes, network_size, image_size, canvas="tight", scaling="sides"):
     """Boxes in image pixels, clipped to the image.
 
     Args:
         boxes: float (n, [x1, y1, x2, y2]), network pixels.
         network_size, image_size: (height, width) of the image, network and image pixels.
-        canvas: of the config; on the "square" one boxes become whole numbers.
+        canvas, scaling: the config's canvas and box_scaling; on the "square" canvas boxes become whole numbers.
 
     Returns:
         float32 (n, 4).
     """
-    return _BOXES[canvas](boxes, network_size, image_size)
+    return _BOXES[canvas](boxes, network_size, image_size, scaling)
 
 
-def _scaled_boxes(boxes, network_size, image_size):
+def _scaled_boxes(boxes, network_size, image_size, scaling):
     scale = np.array([[image_size[1] / network_size[1], image_size[0] / network_size[0]]], np.float32)
+    if scaling == "mean":
+        scale[:] = np.sqrt(image_size[1] / network_size[1] * image_size[0] / network_size[0])
     limits = np.array([image_size[1], image_size[0]] * 2, np.float32)
     return np.clip(boxes.astype(np.float32) * np.tile(scale, (1, 2)).astype(np.float32), 0, limits)
 
 
-def _whole_boxes(boxes, network_size, image_size):
+def _whole_boxes(boxes, network_size, image_size, _):
     """Matterport's `unmold_detections`: the last pixel of a box moves, not its end; then rounding, half to even."""
     last = np.array([[0, 0, 1, 1]], np.float32)
     network, image = (

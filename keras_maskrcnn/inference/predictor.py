@@ -134,7 +134,7 @@ class NetworkBatch:
         config, (height, width) = self.predictor.config, image.shape[:2]
         out = {key: values[row] for key, values in self.outputs.items()}
         size = tuple(int(side) for side in out.pop("image_sizes"))
-        boxes = boxes_in_image(out["boxes"], size, (height, width), config.canvas)
+        boxes = boxes_in_image(out["boxes"], size, (height, width), config.canvas, config.box_scaling)
         kept = out["valid"].astype(bool) & (out["scores"] >= self.predictor.thresholds[out["labels"]])
         kept &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # Detectron2 and matterport leave out what has no area
         rows = {key: values[kept] for key, values in out.items()}

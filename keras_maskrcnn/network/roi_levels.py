@@ -24,9 +24,25 @@ def _detectron2(quotients, canonical):
     return ops.floor(canonical + _log2(quotients + 1e-8))
 
 
+def _tensorpack(quotients, canonical):
+    """Tensorpack's `fpn_map_rois_to_levels`: as Detectron2's, with a hundred times as much."""
+    return ops.floor(canonical + _log2(quotients + 1e-6))
+
+
+def _mmdetection(quotients, canonical):
+    """MMDetection's `map_roi_levels`: the quotient is to the boxes of the finest level, two below."""
+    return canonical - 2 + ops.floor(_log2(4 * quotients + 1e-6))
+
+
 def _matterport(quotients, canonical):
     """Matterport's `PyramidROIAlign`: to the nearest level, halves to even."""
     return canonical + ops.round(_log2(ops.maximum(quotients, _SMALLEST)))
 
 
-LEVEL_RULES = {"torchvision": _torchvision, "detectron2": _detectron2, "matterport": _matterport}
+LEVEL_RULES = {
+    "torchvision": _torchvision,
+    "detectron2": _detectron2,
+    "matterport": _matterport,
+    "tensorpack": _tensorpack,
+    "mmdetection": _mmdetection,
+}

@@ -77,6 +77,7 @@ def check_rules(config):
     """Raise ValueError where an export would not do what Predictor does: it has its own resize and its own boxes."""
     allowed = {
         "resize": ("bilinear",),
+        "box_scaling": ("sides",),
         "canvas": ("tight",),
         "size_rule": ("floor",),
         "mask_pasting": ("subpixel", "detectron2", "torchvision"),
@@ -86,7 +87,7 @@ def check_rules(config):
         raise ValueError(
             "Exported models resize by the rules 'bilinear' and 'floor' and place the image at the top left. "
             f"Received {', '.join(faults)}. If numbers may differ, load the weights into a model with other rules: "
-            "dataclasses.replace(config, resize='bilinear', size_rule='floor')."
+            "dataclasses.replace(config, resize='bilinear', size_rule='floor', box_scaling='sides')."
         )
 
 

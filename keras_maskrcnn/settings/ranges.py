@@ -93,6 +93,8 @@ def _check_ranges(config):
             )
     if not config.max_box_growth >= 1:
         raise ValueError(f"max_box_growth is a factor of at least 1. Received: {config.max_box_growth}. Correct it.")
+    if not 0 <= config.min_box_growth <= 1:
+        raise ValueError(f"min_box_growth is a factor in 0..1. Received: {config.min_box_growth}. Correct it.")
     for name in ("rpn_min_size", "min_box_size", "smooth_l1_beta", "rpn_smooth_l1_beta"):
         if (getattr(config, name) or 0) < 0:
             raise ValueError(f"{name} must not be negative. Received: {getattr(config, name)}. Correct it.")

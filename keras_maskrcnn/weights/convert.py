@@ -8,7 +8,7 @@ from keras_maskrcnn.host.locks import locked_file
 from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.model import MaskRCNN
 from keras_maskrcnn.runs.folder import find_model
-from keras_maskrcnn.weights import published
+from keras_maskrcnn.weights import catalogue, published
 from keras_maskrcnn.weights.keras_files import write_backbone
 from keras_maskrcnn.weights.limits import naming
 from keras_maskrcnn.weights.loading import load_state, read_state, write_state
@@ -18,7 +18,7 @@ from keras_maskrcnn.weights.receipt import Receipt
 from keras_maskrcnn.weights.torchvision import is_classifier, torchvision_state_dict
 from keras_maskrcnn.weights.zoo import config_for_state
 
-OTHERS = (".pth", ".pt", ".pkl", ".h5", ".hdf5", ".safetensors")
+OTHERS = (".pth", ".pt", ".pkl", ".npz", ".h5", ".hdf5", ".safetensors")
 KERAS = (".keras", ".weights.h5")
 
 
@@ -27,12 +27,13 @@ def convert_file(source, target, all_rows=False, overwrite=False, architecture=N
 
     Args:
         source: `.pth`, `.pt` or `.safetensors` of a torchvision Mask R-CNN or ResNet classifier; `.pkl` or `.pth` of
-            Detectron2; `.h5` of matterport; or a `.keras` file or run folder of this package.
+            Detectron2, `.pth` of MMDetection, `.npz` of tensorpack or `.h5` of matterport; a name of published weights,
+            such as "detectron2/mask_rcnn_R_50_FPN_3x"; or a `.keras` file or run folder of this package.
         target: `.keras` (the whole model) or `.weights.h5` for the others; `.safetensors` for a model of this package.
         all_rows: keep all 90 rows of a COCO detector of torchvision; otherwise only COCO's 80 categories.
         overwrite: replace an existing target.
-        architecture: name of the Detectron2 config that the file was trained with; None finds out, and the receipt says
-            how.
+        architecture: name of the Detectron2 or MMDetection config that the file was trained with; None finds out, and
+            the receipt says how.
         warm_start: take the weights alone, into a model with this package's arithmetic. Its numbers differ from the
             file's program, for a training that goes on from them.
         **overrides: fields of MaskRCNNConfig, for what was changed in training, such as min_size.
@@ -46,7 +47,8 @@ def convert_file(source, target, all_rows=False, overwrite=False, architecture=N
     """
     target = pathlib.Path(target)
     _check_new(target, overwrite)
-    is_other = _is_other(pathlib.Path(source))
+    source = published.local_path(source)
+    is_other = _is_other(source)
     endings = KERAS if is_other else (".safetensors",)
     if not target.name.endswith(endings):
         raise ValueError(f"{source} is converted to {' or '.join(endings)}. Received: {target.name}.")
@@ -55,7 +57,7 @@ def convert_file(source, target, all_rows=False, overwrite=False, architecture=N
         _check_no_options(options)
     with locked_file(target):
         _check_new(target, overwrite)
-        return _from_other(pathlib.Path(source), target, options) if is_other else _to_torch(source, target)
+        return _from_other(source, target, options) if is_other else _to_torch(source, target)
 
 
 def _is_other(source):
@@ -107,6 +109,8 @@ def build_model(state, source, all_rows=False, architecture=None, warm_start=Fal
     receipt = dataclasses.replace(receipt, notes=(*notes, *receipt.notes), sha256=digest)
     if receipt.family:
         model.origin = {"file": source.name, "family": receipt.family, "licence": receipt.licence, "sha256": digest}
+        known = catalogue.of_file(source.name)
+        model.origin |= {} if known is None else {"url": known.url}
     return model, receipt
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.families import detectron2 as recipe
 from keras_maskrcnn.host.messages import argument
+from keras_maskrcnn.weights import detectron2_yaml
 from keras_maskrcnn.weights.family import Family, differences
 from keras_maskrcnn.weights.renaming import Renaming
 from keras_maskrcnn.weights.states import plain_names
@@ -127,8 +128,9 @@ def _notes(model):
 def read_config(state, source, name=None, overrides=()):
     """The config of the model that a file belongs to.
 
-    What the tensors do not show, such as the place of the strides, follows from the config's name: the user's, that of
-    a zoo file by the digits in its name, else the usual one of such tensors, which the receipt then says.
+    What the tensors do not show, such as the place of the strides, follows from the config's name: the user's, or that
+    of a zoo file by the digits in its name; else from the config.yaml beside the file; else it is that of the usual
+    config of such tensors. The receipt says which.
 
     Args:
         state: dict of Detectron2's names to arrays. source: path of the file, or text. name: of a config, or None.
@@ -138,7 +140,7 @@ def read_config(state, source, name=None, overrides=()):
         (MaskRCNNConfig, tuple of lines for the receipt).
 
     Raises:
-        ValueError: tensors of another kind of model; no such config.
+        ValueError: tensors of another kind of model; no such config, or a config.yaml of another model.
     """
     single = f"{_RPN}.conv.weight" in state
     renaming = _ONE_CONV if single else _MORE_CONVS
@@ -148,8 +150,22 @@ def read_config(state, source, name=None, overrides=()):
     notes = _origin_notes(chosen, name, known, source)
     found |= {"norm": recipe.CONFIGS[chosen].get("norm", "frozen_batch"), **_head_norm(state)}
     found["branches"] = tuple(_with_options(branch) for branch in found["branches"])
+    if name is None and known is None:
+        beside, notes = _beside(source, found, notes)
+        found |= beside
     values = {**recipe.fields(chosen, found["num_classes"], overrides), **found, **dict(overrides)}
     return MaskRCNNConfig(**values), notes
+
+
+def _beside(source, found, notes):
+    """(fields, lines for the receipt) of the config.yaml beside a file; without one none, and the lines given."""
+    path = pathlib.Path(str(source)).parent / detectron2_yaml.NAME
+    if not pathlib.Path(str(source)).is_file() or not path.is_file():
+        return {}, notes
+    content = detectron2_yaml.read_config_yaml(path)
+    if content is None:
+        return {}, (*notes, f"{path} lies beside the file and is no config of Detectron2: it is not used")
+    return detectron2_yaml.fields_of(content, path, found), (f"arithmetic, anchors, sizes and thresholds from {path}",)
 
 
 def _with_options(branch):

@@ -5,11 +5,12 @@ import dataclasses
 import pathlib
 
 from keras_maskrcnn.host.files import write_atomically
-from keras_maskrcnn.weights import detectron2, matterport, published, torchvision
+from keras_maskrcnn.weights import detectron2, matterport, mmdetection, published, tensorpack, torchvision
 from keras_maskrcnn.weights.archive import is_archive
 from keras_maskrcnn.weights.keras_files import load_keras_file
 from keras_maskrcnn.weights.limits import naming
 from keras_maskrcnn.weights.matterport_files import is_h5, is_layer_file, read_layers
+from keras_maskrcnn.weights.npz_files import read_npz
 from keras_maskrcnn.weights.pkl import read_pkl
 from keras_maskrcnn.weights.pth import read_pth, tensor_to_numpy
 from keras_maskrcnn.weights.safetensors_files import library, read_safetensors
@@ -20,6 +21,9 @@ from keras_maskrcnn.weights.states import unwrapped
 FAMILIES = {
     "detectron2": detectron2.FAMILY,
     "matterport": matterport.FAMILY,
+    "mmdetection": mmdetection.FAMILY,
+    "mmdetection 1": mmdetection.FAMILY_1,
+    "tensorpack": tensorpack.FAMILY,
     "torchvision": torchvision.FAMILY,
 }
 
@@ -27,12 +31,14 @@ FAMILIES = {
 def load_weights(model, source, heads=True, skip_mismatch=False):
     """Load weights and report on every tensor. RGB weights also fit models of other channels, see `inflation.py`.
 
-    The tensors' names tell whose weights they are: of this package, torchvision, Detectron2 or matterport.
+    The tensors' names tell whose weights they are: of this package, torchvision, Detectron2, MMDetection, tensorpack or
+    matterport.
 
     Args:
-        model: MaskRCNN, for exact numbers with the arithmetic of the weights' program: `MaskRCNNConfig.detectron2` and
-            `.matterport`. The receipt says where the config differs.
-        source: path of a `.weights.h5`, `.keras`, `.pth`, `.pt`, `.pkl`, `.h5` or `.safetensors` file, or a state dict
+        model: MaskRCNN, for exact numbers with the arithmetic of the weights' program: `MaskRCNNConfig.detectron2`,
+            `.mmdetection`, `.tensorpack` and `.matterport`. The receipt says where the config differs.
+        source: path of a `.weights.h5`, `.keras`, `.pth`, `.pt`, `.pkl`, `.npz`, `.h5` or `.safetensors` file, a name
+            of published weights such as "detectron2/mask_rcnn_R_50_FPN_3x" (`catalogue.py` lists them), or a state dict
             (names to arrays or tensors). A torchvision classifier (resnet18 .. resnet152) goes into the backbone.
         heads: False keeps the model's last layers, which have one output per class: for fine-tuning on other
             classes.
@@ -45,12 +51,13 @@ def load_weights(model, source, heads=True, skip_mismatch=False):
         ValueError: tensors are missing, have another shape, are unknown or not finite; or the file is damaged, has
             another format or holds more than tensors. The model is then unchanged.
         FileNotFoundError: the file does not exist.
+        OSError: published weights could not be downloaded.
     """
     if isinstance(source, collections.abc.Mapping):
         state = {name: tensor_to_numpy(value) for name, value in unwrapped(source).items()}
         receipt = load_state(model, state, "state dict", heads, skip_mismatch)
     else:
-        receipt = _load_file(model, pathlib.Path(source), heads, skip_mismatch)
+        receipt = _load_file(model, published.local_path(source), heads, skip_mismatch)
     model.weights_receipt = receipt
     return receipt
 
@@ -88,7 +95,7 @@ def read_state(path):
     """Read a state dict of any of the `FAMILIES` from a file. Its content decides how; nothing in it is executed.
 
     Args:
-        path: path of a `.pth`, `.pt`, `.pkl`, `.h5` or `.safetensors` file.
+        path: path of a `.pth`, `.pt`, `.pkl`, `.npz`, `.h5` or `.safetensors` file.
 
     Returns:
         dict of the family's names to numpy arrays.
@@ -103,10 +110,13 @@ def read_state(path):
         return find_family(state).prepare(state)
 
 
+_BY_SUFFIX = {".safetensors": read_safetensors, ".npz": read_npz}
+
+
 def _reader(path):
     """The function that reads a file: by its first bytes where the suffix leaves it open."""
-    if path.suffix == ".safetensors":
-        return read_safetensors
+    if path.suffix in _BY_SUFFIX:
+        return _BY_SUFFIX[path.suffix]
     if path.suffix not in (".pth", ".pt", ".pkl", ".pickle", ".h5", ".hdf5"):
         raise _unknown(path)
     if is_h5(path):
@@ -123,7 +133,7 @@ def _is_keras(path):
 
 def _unknown(path):
     return ValueError(
-        "Weights are read from .weights.h5, .keras, .pth, .pt, .pkl, .h5 and .safetensors files. "
+        "Weights are read from .weights.h5, .keras, .pth, .pt, .pkl, .npz, .h5 and .safetensors files. "
         f"Received: {path.name}. Rename the file if it is one of these under another name."
     )
 

@@ -4,7 +4,8 @@ A pickle is a program: it imports, calls and sets attributes. This machine has o
 strings, tuples, lists and dictionaries, and these three, which cannot do more than the caller allows:
 
 - GLOBAL and STACK_GLOBAL make a `Name`, an immutable pair of strings. Nothing is imported.
-- REDUCE looks the name up in the caller's table of calls and passes the arguments to that function, which checks them.
+- REDUCE and NEWOBJ look the name up in the caller's table of calls and pass the arguments to that function, which
+  checks them.
 - BUILD, which would set attributes, is passed over after a dictionary (torch adds `_metadata` to one). After an object
   that one of the caller's functions made it calls that object's `set_state`, if it has one, which checks what it
   gets. After anything else it is refused.
@@ -225,6 +226,7 @@ _INSTRUCTIONS = {
     "SETITEMS": lambda machine: machine.update(machine.pop_marked()),
     "STACK_GLOBAL": _Machine.push_global,
     "REDUCE": _Machine.reduce,
+    "NEWOBJ": _Machine.reduce,  # makes an object of a class: here as REDUCE, of a name in the table of calls
     "BUILD": _Machine.build,
     "BINPERSID": lambda machine: machine.stack.append(machine.load_storage(machine.pop())),
 }

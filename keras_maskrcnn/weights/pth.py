@@ -1,8 +1,11 @@
 """Read a PyTorch file without executing it. Supports only what a dictionary of tensors needs.
 
 A `.pth` file is a pickle, and a pickle is a program: `pickles.py` runs it on a machine that cannot import, call or
-change anything but the two functions here that make a tensor and a dictionary. It reads both file formats: the zip
-archive (torch >= 1.6) and the older plain pickles, which torchvision's v1 COCO weights use. torch is not needed.
+change anything but the functions here that make a tensor and a dictionary. It reads both file formats: the zip archive
+(torch >= 1.6) and the older plain pickles, which torchvision's v1 COCO weights use. torch is not needed.
+
+Checkpoints of mmengine also hold the log of the training, under `message_hub`, as objects of its own class and of
+numpy. They become stand-ins without content, and are thrown away with that entry; anywhere else they are refused.
 """
 
 import io
@@ -47,6 +50,13 @@ STORAGES = {
     "BoolStorage": "|b1",
 }
 _KINDS = {Name("torch", name): kind for name, kind in STORAGES.items()}
+_LOG = Name("mmengine.logging.history_buffer", "HistoryBuffer")
+_LOG_ENTRY = "message_hub"
+_NUMPY = {
+    Name("numpy", "dtype"),
+    Name("_codecs", "encode"),
+    *(Name(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+}
 
 
 def read_pth(path):
@@ -67,7 +77,9 @@ def read_pth(path):
         state, storages = _read_archive(path) if is_archive(path) else _read_plain(path, size)
         if not isinstance(state, dict):
             raise ValueError(f"{describe(state)} and no dictionary")
-        return Converter(_Tensor, MOST_SHARING * size + MEBIBYTE, _Storage).convert(state)
+        state = {key: value for key, value in state.items() if key != _LOG_ENTRY}
+        converter = Converter(_Tensor, MOST_SHARING * size + MEBIBYTE, _Storage, _TrainingLog, _NumpyArray)
+        return converter.convert(state)
 
 
 def tensor_to_numpy(value):
@@ -125,7 +137,9 @@ def _read_plain(path, size):
 def _run_pickle(file):
     """One pickle: its value, and the storages that it refers to, by key."""
     maker = _Maker()
-    return read_pickle(file, {*maker.calls, *_KINDS}, maker.calls, maker.load_storage), maker.storages
+    names = {*maker.calls, *_KINDS, Name("numpy", "ndarray")}
+    parts = (_TrainingLog, _NumpyArray)
+    return read_pickle(file, names, maker.calls, maker.load_storage, buildable=parts), maker.storages
 
 
 # What a pickle may make --------------------------------------------------------------------------------------------
@@ -185,6 +199,27 @@ class _Tensor:
         return np.array(np.lib.stride_tricks.as_strided(numbers[self.offset :], self.size, strides), order="C")
 
 
+class _NumpyArray:
+    """A stand-in for an array or a number of numpy, without content."""
+
+    def __init__(self, *_):
+        pass
+
+    def set_state(self, state):
+        """The content is thrown away."""
+
+
+class _TrainingLog(_NumpyArray):
+    """A stand-in for a `HistoryBuffer` of mmengine, without content."""
+
+
+def _method_of_log(owner=None, name=None, *_):
+    """`getattr`, by which a pickle names the methods of mmengine's class; of anything else it is refused."""
+    if owner != _LOG or type(name) is not str:
+        raise ValueError(f"a call of getattr of {owner if type(owner) is Name else describe(owner)}")
+    return _TrainingLog()
+
+
 class DictMaker:
     """Makes the ordered dictionaries of one pickle, and counts their entries: pickles share what they nest."""
 
@@ -213,6 +248,9 @@ class _Maker(DictMaker):
             Name("collections", "OrderedDict"): self.make_dict,
             Name("torch._utils", "_rebuild_tensor_v2"): _Tensor,
             Name("torch._utils", "_rebuild_parameter"): self.take_parameter,
+            _LOG: _TrainingLog,
+            **dict.fromkeys(_NUMPY, _NumpyArray),
+            **{Name(module, "getattr"): _method_of_log for module in ("builtins", "__builtin__")},
         }
 
     def load_storage(self, reference):

@@ -1,7 +1,8 @@
-"""Torchvision's published weights: download once, verify, convert once, load.
+"""Published weights: download once, verify, load. Torchvision's are also converted once.
 
-The cache is `$KERAS_HOME/keras_maskrcnn`, by default `~/.keras/keras_maskrcnn`. It holds the published `.pth` files,
-the converted `.weights.h5` files, and beside each of these a `.json` file with its checksums.
+`catalogue.py` has the files of other programs. The cache is `$KERAS_HOME/keras_maskrcnn`, by default
+`~/.keras/keras_maskrcnn`. It holds the published files, the converted `.weights.h5` files, and beside each of these a
+`.json` file with its checksums.
 """
 
 import json
@@ -15,6 +16,7 @@ from keras_maskrcnn.host.downloads import digest
 from keras_maskrcnn.host.downloads import fetch as fetch_file
 from keras_maskrcnn.host.files import write_atomically, write_json
 from keras_maskrcnn.host.locks import locked_file
+from keras_maskrcnn.weights import catalogue
 from keras_maskrcnn.weights.keras_files import load_keras_file, write_backbone
 from keras_maskrcnn.weights.pth import read_pth
 from keras_maskrcnn.weights.torchvision import load_state
@@ -22,6 +24,7 @@ from keras_maskrcnn.weights.torchvision import load_state
 _LOG = logging.getLogger(__name__)
 
 URL = "https://download.pytorch.org/models/"
+_SUFFIXES = (".pth", ".pt", ".pkl", ".pickle", ".h5", ".hdf5", ".npz", ".safetensors", ".keras")  # no names
 MIRROR = "KERAS_MASKRCNN_WEIGHTS_URL"  # environment variable: URL of a mirror
 
 # Published names; the eight digits are the start of the file's SHA-256. From torchvision/models/detection/mask_rcnn.py,
@@ -158,6 +161,51 @@ def fetch(file):
         lambda path, remedy: _verify(path, file, remedy),
         f"Or set {MIRROR} to a mirror of {URL}",
     )
+
+
+def local_path(source):
+    """The path of a source of weights: of a published file's name the place in the cache, downloaded if missing.
+
+    Args:
+        source: path, or a name such as "detectron2/mask_rcnn_R_50_FPN_3x". A file of that path comes first.
+
+    Returns:
+        pathlib.Path.
+
+    Raises:
+        ValueError: no published file of that program has this name; or the file's checksum is wrong.
+        OSError: as of `fetch`.
+    """
+    path = pathlib.Path(source)
+    entry = None if path.suffix in _SUFFIXES or path.exists() else catalogue.find(source)
+    return path if entry is None else fetch_published(entry)
+
+
+def fetch_published(entry):
+    """The file of a `catalogue.PublishedFile` in the cache; downloaded if missing.
+
+    With the environment variable `KERAS_MASKRCNN_WEIGHTS_URL` it comes from that mirror, under its own name. A file
+    without a known SHA-256 is only compared with the start of its MD5, where the program gives one: a difference is a
+    warning, and the receipt's SHA-256 says what was loaded.
+    """
+    url = f"{os.environ[MIRROR].rstrip('/')}/{entry.file}" if os.environ.get(MIRROR) else entry.url
+    return fetch_file(
+        cache_folder() / entry.file,
+        url,
+        lambda path, remedy: _check_digits(path, entry, remedy),
+        f"Or set {MIRROR} to a folder on the web that holds {entry.file}",
+    )
+
+
+def _check_digits(path, entry, remedy):
+    if entry.sha256:
+        _verify(path, entry.file, remedy)
+    found = digest(path, "md5").hexdigest() if entry.md5 else ""
+    if not found.startswith(entry.md5):
+        _LOG.warning(
+            "the MD5 of %s starts with %s, not with %s as in its name: it may not be the published one",
+            path, found[: len(entry.md5)], entry.md5,
+        )  # fmt: skip
 
 
 def sha256(path):

@@ -17,6 +17,21 @@ def unwrapped(state):
     return state
 
 
+class Tensors(dict):
+    """A state dict that keeps what its checkpoint says of it: `meta`, a dict."""
+
+    meta = {}
+
+
+def with_meta(state, prepared):
+    """A prepared state dict as `Tensors`, with the `meta` of what it was made of: a checkpoint, or `Tensors`."""
+    found = Tensors(prepared)
+    inside = state.get("meta") if isinstance(state.get("state_dict"), dict) else None
+    meta = getattr(state, "meta", inside)
+    found.meta = meta if isinstance(meta, dict) else {}
+    return found
+
+
 def plain_names(state, renames=()):
     """A state dict without wrapping and without DataParallel's `module.` prefix.
 

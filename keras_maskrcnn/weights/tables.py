@@ -69,6 +69,8 @@ class Combination:
         weight: the Keras variable.
         combine: function of the tensors, float32 arrays, that gives the weight's value.
         classes: None, or what the rows are, as for `Entry`.
+        first: whether it is the kernel that reads the image. reversed_channels: whether the tensor reads BGR; `combine`
+            turns it.
     """
 
     parts: tuple
@@ -76,7 +78,7 @@ class Combination:
     combine: object
     classes: str | None = None
     first: bool = False
-    reversed_channels = False
+    reversed_channels: bool = False
     input_axis = 2
 
     @property
@@ -199,9 +201,10 @@ def _tensors(entry, state, fit, problems, notes):
 
 def _inflated(kernel, entry, channels):
     """A kernel of RGB, or of BGR, for images of so many channels, in the same order."""
+    axis = entry.input_axis
     if not entry.reversed_channels:
-        return inflate(kernel, channels, entry.input_axis)
-    return inflate(kernel[:, ::-1], channels, entry.input_axis)[:, ::-1]
+        return inflate(kernel, channels, axis)
+    return np.flip(inflate(np.flip(kernel, axis), channels, axis), axis)
 
 
 def _assign(source, found):

@@ -9,9 +9,9 @@ import logging
 from keras_maskrcnn.config import IMAGENET_MEAN, MaskRCNNConfig
 from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.model import MaskRCNN
-from keras_maskrcnn.weights import published
+from keras_maskrcnn.weights import catalogue, published
 from keras_maskrcnn.weights.coco import COCO_CATEGORIES, COCO_CATEGORY_IDS, COCO_CLASS_NAMES, COCO_SLOTS
-from keras_maskrcnn.weights.loading import find_family
+from keras_maskrcnn.weights.loading import find_family, load_weights
 from keras_maskrcnn.weights.torchvision import read_architecture
 
 _LOG = logging.getLogger(__name__)
@@ -39,9 +39,10 @@ def maskrcnn_resnet50_fpn(num_classes=80, weights=None, **overrides):
 
     Args:
         num_classes: K, background not counted.
-        weights: None; "coco" (box / mask AP 37.9 / 34.6 on COCO val2017, as published by torchvision); or
-            "imagenet", for the backbone only. Downloaded and converted once, see `weights/published.py`. With 80
-            classes you get COCO's categories with their names; with 90 classes torchvision's outputs, ten of them
+        weights: None; "coco" (box / mask AP 37.9 / 34.6 on COCO val2017, as published by torchvision); "imagenet", for
+            the backbone only; or another program's, such as "detectron2/mask_rcnn_R_50_FPN_3x"
+            (`weights/catalogue.py`), with that program's arithmetic. Downloaded once, see `weights/published.py`. With
+            80 classes you get COCO's categories with their names; with 90 classes torchvision's outputs, ten of them
             unused. With any other number, or with your own `class_names`, the last layers stay random. With weights,
             the stem and the first stage are frozen (`trainable_layers=3`), as in torchvision. If `pixel_mean` and
             `pixel_std` have other than three entries, the first convolution is adapted (`weights/inflation.py`); for
@@ -86,26 +87,14 @@ def maskrcnn_resnet18_fpn(num_classes=80, weights=None, **overrides):
     return _build("maskrcnn_resnet18_fpn", num_classes, weights, {"backbone": "resnet18"}, overrides)
 
 
-def model_for_state(state, all_rows=False, source="state dict", **overrides):
-    """Build the model that a state dict belongs to, without loading the weights.
-
-    Args:
-        state: dict of names to arrays, of torchvision, Detectron2 or matterport.
-        all_rows: True keeps all 90 rows of a COCO detector of torchvision; False keeps only COCO's 80 categories.
-        source: path of its file: the names of published files say what tensors do not.
-        **overrides: fields of MaskRCNNConfig.
-
-    Returns:
-        MaskRCNN.
-    """
-    return MaskRCNN(config_for_state(state, overrides, all_rows, source)[0])
-
-
 def config_for_state(state, overrides=(), all_rows=False, source="state dict", architecture=None, warm_start=False):
     """The config of the model that a state dict belongs to.
 
     Args:
-        state, all_rows, source: as for `model_for_state`. overrides: dict of fields of MaskRCNNConfig.
+        state: dict of names to arrays, of torchvision or another of `loading.FAMILIES`.
+        overrides: dict of fields of MaskRCNNConfig.
+        all_rows: True keeps all 90 rows of a COCO detector of torchvision; False keeps only COCO's 80 categories.
+        source: path of its file: the names of published files, and what lies beside it, say what tensors do not.
         architecture: name of a config of the state dict's program, where it has names; None finds out.
         warm_start: True takes over what the weights need to fit, and leaves the rest at the defaults of MaskRCNNConfig:
             the numbers then differ.
@@ -135,7 +124,7 @@ def _check_plain(family, architecture, warm_start):
     if architecture is not None or warm_start:
         given = argument("architecture", architecture) if architecture is not None else argument("warm_start", True)
         raise ValueError(
-            "Only weights of Detectron2 and matterport leave a choice of the arithmetic. "
+            "Only weights of other programs than torchvision leave a choice of the arithmetic. "
             f"Received {given} for weights of {family.title}. Leave it out."
         )
 
@@ -152,6 +141,9 @@ def _build(name, num_classes, weights, recipe, overrides, published_labels=None)
     """A model. `published_labels`: the fields about classes by how many the published file has; None: COCO's."""
     published_labels = published_labels or COCO_LABELS
     seed, dtype = overrides.pop("seed", 0), overrides.pop("dtype", None)
+    entry = None if weights is None else catalogue.find(weights)
+    if entry is not None:
+        return _build_other(name, num_classes, entry, recipe, overrides, seed, dtype)
     recipe = {**TORCHVISION, **recipe}
     if weights is None:
         return MaskRCNN(MaskRCNNConfig(num_classes=num_classes, **{**recipe, **overrides}), seed=seed, dtype=dtype)
@@ -173,6 +165,29 @@ def _build(name, num_classes, weights, recipe, overrides, published_labels=None)
 
     model.weights_receipt = published.load_published(model, file, make_reference, variant, heads)
     _LOG.info("%s", model.weights_receipt)
+    return model
+
+
+def _build_other(name, num_classes, entry, recipe, overrides, seed, dtype):
+    """A model with another program's published weights and its arithmetic."""
+    own, config = entry.make_config(), entry.make_config(num_classes, **overrides)
+    wanted = {"branches": ("mask",), **recipe}
+    given = {field: getattr(config, field) for field in wanted}
+    for values in (wanted, given):
+        values["branches"] = [getattr(branch, "name", branch) for branch in values["branches"]]
+    differing = [f"{field}={given[field]!r}" for field in wanted if given[field] != wanted[field]]
+    if differing:
+        raise ValueError(
+            f"{name} takes weights of a model with {wanted}. Received weights={entry.name!r}, of one with "
+            f"{', '.join(differing)}. Make the model of its own config and call keras_maskrcnn.load_weights(model, "
+            f"{entry.name!r})."
+        )
+    model = MaskRCNN(config, seed=seed, dtype=dtype)
+    heads = num_classes == own.num_classes and not {"class_names", "category_ids"} & set(overrides)
+    receipt = load_weights(model, entry.name, heads=heads)
+    origin = {"family": receipt.family, "licence": receipt.licence, "sha256": receipt.sha256}
+    model.origin = {"file": entry.file, "url": entry.url, **origin}
+    _LOG.info("%s", receipt)
     return model
 
 

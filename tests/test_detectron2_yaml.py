@@ -1,0 +1,182 @@
+"""Detectron2's config.yaml beside a user's weights: what it sets, what it refuses."""
+
+import copy
+
+import numpy as np
+import pytest
+import yaml
+
+from keras_maskrcnn.weights.detectron2 import read_config
+from keras_maskrcnn.weights.detectron2_yaml import FIXED, read_config_yaml
+from keras_maskrcnn.weights.limits import WeightFileError
+
+DUMP = {  # what Detectron2 writes of a Mask R-CNN with other numbers, as far as it is read
+    "VERSION": 2,
+    "INPUT": {"FORMAT": "BGR", "MIN_SIZE_TEST": 512, "MAX_SIZE_TEST": 1024, "MIN_SIZE_TRAIN": [512, 640]},
+    "MODEL": {
+        "META_ARCHITECTURE": "GeneralizedRCNN",
+        "MASK_ON": True, "KEYPOINT_ON": False, "LOAD_PROPOSALS": False,
+        "PIXEL_MEAN": [103.53, 116.28, 123.675], "PIXEL_STD": [57.375, 57.12, 58.395],
+        "BACKBONE": {"NAME": "build_resnet_fpn_backbone", "FREEZE_AT": 1},
+        "RESNETS": {
+            "DEPTH": 50, "NORM": "FrozenBN", "STRIDE_IN_1X1": False, "RES5_DILATION": 1,
+            "DEFORM_ON_PER_STAGE": [False] * 4,
+        },
+        "FPN": {"FUSE_TYPE": "sum", "IN_FEATURES": ["res2", "res3", "res4", "res5"], "NORM": ""},
+        "PROPOSAL_GENERATOR": {"NAME": "RPN", "MIN_SIZE": 0},
+        "ANCHOR_GENERATOR": {
+            "NAME": "DefaultAnchorGenerator", "OFFSET": 0.0, "SIZES": [[16], [32], [64], [128], [256]],
+            "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+        },
+        "RPN": {
+            "HEAD_NAME": "StandardRPNHead", "IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"], "NMS_THRESH": 0.6,
+            "PRE_NMS_TOPK_TEST": 900, "POST_NMS_TOPK_TEST": 800, "IOU_THRESHOLDS": [0.2, 0.8],
+            "BBOX_REG_WEIGHTS": [1.0, 1.0, 1.0, 1.0], "SMOOTH_L1_BETA": "1e-05",
+        },
+        "ROI_HEADS": {
+            "NAME": "StandardROIHeads", "IN_FEATURES": ["p2", "p3", "p4", "p5"], "NUM_CLASSES": 3,
+            "SCORE_THRESH_TEST": 0.2, "NMS_THRESH_TEST": 0.4,
+        },
+        "ROI_BOX_HEAD": {
+            "NAME": "FastRCNNConvFCHead", "CLS_AGNOSTIC_BBOX_REG": False, "BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0],
+            "POOLER_TYPE": "ROIAlign", "POOLER_SAMPLING_RATIO": 2, "POOLER_RESOLUTION": 7,
+        },
+        "ROI_MASK_HEAD": {
+            "NAME": "MaskRCNNConvUpsampleHead", "CLS_AGNOSTIC_MASK": False, "POOLER_TYPE": "ROIAlign",
+            "POOLER_SAMPLING_RATIO": 2, "POOLER_RESOLUTION": 14,
+        },
+    },
+    "TEST": {"DETECTIONS_PER_IMAGE": 50},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def state():
+    """The tensors that show what a model is: a ResNet-50 with narrow heads for three classes."""
+    roi = "roi_heads"
+    shapes = {
+        "backbone.bottom_up.stem.conv1": (64, 3, 7, 7), "backbone.fpn_lateral2": (16, 256, 1, 1),
+        "backbone.fpn_output2": (16, 16, 3, 3), "proposal_generator.rpn_head.conv": (16, 16, 3, 3),
+        f"{roi}.box_head.fc1": (24, 784), f"{roi}.box_head.fc2": (24, 24), f"{roi}.box_predictor.cls_score": (4, 24),
+        f"{roi}.box_predictor.bbox_pred": (12, 24), f"{roi}.mask_head.mask_fcn1": (8, 16, 3, 3),
+        f"{roi}.mask_head.deconv": (8, 8, 2, 2), f"{roi}.mask_head.predictor": (3, 8, 1, 1),
+    }  # fmt: skip
+    for stage, blocks in {"res2": 3, "res3": 4, "res4": 6, "res5": 3}.items():
+        names = [f"backbone.bottom_up.{stage}.{n}.conv{c}" for n in range(blocks) for c in (1, 2, 3)]
+        shapes |= dict.fromkeys(names, (1, 64, 1, 1))
+    return {f"{name}.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+def beside(folder, content):
+    """A file of weights, and the config.yaml beside it."""
+    (folder / "model_final.pth").write_bytes(b"")
+    (folder / "config.yaml").write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return folder / "model_final.pth"
+
+
+def changed(key, value):
+    content = copy.deepcopy(DUMP)
+    *parts, last = key.split(".")
+    place = content
+    for part in parts:
+        place = place.setdefault(part, {})
+    place[last] = value
+    return content
+
+
+def test_it_sets_what_the_tensors_do_not_show(state, tmp_path):
+    config, (note,) = read_config(state, beside(tmp_path, DUMP))
+    assert note == f"arithmetic, anchors, sizes and thresholds from {tmp_path / 'config.yaml'}"
+    assert (config.num_classes, config.backbone, config.norm, config.stride_in_1x1) == (
+        3,
+        "resnet50",
+        "frozen_batch",
+        0,
+    )
+    assert config.pixel_mean == (123.675, 116.28, 103.53) and config.pixel_std == (58.395, 57.12, 57.375)
+    assert (config.min_size, config.max_size, config.trainable_layers) == (512, 1024, 4)
+    assert config.anchor_sizes == (16, 32, 64, 128, 256) and config.rpn_nms_threshold == 0.6
+    assert (config.test_pre_nms, config.test_post_nms, config.max_detections) == (900, 800, 50)
+    assert (config.rpn_negative_iou, config.rpn_positive_iou, config.rpn_smooth_l1_beta) == (0.2, 0.8, 1e-5)
+    assert (config.score_threshold, config.nms_threshold) == (0.2, 0.4)
+    assert (config.roi_aligned, config.roi_sampling_ratio) == (False, 2)
+    assert config.resize == "pillow" and config.anchor_rounding is False  # what no config of Detectron2 changes
+    assert read_config(state, tmp_path / "model_final.pth", None, {"min_size": 640})[0].min_size == 640
+    for norm, ours in (("SyncBN", "batch"), ("GN", "group")):
+        assert read_config(state, beside(tmp_path, changed("MODEL.RESNETS.NORM", norm)))[0].norm == ours
+
+
+def test_the_users_word_and_the_zoos_digits_count_more(state, tmp_path):
+    source = beside(tmp_path, DUMP)
+    config, (note,) = read_config(state, source, "mask_rcnn_R_50_FPN_3x")
+    assert config.min_size == 800 and "as asked" in note
+    zoo = source.rename(tmp_path / "model_final_f10217.pkl")
+    config, notes = read_config(state, zoo)
+    assert config.min_size == 800 and "by the digits" in notes[0]
+    assert "usual one" in read_config(state, tmp_path / "there_is_no_such.pth")[1][0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.META_ARCHITECTURE", "PanopticFPN"),
+        ("MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone"),
+        ("MODEL.ROI_HEADS.NAME", "Res5ROIHeads"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES", 80),
+        ("MODEL.RESNETS.DEPTH", 101),
+        ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True]),
+        ("MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"),
+        ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+        ("MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead"),
+        ("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", 0),
+        ("MODEL.KEYPOINT_ON", True),
+        ("INPUT.FORMAT", "RGB"),
+    ],
+)
+def test_other_models_are_refused_by_the_key(state, tmp_path, key, value):
+    with pytest.raises(
+        ValueError, match=f"config.yaml describes a model that is not read.*: {key} must be .*Received: "
+    ):
+        read_config(state, beside(tmp_path, changed(key, value)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        ("MODEL.RESNETS.NORM", "LN", "MODEL.RESNETS.NORM has a value that is not read. Received: 'LN'"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", [[32, 64]], "five lists of one size, for p2 to p6"),
+        ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[1.0], [2.0]], "the same ratios for all levels"),
+        ("INPUT.MIN_SIZE_TEST", 0, "a size above 0"),
+        ("MODEL.PIXEL_MEAN", "grey", "MODEL.PIXEL_MEAN has a value"),
+        ("MODEL.RPN.IOU_THRESHOLDS", [0.5], "MODEL.RPN.IOU_THRESHOLDS"),
+        ("_BASE_", "Base.yaml", "with _BASE_"),
+    ],
+)
+def test_values_that_are_not_read(state, tmp_path, key, value, found):
+    with pytest.raises(ValueError, match=found):
+        read_config(state, beside(tmp_path, changed(key, value)))
+
+
+def test_every_fixed_key_is_in_the_dump_or_new():
+    def at(key):
+        value = DUMP
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    assert [key for key in FIXED if at(key) is None] == ["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"]
+
+
+def test_files_of_other_programs_and_hostile_ones(state, tmp_path):
+    _, notes = read_config(state, beside(tmp_path, "task: segment\nmodel: yolo11n-seg.pt\n"))
+    assert "usual one" in notes[0] and notes[1].endswith("is no config of Detectron2: it is not used")
+    for text in ("a: [1, 2\n", "x: !!python/object/apply:os.system ['touch hostile']\n", "\x00", "[" * 5000):
+        with pytest.raises(WeightFileError, match="config.yaml was not read"):
+            read_config(state, beside(tmp_path, text))
+    (tmp_path / "config.yaml").write_bytes(b"# " + b"x" * (1 << 20))
+    with pytest.raises(WeightFileError, match="more than 1,048,576 bytes"):
+        read_config_yaml(tmp_path / "config.yaml")
+    laughs = "a0: &a0 [x, x]\n" + "".join(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]\n" for k in range(1, 60))
+    text = f"{laughs}{yaml.safe_dump(changed('MODEL.PIXEL_MEAN', 'HERE'))}".replace("HERE", "*a59")
+    with pytest.raises(ValueError, match="Received: \\[..., ...\\]"):
+        read_config(state, beside(tmp_path, text))
