@@ -89,33 +89,34 @@ def crop(pyramid, frame, box_batch, levels, bins, ratio):
     return forward(*pyramid)
 
 
-def convolve(maps, kernel, bias, strides, relu):
+def convolve(maps, kernel, bias, strides, relu, groups=1):
     """Native 3x3 convolution with one cell of zero padding, bias and optional ReLU, with a native gradient.
 
     Args:
-        maps: list of L maps (B, H_l, W_l, C), float32, C a multiple of 16.
-        kernel: float32 (3, 3, C, K), K a multiple of 16.
+        maps: list of L maps (B, H_l, W_l, C), float32.
+        kernel: float32 (3, 3, C / groups, K).
         bias: float32 (K,).
         strides: int; outputs are H / strides, rounded up.
         relu: whether ReLU follows.
+        groups: K / groups filters read C / groups channels each, in order. Both numbers are multiples of 16.
 
     Returns:
         list of L maps (B, h_l, w_l, K), float32.
     """
-    library, threads = load(), num_threads()
+    library, own = load(), {"groups": groups, "threads": num_threads()}
 
     @tf.custom_gradient
     def forward(kernel, bias, *maps):
-        outputs = library.keras_maskrcnn_conv3x3(maps, kernel, bias, stride=strides, relu=int(relu), threads=threads)
+        outputs = library.keras_maskrcnn_conv3x3(maps, kernel, bias, stride=strides, relu=int(relu), **own)
         outputs = [_with_shape(output, level, kernel, strides) for output, level in zip(outputs, maps, strict=True)]
 
         def gradient(*upstreams):
             if relu:
                 upstreams = [tf.raw_ops.ReluGrad(gradients=u, features=o) for u, o in zip(upstreams, outputs)]
-            of_kernel = library.keras_maskrcnn_conv3x3_kernel_grad(maps, upstreams, stride=strides, threads=threads)
+            of_kernel = library.keras_maskrcnn_conv3x3_kernel_grad(maps, upstreams, stride=strides, **own)
             of_bias = tf.add_n([tf.reduce_sum(upstream, axis=(0, 1, 2)) for upstream in upstreams])
             apart = [_spread_cells(upstream, level, strides) for upstream, level in zip(upstreams, maps, strict=True)]
-            of_maps = library.keras_maskrcnn_conv3x3_back(apart, kernel, threads=threads)
+            of_maps = library.keras_maskrcnn_conv3x3_back(apart, kernel, **own)
             of_maps = [tf.ensure_shape(each, level.shape) for each, level in zip(of_maps, maps, strict=True)]
             return tf.ensure_shape(of_kernel, kernel.shape), of_bias, *of_maps
 
