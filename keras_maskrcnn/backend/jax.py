@@ -29,11 +29,12 @@ LARGEST_UNROLLED_RATIO = 4
 NUM_PARTS = 4  # of `part_by_part`
 
 
-def apply_relu(features, cells=None):
+def apply_relu(features, cells=None, added=None):
     """As `generic.apply_relu`. Its gradient reads the result: JAX would keep what went in as well, a copy of each map.
 
     Cells are set to zero before ReLU. The other way round, the gradient would need the map without zeros, too.
     """
+    features = features if added is None else features + added
     return _keep_positive(features if cells is None else features * cells)
 
 

@@ -41,6 +41,12 @@ def upsample_twice(features):
     return functional.interpolate(channels_first, scale_factor=2, mode="nearest").permute(0, 2, 3, 1)
 
 
+def add_upsampled(fine, coarse, cells=None):
+    """As `runtime.add_upsampled`."""
+    total = fine + upsample_twice(coarse)
+    return total if cells is None else total * cells
+
+
 def trim_to_valid(valid, *arrays):
     """Drop the columns after the last valid one of the batch, but keep at least one column, if there is any.
 

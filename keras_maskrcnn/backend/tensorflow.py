@@ -36,6 +36,14 @@ def known_values(tensor):
     return tensor.numpy() if tf.executing_eagerly() and tf.is_tensor(tensor) else None
 
 
+def apply_relu(features, cells=None, added=None):
+    """As `generic.apply_relu`: natively in one pass over memory, where stock operators take one for each step."""
+    maps = [tf.convert_to_tensor(each) for each in ([features] if added is None else [features, added])]
+    if (cells is None and added is None) or not native.adds_maps(maps):
+        return generic.apply_relu(features, cells, added)
+    return native.add_maps(maps, cells, relu=True)
+
+
 def convolve(maps, kernel, bias=None, strides=1, relu=False, groups=1):
     """Convolve with the native operator where it is faster (3x3), else with stock operators. As `generic.convolve`.
 
@@ -106,7 +114,7 @@ def _convolve_by_stock(features, kernel, bias, strides, relu):
         sums = sums if bias is None else tf.nn.bias_add(sums, bias)
         return tf.nn.relu(sums) if relu else sums
 
-    if kernel.shape[0] == 1 and not _on_gpu(features) and not portable.is_used():
+    if kernel.shape[0] == 1 and not native.on_gpu(features) and not portable.is_used():
         # A matrix product: on CPU its gradients take a half to a fifth of the time of conv2d's.
         if strides > 1:  # select every second cell by 1x1 pooling: 1 ms, gradient 5; a strided slice takes 23 and 23
             features = tf.nn.avg_pool2d(features, 1, strides, "VALID")
@@ -120,7 +128,12 @@ def _convolve_by_stock(features, kernel, bias, strides, relu):
 
 def _convolves_natively(maps, kernel, together):
     fits = together > 0 and tuple(kernel.shape[:2]) == (3, 3)
-    return fits and all(features.dtype == tf.float32 for features in maps) and not _on_gpu(maps[0]) and native.is_used()
+    return (
+        fits
+        and all(features.dtype == tf.float32 for features in maps)
+        and not native.on_gpu(maps[0])
+        and native.is_used()
+    )
 
 
 def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
@@ -160,14 +173,14 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
 
             return forward(*maps), gradient
 
-        return (forward if _on_gpu(pyramid[0]) else forward_with_exact_gradient)(*pyramid)
+        return (forward if native.on_gpu(pyramid[0]) else forward_with_exact_gradient)(*pyramid)
 
     def by_reference():
         return generic.multilevel_roi_align(
             pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
         )
 
-    if portable.is_used() or (sampling_ratio == 0 and (aggregation == "max" or _on_gpu(pyramid[0]))):
+    if portable.is_used() or (sampling_ratio == 0 and (aggregation == "max" or native.on_gpu(pyramid[0]))):
         return by_reference()
     if sampling_ratio == 0:
         cells = sampling.Cells(pyramid, _stack_frame(boxes, levels, scales, aligned), box_batch, levels, output_size)
@@ -187,7 +200,7 @@ def trainable_multilevel_roi_align(
     The product is for training: the transpose of the matrix, computed once, gives the exact gradient. 11 ms and 8
     for the gradient / 23 and 15. It does not store the sample points, which need 4 times the memory of the crops.
     """
-    if sampling_ratio == 0 or _on_gpu(pyramid[0]) or _is_native(pyramid, sampling_ratio, aggregation):
+    if sampling_ratio == 0 or native.on_gpu(pyramid[0]) or _is_native(pyramid, sampling_ratio, aggregation):
         return multilevel_roi_align(
             pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
         )
@@ -203,20 +216,13 @@ def trainable_multilevel_roi_align(
 def _is_native(pyramid, sampling_ratio, aggregation):
     """Whether the native operator supports this call: on a CPU, in float32 or bfloat16."""
     known = pyramid[0].dtype in (tf.float32, tf.bfloat16) and (sampling_ratio > 0 or aggregation == "average")
-    return known and not _on_gpu(pyramid[0]) and native.is_used()
+    return known and not native.on_gpu(pyramid[0]) and native.is_used()
 
 
 def _stack_frame(boxes, levels, scales, aligned):
     """Boxes in cells of their levels, float32 (R, [y, x, height, width])."""
     boxes = tf.stop_gradient(boxes)
     return tf.stack(generic.box_frames(boxes, levels, scales, aligned), axis=1)
-
-
-def _on_gpu(tensor):
-    """Whether operators on a tensor will run on a GPU, as far as is known during tracing."""
-    if tensor.device:
-        return "GPU" in tensor.device
-    return bool(tf.config.list_logical_devices("GPU"))
 
 
 def _crop_level(features, frame, images, output_size, ratio):

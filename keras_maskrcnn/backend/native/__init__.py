@@ -1,7 +1,7 @@
 """Native operators: C++ for TensorFlow on CPUs, built at installation if there is a compiler.
 
-They are in `roi_align.cc` and `convolution.cc`; `load` loads them once. Without them, on a GPU, during export and with
-`KERAS_MASKRCNN_NATIVE=0`, the stock operators of `backend/tensorflow.py` compute the same.
+They are in `roi_align.cc`, `convolution.cc` and `add_maps.cc`; `load` loads them once. Without them, on a GPU, during
+export and with `KERAS_MASKRCNN_NATIVE=0`, the stock operators of `backend/tensorflow.py` compute the same.
 """
 
 import contextlib
@@ -50,6 +50,18 @@ def stock_operators():
 def is_used():
     """Whether CPU operators currently run natively."""
     return not _stock_only and load() is not None
+
+
+def on_gpu(tensor):
+    """Whether operators on a tensor will run on a GPU, as far as is known during tracing."""
+    if tensor.device:
+        return "GPU" in tensor.device
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+def adds_maps(maps):
+    """Whether `add_maps` takes these maps: on a CPU, in float32 or bfloat16."""
+    return maps[0].dtype in (tf.float32, tf.bfloat16) and not on_gpu(maps[0]) and is_used()
 
 
 def num_threads():
@@ -123,6 +135,37 @@ def convolve(maps, kernel, bias, strides, relu, groups=1):
         return outputs, gradient
 
     return forward(kernel, bias, *maps)
+
+
+def add_maps(maps, cells=None, relu=False, half=False):
+    """The sum of maps, with optional ReLU and zeros in the padding, in one pass over memory.
+
+    Args:
+        maps: list of one or two maps (B, H, W, C), float32 or bfloat16.
+        cells: (B, H, W, 1), 1 or 0, the dtype of the maps; None: all are 1.
+        relu: whether ReLU follows.
+        half: whether the second map has half the rows and columns, and each of its cells counts four times.
+
+    Returns:
+        (B, H, W, C), the dtype of the maps.
+    """
+    cells = tf.zeros((0, 0, 0, 1), maps[0].dtype) if cells is None else cells
+    options = {"relu": int(relu), "half": int(half), "threads": num_threads()}
+    return tf.ensure_shape(load().keras_maskrcnn_add_maps(maps, cells, **options), maps[0].shape)
+
+
+@tf.RegisterGradient("KerasMaskrcnnAddMaps")
+def _gradient_of_sum(operator, upstream):
+    """Registered, not `tf.custom_gradient`, whose identities would keep the maps, so that none could take the sum."""
+    *maps, cells = operator.inputs
+    if operator.get_attr("relu"):
+        upstream = tf.raw_ops.ReluGrad(gradients=upstream, features=operator.outputs[0])
+    elif cells.shape[0] != 0:
+        upstream = upstream * cells
+    shares = [upstream] * len(maps)
+    if operator.get_attr("half"):
+        shares[1] = tf.raw_ops.ResizeNearestNeighborGrad(grads=upstream, size=tf.shape(maps[1])[1:3])
+    return *shares, None
 
 
 def _with_shape(output, level, kernel, strides):

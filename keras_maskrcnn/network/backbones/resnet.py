@@ -118,7 +118,7 @@ class ResidualBlock(keras.layers.Layer):
             features = conv(features, training=training, cells=cells if following.kernel_size > 1 else None)
         features = self.convs[-1](features, training=training)
         shortcut = self.shortcut(inputs, training=training) if self.shortcut is not None else inputs
-        return backend.apply_relu(features + shortcut, cells_out)
+        return backend.apply_relu(features, cells_out, added=shortcut)
 
     def get_config(self):
         """Keras serialisation."""
