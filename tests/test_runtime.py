@@ -32,10 +32,13 @@ def test_each_cell_of_the_coarse_map_counts_four_times():
     for module in (backend, runtime):
         np.testing.assert_array_equal(to_numpy(module.add_upsampled(fine, MAPS)), expected)
         np.testing.assert_array_equal(to_numpy(module.add_upsampled(fine, MAPS, cells)), expected * cells)
+        np.testing.assert_array_equal(to_numpy(module.keep_cells(fine, cells)), fine * cells)
     upstream = rng.standard_normal(fine.shape).astype("float32")
     _, gradients = pull_back(lambda *maps: backend.add_upsampled(*maps, cells), [fine, MAPS], upstream)
     masked = upstream * cells
     np.testing.assert_allclose(gradients[0], masked, atol=1e-6)
+    _, (kept,) = pull_back(lambda features: backend.keep_cells(features, cells), [fine], upstream)
+    np.testing.assert_array_equal(kept, masked)
     np.testing.assert_allclose(gradients[1], masked.reshape(2, 5, 2, 7, 2, 3).sum(axis=(2, 4)), atol=1e-6)
 
 

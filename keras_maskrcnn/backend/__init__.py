@@ -45,6 +45,7 @@ smaller = chosen_runtime.smaller
 gather_each = chosen_runtime.gather_each
 take_rows = chosen_runtime.take_rows
 add_upsampled = chosen_runtime.add_upsampled
+keep_cells = chosen_runtime.keep_cells
 trim_to_valid = chosen_runtime.trim_to_valid
 pad_columns = chosen_runtime.pad_columns
 pad_to_multiple = chosen_runtime.pad_to_multiple

@@ -43,6 +43,11 @@ def upsample_twice(features):
     return ops.repeat(ops.repeat(features, 2, axis=1), 2, axis=2)
 
 
+def keep_cells(features, cells):
+    """A map (B, h, w, C), and 0 where `cells`, (B, h, w, 1) of 0 and 1, is 0."""
+    return features * cells
+
+
 def add_upsampled(fine, coarse, cells=None):
     """The sum of two maps, each cell of the coarse one four times; 0 where `cells`, (B, h, w, 1) of 0 and 1, is 0.
 

@@ -55,6 +55,12 @@ def upsample_twice(features):
     return tf.raw_ops.ResizeNearestNeighbor(images=features, size=size)
 
 
+def keep_cells(features, cells):
+    """As `runtime.keep_cells`: natively it writes only the zeros, where nothing else needs the map."""
+    features = tf.convert_to_tensor(features)
+    return native.add_maps([features], cells) if native.adds_maps([features]) else features * cells
+
+
 def add_upsampled(fine, coarse, cells=None):
     """As `runtime.add_upsampled`, natively in one pass over memory."""
     fine, coarse = tf.convert_to_tensor(fine), tf.convert_to_tensor(coarse)

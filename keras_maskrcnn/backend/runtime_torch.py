@@ -8,6 +8,7 @@ from keras_maskrcnn.backend import runtime
 from keras_maskrcnn.backend.runtime import (
     gather_each,
     has_bfloat16_cores,
+    keep_cells,
     pad_columns,
     pad_to_multiple,
     scale_loss,
@@ -20,6 +21,7 @@ from keras_maskrcnn.backend.runtime import (
 __all__ = [
     "gather_each",
     "take_rows",
+    "keep_cells",
     "pad_columns",
     "pad_to_multiple",
     "scale_loss",

@@ -76,6 +76,7 @@ void AddRow(const T* first, const T* second, bool half, const T* cells, int64_t 
       std::fill(to, to + channels, T{});
       continue;
     }
+    if (!two && !relu && first == to) continue;
     const T* other = two ? second + (half ? x / 2 : x) * channels : nullptr;
 #pragma GCC ivdep  // the output may be one of the maps, number by number
     for (int64_t c = 0; c < channels; ++c) {
