@@ -116,16 +116,16 @@ def native_cases():
         maps, upstreams = [zeros(m) for m in maps], [zeros(m) for m in upstreams]
         return library.keras_maskrcnn_conv3x3_kernel_grad(maps, upstreams, **options)
 
-    def add(maps=((1, 8, 8, 16),), cells=(1, 8, 8, 1), half=0):
+    def add(maps=((1, 8, 8, 16),), cells=(1, 8, 8, 1), coarse=0):
         maps = [zeros(m) for m in maps]
-        return library.keras_maskrcnn_add_maps(maps, zeros(cells), relu=1, half=half, threads=2)
+        return library.keras_maskrcnn_add_maps(maps, zeros(cells), relu=1, coarse=coarse, threads=2)
 
     cases = {
         "add: no rows": (lambda: add([(1, 0, 8, 16)]), "(1, 0, 8, 16)"),
         "add: three maps": (lambda: add([(1, 8, 8, 16)] * 3), "Received 3"),
         "add: other channels": (lambda: add([(1, 8, 8, 16), (1, 8, 8, 1)]), "(1, 8, 8, 1)"),
         "add: other rows": (lambda: add([(1, 8, 8, 16), (1, 4, 8, 16)]), "(1, 4, 8, 16)"),
-        "add: not half": (lambda: add([(1, 8, 8, 16), (1, 8, 8, 16)], half=1), "half=1"),
+        "add: not half": (lambda: add([(1, 8, 8, 16), (1, 8, 8, 16)], coarse=1), "coarse=1"),
         "add: cells of other rows": (lambda: add(cells=(1, 7, 8, 1)), "(1, 7, 8, 1)"),
         "add: cells of channels": (lambda: add(cells=(1, 8, 8, 16)), "(1, 8, 8, 16)"),
         "add: rank": (lambda: add([(8, 8, 16)]), "(8, 8, 16)"),

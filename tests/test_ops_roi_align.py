@@ -152,15 +152,24 @@ def test_one_point_a_cell_is_the_average_of_all_points(aligned):
 
 
 @pytest.mark.tensorflow
-def test_bins_of_too_many_cells_for_a_matrix_are_cropped_box_by_box(monkeypatch):
+def test_bins_of_too_many_cells_for_a_matrix_take_several(monkeypatch):
     from keras_maskrcnn.backend import sampling
 
     rng = np.random.default_rng(3)
-    features, boxes = random_pyramid(rng, 1, 96, 128)[0], random_boxes(rng, 1, 5, 96, 128)[0]
-    expected = crop(features, boxes, 3, 0.25, 0)
-    monkeypatch.setattr(sampling, "MOST_CELLS", 10)
-    np.testing.assert_allclose(crop(features, boxes, 3, 0.25, 0), expected, atol=1e-5)
-    assert np.abs(expected).max() > 0.5
+    features, boxes = random_pyramid(rng, 1, 96, 128)[0], random_boxes(rng, 1, 9, 96, 128)[0]
+    upstream = rng.standard_normal((9, 3, 3, 3)).astype("float32")
+
+    def results():
+        return pull_back(
+            lambda maps: km_ops.roi_align(maps, boxes, np.zeros(9, "int32"), 3, 0.25, 0), [features], upstream
+        )
+
+    expected, (share,) = results()
+    monkeypatch.setattr(sampling, "MOST_CELLS", 300)
+    crops, (gradient,) = results()
+    np.testing.assert_allclose(crops, expected, atol=1e-5)
+    np.testing.assert_allclose(gradient, share, atol=1e-5)
+    assert min(np.abs(expected).max(), np.abs(share).max()) > 0.5
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 2, 3])

@@ -65,7 +65,7 @@ def add_upsampled(fine, coarse, cells=None):
     """As `runtime.add_upsampled`, natively in one pass over memory."""
     fine, coarse = tf.convert_to_tensor(fine), tf.convert_to_tensor(coarse)
     if native.adds_maps([fine, coarse]):
-        return native.add_maps([fine, coarse], cells, half=True)
+        return native.add_maps([fine, coarse], cells, coarse=True)
     total = fine + upsample_twice(coarse)
     return total if cells is None else total * cells
 

@@ -1,7 +1,7 @@
 """RoIAlign as a product of a sparse matrix and the cells of the pyramid, in stock TensorFlow operators.
 
 A row of the matrix is a bin, with the weights of the cells that it reads. The transpose gives the exact gradient.
-`matrix_of_points` has the same number of points in each bin, `Cells` one per cell. Called by `tensorflow.py`.
+`multiply` has the same number of points in each bin, `crop_adaptively` one per cell. Called by `tensorflow.py`.
 """
 
 import tensorflow as tf
@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_maskrcnn.backend import generic
 from keras_maskrcnn.geometry import bilinear
 
-MOST_CELLS = 1 << 24  # in all bins of a call, with one point per cell; about 100 bytes each while the matrix is made
+MOST_CELLS = 1 << 23  # in the bins of one matrix, with one point per cell: 100 bytes each while the matrix is made
 
 
 def multiply(matrix, pyramid, num_boxes, output_size):
@@ -25,11 +25,53 @@ def multiply(matrix, pyramid, num_boxes, output_size):
 
     @tf.custom_gradient
     def forward(*maps):
-        cells = generic.flatten_pyramid(maps)
-        crops = tf.raw_ops.SparseMatrixMatMul(a=matrix, b=tf.cast(cells, tf.float32))
-        crops = crops[: num_boxes * output_size[0] * output_size[1]]
-        crops = tf.reshape(crops, (-1, *output_size, maps[0].shape[-1]))
-        return tf.cast(crops, maps[0].dtype), lambda upstream: spread(matrix, upstream, maps)
+        cells = tf.cast(generic.flatten_pyramid(maps), tf.float32)
+        crops = tf.cast(_average(matrix, cells, num_boxes, output_size), maps[0].dtype)
+        return crops, lambda upstream: spread(matrix, upstream, maps)
+
+    return forward(*pyramid)
+
+
+def _average(matrix, cells, num_boxes, output_size):
+    crops = tf.raw_ops.SparseMatrixMatMul(a=matrix, b=cells)[: num_boxes * output_size[0] * output_size[1]]
+    return tf.reshape(crops, (-1, *output_size, cells.shape[-1]))
+
+
+def crop_adaptively(pyramid, frame, images, levels, output_size):
+    """Average one point per cell of each bin, of as many boxes at a time as have `MOST_CELLS` cells.
+
+    Args and returns: as `matrix_of_points` and `multiply`. The gradient makes the matrix once more.
+    """
+    numbers = _Cells(pyramid, frame, images, levels, output_size).numbers
+    part = tf.cumsum(tf.reduce_sum(numbers, axis=(1, 2))) // MOST_CELLS  # of each box, ascending
+    num_parts = tf.reduce_max(tf.concat([[0], part], axis=0)) + 1
+    ends = tf.searchsorted(part, tf.range(num_parts), side="right")
+
+    def of_part(number):
+        rows = slice(tf.where(number > 0, ends[tf.maximum(number - 1, 0)], 0), ends[number])
+        return rows, _Cells(pyramid, frame[rows], images[rows], levels[rows], output_size).matrix(pyramid)
+
+    @tf.custom_gradient
+    def forward(*maps):
+        cells = tf.cast(generic.flatten_pyramid(maps), tf.float32)
+
+        def crop(number, crops):
+            rows, matrix = of_part(number)
+            return number + 1, crops.write(number, _average(matrix, cells, rows.stop - rows.start, output_size))
+
+        def gradient(upstream):
+            def add(number, total):
+                rows, matrix = of_part(number)
+                return number + 1, total + _spread_to_cells(matrix, upstream[rows])
+
+            total = tf.zeros_like(cells)
+            return _split_cells(tf.while_loop(lambda number, _: number < size, add, (0, total))[1], maps)
+
+        size = tf.cast(num_parts, tf.int32)
+        crops = tf.TensorArray(tf.float32, size, infer_shape=False, element_shape=(None, *output_size, cells.shape[-1]))
+        _, crops = tf.while_loop(lambda number, _: number < size, crop, (0, crops))
+        crops = tf.ensure_shape(crops.concat(), (frame.shape[0], *output_size, cells.shape[-1]))
+        return tf.cast(crops, maps[0].dtype), gradient
 
     return forward(*pyramid)
 
@@ -95,26 +137,33 @@ def spread(matrix, upstream, pyramid):
     threads. The explicit transpose costs 2 to 4 ms and saves 3 to 16 compared with `transpose_a=True`.
 
     Args:
-        matrix: from `matrix_of_points` or `Cells`.
+        matrix: from `matrix_of_points`.
         upstream: float (R, h, w, C).
         pyramid: list of L maps (B, H_l, W_l, C); only sizes and dtype are used.
 
     Returns:
         list of L gradients, (B, H_l, W_l, C).
     """
-    channels = pyramid[0].shape[-1]
+    return _split_cells(_spread_to_cells(matrix, upstream), pyramid)
+
+
+def _spread_to_cells(matrix, upstream):
     transposed = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=tf.float32)
-    upstream = tf.reshape(tf.cast(upstream, tf.float32), (-1, channels))
+    upstream = tf.reshape(tf.cast(upstream, tf.float32), (-1, upstream.shape[-1]))
     # This copies nothing unless there are no boxes.
     upstream = tf.pad(upstream, [[0, tf.maximum(1 - tf.shape(upstream)[0], 0)], [0, 0]])
-    cells = tf.raw_ops.SparseMatrixMatMul(a=transposed, b=upstream)
+    return tf.raw_ops.SparseMatrixMatMul(a=transposed, b=upstream)
+
+
+def _split_cells(cells, pyramid):
+    """The inverse of `generic.flatten_pyramid`, in the dtypes of the pyramid."""
     shares = tf.split(cells, [tf.size(level[..., 0]) for level in pyramid])
     return [
         tf.cast(tf.reshape(share, tf.shape(level)), level.dtype) for share, level in zip(shares, pyramid, strict=True)
     ]
 
 
-class Cells:
+class _Cells:
     """The cells that each bin reads with one point per cell: as many as its box needs.
 
     Args:
@@ -129,7 +178,6 @@ class Cells:
         self.base = tf.cast(offsets, tf.int64) + tf.cast(images, tf.int64) * tf.cast(heights * widths, tf.int64)
         self.width = tf.cast(widths, tf.int64)
         self.numbers = self.rows.number[:, :, None] * self.columns.number[:, None, :]
-        self.total = tf.reduce_sum(self.numbers)
 
     def matrix(self, pyramid):
         """As `matrix_of_points`: (R * h * w, cells)."""

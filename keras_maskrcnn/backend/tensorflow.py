@@ -175,20 +175,13 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
 
         return (forward if native.on_gpu(pyramid[0]) else forward_with_exact_gradient)(*pyramid)
 
-    def by_reference():
+    if portable.is_used() or (sampling_ratio == 0 and (aggregation == "max" or native.on_gpu(pyramid[0]))):
         return generic.multilevel_roi_align(
             pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
         )
-
-    if portable.is_used() or (sampling_ratio == 0 and (aggregation == "max" or native.on_gpu(pyramid[0]))):
-        return by_reference()
     if sampling_ratio == 0:
-        cells = sampling.Cells(pyramid, _stack_frame(boxes, levels, scales, aligned), box_batch, levels, output_size)
-        return tf.cond(
-            cells.total <= sampling.MOST_CELLS,
-            lambda: sampling.multiply(cells.matrix(pyramid), pyramid, tf.shape(boxes)[0], output_size),
-            by_reference,
-        )
+        frame = _stack_frame(boxes, levels, scales, aligned)
+        return sampling.crop_adaptively(pyramid, frame, box_batch, levels, output_size)
     return generic.aggregate(crop, output_size, sampling_ratio, aggregation)
 
 

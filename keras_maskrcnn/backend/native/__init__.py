@@ -137,20 +137,20 @@ def convolve(maps, kernel, bias, strides, relu, groups=1):
     return forward(kernel, bias, *maps)
 
 
-def add_maps(maps, cells=None, relu=False, half=False):
+def add_maps(maps, cells=None, relu=False, coarse=False):
     """The sum of maps, with optional ReLU and zeros in the padding, in one pass over memory.
 
     Args:
         maps: list of one or two maps (B, H, W, C), float32 or bfloat16.
         cells: (B, H, W, 1), 1 or 0, the dtype of the maps; None: all are 1.
         relu: whether ReLU follows.
-        half: whether the second map has half the rows and columns, and each of its cells counts four times.
+        coarse: whether the second map has half the rows and columns, and each of its cells counts four times.
 
     Returns:
         (B, H, W, C), the dtype of the maps.
     """
     cells = tf.zeros((0, 0, 0, 1), maps[0].dtype) if cells is None else cells
-    options = {"relu": int(relu), "half": int(half), "threads": num_threads()}
+    options = {"relu": int(relu), "coarse": int(coarse), "threads": num_threads()}
     return tf.ensure_shape(load().keras_maskrcnn_add_maps(maps, cells, **options), maps[0].shape)
 
 
@@ -163,7 +163,7 @@ def _gradient_of_sum(operator, upstream):
     elif cells.shape[0] != 0:
         upstream = upstream * cells
     shares = [upstream] * len(maps)
-    if operator.get_attr("half"):
+    if operator.get_attr("coarse"):
         shares[1] = tf.raw_ops.ResizeNearestNeighborGrad(grads=upstream, size=tf.shape(maps[1])[1:3])
     return *shares, None
 

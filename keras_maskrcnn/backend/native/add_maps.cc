@@ -2,7 +2,7 @@
 //
 // Operator, registered through TensorFlow's C API:
 //   KerasMaskrcnnAddMaps(maps: N * T (B, H, W, C), cells: T (B, H, W, 1) or without numbers) -> T (B, H, W, C)
-// There are one or two maps. Where `cells` is 0 the output is 0. Attributes: relu, 0 or 1; half, 1 if the second map
+// There are one or two maps. Where `cells` is 0 the output is 0. Attributes: relu, 0 or 1; coarse, 1 if the second map
 // has half the rows and columns, so that each of its cells counts four times; threads.
 
 #include <algorithm>
@@ -18,7 +18,7 @@ namespace {
 constexpr int64_t kGrain = 1 << 14;  // numbers that are worth a thread's turn
 
 struct Options {
-  int32_t maps = 0, relu = 0, half = 0, threads = 1;
+  int32_t maps = 0, relu = 0, coarse = 0, threads = 1;
 };
 
 struct Map {
@@ -30,7 +30,7 @@ void* MakeOptions(TF_OpKernelConstruction* construction) {
   Options* options = new Options();
   ReadAttributes(construction, {{"N", &options->maps},
                                 {"relu", &options->relu},
-                                {"half", &options->half},
+                                {"coarse", &options->coarse},
                                 {"threads", &options->threads}});
   return options;
 }
@@ -49,10 +49,10 @@ std::string Read(const Inputs& inputs, const Options& options, std::vector<Map>*
     maps->push_back({TF_TensorData(tensor), TF_Dim(tensor, 0), TF_Dim(tensor, 1), TF_Dim(tensor, 2),
                      TF_Dim(tensor, 3)});
     const Map &first = maps->front(), &map = maps->back();
-    const int64_t times = options.half != 0 && i == 1 ? 2 : 1;
+    const int64_t times = options.coarse != 0 && i == 1 ? 2 : 1;
     if (map.images != first.images || map.rows * times != first.rows || map.columns * times != first.columns ||
         map.channels != first.channels) {
-      return "maps must have one shape, or with half=1 the second half the rows and columns. Received " +
+      return "maps must have one shape, or with coarse=1 the second half the rows and columns. Received " +
              ShapeOf(inputs[0]) + " and " + ShapeOf(tensor) + ".";
     }
   }
@@ -90,7 +90,7 @@ template <typename T>
 void Add(const Options& options, const std::vector<Map>& maps, const T* cells, T* output) {
   const Map &first = maps.front(), &second = maps.back();
   const int64_t row = first.columns * first.channels;
-  const bool two = maps.size() == 2, half = options.half != 0, relu = options.relu != 0;
+  const bool two = maps.size() == 2, half = options.coarse != 0, relu = options.relu != 0;
   const auto add = two ? (relu ? AddRow<T, true, true> : AddRow<T, true, false>)
                        : (relu ? AddRow<T, false, true> : AddRow<T, false, false>);
   Share(first.images * first.rows, options.threads, std::max<int64_t>(1, kGrain / row), [&] {
@@ -126,7 +126,7 @@ void CheckMapAndCellRanks(TF_ShapeInferenceContext* context, TF_Status* status) 
 
 void RegisterAddMaps() {
   RegisterOperator("KerasMaskrcnnAddMaps",
-                   {"N: int >= 1", "T: {float, bfloat16}", "relu: int >= 0", "half: int >= 0", "threads: int >= 1"},
+                   {"N: int >= 1", "T: {float, bfloat16}", "relu: int >= 0", "coarse: int >= 0", "threads: int >= 1"},
                    {"maps: N * T", "cells: T"}, "output: T", CheckMapAndCellRanks);
   RegisterKernel("KerasMaskrcnnAddMaps", MakeOptions, Compute<float>, DeleteOptions, TF_FLOAT);
   RegisterKernel("KerasMaskrcnnAddMaps", MakeOptions, Compute<Bfloat16>, DeleteOptions, TF_BFLOAT16);
