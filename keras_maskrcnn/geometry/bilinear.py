@@ -153,18 +153,14 @@ def cell_weights(bin_start, step, count, extent, cells):
     Returns:
         float, the common shape; 0 for bins without points.
     """
-    last = extent - 1.0
     # Start one point before the first that can reach the cell, to be safe against rounding.
     first = ops.maximum(ops.ceil((cells - 1.0 - bin_start) / step - 0.5) - 1.0, 0.0)
-    total = ops.zeros_like(first)
-    for k in range(7):
-        index = first + k
-        point = bin_start + (index + 0.5) * step
-        counted = ops.logical_and(index < count, ops.logical_and(point >= -1, point <= last + 1))
-        clipped = ops.maximum(ops.minimum(point, last), 0.0)
-        tent = ops.relu(1.0 - ops.abs(clipped - cells))
-        total = total + ops.where(counted, tent, ops.zeros_like(tent))
-    return total / ops.maximum(count, 1.0)
+    index = first[..., None] + ops.arange(7, dtype="float32")
+    bin_start, step, last, cells = (each[..., None] for each in (bin_start, step, extent - 1.0, cells))
+    point = bin_start + (index + 0.5) * step
+    counted = ops.logical_and(index < count[..., None], ops.logical_and(point >= -1.0, point <= last + 1.0))
+    tents = ops.relu(1.0 - ops.abs(ops.maximum(ops.minimum(point, last), 0.0) - cells))
+    return ops.sum(ops.where(counted, tents, 0.0), axis=-1) / ops.maximum(count, 1.0)
 
 
 def adaptive_bin_weights(start, length, num_bins, extent):
