@@ -68,9 +68,10 @@ def crop(bins, like, pyramid, frame, images, levels):
             places, weights = _cells_of_step(part, step)
             return sums + weights[..., None] * cells[places].astype("float32")
 
-        return lax.fori_loop(0, _num_steps(part), add, jnp.zeros((part.base.shape[0], *shape), "float32"))
+        return lax.fori_loop(0, _num_steps(part), add, jnp.zeros((PART, *shape), "float32"))
 
-    crops = lax.map(crop_part, parts).reshape(-1, *shape)
+    crops = lax.map(crop_part, parts)
+    crops = crops.reshape(crops.shape[0] * PART, *shape)
     return crops[jnp.argsort(order)]
 
 
@@ -115,14 +116,20 @@ def _sorted_parts(boxes):
         ones of no cells.
     """
     count = boxes.base.shape[0]
-    size = min(PART, count)
+    num_parts = (count + PART - 1) // PART  # `count` may be a symbol, while a model is built
     order = jnp.argsort(boxes.y.number.max(axis=1) * boxes.x.number.max(axis=1))
-    padded = jnp.pad(order, (0, -count % size))
-    real = (jnp.arange(len(padded)) < count)[:, None]
+    padded = _pad_parts(order, num_parts)
+    real = (jnp.arange(num_parts * PART) < count)[:, None]
     rows = jax.tree.map(lambda column: column[padded], boxes)
     y, x = (axis._replace(number=axis.number * real) for axis in (rows.y, rows.x))
-    parts = jax.tree.map(lambda column: column.reshape(-1, size, *column.shape[1:]), rows._replace(y=y, x=x))
+    parts = jax.tree.map(lambda column: column.reshape(num_parts, PART, *column.shape[1:]), rows._replace(y=y, x=x))
     return order, parts
+
+
+def _pad_parts(rows, num_parts):
+    """Rows (R, ...) and as many zeros after them as make whole parts."""
+    missing = jnp.zeros((num_parts * PART - rows.shape[0], *rows.shape[1:]), rows.dtype)
+    return jnp.concatenate([rows, missing])
 
 
 def _cells_of_step(part, step):
@@ -151,9 +158,8 @@ def _spread_by_scatter(bins, like, boxes, upstream):
     """
     channels = upstream.shape[-1]
     order, parts = _sorted_parts(_boxes(bins, like, *boxes))
-    num_parts, size = parts.base.shape
-    shares = jnp.pad(upstream[order], [(0, num_parts * size - len(order)), (0, 0), (0, 0), (0, 0)])
-    shares = shares.reshape(num_parts, size, *bins, channels)
+    num_parts = parts.base.shape[0]
+    shares = _pad_parts(upstream[order], num_parts).reshape(num_parts, PART, *bins, channels)
 
     def add_part(number, cells):
         part, share = jax.tree.map(lambda column: column[number], (parts, shares))
