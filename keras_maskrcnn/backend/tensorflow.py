@@ -176,9 +176,8 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
         return (forward if native.on_gpu(pyramid[0]) else forward_with_exact_gradient)(*pyramid)
 
     if portable.is_used() or (sampling_ratio == 0 and (aggregation == "max" or native.on_gpu(pyramid[0]))):
-        return generic.multilevel_roi_align(
-            pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
-        )
+        roi_align = portable.multilevel_roi_align if portable.is_used() else generic.multilevel_roi_align
+        return roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation)
     if sampling_ratio == 0:
         frame = _stack_frame(boxes, levels, scales, aligned)
         return sampling.crop_adaptively(pyramid, frame, box_batch, levels, output_size)
