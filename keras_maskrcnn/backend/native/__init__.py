@@ -101,7 +101,7 @@ def crop(pyramid, frame, box_batch, levels, bins, ratio):
     return forward(*pyramid)
 
 
-def convolve(maps, kernel, bias, strides, relu, groups=1):
+def convolve(maps, kernel, bias, strides, relu, groups=1, forward_by=None):
     """Native 3x3 convolution with one cell of zero padding, bias and optional ReLU, with a native gradient.
 
     Args:
@@ -111,6 +111,7 @@ def convolve(maps, kernel, bias, strides, relu, groups=1):
         strides: int; outputs are H / strides, rounded up.
         relu: whether ReLU follows.
         groups: K / groups filters read C / groups channels each, in order. Both numbers are multiples of 16.
+        forward_by: function of (map, kernel, bias) that computes a result in another way; the gradient stays native.
 
     Returns:
         list of L maps (B, h_l, w_l, K), float32.
@@ -119,7 +120,10 @@ def convolve(maps, kernel, bias, strides, relu, groups=1):
 
     @tf.custom_gradient
     def forward(kernel, bias, *maps):
-        outputs = library.keras_maskrcnn_conv3x3(maps, kernel, bias, stride=strides, relu=int(relu), **own)
+        if forward_by is None:
+            outputs = library.keras_maskrcnn_conv3x3(maps, kernel, bias, stride=strides, relu=int(relu), **own)
+        else:
+            outputs = [forward_by(level, kernel, bias) for level in maps]
         outputs = [_with_shape(output, level, kernel, strides) for output, level in zip(outputs, maps, strict=True)]
 
         def gradient(*upstreams):
