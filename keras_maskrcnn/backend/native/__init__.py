@@ -30,9 +30,12 @@ def load():
         except (tf.errors.OpError, OSError) as error:
             warnings.warn(f"The native operators {path.name} cannot be loaded: {error}. Stock operators run instead.")
             continue
-        if hasattr(library, "keras_maskrcnn_roi_align"):
+        if hasattr(library, "keras_maskrcnn_add_maps"):  # the newest
             return library
-        warnings.warn(f"The native operators {path.name} do not find TensorFlow's C API. Stock operators run instead.")
+        warnings.warn(
+            f"The native operators {path.name} do not find TensorFlow's C API, or are of an older version of this "
+            "package. Stock operators run instead."
+        )
     return None
 
 
