@@ -38,12 +38,15 @@ setup(
     ext_modules=[
         Extension(
             "keras_maskrcnn.backend.native._operators",
-            [f"{NATIVE}/{name}.cc" for name in ("operators", "roi_align", "convolution", "direct", "winograd")],
+            [
+                f"{NATIVE}/{name}.cc"
+                for name in ("operators", "roi_align", "convolution", "direct", "winograd", "add_maps")
+            ],
             depends=[
                 f"{NATIVE}/{name}"
                 for name in (
                     *("combine.inc", "direct.inc", "winograd.inc", "vectors.inc", "widths.inc", "routines.inc"),
-                    *("convolution.h", "operators.h", "threads.h", "tensorflow_c_api.h"),
+                    *("convolution.h", "operators.h", "threads.h", "numbers.h", "tensorflow_c_api.h"),
                 )
             ],
             extra_compile_args=["-O3", "-g0", "-std=c++17", "-Wno-psabi", "-fvisibility=hidden"],

@@ -12,10 +12,11 @@ from pairs import main
 STRIDES = (4, 8, 16, 32)
 
 
-def case(kind, count, size, levels=1, image=(800, 1056), channels=256, path="native"):
-    """A JSON-ready case; one level is P2."""
+def case(kind, count, size, levels=1, image=(800, 1056), channels=256, path="native", ratio=2, sides=(16, 400)):
+    """A JSON-ready case; one level is P2; `sides` of the boxes in pixels."""
     return {
-        "kind": kind, "count": count, "size": size, "levels": levels, "image": image, "channels": channels, "path": path
+        "kind": kind, "count": count, "size": size, "levels": levels, "image": image, "channels": channels,
+        "path": path, "ratio": ratio, "sides": sides
     }  # fmt: skip
 
 
@@ -26,6 +27,12 @@ for path in ("native", "stock"):
             where = "P2" if levels == 1 else "P2..P5"
             name = f"{path} {kind}, {count} of {size}x{size} from {where}"
             CASES[name] = case(kind, count, size, levels, path=path)
+    # Boxes of more than one and less than two cells a bin: with one point per cell (ratio 0) they have as many as with
+    # ratio 2.
+    for count, size, kind in ((1000, 7, "forward"), (1000, 7, "gradient"), (100, 14, "forward"), (100, 14, "gradient")):
+        for ratio in (2, 0):
+            name = f"{path} {kind}, {count} of {size}x{size}, equal points, ratio {ratio}"
+            CASES[name] = case(kind, count, size, path=path, ratio=ratio, sides=(4.1 * size, 7.9 * size))
 
 
 def make_inputs(case):
@@ -36,8 +43,10 @@ def make_inputs(case):
         rng.standard_normal((1, height // s, width // s, case["channels"]), dtype="float32")
         for s in STRIDES[: case["levels"]]
     ]
-    sizes = np.exp(rng.uniform(np.log(16), np.log(400), (case["count"], 2)))
+    sizes = np.exp(rng.uniform(*np.log(case["sides"]), (case["count"], 2)))
     centres = rng.uniform(0, 1, (case["count"], 2)) * [width, height]
+    if case["ratio"] == 0 or max(case["sides"]) < 200:  # whole boxes, so that all have the same number of points
+        centres = sizes / 2 + centres * (1 - sizes / [width, height])
     boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
     boxes = boxes.clip(0, [width, height, width, height]).astype("float32")
     levels = np.floor(4 + np.log2(np.sqrt(sizes.prod(axis=1)) / 224)).clip(2, 1 + case["levels"]).astype("int32") - 2
@@ -62,7 +71,7 @@ def ours(case):
         images = tf.zeros_like(levels)
         # As in the layer: the stock path has one form for inference and one for training.
         align = backend.multilevel_roi_align if case["kind"] == "forward" else backend.trainable_multilevel_roi_align
-        return align(maps, boxes, images, levels, scales, size, 2, False, "average")
+        return align(maps, boxes, images, levels, scales, size, case["ratio"], False, "average")
 
     if case["kind"] == "forward":
         function = tf.function(lambda: crop(maps), autograph=False)
@@ -94,7 +103,8 @@ def theirs(case):
 
     def crop():
         return [
-            roi_align(m, rois[r], case["size"], 1 / s, 2, False) for m, r, s in zip(maps, rows, STRIDES, strict=False)
+            roi_align(m, rois[r], case["size"], 1 / s, case["ratio"], False)
+            for m, r, s in zip(maps, rows, STRIDES, strict=False)
         ]
 
     if not needs:

@@ -5,7 +5,8 @@ python benchmarks/profile_inference.py --export bfloat16   # an exported SavedMo
 
 R50-FPN, one 800x1056 image, 100 detections. TensorFlow runs one operator at a time here, on all cores, so that times
 add up. "GFLOP" counts the direct sums of convolutions and matrix products (a multiplication and an addition are two);
-"at peak" is their time at the rate of a large matrix product on this machine in the same precision.
+"at peak" is their time at the rate of a large matrix product on this machine in the same precision. The second table
+has the kinds of operators that take most of the time, and the share of each stage.
 """
 
 import argparse
@@ -50,6 +51,7 @@ def main():
     total = sum(flops.values())
     print(f"{'together':22} {sum(times.values()):8.0f} {total:8.1f} {total / peak * 1e3:12.0f}")
     print(f"untraced: {seconds * 1e3:.0f} ms; peak: {peak:.0f} GFLOP/s (a matrix product of 3072)")
+    _print_operators(record)
 
 
 def _freeze(model, images, export):
@@ -75,10 +77,29 @@ def _by_stage(record):
     times, flops = collections.Counter(), collections.Counter()
     for device in record.step_stats.dev_stats:
         for run in device.node_stats:
-            stage = next((stage for stage in STAGES if f"/{stage}" in run.node_name), REST)
+            stage = _stage(run)
             times[stage] += (run.op_end_rel_micros - run.op_start_rel_micros) / 1e3
             flops[stage] += 2e-9 * _reduction(nodes.get(run.node_name), nodes) * _elements(run)
     return times, flops
+
+
+def _print_operators(record, most=14):
+    """Print the kinds of operators that take most of the time: milliseconds, calls, and milliseconds of each stage."""
+    nodes = {node.name: node.op for graph in record.partition_graphs for node in graph.node}
+    times, calls = collections.defaultdict(collections.Counter), collections.Counter()
+    for device in record.step_stats.dev_stats:
+        for run in device.node_stats:
+            kind = nodes.get(run.node_name, "?")
+            times[kind][_stage(run)] += (run.op_end_rel_micros - run.op_start_rel_micros) / 1e3
+            calls[kind] += 1
+    print(f"\n{'operator':32} {'ms':>8} {'calls':>6}  of them in")
+    for kind in sorted(times, key=lambda kind: -times[kind].total())[:most]:
+        stages = ", ".join(f"{stage} {ms:.0f}" for stage, ms in times[kind].most_common(4))
+        print(f"{kind:32} {times[kind].total():8.0f} {calls[kind]:6}  {stages}")
+
+
+def _stage(run):
+    return next((stage for stage in STAGES if f"/{stage}" in run.node_name), REST)
 
 
 def _elements(run):

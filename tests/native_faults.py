@@ -103,19 +103,33 @@ def native_cases():
             zeros(upstream), [zeros(m) for m in maps], frame, images, one, **attributes
         )
 
-    def conv(maps=((1, 8, 8, 16),), kernel=(3, 3, 16, 16), bias=16, stride=1, way=0):
-        options = {"stride": stride, "relu": 0, "threads": 2, "way": way}
+    def conv(maps=((1, 8, 8, 16),), kernel=(3, 3, 16, 16), bias=16, stride=1, way=0, groups=1):
+        options = {"stride": stride, "relu": 0, "threads": 2, "way": way, "groups": groups}
         return library.keras_maskrcnn_conv3x3([zeros(m) for m in maps], zeros(kernel), zeros(bias), **options)
 
-    def back(maps=((1, 8, 8, 16),), kernel=(3, 3, 16, 16), way=0):
-        return library.keras_maskrcnn_conv3x3_back([zeros(m) for m in maps], zeros(kernel), threads=2, way=way)
+    def back(maps=((1, 8, 8, 16),), kernel=(3, 3, 16, 16), way=0, groups=1):
+        options = {"threads": 2, "way": way, "groups": groups}
+        return library.keras_maskrcnn_conv3x3_back([zeros(m) for m in maps], zeros(kernel), **options)
 
-    def kernel_grad(maps=((1, 8, 8, 16),), upstreams=((1, 8, 8, 16),), stride=1, way=0):
-        options = {"stride": stride, "threads": 2, "way": way}
+    def kernel_grad(maps=((1, 8, 8, 16),), upstreams=((1, 8, 8, 16),), stride=1, way=0, groups=1):
+        options = {"stride": stride, "threads": 2, "way": way, "groups": groups}
         maps, upstreams = [zeros(m) for m in maps], [zeros(m) for m in upstreams]
         return library.keras_maskrcnn_conv3x3_kernel_grad(maps, upstreams, **options)
 
+    def add(maps=((1, 8, 8, 16),), cells=(1, 8, 8, 1), coarse=0):
+        maps = [zeros(m) for m in maps]
+        return library.keras_maskrcnn_add_maps(maps, zeros(cells), relu=1, coarse=coarse, threads=2)
+
     cases = {
+        "add: no rows": (lambda: add([(1, 0, 8, 16)]), "(1, 0, 8, 16)"),
+        "add: three maps": (lambda: add([(1, 8, 8, 16)] * 3), "Received 3"),
+        "add: other channels": (lambda: add([(1, 8, 8, 16), (1, 8, 8, 1)]), "(1, 8, 8, 1)"),
+        "add: other rows": (lambda: add([(1, 8, 8, 16), (1, 4, 8, 16)]), "(1, 4, 8, 16)"),
+        "add: not half": (lambda: add([(1, 8, 8, 16), (1, 8, 8, 16)], coarse=1), "coarse=1"),
+        "add: cells of other rows": (lambda: add(cells=(1, 7, 8, 1)), "(1, 7, 8, 1)"),
+        "add: cells of channels": (lambda: add(cells=(1, 8, 8, 16)), "(1, 8, 8, 16)"),
+        "add: rank": (lambda: add([(8, 8, 16)]), "(8, 8, 16)"),
+        "add: rank of the cells": (lambda: add(cells=(8, 8, 1)), "(8, 8, 1)"),
         "align: no rows": (lambda: align([(1, 0, 8, 16)]), "(1, 0, 8, 16)"),
         "align: no channels": (lambda: align([(1, 8, 8, 0)]), "(1, 8, 8, 0)"),
         "align: rank": (lambda: align([(8, 8, 16)]), "(8, 8, 16)"),
@@ -141,6 +155,13 @@ def native_cases():
         "conv: bias": (lambda: conv(bias=32), "(32)"),
         "conv: stride": (lambda: conv(stride=2**31 - 1), "2147483647"),
         "conv: no stride": (lambda: conv(stride=0), "stride"),
+        "conv: no groups": (lambda: conv(groups=0), "groups"),
+        "conv: groups of 8": (lambda: conv(kernel=(3, 3, 8, 16), groups=2), "in 2 groups"),
+        "conv: groups of no channels": (lambda: conv(kernel=(3, 3, 0, 16), groups=2), "(3, 3, 0, 16)"),
+        "conv: filters in 3 groups": (lambda: conv([(1, 8, 8, 48)], (3, 3, 16, 32), 32, groups=3), "(3, 3, 16, 32)"),
+        "conv: 2^31 - 1 groups": (lambda: conv(groups=2**31 - 1), "2147483647 groups"),
+        "conv back: groups of 8": (lambda: back(kernel=(3, 3, 8, 16), groups=2), "in 2 groups"),
+        "gradient: 3 groups": (lambda: kernel_grad(groups=3), "3 groups"),
         "gradient: other size": (lambda: kernel_grad(upstreams=[(1, 7, 8, 16)]), "(1, 7, 8, 16)"),
         "gradient: no upstream filters": (lambda: kernel_grad(upstreams=[(1, 8, 8, 0)]), "(1, 8, 8, 0)"),
         "gradient: no rows": (lambda: kernel_grad([(1, 0, 8, 16)], [(1, 0, 8, 16)]), "(1, 0, 8, 16)"),

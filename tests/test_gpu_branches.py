@@ -12,11 +12,11 @@ pytestmark = pytest.mark.tensorflow
 @pytest.fixture
 def on_gpu(monkeypatch):
     """A function that calls another one as on a GPU."""
-    from keras_maskrcnn.backend import tensorflow as module
+    from keras_maskrcnn.backend import native
 
     def call(function, *args, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_on_gpu", lambda tensor: True)
+            patch.setattr(native, "on_gpu", lambda tensor: True)
             return function(*args, **options)
 
     return call

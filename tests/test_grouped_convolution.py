@@ -8,9 +8,10 @@ import keras_maskrcnn as km
 from keras_maskrcnn import backend
 from keras_maskrcnn.network.backbones.resnet import ResidualBlock
 
-CASES = [(32, 8, 8, 1), (32, 64, 64, 2), (3, 5, 2, 1), (6, 4, 8, 2)]
+CASES = [(32, 8, 8, 1), (8, 4, 4, 2), (32, 64, 64, 2), (2, 16, 48, 1), (16, 1, 2, 1), (3, 5, 2, 1), (6, 4, 8, 2)]
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize(("groups", "channels", "filters", "strides"), CASES)
 def test_a_grouped_convolution_is_one_convolution_a_group(groups, channels, filters, strides):
     rng = np.random.default_rng(groups)
@@ -35,6 +36,27 @@ def test_a_grouped_convolution_is_one_convolution_a_group(groups, channels, filt
         ours = gradients[0][..., inputs], gradients[1][..., outputs], gradients[2][outputs]
         for mine, expected in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(mine, expected, atol=2e-4)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(("way", "groups"), [(0, 4), (2, 1)], ids=["grouped", "dense"])
+def test_the_native_convolution_has_the_same_bits_for_any_number_of_threads(way, groups):
+    from keras_maskrcnn.backend import native
+
+    library = native.load()
+    if library is None:
+        pytest.skip("no native library: was there a compiler?")
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(size=(1, *sides, 64)).astype("float32") for sides in ((31, 37), (5, 3))]
+    kernel = rng.normal(size=(3, 3, 64 // groups, 128)).astype("float32")
+    results = set()
+    for threads in (1, 2, 3, 8):
+        options = {"groups": groups, "way": way, "threads": threads}
+        outputs = library.keras_maskrcnn_conv3x3(maps, kernel, np.ones(128, "float32"), stride=1, relu=1, **options)
+        back = library.keras_maskrcnn_conv3x3_back(outputs, kernel, **options)
+        gradient = library.keras_maskrcnn_conv3x3_kernel_grad(maps, outputs, stride=1, **options)
+        results.add(b"".join(each.numpy().tobytes() for each in (*outputs, *back, gradient)))
+    assert len(results) == 1 and np.abs(gradient).max() > 1
 
 
 def test_wrong_groups_are_refused():

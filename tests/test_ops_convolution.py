@@ -246,6 +246,41 @@ def test_the_compiled_gradient_of_relu_reads_its_result():
         assert re.search(rf"%{re.escape(name)} = \S+ maximum\(", program), name
 
 
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_relu_of_a_sum_and_its_gradients(masked, dtype):
+    rng = np.random.default_rng(0)
+    maps = [keras.ops.cast(rng.standard_normal((2, 33, 40, 21)), dtype) for _ in range(2)]
+    cells = keras.ops.cast(rng.random((2, 33, 40, 1)) < 0.7, dtype) if masked else None
+    upstream = rng.standard_normal((2, 33, 40, 21)).astype("float32")
+    result, gradients = pull_back_function(lambda a, b: backend.apply_relu(a, cells, b))(maps, upstream)
+    total = keras.ops.convert_to_numpy(keras.ops.cast(maps[0] + maps[1], "float32"))
+    kept = (total > 0) & (keras.ops.convert_to_numpy(keras.ops.cast(cells, "bool")) if masked else True)
+    np.testing.assert_array_equal(result, np.where(kept, total, 0))
+    seed = keras.ops.convert_to_numpy(keras.ops.cast(keras.ops.cast(upstream, dtype), "float32"))
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient, np.where(kept, seed, 0))
+
+
+@pytest.mark.tensorflow
+def test_a_sum_takes_the_memory_of_a_map_that_nothing_else_needs():
+    import tensorflow as tf
+
+    native_library()
+    a, b = (tf.random.stateless_normal((1, 8, 8, 4), [seed, 0]) for seed in (1, 2))
+
+    @tf.function
+    def twice(a, b):
+        kept = a * 1.5
+        total = backend.apply_relu(kept, None, b)  # must not be written over `kept`, which is needed again
+        return total + 2 * kept, backend.apply_relu(a * 2.0, None, b)
+
+    first, second = twice(a, b)
+    np.testing.assert_allclose(first, np.maximum(a * 1.5 + b, 0) + 3 * a, atol=1e-6)
+    np.testing.assert_allclose(second, np.maximum(a * 2 + b, 0), atol=1e-6)
+
+
 def test_relu_sets_cells_to_zero():
     features, cells = np.array([[[[-1.0], [2.0], [3.0]]]], "float32"), np.array([[[[1.0], [1.0], [0.0]]]], "float32")
     assert keras.ops.convert_to_numpy(backend.apply_relu(features)).ravel().tolist() == [0, 2, 3]

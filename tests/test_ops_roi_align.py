@@ -93,6 +93,86 @@ def test_adaptive_ratio_has_one_point_a_cell():
     np.testing.assert_allclose(result[0, 0, :, 0], [0.5, 0.5], atol=1e-5)
 
 
+def defined_weights(start, length, bins, extent):
+    """The weight of each cell in the average over each bin, with one point per cell: point after point, float64."""
+    count = int(np.ceil(length / bins))
+    weights = np.zeros((bins, extent))
+    for number in range(bins):
+        points = start + length / bins * (number + (np.arange(count) + 0.5) / max(count, 1))
+        points = points[(points >= -1) & (points <= extent)].clip(0, extent - 1)
+        low = np.floor(points).astype(int)
+        np.add.at(weights[number], low, (1 - points + low) / count)
+        np.add.at(weights[number], np.minimum(low + 1, extent - 1), (points - low) / count)
+    return weights
+
+
+def boxes_of_every_kind(rng, count):
+    """Random boxes on an image of 96 x 320, and some of no size, turned round, beyond the map and huge."""
+    boxes = random_boxes(rng, 1, count, 96, 320)[0]
+    boxes[:8] = [
+        [40.3, 20, 40.3, 60],
+        [50, 50, 30.5, 20],
+        [-90, -80, -41, -22],
+        [400, 200, 500, 300.7],
+        [-3000, -2000.5, 4000, 3000],
+        [10, -5000, 60.5, 5000],
+        [1, 3, 319, 9],
+        [0, 0, 320, 96],
+    ]
+    return boxes
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("aligned", [False, True])
+def test_one_point_a_cell_is_the_average_of_all_points(aligned):
+    rng = np.random.default_rng(2)
+    pyramid, boxes = random_pyramid(rng, 2, 96, 320), boxes_of_every_kind(rng, 40)
+    scales, bins = np.array([1 / 4, 1 / 8, 1 / 16, 1 / 32]), (3, 5)
+    images, levels = rng.integers(0, 2, 40).astype("int32"), rng.integers(0, 4, 40).astype("int32")
+    levels[:8] = 0
+    upstream = rng.standard_normal((40, *bins, 3)).astype("float32")
+    expected, shares = np.zeros(upstream.shape), [np.zeros(level.shape) for level in pyramid]
+    for number, (box, image, level) in enumerate(zip(boxes, images, levels)):
+        x1, y1, x2, y2 = box.astype("float64") * scales[level] - 0.5 * aligned
+        height, width = (y2 - y1, x2 - x1) if aligned else (max(y2 - y1, 1), max(x2 - x1, 1))
+        features = pyramid[level][image]
+        rows = defined_weights(y1, height, bins[0], features.shape[0])
+        columns = defined_weights(x1, width, bins[1], features.shape[1])
+        expected[number] = np.einsum("ph,qw,hwc->pqc", rows, columns, features)
+        shares[level][image] += np.einsum("ph,qw,pqc->hwc", rows, columns, upstream[number])
+    tensors = [keras.ops.convert_to_tensor(each) for each in (boxes, images, levels)]
+    options = (tuple(scales.tolist()), bins, 0, aligned, "average")
+    result, gradients = pull_back(
+        lambda *maps: backend.trainable_multilevel_roi_align(list(maps), *tensors, *options), pyramid, upstream
+    )
+    np.testing.assert_allclose(result, expected, atol=1e-4)
+    for ours, share in zip(gradients, shares, strict=True):
+        np.testing.assert_allclose(ours, share, atol=1e-4)
+    assert min(np.abs(each).max() for each in (expected[8:], *shares)) > 0.5 and np.abs(expected[6:8]).max() > 0.1
+
+
+@pytest.mark.tensorflow
+@pytest.mark.usefixtures("eagerly")
+def test_bins_of_too_many_cells_for_a_matrix_take_several(monkeypatch):
+    from keras_maskrcnn.backend import sampling
+
+    rng = np.random.default_rng(3)
+    features, boxes = random_pyramid(rng, 1, 96, 128)[0], random_boxes(rng, 1, 9, 96, 128)[0]
+    upstream = rng.standard_normal((9, 3, 3, 3)).astype("float32")
+
+    def results():
+        return pull_back(
+            lambda maps: km_ops.roi_align(maps, boxes, np.zeros(9, "int32"), 3, 0.25, 0), [features], upstream
+        )
+
+    expected, (share,) = results()
+    monkeypatch.setattr(sampling, "MOST_CELLS", 300)
+    crops, (gradient,) = results()
+    np.testing.assert_allclose(crops, expected, atol=1e-5)
+    np.testing.assert_allclose(gradient, share, atol=1e-5)
+    assert min(np.abs(expected).max(), np.abs(share).max()) > 0.5
+
+
 @pytest.mark.parametrize("ratio", [0, 1, 2, 3])
 @pytest.mark.parametrize("aligned", [False, True])
 def test_values_and_gradients_equal_torchvision(aligned, ratio):
@@ -158,6 +238,23 @@ def test_gradients_of_cpus_and_of_accelerators_are_equal(ratio):
         assert scattered.shape == level.shape and scattered.dtype == level.dtype
         np.testing.assert_allclose(scattered, looped, atol=1e-5)
     assert max(np.abs(level).max() for level in by_loop) > 1
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="two gradients exist on JAX alone: CPUs and accelerators")
+def test_both_gradients_with_one_point_a_cell_are_equal():
+    from keras_maskrcnn.backend import adaptive_jax, generic
+
+    rng = np.random.default_rng(6)
+    pyramid, boxes = random_pyramid(rng, 2, 96, 320), boxes_of_every_kind(rng, 40)
+    images, levels = (keras.ops.cast(rng.integers(0, most, 40), "int32") for most in (2, 4))
+    frame = generic.box_frames(boxes, levels, [1 / 4, 1 / 8, 1 / 16, 1 / 32], True)
+    upstream = keras.ops.convert_to_tensor(rng.standard_normal((40, 3, 5, 3)).astype("float32"))
+    spread = [adaptive_jax._spread_by_scatter, adaptive_jax._spread_by_rows]
+    by_scatter, by_rows = (each((3, 5), pyramid, (frame, images, levels), upstream) for each in spread)
+    for level, scattered, summed in zip(pyramid, by_scatter, by_rows, strict=True):
+        assert scattered.shape == level.shape and scattered.dtype == level.dtype
+        np.testing.assert_allclose(scattered, summed, atol=1e-5)
+    assert max(np.abs(level).max() for level in by_rows) > 1
 
 
 def test_levels_of_the_paper():

@@ -6,7 +6,7 @@ import types
 import keras
 import numpy as np
 import pytest
-from backend_tools import to_numpy
+from backend_tools import pull_back, to_numpy
 from keras import ops
 
 from keras_maskrcnn import backend
@@ -23,10 +23,23 @@ def test_rows_of_each_image(axis):
         np.testing.assert_array_equal(to_numpy(module.gather_each(MAPS, ROWS, axis)), expected)
 
 
-def test_each_cell_four_times():
-    expected = MAPS.repeat(2, axis=1).repeat(2, axis=2)
+@pytest.mark.usefixtures("path")
+def test_each_cell_of_the_coarse_map_counts_four_times():
+    rng = np.random.default_rng(1)
+    fine, upstream = (rng.standard_normal((2, 10, 14, 3)).astype("float32") for _ in range(2))
+    mask = (rng.random((2, 10, 14, 1)) < 0.5).astype("float32")
+    maps, cells = [ops.convert_to_tensor(each) for each in (fine, MAPS)], ops.convert_to_tensor(mask)
+    expected = fine + MAPS.repeat(2, axis=1).repeat(2, axis=2)
     for module in (backend, runtime):
-        np.testing.assert_array_equal(to_numpy(module.upsample_twice(MAPS)), expected)
+        np.testing.assert_array_equal(to_numpy(module.add_upsampled(*maps)), expected)
+        np.testing.assert_array_equal(to_numpy(module.add_upsampled(*maps, cells)), expected * mask)
+        np.testing.assert_array_equal(to_numpy(module.keep_cells(maps[0], cells)), fine * mask)
+    _, gradients = pull_back(lambda *maps: backend.add_upsampled(*maps, cells), [fine, MAPS], upstream)
+    masked = upstream * mask
+    np.testing.assert_allclose(gradients[0], masked, atol=1e-6)
+    np.testing.assert_allclose(gradients[1], masked.reshape(2, 5, 2, 7, 2, 3).sum(axis=(2, 4)), atol=1e-6)
+    _, (kept,) = pull_back(lambda features: backend.keep_cells(features, cells), [fine], upstream)
+    np.testing.assert_array_equal(kept, masked)
 
 
 def test_sizes_and_padding():

@@ -32,9 +32,9 @@ __all__ = [
 FARTHEST = 1e6
 
 
-def apply_relu(features, cells=None):
-    """max(features, 0), and 0 where `cells`, (B, h, w, 1) of ones and zeros, is 0."""
-    features = ops.relu(features)
+def apply_relu(features, cells=None, added=None):
+    """max(features + added, 0), and 0 where `cells`, (B, h, w, 1) of ones and zeros, is 0."""
+    features = ops.relu(features if added is None else features + added)
     return features if cells is None else features * cells
 
 

@@ -15,7 +15,8 @@ from jax import numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 from keras import ops
 
-from keras_maskrcnn.backend import generic
+from keras_maskrcnn.backend import adaptive_jax, generic
+from keras_maskrcnn.backend.cells_jax import empty_cells, split_cells
 from keras_maskrcnn.backend.checks import check_convolution
 from keras_maskrcnn.backend.drawing import drawn_by_numpy
 from keras_maskrcnn.geometry import bilinear
@@ -28,11 +29,12 @@ LARGEST_UNROLLED_RATIO = 4
 NUM_PARTS = 4  # of `part_by_part`
 
 
-def apply_relu(features, cells=None):
+def apply_relu(features, cells=None, added=None):
     """As `generic.apply_relu`. Its gradient reads the result: JAX would keep what went in as well, a copy of each map.
 
     Cells are set to zero before ReLU. The other way round, the gradient would need the map without zeros, too.
     """
+    features = features if added is None else features + added
     return _keep_positive(features if cells is None else features * cells)
 
 
@@ -83,7 +85,8 @@ def _sum_windows(features, kernel, strides, groups):
 
 def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
     """Crop every box from its own level. Arguments and result as in `generic.multilevel_roi_align`."""
-    if sampling_ratio == 0 or sampling_ratio > LARGEST_UNROLLED_RATIO:
+    adaptive = sampling_ratio == 0 and aggregation == "average"
+    if not adaptive and not 1 <= sampling_ratio <= LARGEST_UNROLLED_RATIO:
         return generic.multilevel_roi_align(
             pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
         )
@@ -91,6 +94,8 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
     like = tuple(jax.ShapeDtypeStruct(level.shape, level.dtype) for level in pyramid)
 
     def crop(bins, ratio):
+        if adaptive:
+            return adaptive_jax.crop(bins, like, list(pyramid), frame, box_batch, levels)
         return _crop(bins, ratio, like, list(pyramid), frame, box_batch, levels)
 
     crops = generic.aggregate(crop, output_size, sampling_ratio, aggregation)
@@ -152,11 +157,11 @@ def _spread_by_scatter(bins, ratio, like, boxes, upstream):
     """
     frame, images, levels = boxes
     channels = upstream.shape[-1]
-    cells = _empty_cells(sum(shape.size for shape in like) // channels, upstream)
+    cells = empty_cells(sum(shape.size for shape in like) // channels, upstream)
     for places, weights in generic.bin_taps(like, frame, images, levels, bins, ratio):
         shares = (weights[..., None] * upstream).reshape(-1, channels)
         cells = cells.at[places.reshape(-1)].add(shares, mode="promise_in_bounds")
-    return _split_cells(cells, like)
+    return split_cells(cells, like)
 
 
 def _spread_by_loop(bins, ratio, like, boxes, upstream):
@@ -191,28 +196,9 @@ def _spread_by_loop(bins, ratio, like, boxes, upstream):
         return cells
 
     # The right neighbour of the last cell has weight 0 but is read and written: add one row for it.
-    cells = _empty_cells(sum(shape.size for shape in like) // channels + 1, upstream)
+    cells = empty_cells(sum(shape.size for shape in like) // channels + 1, upstream)
     cells = lax.fori_loop(0, num_boxes * num_rows * num_columns, add_bin, cells)
-    return _split_cells(cells, like)
-
-
-def _empty_cells(count, upstream):
-    """A table of zeros (count, C), as large as the pyramid, that XLA cannot make before it has `upstream`.
-
-    A constant it would make once, early, and copy for each RoIAlign: a third table in memory.
-    """
-    never = upstream.reshape(-1)[0] > jnp.inf
-    return jnp.broadcast_to(never.astype("float32"), (count, upstream.shape[-1]))
-
-
-def _split_cells(cells, like):
-    """From a table (cells, C) to the list of maps: the inverse of `generic.flatten_pyramid`."""
-    result, first = [], 0
-    for shape in like:
-        size = shape.size // shape.shape[-1]
-        result.append(cells[first : first + size].reshape(shape.shape).astype(shape.dtype))
-        first += size
-    return result
+    return split_cells(cells, like)
 
 
 def _loop_taps(bins, ratio, like, boxes):

@@ -43,6 +43,21 @@ def upsample_twice(features):
     return ops.repeat(ops.repeat(features, 2, axis=1), 2, axis=2)
 
 
+def keep_cells(features, cells):
+    """A map (B, h, w, C), and 0 where `cells`, (B, h, w, 1) of 0 and 1, is 0."""
+    return features * cells
+
+
+def add_upsampled(fine, coarse, cells=None):
+    """The sum of two maps, each cell of the coarse one four times; 0 where `cells`, (B, h, w, 1) of 0 and 1, is 0.
+
+    Args:
+        fine: float (B, h, w, C). coarse: float (B, h / 2, w / 2, C).
+    """
+    total = fine + upsample_twice(coarse)
+    return total if cells is None else total * cells
+
+
 def trim_to_valid(valid, *arrays):
     """Drop the columns after the last valid one of the batch. Here sizes are fixed, so nothing is dropped.
 

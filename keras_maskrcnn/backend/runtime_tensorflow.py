@@ -8,7 +8,7 @@ import pathlib
 import keras
 import tensorflow as tf
 
-from keras_maskrcnn.backend import portable
+from keras_maskrcnn.backend import native, portable
 from keras_maskrcnn.backend.runtime import has_bfloat16_cores
 
 SUPPORTS_JIT = False
@@ -53,6 +53,21 @@ def upsample_twice(features):
     """
     size = 2 * tf.shape(features)[1:3]
     return tf.raw_ops.ResizeNearestNeighbor(images=features, size=size)
+
+
+def keep_cells(features, cells):
+    """As `runtime.keep_cells`: natively it writes only the zeros, where nothing else needs the map."""
+    features = tf.convert_to_tensor(features)
+    return native.add_maps([features], cells) if native.adds_maps([features]) else features * cells
+
+
+def add_upsampled(fine, coarse, cells=None):
+    """As `runtime.add_upsampled`, natively in one pass over memory."""
+    fine, coarse = tf.convert_to_tensor(fine), tf.convert_to_tensor(coarse)
+    if native.adds_maps([fine, coarse]):
+        return native.add_maps([fine, coarse], cells, coarse=True)
+    total = fine + upsample_twice(coarse)
+    return total if cells is None else total * cells
 
 
 def trim_to_valid(valid, *arrays):

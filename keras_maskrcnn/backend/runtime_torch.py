@@ -8,6 +8,7 @@ from keras_maskrcnn.backend import runtime
 from keras_maskrcnn.backend.runtime import (
     gather_each,
     has_bfloat16_cores,
+    keep_cells,
     pad_columns,
     pad_to_multiple,
     scale_loss,
@@ -20,6 +21,7 @@ from keras_maskrcnn.backend.runtime import (
 __all__ = [
     "gather_each",
     "take_rows",
+    "keep_cells",
     "pad_columns",
     "pad_to_multiple",
     "scale_loss",
@@ -39,6 +41,12 @@ def upsample_twice(features):
     """Each cell of (B, h, w, C) four times: (B, 2h, 2w, C)."""
     channels_first = ops.convert_to_tensor(features).permute(0, 3, 1, 2)
     return functional.interpolate(channels_first, scale_factor=2, mode="nearest").permute(0, 2, 3, 1)
+
+
+def add_upsampled(fine, coarse, cells=None):
+    """As `runtime.add_upsampled`."""
+    total = fine + upsample_twice(coarse)
+    return total if cells is None else total * cells
 
 
 def trim_to_valid(valid, *arrays):

@@ -12,11 +12,11 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_maskrcnn.backend import generic, native, portable
+from keras_maskrcnn.backend import generic, native, portable, sampling
 from keras_maskrcnn.backend.checks import check_convolution
-from keras_maskrcnn.geometry import bilinear
 
-_DENSE_CHANNELS = 64  # of a dense convolution that stands for several groups
+_DENSE_CHANNELS = 64  # of a dense convolution by stock operators that stands for several groups
+_NATIVE_CHANNELS = 16  # whose multiples the native convolution takes
 
 stock_operators = native.stock_operators
 portable_operators = portable.portable_operators
@@ -36,6 +36,14 @@ def known_values(tensor):
     return tensor.numpy() if tf.executing_eagerly() and tf.is_tensor(tensor) else None
 
 
+def apply_relu(features, cells=None, added=None):
+    """As `generic.apply_relu`: natively in one pass over memory, where stock operators take one for each step."""
+    maps = [tf.convert_to_tensor(each) for each in ([features] if added is None else [features, added])]
+    if (cells is None and added is None) or not native.adds_maps(maps):
+        return generic.apply_relu(features, cells, added)
+    return native.add_maps(maps, cells, relu=True)
+
+
 def convolve(maps, kernel, bias=None, strides=1, relu=False, groups=1):
     """Convolve with the native operator where it is faster (3x3), else with stock operators. As `generic.convolve`.
 
@@ -44,28 +52,59 @@ def convolve(maps, kernel, bias=None, strides=1, relu=False, groups=1):
     """
     kernel = tf.convert_to_tensor(kernel)
     check_convolution(maps, kernel, bias, strides, groups)
+    together = _groups_together(kernel, groups)
+    if _convolves_natively(maps, kernel, together):
+        bias = tf.zeros(kernel.shape[-1]) if bias is None else tf.convert_to_tensor(bias)
+        kernel, joined = _join_groups(kernel, groups, together), groups // together
+
+        def densely(features, kernel, bias):
+            return _convolve_groups(features, kernel, bias, strides, relu, joined)
+
+        # Groups of 4 channels: 67 ms of CPU time densely and 79 in blocks of 16; with both gradients 352 and 191.
+        return native.convolve(maps, kernel, bias, strides, relu, joined, densely if together > 1 else None)
     if groups > 1:
         return [_convolve_groups(features, kernel, bias, strides, relu, groups) for features in maps]
-    if _convolves_natively(maps, kernel):
-        bias = tf.zeros(kernel.shape[-1]) if bias is None else tf.convert_to_tensor(bias)
-        return native.convolve(maps, kernel, bias, strides, relu)
     return [_convolve_by_stock(features, kernel, bias, strides, relu) for features in maps]
 
 
+def _groups_together(kernel, groups):
+    """The fewest groups that together have channels and filters for the native convolution, or 0."""
+    channels, filters = kernel.shape[2], kernel.shape[3] // groups
+    if groups > 1 and channels > _DENSE_CHANNELS:  # each group alone is faster: native, without 3 of 4 products
+        return 0
+    counts = [math.lcm(_NATIVE_CHANNELS, size) // size for size in (channels, filters)]
+    together = math.lcm(*counts)
+    return together if groups % together == 0 else 0
+
+
+def _join_groups(kernel, groups, together):
+    """The kernel of the same convolution in fewer groups, with zeros between those that are joined.
+
+    Args:
+        kernel: (k, k, C / groups, K). together: int, groups that become one.
+
+    Returns:
+        (k, k, together * C / groups, K).
+    """
+    if together == 1:
+        return kernel
+    rows, columns, channels, filters = kernel.shape
+    parts = tf.reshape(kernel, (rows * columns, 1, channels * groups // together, together, filters // groups))
+    parts = parts * tf.eye(together, dtype=kernel.dtype)[:, None, :, None]
+    return tf.reshape(parts, (rows, columns, together * channels, filters))
+
+
 def _convolve_groups(features, kernel, bias, strides, relu, groups):
-    """A grouped convolution as dense ones of a few groups each, whose kernels hold zeros between groups.
+    """A grouped convolution as dense ones of a few groups each.
 
     TensorFlow has no gradient for grouped convolutions on CPUs. With `_DENSE_CHANNELS` channels or more the dense ones
     run at full speed, which makes up for the products with zero.
     """
     channels, filters = kernel.shape[2], kernel.shape[3] // groups
     together = math.gcd(groups, max(1, _DENSE_CHANNELS // channels))
-    blocks = tf.eye(together, dtype=kernel.dtype)[:, None, :, None]
     outputs = []
     for first in range(0, groups, together):
-        own = kernel[..., first * filters : (first + together) * filters]
-        own = tf.reshape(own, (*kernel.shape[:2], 1, channels, together, filters)) * blocks
-        own = tf.reshape(own, (*kernel.shape[:2], together * channels, together * filters))
+        own = _join_groups(kernel[..., first * filters : (first + together) * filters], together, together)
         part = features[..., first * channels : (first + together) * channels]
         ends = None if bias is None else bias[first * filters : (first + together) * filters]
         outputs += convolve([part], own, ends, strides, relu)
@@ -81,7 +120,7 @@ def _convolve_by_stock(features, kernel, bias, strides, relu):
         sums = sums if bias is None else tf.nn.bias_add(sums, bias)
         return tf.nn.relu(sums) if relu else sums
 
-    if kernel.shape[0] == 1 and not _on_gpu(features) and not portable.is_used():
+    if kernel.shape[0] == 1 and not native.on_gpu(features) and not portable.is_used():
         # A matrix product: on CPU its gradients take a half to a fifth of the time of conv2d's.
         if strides > 1:  # select every second cell by 1x1 pooling: 1 ms, gradient 5; a strided slice takes 23 and 23
             features = tf.nn.avg_pool2d(features, 1, strides, "VALID")
@@ -93,10 +132,14 @@ def _convolve_by_stock(features, kernel, bias, strides, relu):
     return finish(tf.nn.conv2d(features, kernel, strides, padding))
 
 
-def _convolves_natively(maps, kernel):
-    rows, columns, channels, filters = kernel.shape
-    fits = (rows, columns) == (3, 3) and channels % 16 == 0 and filters % 16 == 0
-    return fits and all(features.dtype == tf.float32 for features in maps) and not _on_gpu(maps[0]) and native.is_used()
+def _convolves_natively(maps, kernel, together):
+    fits = together > 0 and tuple(kernel.shape[:2]) == (3, 3)
+    return (
+        fits
+        and all(features.dtype == tf.float32 for features in maps)
+        and not native.on_gpu(maps[0])
+        and native.is_used()
+    )
 
 
 def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
@@ -104,7 +147,8 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
 
     crop_and_resize, 13 / 31 ms, is for exports and for machines without a compiler: every runtime and
     exchange format supports it. Its stock gradient loses updates between CPU threads and is wrong by up
-    to 20 % (on a GPU it is right), so the gradient comes from `trainable_multilevel_roi_align`.
+    to 20 % (on a GPU it is right), so the gradient comes from `trainable_multilevel_roi_align`. One point per cell is a
+    sparse product on CPUs.
     """
     if _is_native(pyramid, sampling_ratio, aggregation):
         frame = _stack_frame(boxes, levels, scales, aligned)
@@ -130,16 +174,19 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
         @tf.custom_gradient
         def forward_with_exact_gradient(*maps):
             def gradient(upstream):
-                matrix = _sampling_matrix(maps, frame, box_batch, levels, points, ratio)
-                return _spread(matrix, upstream, maps)
+                matrix = sampling.matrix_of_points(maps, frame, box_batch, levels, points, ratio)
+                return sampling.spread(matrix, upstream, maps)
 
             return forward(*maps), gradient
 
-        return (forward if _on_gpu(pyramid[0]) else forward_with_exact_gradient)(*pyramid)
+        return (forward if native.on_gpu(pyramid[0]) else forward_with_exact_gradient)(*pyramid)
 
-    if sampling_ratio == 0 or portable.is_used():
+    if portable.is_used() or (sampling_ratio == 0 and (aggregation == "max" or native.on_gpu(pyramid[0]))):
         roi_align = portable.multilevel_roi_align if portable.is_used() else generic.multilevel_roi_align
         return roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation)
+    if sampling_ratio == 0:
+        frame = _stack_frame(boxes, levels, scales, aligned)
+        return sampling.crop_adaptively(pyramid, frame, box_batch, levels, output_size)
     return generic.aggregate(crop, output_size, sampling_ratio, aggregation)
 
 
@@ -151,24 +198,15 @@ def trainable_multilevel_roi_align(
     The product is for training: the transpose of the matrix, computed once, gives the exact gradient. 11 ms and 8
     for the gradient / 23 and 15. It does not store the sample points, which need 4 times the memory of the crops.
     """
-    if sampling_ratio == 0 or _on_gpu(pyramid[0]) or _is_native(pyramid, sampling_ratio, aggregation):
+    if sampling_ratio == 0 or native.on_gpu(pyramid[0]) or _is_native(pyramid, sampling_ratio, aggregation):
         return multilevel_roi_align(
             pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
         )
 
     def crop(points, ratio):
         frame = _stack_frame(boxes, levels, scales, aligned)
-        matrix = _sampling_matrix(pyramid, frame, box_batch, levels, points, ratio)
-
-        @tf.custom_gradient
-        def multiply(*maps):
-            cells = generic.flatten_pyramid(maps)
-            crops = tf.raw_ops.SparseMatrixMatMul(a=matrix, b=tf.cast(cells, tf.float32))
-            crops = crops[: tf.shape(frame)[0] * points[0] * points[1]]
-            crops = tf.reshape(crops, (-1, *points, maps[0].shape[-1]))
-            return tf.cast(crops, maps[0].dtype), lambda upstream: _spread(matrix, upstream, maps)
-
-        return multiply(*pyramid)
+        matrix = sampling.matrix_of_points(pyramid, frame, box_batch, levels, points, ratio)
+        return sampling.multiply(matrix, pyramid, tf.shape(frame)[0], points)
 
     return generic.aggregate(crop, output_size, sampling_ratio, aggregation)
 
@@ -176,20 +214,13 @@ def trainable_multilevel_roi_align(
 def _is_native(pyramid, sampling_ratio, aggregation):
     """Whether the native operator supports this call: on a CPU, in float32 or bfloat16."""
     known = pyramid[0].dtype in (tf.float32, tf.bfloat16) and (sampling_ratio > 0 or aggregation == "average")
-    return known and not _on_gpu(pyramid[0]) and native.is_used()
+    return known and not native.on_gpu(pyramid[0]) and native.is_used()
 
 
 def _stack_frame(boxes, levels, scales, aligned):
     """Boxes in cells of their levels, float32 (R, [y, x, height, width])."""
     boxes = tf.stop_gradient(boxes)
     return tf.stack(generic.box_frames(boxes, levels, scales, aligned), axis=1)
-
-
-def _on_gpu(tensor):
-    """Whether operators on a tensor will run on a GPU, as far as is known during tracing."""
-    if tensor.device:
-        return "GPU" in tensor.device
-    return bool(tf.config.list_logical_devices("GPU"))
 
 
 def _crop_level(features, frame, images, output_size, ratio):
@@ -219,83 +250,6 @@ def _crop_level(features, frame, images, output_size, ratio):
         # 4 / 9 ms; the mean over the axes of a reshaped tensor takes 70 / 300.
         crops = tf.nn.avg_pool2d(crops, ratio, ratio, "VALID")
     return tf.cast(crops, features.dtype)
-
-
-def _sampling_matrix(pyramid, frame, images, levels, output_size, ratio):
-    """The weight of every cell of the pyramid in every bin of every box, 4 * ratio^2 entries per bin.
-
-    Args:
-        pyramid: list of L maps (B, H_l, W_l, C); only the sizes are used.
-        frame: float32 (R, [y, x, height, width]), cells of the box's level.
-        images: int32 (R,), the image of each box.
-        levels: int32 (R,), the map of each box.
-        output_size: (h, w), bins.
-        ratio: points per bin and axis.
-
-    Returns:
-        sparse matrix (R * h * w, cells), in the order of `generic.flatten_pyramid`. Without boxes it
-        has one empty row, because the product of a matrix without rows crashes the process.
-    """
-    sizes = generic.map_sizes(pyramid)
-    heights, widths, offsets = (tf.cast(tf.gather(column, levels), tf.int64) for column in sizes)
-    rows, row_weights = _axis_cells(frame[:, 0], frame[:, 2], heights, output_size[0], ratio)
-    columns, column_weights = _axis_cells(frame[:, 1], frame[:, 3], widths, output_size[1], ratio)
-    first = offsets + tf.cast(images, tf.int64) * heights * widths
-    rows = first[:, None, None] + rows * widths[:, None, None]
-    cells = rows[:, :, None, :, None] + columns[:, None, :, None, :]
-    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
-    taps = 4 * ratio * ratio
-    num_bins = tf.size(cells, out_type=tf.int64) // taps
-    bins = tf.broadcast_to(tf.range(num_bins)[:, None], (num_bins, taps))
-    # Stack on the first axis and transpose: 2 ms, while stacking pairs takes 3.
-    indices = tf.transpose(tf.stack([tf.reshape(bins, [-1]), tf.reshape(cells, [-1])]))
-    num_cells = tf.add_n([tf.size(level[..., 0], out_type=tf.int64) for level in pyramid])
-    return tf.raw_ops.SparseTensorToCSRSparseMatrix(
-        indices=indices,
-        values=tf.reshape(weights, [-1]),
-        dense_shape=tf.stack([tf.maximum(num_bins, 1), num_cells]),
-    )
-
-
-def _axis_cells(start, length, extent, bins, ratio):
-    """The cells that each bin reads along one axis and their weights in its average.
-
-    Returns:
-        cells: int64 (R, bins, 2 * ratio).
-        weights: float32, the same shape.
-    """
-    points = bilinear.sample_points(start, length, bins, ratio)
-    low, high, low_weight, high_weight = bilinear.taps(points, extent[:, None])
-    shape = (-1, bins, 2 * ratio)
-    cells = tf.reshape(tf.stack([low, high], axis=2), shape)
-    weights = tf.reshape(tf.stack([low_weight, high_weight], axis=2), shape)
-    return tf.cast(cells, tf.int64), weights / ratio
-
-
-def _spread(matrix, upstream, pyramid):
-    """Distribute the gradients of the bins to the cells that they read.
-
-    One thread sums each cell in the order of the boxes, so results are bit-identical for any number of
-    threads. The explicit transpose costs 2 to 4 ms and saves 3 to 16 compared with `transpose_a=True`.
-
-    Args:
-        matrix: from `_sampling_matrix`.
-        upstream: float (R, h, w, C).
-        pyramid: list of L maps (B, H_l, W_l, C); only sizes and dtype are used.
-
-    Returns:
-        list of L gradients, (B, H_l, W_l, C).
-    """
-    channels = pyramid[0].shape[-1]
-    transposed = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=tf.float32)
-    upstream = tf.reshape(tf.cast(upstream, tf.float32), (-1, channels))
-    # This copies nothing unless there are no boxes.
-    upstream = tf.pad(upstream, [[0, tf.maximum(1 - tf.shape(upstream)[0], 0)], [0, 0]])
-    cells = tf.raw_ops.SparseMatrixMatMul(a=transposed, b=upstream)
-    shares = tf.split(cells, [tf.size(level[..., 0]) for level in pyramid])
-    return [
-        tf.cast(tf.reshape(share, tf.shape(level)), level.dtype) for share, level in zip(shares, pyramid, strict=True)
-    ]
 
 
 def non_max_suppression(boxes, scores, iou_threshold, max_outputs, classes, valid):

@@ -58,8 +58,9 @@ def known_values(tensor):
     return tensor.detach().cpu().numpy()
 
 
-def apply_relu(features, cells=None):
+def apply_relu(features, cells=None, added=None):
     """As `generic.apply_relu`, with the cells set to zero first: then the gradient keeps the result alone."""
+    features = features if added is None else features + added
     return functional.relu(features if cells is None else features * cells)
 
 

@@ -102,12 +102,69 @@ def adaptive_counts(length, num_bins):
     return ops.ceil(length / num_bins)
 
 
-def adaptive_bin_weights(start, length, num_bins, extent):
-    """`bin_weights` with a number of points that depends on the box, in bounded memory for any size.
+def adaptive_bins(start, length, num_bins):
+    """The sample points of bins with one point per cell: `bin_start + (k + 0.5) * step` for k = 0..count-1.
+
+    Args:
+        start: float (R,), first edge of the box, cells.
+        length: float (R,), cells.
+        num_bins: bins along this axis.
+
+    Returns:
+        bin_start float (R, num_bins); step and count float (R, 1), step > 0.
+    """
+    count = adaptive_counts(length, num_bins)[:, None]
+    bin_length = length[:, None] / num_bins
+    step = bin_length / ops.maximum(count, 1.0)
+    step = ops.where(step > 0, step, ops.ones_like(step))
+    return start[:, None] + bin_length * ops.arange(num_bins, dtype="float32"), step, count
+
+
+def cells_read(bin_start, step, count, extent):
+    """The cells that the points of a bin read: one after the other, some perhaps of weight 0.
+
+    Args:
+        bin_start, step, count: as from `adaptive_bins`.
+        extent: number of cells on the axis, a number or float (R, 1).
+
+    Returns:
+        first: float (R, num_bins), within 0..extent-1. number: float (R, num_bins), at most `extent`.
+    """
+    last = extent - 1.0
+    first_point, last_point = bin_start + 0.5 * step, bin_start + (count - 0.5) * step
+    reads = ops.logical_and(count > 0, ops.logical_and(first_point <= last + 1, last_point >= -1))
+    first = ops.floor(ops.maximum(ops.minimum(first_point, last), 0.0))
+    end = ops.minimum(ops.floor(ops.maximum(ops.minimum(last_point, last), 0.0)) + 2.0, extent)
+    return first, ops.where(reads, end - first, ops.zeros_like(first))
+
+
+def cell_weights(bin_start, step, count, extent, cells):
+    """The weight of cells in the average over the points of a bin, in bounded memory for any number of points.
 
     If a bin has several points, they are more than half a cell apart. So at most five of them are within
     the two cells that one cell's bilinear kernel covers. For each bin and cell these few are found
     directly, instead of listing all points of the box.
+
+    Args:
+        bin_start, step, count: of the bins, as from `adaptive_bins`.
+        extent: number of cells on the axis.
+        cells: float, whole numbers. All arguments have shapes that broadcast.
+
+    Returns:
+        float, the common shape; 0 for bins without points.
+    """
+    # Start one point before the first that can reach the cell, to be safe against rounding.
+    first = ops.maximum(ops.ceil((cells - 1.0 - bin_start) / step - 0.5) - 1.0, 0.0)
+    index = first[..., None] + ops.arange(7, dtype="float32")
+    bin_start, step, last, cells = (each[..., None] for each in (bin_start, step, extent - 1.0, cells))
+    point = bin_start + (index + 0.5) * step
+    counted = ops.logical_and(index < count[..., None], ops.logical_and(point >= -1.0, point <= last + 1.0))
+    tents = ops.relu(1.0 - ops.abs(ops.maximum(ops.minimum(point, last), 0.0) - cells))
+    return ops.sum(ops.where(counted, tents, 0.0), axis=-1) / ops.maximum(count, 1.0)
+
+
+def adaptive_bin_weights(start, length, num_bins, extent):
+    """`bin_weights` with a number of points that depends on the box.
 
     Args:
         start: float (R,), first edge of the box, cells.
@@ -118,21 +175,6 @@ def adaptive_bin_weights(start, length, num_bins, extent):
     Returns:
         float (R, num_bins, extent); zeros for a box of no length.
     """
-    count = adaptive_counts(length, num_bins)[:, None, None]
-    bin_length = length[:, None, None] / num_bins
-    step = bin_length / ops.maximum(count, 1.0)
-    step = ops.where(step > 0, step, ops.ones_like(step))
-    bin_start = start[:, None, None] + bin_length * ops.arange(num_bins, dtype="float32")[:, None]
+    bin_start, step, count = (each[..., None] for each in adaptive_bins(start, length, num_bins))
     cells = ops.cast(ops.arange(extent), "float32")
-    last = ops.cast(extent, "float32") - 1.0
-    # Start one point before the first that can reach the cell, to be safe against rounding.
-    first = ops.maximum(ops.ceil((cells - 1.0 - bin_start) / step - 0.5) - 1.0, 0.0)
-    total = ops.zeros_like(first)
-    for k in range(7):
-        index = first + k
-        point = bin_start + (index + 0.5) * step
-        counted = ops.logical_and(index < count, ops.logical_and(point >= -1, point <= last + 1))
-        clipped = ops.maximum(ops.minimum(point, last), 0.0)
-        tent = ops.relu(1.0 - ops.abs(clipped - cells))
-        total = total + ops.where(counted, tent, ops.zeros_like(tent))
-    return total / ops.maximum(count, 1.0)
+    return cell_weights(bin_start, step, count, ops.cast(extent, "float32"), cells)

@@ -66,9 +66,8 @@ class FeaturePyramid(keras.layers.Layer):
         pyramid, merged = [], None
         for level, stride in reversed(list(enumerate(BACKBONE_STRIDES))):
             lateral = self.laterals[level](features[level], training=training)
-            merged = lateral if merged is None else lateral + backend.upsample_twice(merged)
-            cells = weights_of_map(merged, image_sizes, stride)
-            merged = keep_cells(merged, cells)
+            cells = weights_of_map(lateral, image_sizes, stride)
+            merged = keep_cells(lateral, cells) if merged is None else backend.add_upsampled(lateral, merged, cells)
             pyramid.insert(0, keep_cells(self.outputs[level](merged, training=training), cells))
         # Every second cell. A slice with strides takes longer on TensorFlow, and OpenVINO cannot bound its size.
         pyramid.append(ops.average_pool(pyramid[-1], 1, 2, padding="valid"))

@@ -65,7 +65,7 @@ def weights_of_map(features, image_sizes, stride):
 
 def keep_cells(features, weights):
     """Multiply a map with weights from `cell_weights`; without any, return the map unchanged."""
-    return features if weights is None else features * weights
+    return features if weights is None else backend.keep_cells(features, weights)
 
 
 def cell_weights(extent, image_sizes, stride, dtype):

@@ -1,7 +1,7 @@
 """Native operators: C++ for TensorFlow on CPUs, built at installation if there is a compiler.
 
-They are in `roi_align.cc` and `convolution.cc`; `load` loads them once. Without them, on a GPU, during export and with
-`KERAS_MASKRCNN_NATIVE=0`, the stock operators of `backend/tensorflow.py` compute the same.
+They are in `roi_align.cc`, `convolution.cc` and `add_maps.cc`; `load` loads them once. Without them, on a GPU, during
+export and with `KERAS_MASKRCNN_NATIVE=0`, the stock operators of `backend/tensorflow.py` compute the same.
 """
 
 import contextlib
@@ -30,9 +30,12 @@ def load():
         except (tf.errors.OpError, OSError) as error:
             warnings.warn(f"The native operators {path.name} cannot be loaded: {error}. Stock operators run instead.")
             continue
-        if hasattr(library, "keras_maskrcnn_roi_align"):
+        if hasattr(library, "keras_maskrcnn_add_maps"):  # the newest
             return library
-        warnings.warn(f"The native operators {path.name} do not find TensorFlow's C API. Stock operators run instead.")
+        warnings.warn(
+            f"The native operators {path.name} do not find TensorFlow's C API, or are of an older version of this "
+            "package. Stock operators run instead."
+        )
     return None
 
 
@@ -50,6 +53,18 @@ def stock_operators():
 def is_used():
     """Whether CPU operators currently run natively."""
     return not _stock_only and load() is not None
+
+
+def on_gpu(tensor):
+    """Whether operators on a tensor will run on a GPU, as far as is known during tracing."""
+    if tensor.device:
+        return "GPU" in tensor.device
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+def adds_maps(maps):
+    """Whether `add_maps` takes these maps: on a CPU, in float32 or bfloat16."""
+    return maps[0].dtype in (tf.float32, tf.bfloat16) and not on_gpu(maps[0]) and is_used()
 
 
 def num_threads():
@@ -89,39 +104,75 @@ def crop(pyramid, frame, box_batch, levels, bins, ratio):
     return forward(*pyramid)
 
 
-def convolve(maps, kernel, bias, strides, relu):
+def convolve(maps, kernel, bias, strides, relu, groups=1, forward_by=None):
     """Native 3x3 convolution with one cell of zero padding, bias and optional ReLU, with a native gradient.
 
     Args:
-        maps: list of L maps (B, H_l, W_l, C), float32, C a multiple of 16.
-        kernel: float32 (3, 3, C, K), K a multiple of 16.
+        maps: list of L maps (B, H_l, W_l, C), float32.
+        kernel: float32 (3, 3, C / groups, K).
         bias: float32 (K,).
         strides: int; outputs are H / strides, rounded up.
         relu: whether ReLU follows.
+        groups: K / groups filters read C / groups channels each, in order. Both numbers are multiples of 16.
+        forward_by: function of (map, kernel, bias) that computes a result in another way; the gradient stays native.
 
     Returns:
         list of L maps (B, h_l, w_l, K), float32.
     """
-    library, threads = load(), num_threads()
+    library, own = load(), {"groups": groups, "threads": num_threads()}
 
     @tf.custom_gradient
     def forward(kernel, bias, *maps):
-        outputs = library.keras_maskrcnn_conv3x3(maps, kernel, bias, stride=strides, relu=int(relu), threads=threads)
+        if forward_by is None:
+            outputs = library.keras_maskrcnn_conv3x3(maps, kernel, bias, stride=strides, relu=int(relu), **own)
+        else:
+            outputs = [forward_by(level, kernel, bias) for level in maps]
         outputs = [_with_shape(output, level, kernel, strides) for output, level in zip(outputs, maps, strict=True)]
 
         def gradient(*upstreams):
             if relu:
                 upstreams = [tf.raw_ops.ReluGrad(gradients=u, features=o) for u, o in zip(upstreams, outputs)]
-            of_kernel = library.keras_maskrcnn_conv3x3_kernel_grad(maps, upstreams, stride=strides, threads=threads)
+            of_kernel = library.keras_maskrcnn_conv3x3_kernel_grad(maps, upstreams, stride=strides, **own)
             of_bias = tf.add_n([tf.reduce_sum(upstream, axis=(0, 1, 2)) for upstream in upstreams])
             apart = [_spread_cells(upstream, level, strides) for upstream, level in zip(upstreams, maps, strict=True)]
-            of_maps = library.keras_maskrcnn_conv3x3_back(apart, kernel, threads=threads)
+            of_maps = library.keras_maskrcnn_conv3x3_back(apart, kernel, **own)
             of_maps = [tf.ensure_shape(each, level.shape) for each, level in zip(of_maps, maps, strict=True)]
             return tf.ensure_shape(of_kernel, kernel.shape), of_bias, *of_maps
 
         return outputs, gradient
 
     return forward(kernel, bias, *maps)
+
+
+def add_maps(maps, cells=None, relu=False, coarse=False):
+    """The sum of maps, with optional ReLU and zeros in the padding, in one pass over memory.
+
+    Args:
+        maps: list of one or two maps (B, H, W, C), float32 or bfloat16.
+        cells: (B, H, W, 1), 1 or 0, the dtype of the maps; None: all are 1.
+        relu: whether ReLU follows.
+        coarse: whether the second map has half the rows and columns, and each of its cells counts four times.
+
+    Returns:
+        (B, H, W, C), the dtype of the maps.
+    """
+    cells = tf.zeros((0, 0, 0, 1), maps[0].dtype) if cells is None else cells
+    options = {"relu": int(relu), "coarse": int(coarse), "threads": num_threads()}
+    return tf.ensure_shape(load().keras_maskrcnn_add_maps(maps, cells, **options), maps[0].shape)
+
+
+@tf.RegisterGradient("KerasMaskrcnnAddMaps")
+def _gradient_of_sum(operator, upstream):
+    """Registered, not `tf.custom_gradient`, whose identities would keep the maps, so that none could take the sum."""
+    *maps, cells = operator.inputs
+    if operator.get_attr("relu"):
+        upstream = tf.raw_ops.ReluGrad(gradients=upstream, features=operator.outputs[0])
+    elif cells.shape[0] != 0:
+        upstream = upstream * cells
+    shares = [upstream] * len(maps)
+    if operator.get_attr("coarse"):
+        shares[1] = tf.raw_ops.ResizeNearestNeighborGrad(grads=upstream, size=tf.shape(maps[1])[1:3])
+    return *shares, None
 
 
 def _with_shape(output, level, kernel, strides):

@@ -1,11 +1,12 @@
 // The operators for convolutions, registered through TensorFlow's C API:
-//   KerasMaskrcnnConv3x3(maps: L * float, kernel: float (3, 3, C, K), bias: float (K,)) -> L * float (B, h, w, K)
+//   KerasMaskrcnnConv3x3(maps: L * float, kernel: float (3, 3, C / G, K), bias: float (K,)) -> L * float (B, h, w, K)
 //   KerasMaskrcnnConv3x3Back(upstreams: L * float (B, H, W, K), kernel: as above) -> L * float (B, H, W, C)
-//   KerasMaskrcnnConv3x3KernelGrad(maps: L * float, upstreams: L * float (B, h, w, K)) -> float (3, 3, C, K)
-// Maps are (B, H, W, C), with one cell of zero padding; C and K are multiples of 16. All maps of a call share one
-// kernel (the RPN runs one convolution over five levels). Attributes: stride; threads; relu (first operator only), 0 or
-// 1; way: 0 the faster one, 1 Winograd if the stride is 1, 2 direct. The second operator is the gradient of the maps
-// for stride 1: a convolution of the upstreams with the rotated kernel.
+//   KerasMaskrcnnConv3x3KernelGrad(maps: L * float, upstreams: L * float (B, h, w, K)) -> float (3, 3, C / G, K)
+// Maps are (B, H, W, C), with one cell of zero padding. K / G filters read C / G channels each, in order; both numbers
+// are multiples of 16. All maps of a call share one kernel (the RPN runs one convolution over five levels). Attributes:
+// groups, G; stride; threads; relu (first operator only), 0 or 1; way: 0 the faster one, 1 Winograd if the stride is 1
+// and there is one group, 2 direct. The second operator is the gradient of the maps for stride 1: a convolution of the
+// upstreams with the rotated kernel.
 
 #include "convolution.h"
 
@@ -19,7 +20,7 @@ namespace {
 enum Way { kFaster = 0, kWinograd = 1, kDirect = 2 };
 
 struct Options {
-  int32_t maps = 0, relu = 0, stride = 1, way = kFaster, threads = 1;
+  int32_t maps = 0, relu = 0, stride = 1, groups = 1, way = kFaster, threads = 1;
 };
 
 void* MakeForwardOptions(TF_OpKernelConstruction* construction) {
@@ -27,6 +28,7 @@ void* MakeForwardOptions(TF_OpKernelConstruction* construction) {
   ReadAttributes(construction, {{"L", &options->maps},
                                 {"stride", &options->stride},
                                 {"relu", &options->relu},
+                                {"groups", &options->groups},
                                 {"way", &options->way},
                                 {"threads", &options->threads}});
   return options;
@@ -34,7 +36,10 @@ void* MakeForwardOptions(TF_OpKernelConstruction* construction) {
 
 void* MakeBackOptions(TF_OpKernelConstruction* construction) {
   Options* options = new Options();
-  ReadAttributes(construction, {{"L", &options->maps}, {"way", &options->way}, {"threads", &options->threads}});
+  ReadAttributes(construction, {{"L", &options->maps},
+                                {"groups", &options->groups},
+                                {"way", &options->way},
+                                {"threads", &options->threads}});
   return options;
 }
 
@@ -42,6 +47,7 @@ void* MakeKernelGradientOptions(TF_OpKernelConstruction* construction) {
   Options* options = new Options();
   ReadAttributes(construction, {{"L", &options->maps},
                                 {"stride", &options->stride},
+                                {"groups", &options->groups},
                                 {"way", &options->way},
                                 {"threads", &options->threads}});
   return options;
@@ -75,7 +81,7 @@ std::string WrongStride(int32_t stride) {
 // costs as much as 80 tiles, or 200 if the factors (9.4 MB at 256 times 256) exceed the caches. Measured on two cores
 // of an AMD EPYC with AVX2, where the chosen way is at most a fifth slower than the better one.
 bool TakesWinograd(const Convolution& convolution, int way) {
-  if (convolution.stride != 1) return false;
+  if (convolution.stride != 1 || convolution.groups != 1) return false;
   if (way != kFaster) return way == kWinograd;
   int64_t cells = 0, tiles = convolution.channels * convolution.filters > 256 * 256 ? 200 : 80;
   for (const Map& map : convolution.maps) {
@@ -85,18 +91,18 @@ bool TakesWinograd(const Convolution& convolution, int way) {
   return 36 * tiles < 9 * cells;
 }
 
-// Writes the kernel (3, 3, C, K) rotated by 180 degrees, as (3, 3, K, C).
-void Turn(const float* kernel, int64_t channels, int64_t filters, int threads, float* turned) {
+// Writes the kernel (3, 3, C / G, K) rotated by 180 degrees, as (3, 3, K / G, C).
+void Turn(const float* kernel, int64_t channels, int64_t filters, int64_t groups, int threads, float* turned) {
   constexpr int64_t kSide = 16;  // side of the squares, whose rows and columns are whole cache lines
-  const int64_t down = channels / kSide;
+  const int64_t depth = channels / groups, width = filters / groups, down = depth / kSide;
   Share(9 * down, threads, 4, [&] {
     return [&](int64_t unit) {
       const int64_t tap = unit / down, first = unit % down * kSide;
-      const float* from = kernel + (tap * channels + first) * filters;
-      float* to = turned + (8 - tap) * filters * channels + first;
+      const float* from = kernel + (tap * depth + first) * filters;
       for (int64_t k = 0; k < filters; k += kSide) {
-        for (int64_t i = k; i < k + kSide; ++i) {
-          for (int64_t c = 0; c < kSide; ++c) to[i * channels + c] = from[c * filters + i];
+        float* to = turned + ((8 - tap) * width + k % width) * channels + k / width * depth + first;
+        for (int64_t i = 0; i < kSide; ++i) {
+          for (int64_t c = 0; c < kSide; ++c) to[i * channels + c] = from[c * filters + k + i];
         }
       }
     };
@@ -110,15 +116,19 @@ void Compute(const Options& options, TF_OpKernelContext* context, bool back) {
   const std::string wrong = ReadMaps(inputs, 0, options.maps, &convolution.maps);
   if (!wrong.empty()) return inputs.Fail(wrong);
   const TF_Tensor* kernel = inputs[options.maps];
-  const int in = back ? 3 : 2, out = back ? 2 : 3;  // axes of the kernel
+  const int64_t groups = options.groups;
+  const bool square = TF_NumDims(kernel) == 4 && TF_Dim(kernel, 0) == 3 && TF_Dim(kernel, 1) == 3;
+  const int64_t depth = square ? TF_Dim(kernel, 2) * groups : 0, width = square ? TF_Dim(kernel, 3) : 0;
   convolution.channels = convolution.maps[0].channels;
-  if (TF_NumDims(kernel) != 4 || TF_Dim(kernel, 0) != 3 || TF_Dim(kernel, 1) != 3 ||
-      TF_Dim(kernel, in) != convolution.channels || TF_Dim(kernel, out) % 16 != 0 || TF_Dim(kernel, out) < 16) {
-    return inputs.Fail("kernel must be (3, 3, C, K), C and K multiples of 16, at least 16. Received " +
-                       ShapeOf(kernel) + " for maps of " + std::to_string(convolution.channels) + " channels.");
+  convolution.filters = back ? depth : width;
+  convolution.groups = groups;
+  if (depth == 0 || width == 0 || convolution.channels != (back ? width : depth) || depth % (16 * groups) != 0 ||
+      width % (16 * groups) != 0) {
+    return inputs.Fail("kernel must be (3, 3, C, K), with C channels and K / groups filters in a group, both multiples "
+                       "of 16. Received " + ShapeOf(kernel) + " for maps of " + std::to_string(convolution.channels) +
+                       " channels in " + std::to_string(groups) + " groups.");
   }
   if (options.stride > kLongestStride) return inputs.Fail(WrongStride(options.stride));
-  convolution.filters = TF_Dim(kernel, out);
   convolution.stride = options.stride;
   convolution.threads = options.threads;
   if (!back) {
@@ -145,8 +155,8 @@ void Compute(const Options& options, TF_OpKernelContext* context, bool back) {
   const float* weights = inputs.Data<float>(options.maps);
   inputs.Run([&] {
     if (back) {
-      Buffer turned(9 * convolution.channels * convolution.filters);
-      Turn(weights, convolution.filters, convolution.channels, options.threads, turned.data());
+      Buffer turned(9 * convolution.channels * convolution.Width());
+      Turn(weights, convolution.filters, convolution.channels, groups, options.threads, turned.data());
       const std::vector<float> zeros(convolution.filters, 0.0f);
       run(convolution, turned.data(), zeros.data(), false, outputs);
     } else {
@@ -175,8 +185,14 @@ void ComputeKernelGradient(void* kernel_options, TF_OpKernelContext* context) {
   if (options.stride > kLongestStride) return inputs.Fail(WrongStride(options.stride));
   convolution.channels = convolution.maps[0].channels;
   convolution.filters = upstreams[0].channels;
+  convolution.groups = options.groups;
   convolution.stride = options.stride;
   convolution.threads = options.threads;
+  if (convolution.channels % (16 * convolution.groups) != 0 || convolution.filters % (16 * convolution.groups) != 0) {
+    return inputs.Fail("a group must have channels and filters that are multiples of 16. Received " +
+                       ShapeOf(inputs[0]) + " and " + ShapeOf(inputs[options.maps]) + " in " +
+                       std::to_string(convolution.groups) + " groups.");
+  }
   std::vector<const float*> data;
   for (int l = 0; l < options.maps; ++l) {
     const Map expected = convolution.Output(l);
@@ -187,7 +203,7 @@ void ComputeKernelGradient(void* kernel_options, TF_OpKernelContext* context) {
     }
     data.push_back(upstreams[l].data);
   }
-  const int64_t shape[4] = {3, 3, convolution.channels, convolution.filters};
+  const int64_t shape[4] = {3, 3, convolution.Depth(), convolution.filters};
   TF_Tensor* gradient = inputs.Allocate(0, TF_FLOAT, sizeof(float), shape, 4);
   if (gradient == nullptr) return;
   const auto run = TakesWinograd(convolution, options.way) ? KernelGradientByWinograd : KernelGradientDirectly;
@@ -204,13 +220,15 @@ void CheckMapRanks(TF_ShapeInferenceContext* context, TF_Status* status) { Check
 void RegisterConvolution() {
   ChooseWinogradWidth();
   ChooseDirectWidth();
+  const char* groups = "groups: int >= 1 = 1";
   RegisterOperator("KerasMaskrcnnConv3x3",
-                   {"L: int >= 1", "stride: int >= 1", "relu: int >= 0", "way: int >= 0 = 0", "threads: int >= 1"},
+                   {"L: int >= 1", "stride: int >= 1", "relu: int >= 0", groups, "way: int >= 0 = 0",
+                    "threads: int >= 1"},
                    {"maps: L * float", "kernel: float", "bias: float"}, "outputs: L * float", CheckForwardRanks);
-  RegisterOperator("KerasMaskrcnnConv3x3Back", {"L: int >= 1", "way: int >= 0 = 0", "threads: int >= 1"},
+  RegisterOperator("KerasMaskrcnnConv3x3Back", {"L: int >= 1", groups, "way: int >= 0 = 0", "threads: int >= 1"},
                    {"upstreams: L * float", "kernel: float"}, "gradients: L * float", CheckMapRanks);
   RegisterOperator("KerasMaskrcnnConv3x3KernelGrad",
-                   {"L: int >= 1", "stride: int >= 1", "way: int >= 0 = 0", "threads: int >= 1"},
+                   {"L: int >= 1", "stride: int >= 1", groups, "way: int >= 0 = 0", "threads: int >= 1"},
                    {"maps: L * float", "upstreams: L * float"}, "gradient: float", CheckMapRanks);
   RegisterKernel("KerasMaskrcnnConv3x3", MakeForwardOptions, ComputeForward, DeleteOptions);
   RegisterKernel("KerasMaskrcnnConv3x3Back", MakeBackOptions, ComputeBack, DeleteOptions);

@@ -14,12 +14,17 @@ struct Map {
   int64_t Cells() const { return images * rows * columns; }
 };
 
-// Maps (B, H_l, W_l, channels), kernel (3, 3, channels, filters), one cell of zero padding. An output has the size of
-// its map divided by the stride, rounded up. Channels and filters are multiples of 16.
+// Maps (B, H_l, W_l, channels), kernel (3, 3, channels / groups, filters), one cell of zero padding. An output has the
+// size of its map divided by the stride, rounded up. Each group of filters reads its own group of channels, in order.
+// Channels and filters of a group are multiples of 16.
 struct Convolution {
   std::vector<Map> maps;
-  int64_t channels, filters;
+  int64_t channels, filters, groups;
   int stride, threads;
+
+  // Of one group.
+  int64_t Depth() const { return channels / groups; }
+  int64_t Width() const { return filters / groups; }
 
   // The shape of gradients and outputs of map l.
   Map Output(size_t l) const {
@@ -28,13 +33,13 @@ struct Convolution {
   }
 };
 
-// Outputs (B, h_l, w_l, filters) with bias (filters,), and ReLU if `relu`. Winograd needs stride 1.
+// Outputs (B, h_l, w_l, filters) with bias (filters,), and ReLU if `relu`. Winograd needs stride 1 and one group.
 void ConvolveByWinograd(const Convolution& convolution, const float* kernel, const float* bias, bool relu,
                         const std::vector<float*>& outputs);
 void ConvolveDirectly(const Convolution& convolution, const float* kernel, const float* bias, bool relu,
                       const std::vector<float*>& outputs);
 
-// The gradient (3, 3, channels, filters) of the kernel, from the gradients of the outputs.
+// The gradient (3, 3, channels / groups, filters) of the kernel, from the gradients of the outputs.
 void KernelGradientByWinograd(const Convolution& convolution, const std::vector<const float*>& upstreams,
                               float* gradient);
 void KernelGradientDirectly(const Convolution& convolution, const std::vector<const float*>& upstreams,

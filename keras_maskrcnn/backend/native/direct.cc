@@ -15,10 +15,10 @@ constexpr int kTaps = 9;
 
 struct Routines {
   int rows, panel;
-  void (*pack_panel)(const float*, int64_t, int64_t, int64_t, float*);
-  void (*sum_taps)(const float* const*, int64_t, int64_t, const float*, const float*, bool, bool, int64_t, float*,
-                   int64_t);
-  void (*add_outer_products)(const float* const*, int64_t, const float*, int64_t, int64_t, int64_t, float*);
+  void (*pack_panel)(const float*, int64_t, int64_t, bool, float*);
+  void (*sum_taps)(const float* const*, int64_t, int64_t, int64_t, const float*, const float*, bool, bool, int64_t,
+                   float*, int64_t);
+  void (*add_outer_products)(const float* const*, int64_t, int64_t, const float*, int64_t, int64_t, float*, int64_t);
 };
 
 #define WIDTH_ROUTINES {kRows, kPanel, PackPanel, SumTaps, AddOuterProducts}
@@ -56,36 +56,55 @@ std::vector<int64_t> OutputCells(const Convolution& convolution) {
   return counts;
 }
 
+// The filters are divided into panels, each within a group.
+struct Panels {
+  int64_t width, size, of_group, count;
+
+  Panels(const Convolution& convolution, int64_t panel)
+      : width(convolution.Width()),
+        size(panel),
+        of_group(RoundUp(width, panel) / panel),
+        count(of_group * convolution.groups) {}
+
+  int64_t Group(int64_t p) const { return p / of_group; }
+  int64_t Column(int64_t p) const { return Group(p) * width + p % of_group * size; }
+  bool Whole(int64_t p) const { return p % of_group * size + size / 2 < width; }  // else its second vector is padding
+};
+
 }  // namespace
 
 void ConvolveDirectly(const Convolution& convolution, const float* kernel, const float* bias, bool relu,
                       const std::vector<float*>& outputs) {
   const Routines& run = *routines;
-  const int64_t channels = convolution.channels, filters = convolution.filters, threads = convolution.threads;
-  const int64_t panels = RoundUp(filters, run.panel) / run.panel, panel_size = kTaps * channels * run.panel;
-  Buffer packed(panels * panel_size);
-  Share(panels, threads, 1, [&] {
-    return [&](int64_t p) { run.pack_panel(kernel, kTaps * channels, filters, p, packed.data() + p * panel_size); };
+  const int64_t filters = convolution.filters, depth = convolution.Depth(), threads = convolution.threads;
+  const Panels panels(convolution, run.panel);
+  const int64_t panel_size = kTaps * depth * run.panel;
+  Buffer packed(panels.count * panel_size);
+  Share(panels.count, threads, 1, [&] {
+    return [&](int64_t p) {
+      const float* columns = kernel + panels.Column(p);
+      run.pack_panel(columns, kTaps * depth, filters, panels.Whole(p), packed.data() + p * panel_size);
+    };
   });
-  const std::vector<float> zeros(channels, 0.0f);
+  const std::vector<float> zeros(convolution.channels, 0.0f);
   const std::vector<Block> blocks = MakeBlocks(OutputCells(convolution), kForwardCells);
   if (blocks.empty()) return;
   // If there are few blocks, divide them by panels too, so that every thread has work.
   const int64_t wanted = (4 * threads + static_cast<int64_t>(blocks.size()) - 1) / static_cast<int64_t>(blocks.size());
-  const int64_t groups = std::min(panels, wanted), group = (panels + groups - 1) / groups;
-  Share(static_cast<int64_t>(blocks.size()) * groups, threads, 1, [&] {
+  const int64_t parts = std::min(panels.count, wanted), part = (panels.count + parts - 1) / parts;
+  Share(static_cast<int64_t>(blocks.size()) * parts, threads, 1, [&] {
     return [&](int64_t unit) {
-      const Block& block = blocks[unit / groups];
+      const Block& block = blocks[unit / parts];
       const float* cells[kTaps * kForwardCells];
       std::fill(cells, cells + kTaps * kForwardCells, zeros.data());  // rows that fill up a register tile
       FindCells(convolution, block.map, block.first, block.count, zeros.data(), kForwardCells, cells);
-      float* to = outputs[block.map] + block.first * filters;
-      const int64_t first = unit % groups * group;
-      for (int64_t p = first; p < std::min(panels, first + group); ++p) {
-        const int64_t k = p * run.panel;
+      const int64_t first = unit % parts * part;
+      for (int64_t p = first; p < std::min(panels.count, first + part); ++p) {
+        const int64_t k = panels.Column(p);
+        float* to = outputs[block.map] + block.first * filters + k;
         for (int64_t t = 0; t < block.count; t += run.rows) {
-          run.sum_taps(cells + t, kForwardCells, channels, packed.data() + p * panel_size, bias + k, relu,
-                       k + run.panel / 2 < filters, block.count - t, to + t * filters + k, filters);
+          run.sum_taps(cells + t, kForwardCells, panels.Group(p) * depth, depth, packed.data() + p * panel_size,
+                       bias + k, relu, panels.Whole(p), block.count - t, to + t * filters, filters);
         }
       }
     };
@@ -95,26 +114,39 @@ void ConvolveDirectly(const Convolution& convolution, const float* kernel, const
 void KernelGradientDirectly(const Convolution& convolution, const std::vector<const float*>& upstreams,
                             float* gradient) {
   const Routines& run = *routines;
-  const int64_t channels = convolution.channels, filters = convolution.filters;
-  const int64_t panels = RoundUp(filters, run.panel) / run.panel, slices = RoundUp(channels, run.panel) / run.panel;
-  std::memset(gradient, 0, sizeof(float) * kTaps * channels * filters);
-  const std::vector<float> zeros(channels, 0.0f);
-  Buffer packed(kGradientCells * panels * run.panel);
-  std::vector<const float*> cells(kTaps * kGradientCells);
-  for (const Block& block : MakeBlocks(OutputCells(convolution), kGradientCells)) {
-    FindCells(convolution, block.map, block.first, block.count, zeros.data(), kGradientCells, cells.data());
-    const float* upstream = upstreams[block.map] + block.first * filters;
-    for (int64_t p = 0; p < panels; ++p) {
-      run.pack_panel(upstream, block.count, filters, p, packed.data() + p * block.count * run.panel);
-    }
-    Share(kTaps * slices, convolution.threads, 1, [&] {
-      return [&](int64_t unit) {
-        const int64_t tap = unit / slices, first = unit % slices * run.panel;
-        run.add_outer_products(cells.data() + tap * kGradientCells, channels, packed.data(), block.count, first,
-                               filters, gradient + tap * channels * filters);
-      };
-    });
-  }
+  const int64_t filters = convolution.filters, depth = convolution.Depth(), width = convolution.Width();
+  const Panels panels(convolution, run.panel);
+  const int64_t slices = RoundUp(depth, run.panel) / run.panel;
+  std::memset(gradient, 0, sizeof(float) * kTaps * depth * filters);
+  const std::vector<float> zeros(convolution.channels, 0.0f);
+  const std::vector<Block> blocks = MakeBlocks(OutputCells(convolution), kGradientCells);
+  // A unit is one tap, in one slice of the channels of one group. Each thread has its own units, for all blocks.
+  const int64_t units = convolution.groups * kTaps * slices;
+  const int64_t parts = std::min<int64_t>(units, convolution.threads), panel_size = kGradientCells * run.panel;
+  Share(parts, convolution.threads, 1, [&] {
+    return [&](int64_t part) {
+      const int64_t begin = part * units / parts, end = (part + 1) * units / parts;
+      const int64_t group = begin / (kTaps * slices), last = (end - 1) / (kTaps * slices);
+      Buffer packed((last - group + 1) * panels.of_group * panel_size);
+      std::vector<const float*> cells(kTaps * kGradientCells);
+      for (const Block& block : blocks) {
+        FindCells(convolution, block.map, block.first, block.count, zeros.data(), kGradientCells, cells.data());
+        const float* upstream = upstreams[block.map] + block.first * filters;
+        for (int64_t p = group * panels.of_group; p < (last + 1) * panels.of_group; ++p) {
+          run.pack_panel(upstream + panels.Column(p), block.count, filters, panels.Whole(p),
+                         packed.data() + (p - group * panels.of_group) * block.count * run.panel);
+        }
+        for (int64_t unit = begin; unit < end; ++unit) {
+          const int64_t own = unit / (kTaps * slices), tap = unit / slices % kTaps;
+          const int64_t first = unit % slices * run.panel;  // channel of the group
+          run.add_outer_products(cells.data() + tap * kGradientCells, own * depth + first,
+                                 std::min<int64_t>(run.panel, depth - first),
+                                 packed.data() + (own - group) * panels.of_group * block.count * run.panel, block.count,
+                                 width, gradient + (tap * depth + first) * filters + own * width, filters);
+        }
+      }
+    };
+  });
 }
 
 void ChooseDirectWidth() { ChooseWidth(); }

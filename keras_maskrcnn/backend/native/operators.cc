@@ -12,6 +12,7 @@ TF_FUNCTIONS(TF_DEFINE)
 
 void RegisterRoiAlign();
 void RegisterConvolution();
+void RegisterAddMaps();
 
 Inputs::Inputs(TF_OpKernelContext* context, int count, const char* name)
     : context_(context), name_(name), tensors_(count, nullptr), status_(TF_NewStatus()) {
@@ -36,6 +37,21 @@ TF_Tensor* Inputs::Allocate(int index, int type, size_t size, const int64_t* sha
   }
   size *= numbers;
   TF_Tensor* tensor = TF_AllocateOutput(context_, index, type, shape, rank, size, status_);
+  if (TF_GetCode(status_) == TF_OK) return tensor;
+  TF_OpKernelContext_Failure(context_, status_);
+  return nullptr;
+}
+
+TF_Tensor* Inputs::ForwardOrAllocate(int count, const int64_t* shape, int rank) {
+  std::vector<int> candidates(count);
+  for (int i = 0; i < count; ++i) candidates[i] = i;
+  for (TF_Tensor*& tensor : tensors_) {
+    TF_DeleteTensor(tensor);
+    tensor = nullptr;
+  }
+  int forwarded = -1;
+  TF_Tensor* tensor =
+      TF_ForwardInputOrAllocateOutput(context_, candidates.data(), count, 0, shape, rank, &forwarded, status_);
   if (TF_GetCode(status_) == TF_OK) return tensor;
   TF_OpKernelContext_Failure(context_, status_);
   return nullptr;
@@ -155,4 +171,5 @@ __attribute__((constructor)) static void Register() {
 #endif
   RegisterRoiAlign();
   RegisterConvolution();
+  RegisterAddMaps();
 }

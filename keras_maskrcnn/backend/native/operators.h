@@ -36,6 +36,10 @@ class Inputs {
   // Output number `index` of a TF_DataType whose elements have `size` bytes; nullptr after a failure.
   TF_Tensor* Allocate(int index, int type, size_t size, const int64_t* shape, int rank) const;
 
+  // Output number 0, in the memory of one of the first `count` inputs if it has the shape and nothing else needs it. The
+  // inputs' tensors are released for that; their data stays where it is until the call ends. nullptr after a failure.
+  TF_Tensor* ForwardOrAllocate(int count, const int64_t* shape, int rank);
+
   // Ends the call with an error that names the operator.
   void Fail(const std::string& message, int code = TF_INVALID_ARGUMENT) const;
 

@@ -56,6 +56,8 @@ enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_RESOURCE_EXHAUSTED = 8 };  // TF_C
   F(TF_OpKernelConstruction_Failure, void, (TF_OpKernelConstruction*, TF_Status*))                               \
   F(TF_GetInput, void, (TF_OpKernelContext*, int, TF_Tensor**, TF_Status*))                                      \
   F(TF_AllocateOutput, TF_Tensor*, (TF_OpKernelContext*, int, int, const int64_t*, int, size_t, TF_Status*))     \
+  F(TF_ForwardInputOrAllocateOutput, TF_Tensor*,                                                                 \
+    (TF_OpKernelContext*, const int*, int, int, const int64_t*, int, int*, TF_Status*))                          \
   F(TF_OpKernelContext_Failure, void, (TF_OpKernelContext*, TF_Status*))
 
 #define TF_DECLARE(name, result, parameters) extern result(*name) parameters;

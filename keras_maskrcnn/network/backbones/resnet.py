@@ -118,7 +118,7 @@ class ResidualBlock(keras.layers.Layer):
             features = conv(features, training=training, cells=cells if following.kernel_size > 1 else None)
         features = self.convs[-1](features, training=training)
         shortcut = self.shortcut(inputs, training=training) if self.shortcut is not None else inputs
-        return backend.apply_relu(features + shortcut, cells_out)
+        return backend.apply_relu(features, cells_out, added=shortcut)
 
     def get_config(self):
         """Keras serialisation."""
@@ -245,7 +245,7 @@ class ResNet(Backbone, keras.layers.Layer):
         # Features are not negative after ReLU, so padding with zeros gives the same maximum as padding with -inf.
         before = _POOL_PADDING[self.stem_pool]
         features = self.pool(ops.pad(features, [[0, 0], [before, 1], [before, 1], [0, 0]]))
-        features = features if image_sizes is None else features * cells[4]
+        features = features if image_sizes is None else backend.keep_cells(features, cells[4])
         outputs, stride = [], 4
         for index, block in enumerate(self.blocks):
             cells_in, stride = cells[stride], stride * block.strides
