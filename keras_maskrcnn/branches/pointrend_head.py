@@ -261,9 +261,7 @@ class PointRendHead(BranchHead):
         values = self.predict_points(fine, points, coarse, labels)
         first = ops.cast(ops.arange(batch * rois), "int32") * (size * size)
         places = ops.reshape(cells, (-1, cells.shape[-1])) + first[:, None]
-        flat = ops.scatter_update(
-            ops.reshape(logits, (-1,)), ops.reshape(places, (-1, 1)), ops.reshape(values, (-1,))
-        )
+        flat = ops.scatter_update(ops.reshape(logits, (-1,)), ops.reshape(places, (-1, 1)), ops.reshape(values, (-1,)))
         return ops.reshape(flat, (batch, rois, size, size))
 
     # Keras ---------------------------------------------------------------------------------------------------------
