@@ -5,8 +5,8 @@
 
 Three models with the same trunk, the same first weights and the same images are trained for `--minutes` each, the time
 to compile the first step included. Reported for each: steps, AP of masks and AP of boundaries (`coco_metrics`; the
-smaller of mask IoU and boundary IoU), and the mean IoU of masks and of boundaries (Cheng et al., CVPR 2021: strips inside
-the outline) over all objects, each with the detection of its class that covers it best; 0 where there is none.
+smaller of mask IoU and boundary IoU), and the mean IoU of masks and of boundaries (Cheng et al., CVPR 2021: strips
+inside the outline) over all objects, each with the detection of its class that covers it best; 0 where there is none.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from keras_maskrcnn.evaluation.figures import coco_metrics
 from keras_maskrcnn.runs.callbacks import TimeBudget
 
 STRIP = 0.02  # width of a boundary over the image's diagonal
+WIDTHS = (9, 7, 13, 7, 10, 14)  # of the table's columns behind the steps
 MODELS = {
     "mask 28": {},
     "mask 56": {"mask_size": 56},
@@ -46,9 +47,8 @@ def main():
     parser.add_argument("--only", choices=MODELS)
     args = parser.parse_args()
     km.keep_freed_memory()
-    print(
-        f"{'':10}{'steps':>7}{'segm AP':>9}{'AP75':>7}{'boundary AP':>13}{'AP75':>7}{'mask IoU':>10}{'boundary IoU':>14}"
-    )
+    columns = ("steps", "segm AP", "AP75", "boundary AP", "AP75", "mask IoU", "boundary IoU")
+    print(" " * 10 + "".join(f"{name:>{width}}" for name, width in zip(columns, (7, *WIDTHS))))
     with tempfile.TemporaryDirectory() as folder:
         train, val = (
             km.CocoDataset(km.data.generate_shapes(pathlib.Path(folder) / name, count, args.image_size, seed, 3))
@@ -78,7 +78,7 @@ def report(name, model, steps, val):
     figures = coco_metrics(found.truth, found.detections, iou_types=("segm", "boundary"))
     ious = np.array(list(overlaps(found.truth, found.detections)))
     numbers = [figures[key] for key in ("segm_AP", "segm_AP75", "boundary_AP", "boundary_AP75")]
-    cells = "".join(f"{number:>{width}.3f}" for number, width in zip((*numbers, *ious.mean(0)), (9, 7, 13, 7, 10, 14)))
+    cells = "".join(f"{number:>{width}.3f}" for number, width in zip((*numbers, *ious.mean(0)), WIDTHS))
     print(f"{name:10}{steps:>7}{cells}   ({time.perf_counter() - started:.0f} s to measure)", flush=True)
 
 

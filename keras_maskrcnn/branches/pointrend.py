@@ -115,7 +115,8 @@ class PointRendMask(MaskBranch):
     def check_torchvision_export(self, config):
         """Torchvision has no PointRend."""
         raise ValueError(
-            "Torchvision has no model with the branch `pointrend`. Received one. Save the model as .keras or .weights.h5."
+            "Torchvision has no model with the branch `pointrend`. Received one. Save the model as .keras or "
+            ".weights.h5."
         )
 
     # Keras -----------------------------------------------------------------------------------------------------
@@ -171,7 +172,8 @@ def _check_options(branch):
             raise ValueError(f"{option} must be a whole number of 1 to {most}. Received: {value!r}. Correct it.")
     if branch.pool_size % 2:
         raise ValueError(
-            f"pool_size must be even: a convolution of stride 2 reads the square. Received: {branch.pool_size}. Take 14."
+            f"pool_size must be even: a convolution of stride 2 reads the square. Received: {branch.pool_size}. "
+            "Take 14."
         )
     if branch.mask_size > 1024:
         raise ValueError(

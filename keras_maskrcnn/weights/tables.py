@@ -24,7 +24,7 @@ class Entry:
     Args:
         name: of the tensor.
         weight: the Keras variable; None for a counter, which has no counterpart.
-        layout: "conv" (with any number of axes), "dense", "flat" (dense on flattened (rows, columns, channels)) or "vector".
+        layout: "conv" (of one or two axes), "dense", "flat" (dense on flattened (rows, columns, channels)) or "vector".
         pooled: rows, columns and channels before flattening, for the "flat" layout.
         classes: None, or "scores", "boxes", "rows": the tensor's rows are classes; or "outputs": of a last layer whose
             outputs are no classes, but differ between datasets.
