@@ -10,12 +10,12 @@ from tiny import images_only, random_batch, scatter_weights, tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn.branches import PointRendMask, describe, resolve
-from keras_maskrcnn.branches import pointrend_head as points_of
+from keras_maskrcnn.branches import points as points_of
 from keras_maskrcnn.geometry.mask_samples import sample_mask_points
 
 NARROW = {"coarse_features": 12, "channels": 8, "num_fcs": 2}
 BRANCH = PointRendMask(coarse_size=4, pool_size=6, steps=3, step_points=40, train_points=16, **NARROW)
-CONFIG = tiny_config(branches=(BRANCH,), fpn_channels=8)
+CONFIG = tiny_config(branches=(BRANCH,), fpn_channels=8, mask_padding=False)
 BOXES = np.array([[[3, 5, 30.5, 41], [-2, 10, 20, 61], [30, 30, 64, 64]]] * 2, np.float32) + [[[0]], [[1.25]]]
 BOXES = BOXES.astype(np.float32)
 
@@ -58,7 +58,7 @@ def test_features_at_points_are_bilinear_and_fade_beyond_the_map(head, p2, with_
     rng = np.random.default_rng(2)
     places = rng.uniform(-8, 72, (2, 3, 50, 2)).astype(np.float32)  # also beyond the map
     places[:, 0, :4] = [[0, 0], [64, 64], [1, 63], [2, 2]]
-    read = compiled(lambda p2, places: head._read(points_of.surround(p2), places, with_gradient))
+    read = compiled(lambda p2, places: head.read_points(p2, places, with_gradient))
     found = to_numpy(read(p2, places))
     for image in range(2):
         x, y = np.moveaxis(places[image].astype(np.float64), -1, 0) / 4 - 0.5
@@ -66,11 +66,21 @@ def test_features_at_points_are_bilinear_and_fade_beyond_the_map(head, p2, with_
     assert (found == 0).all(axis=-1).any() and np.abs(found).max() > 1
 
 
+def test_without_fading_a_larger_canvas_changes_nothing(p2):
+    head = BRANCH.make_head(tiny_config(branches=(BRANCH,), fpn_channels=8), None)
+    places = np.random.default_rng(5).uniform(0, 64, (2, 3, 50, 2)).astype(np.float32)
+    alone = to_numpy(head.read_points(p2, places))
+    larger = np.pad(p2, [(0, 0), (0, 3), (0, 5), (0, 0)], mode="edge")  # as `repeat_border` continues P2
+    np.testing.assert_allclose(to_numpy(head.read_points(larger, places)), alone, atol=1e-6)
+    x, y = np.clip(np.moveaxis(places[1].astype(np.float64), -1, 0) / 4 - 0.5, 0, 15)
+    np.testing.assert_allclose(alone[1], read_map(p2[1], x, y), atol=1e-5)
+
+
 def test_regular_grids_are_points_too(head, p2):
     for align, size in ((head.align, 6), (head.first_align, 4)):
-        grid = to_numpy(align([points_of.surround(p2)], points_of.inside_frame(BOXES)))
+        grid = to_numpy(head.read_grid(p2, BOXES, align))
         points = np.broadcast_to(points_of.grid_points(size), (2, 3, size * size, 2))
-        single = to_numpy(head._read(points_of.surround(p2), points_of.in_boxes(points, BOXES), False))
+        single = to_numpy(head.read_points(p2, points_of.in_boxes(points, BOXES)))
         np.testing.assert_allclose(grid.reshape(single.shape), single, atol=1e-5)
     middle = points_of.grid_points(4)[[0, 1, 4, 15]]
     np.testing.assert_allclose(middle, [[0.125, 0.125], [0.375, 0.125], [0.125, 0.375], [0.875, 0.875]])
@@ -134,11 +144,11 @@ def test_points_for_training_are_the_least_certain_ones_and_random_ones():
 
 def coarse_of(head, p2):
     """float32 (2, 3, K, 16)."""
-    return to_numpy(head(head.align([points_of.surround(p2)], points_of.inside_frame(BOXES))))
+    return to_numpy(head(head.read_grid(p2, BOXES, head.align)))
 
 
 def test_the_coarse_head_is_its_layers(head, p2):
-    pooled = to_numpy(head.align([points_of.surround(p2)], points_of.inside_frame(BOXES)))[0, 1].astype(np.float64)
+    pooled = to_numpy(head.read_grid(p2, BOXES, head.align))[0, 1].astype(np.float64)
     kernel, bias = (to_numpy(weight).astype(np.float64) for weight in (head.reduce.kernel, head.reduce.bias))
     blocks = pooled.reshape(3, 2, 3, 2, 8)
     features = np.maximum(np.einsum("yaxbc,abcd->yxd", blocks, kernel) + bias, 0).transpose(2, 0, 1).ravel()
@@ -177,8 +187,7 @@ def doubled(logits):
 
 def test_subdivision_equals_the_dense_prediction_at_the_least_certain_points(head, p2):
     coarse, labels = coarse_of(head, p2), np.array([[0, 2, 1], [2, 2, 0]], np.int32)
-    render = compiled(lambda p2, *given: head.render(points_of.surround(p2), *given))
-    found = to_numpy(render(p2, BOXES, labels, coarse))
+    found = to_numpy(compiled(head.render)(p2, BOXES, labels, coarse))
     expected = dense_logits(head, p2, coarse, labels, 4)  # 64 points are more than 40: the first masks are coarse ones
     for size in (8, 16, 32):
         expected, dense = doubled(expected), dense_logits(head, p2, coarse, labels, size)

@@ -69,6 +69,7 @@ class PointRendMask(MaskBranch):
         return PointRendHead(
             num_classes=config.num_classes,
             channels_in=config.fpn_channels,
+            fading=not config.mask_padding,
             target_rule=TARGET_RULES[config.mask_targets],
             **vars(self),
             **self.head_options(config, dtype) | {"max_rois": config.max_mask_rois},

@@ -8,13 +8,21 @@ Shapes: R RoIs, K classes, c = coarse_size, P points, M = mask_size. Points are 
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.branches.head import BranchHead
 from keras_maskrcnn.branches.mask_head import mask_loss, mask_targets
-from keras_maskrcnn.geometry.bilinear import doubling, fading_weights
+from keras_maskrcnn.branches.points import (
+    cell_centres,
+    grid_points,
+    in_boxes,
+    least_certain,
+    own_masks,
+    square_weights,
+    uncertain_points,
+)
+from keras_maskrcnn.geometry.bilinear import doubling
 from keras_maskrcnn.geometry.mask_samples import sample_mask_points
 from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
 from keras_maskrcnn.learning.losses import binary_cross_entropy, mean_of
@@ -37,7 +45,10 @@ class PointRendHead(BranchHead):
         channels, num_fcs: width and number of the point head's hidden layers.
         steps: how often the masks are doubled: M = c * 2 ** steps.
         step_points: points that are predicted in each step.
-        train_points, oversampling, importance: as for `uncertain_points`.
+        train_points, oversampling, importance: as of `PointRendMask`.
+        fading: True puts zeros around P2, so that points within half a cell of the canvas' border read less (torch's
+            `grid_sample`, in Detectron2). False lets the border cells continue, as they do on canvases that are larger
+            than their image.
         target_rule: dict of options of `sample_masks` for the coarse masks' targets.
         **kwargs: of BranchHead.
     """
@@ -57,10 +68,12 @@ class PointRendHead(BranchHead):
         oversampling=3,
         importance=0.75,
         pool_size=14,
+        fading=False,
         target_rule=None,
         **kwargs,
     ):
         super().__init__(pool_size, **kwargs | {"roi_align": ONE_POINT})
+        self.fading = fading
         self.num_classes, self.channels_in, self.coarse_size = num_classes, channels_in, coarse_size
         self.coarse_features, self.coarse_fcs = coarse_features, coarse_fcs
         self.channels, self.num_fcs, self.steps, self.step_points = channels, num_fcs, steps, step_points
@@ -160,6 +173,25 @@ class PointRendHead(BranchHead):
         bias = backend.take_rows(ops.convert_to_tensor(self.point_logits.bias), labels)
         return ops.matmul(features, kernel[..., None])[..., 0] + bias[..., None]
 
+    # P2 ------------------------------------------------------------------------------------------------------------
+
+    def read_grid(self, p2, boxes, align, with_gradient=False):
+        """P2 at the centres of equal cells of boxes (B, R, 4), network pixels: (B, R, rows, columns, channels_in).
+
+        Args: align: `self.align` or `self.first_align`, which say how many cells.
+        """
+        boxes = ops.cast(boxes, "float32")
+        if self.fading:
+            p2, boxes = ops.pad(p2, [[0, 0], [1, 1], [1, 1], [0, 0]]), boxes + float(STRIDE)
+        return align([p2], boxes, with_gradient=with_gradient)
+
+    def read_points(self, p2, places, with_gradient=False):
+        """P2 at places (B, R, P, [x, y]), network pixels, bilinear: (B, R, P, channels_in)."""
+        batch, rois, count = backend.shape(places)[:3]
+        boxes = ops.reshape(ops.tile(places, (1, 1, 1, 2)), (batch, rois * count, 4))  # without extent
+        read = self.read_grid(p2, boxes, self.point_align, with_gradient)
+        return ops.reshape(read, (batch, rois, count, self.channels_in))
+
     # Training ------------------------------------------------------------------------------------------------------
 
     def learn(self, maps, rois, truth, training):
@@ -172,13 +204,13 @@ class PointRendHead(BranchHead):
             bool (B, Q).
         """
         chosen = self.positive_rois(rois)
-        framed = surround(maps[0])
-        coarse = self(self.align([framed], inside_frame(chosen["rois"]), with_gradient=True))
+        p2 = maps[0]
+        coarse = self(self.read_grid(p2, chosen["rois"], self.align, with_gradient=True))
         labels = self._classes(chosen)
         own = own_masks(coarse, labels, self.coarse_size)
         points = self._draw_points(own)
         places = in_boxes(points, chosen["rois"])
-        fine = self._read(framed, places, with_gradient=True)
+        fine = self.read_points(p2, places, with_gradient=True)
         windows = truth.get("gt_mask_boxes", truth["gt_boxes"])
         targets = sample_mask_points(truth["gt_masks"], windows, chosen["matched"], places)
         return {
@@ -200,13 +232,6 @@ class PointRendHead(BranchHead):
         noise = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
         return uncertain_points(logits, noise, candidates, count)
 
-    def _read(self, framed, places, with_gradient):
-        """P2, with its frame of zeros, at places (B, R, P, [x, y]) in network pixels: (B, R, P, channels_in)."""
-        batch, rois, count = backend.shape(places)[:3]
-        boxes = ops.reshape(ops.tile(inside_frame(places), (1, 1, 1, 2)), (batch, rois * count, 4))
-        read = self.point_align([framed], boxes, with_gradient=with_gradient)
-        return ops.reshape(read, (batch, rois, count, self.channels_in))
-
     def loss_values(self, learned):
         """Dict of mask_loss, of the coarse masks, and point_loss: the mean cross-entropy of positive RoIs' points."""
         points = ops.mean(binary_cross_entropy(learned["point_targets"], learned["point_logits"]), axis=-1)
@@ -219,45 +244,44 @@ class PointRendHead(BranchHead):
 
     def detect(self, maps, detections):
         """Masks on the refined boxes: dict of masks float32 (B, D, M, M), probabilities."""
-        framed = surround(maps[0])
-        boxes, labels = ops.cast(detections["boxes"], "float32"), self._classes(detections)
-        coarse = self(self.align([framed], inside_frame(boxes)))
+        p2, boxes, labels = maps[0], ops.cast(detections["boxes"], "float32"), self._classes(detections)
+        coarse = self(self.read_grid(p2, boxes, self.align))
 
         def render(boxes, labels, coarse):
-            return self.render(framed, boxes, labels, coarse)
+            return self.render(p2, boxes, labels, coarse)
 
         return {"masks": ops.sigmoid(backend.part_by_part(render, boxes, labels, coarse))}
 
-    def render(self, framed, boxes, labels, coarse):
+    def render(self, p2, boxes, labels, coarse):
         """Adaptive subdivision (section 3.1).
 
         Args:
-            framed: P2 from `surround`. boxes: float (B, R, 4), network pixels. labels: int (B, R). coarse: float32
-            (B, R, K, c * c).
+            p2: float (B, h, w, channels_in). boxes: float (B, R, 4), network pixels. labels: int (B, R).
+            coarse: float32 (B, R, K, c * c).
 
         Returns:
             logits float32 (B, R, M, M).
         """
         batch, rois = backend.shape(boxes)[:2]
         size = self.first_size
-        fine = self.first_align([framed], inside_frame(boxes))
+        fine = self.read_grid(p2, boxes, self.first_align)
         fine = ops.reshape(fine, (batch, rois, size * size, self.channels_in))
         points = ops.broadcast_to(grid_points(size), (batch, rois, size * size, 2))
         logits = self.predict_points(fine, points, coarse, labels)
         logits = ops.reshape(logits, (batch, rois, size, size))
         while size < self.mask_size:
             size *= 2
-            logits = self._subdivide(logits, size, framed, boxes, labels, coarse)
+            logits = self._subdivide(logits, size, p2, boxes, labels, coarse)
         return logits
 
-    def _subdivide(self, logits, size, framed, boxes, labels, coarse):
+    def _subdivide(self, logits, size, p2, boxes, labels, coarse):
         """Double masks to (B, R, size, size), and predict their least certain points."""
         batch, rois = backend.shape(boxes)[:2]
         double = doubling(size // 2)
         logits = ops.matmul(ops.matmul(double, logits), ops.transpose(double))
         cells = least_certain(ops.reshape(logits, (batch, rois, size * size)), min(self.step_points, size * size))
         points = cell_centres(cells, size)
-        fine = self._read(framed, in_boxes(points, boxes), with_gradient=False)
+        fine = self.read_points(p2, in_boxes(points, boxes))
         values = self.predict_points(fine, points, coarse, labels)
         first = ops.cast(ops.arange(batch * rois), "int32") * (size * size)
         places = ops.reshape(cells, (-1, cells.shape[-1])) + first[:, None]
@@ -279,82 +303,6 @@ class PointRendHead(BranchHead):
         """Keras serialisation."""
         names = (
             "num_classes", "channels_in", "coarse_size", "coarse_features", "coarse_fcs", "channels", "num_fcs",
-            "steps", "step_points", "train_points", "oversampling", "importance", "target_rule",
+            "steps", "step_points", "train_points", "oversampling", "importance", "fading", "target_rule",
         )  # fmt: skip
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
-# Points ------------------------------------------------------------------------------------------------------------
-
-
-def surround(features):
-    """A map in a frame of zeros, one cell wide, so that features fade beyond the map as in torch's `grid_sample`."""
-    return ops.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]])
-
-
-def inside_frame(coordinates):
-    """Network pixels of boxes or places on the map that `surround` gives."""
-    return ops.cast(coordinates, "float32") + float(STRIDE)
-
-
-def in_boxes(points, boxes):
-    """Points in 0..1 of their boxes, (B, R, P, [x, y]) and (B, R, 4), in the boxes' own pixels: (B, R, P, [x, y])."""
-    boxes = ops.cast(boxes, "float32")[:, :, None]
-    return boxes[..., :2] + points * (boxes[..., 2:] - boxes[..., :2])
-
-
-def grid_points(size):
-    """The centres of size x size cells, row by row: float32 numpy (size * size, [x, y])."""
-    centres = (np.arange(size, dtype=np.float32) + 0.5) / size
-    return np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
-
-
-def cell_centres(cells, size):
-    """The centres of cells, int32 row * size + column: float32 (..., [x, y])."""
-    row = cells // size
-    pair = ops.stack([cells - row * size, row], axis=-1)
-    return (ops.cast(pair, "float32") + 0.5) / size
-
-
-def square_weights(points, size):
-    """The weight of each cell of a square at points (..., P, [x, y]): float32 (..., P, size * size)."""
-    columns, rows = (fading_weights(points[..., axis] * size - 0.5, size) for axis in (0, 1))
-    weights = rows[..., :, None] * columns[..., None, :]
-    return ops.reshape(weights, (*backend.shape(weights)[:-2], size * size))
-
-
-def own_masks(logits, labels, size):
-    """The mask of each RoI's own class: float32 (B, R, K, size * size), int (B, R) -> (B, R, size, size)."""
-    batch, rois, classes, cells = backend.shape(logits)
-    rows = ops.reshape(ops.cast(labels, "int32"), (-1, 1))
-    own = backend.gather_each(ops.reshape(logits, (-1, classes, cells)), rows)
-    return ops.reshape(own, (batch, rois, size, size))
-
-
-def least_certain(logits, count):
-    """The cells whose logits are nearest to 0: float32 (..., cells) -> int32 (..., count)."""
-    _, cells = ops.top_k(-ops.abs(logits), count)
-    return ops.cast(cells, "int32")
-
-
-def uncertain_points(logits, noise, candidates, count):
-    """Points for training: most where masks are uncertain, the rest anywhere (section 3.2).
-
-    Args:
-        logits: float32 (B, Q, c, c), of the true class. Not differentiated.
-        noise: float32 (B, Q, N, [x, y]), uniform in 0..1.
-        candidates: int. Of so many points, the first, those whose logits, bilinear at the point, are nearest to 0 are
-            taken. The others are all taken.
-        count: int, how many of the first.
-
-    Returns:
-        float32 (B, Q, count + N - candidates, [x, y]).
-    """
-    batch, rois = backend.shape(noise)[:2]
-    size = logits.shape[-1]
-    first = noise[:, :, :candidates]
-    cells = ops.reshape(ops.stop_gradient(logits), (batch, rois, size * size, 1))
-    at_points = ops.matmul(square_weights(first, size), cells)[..., 0]
-    chosen = ops.reshape(least_certain(at_points, count), (-1, count))
-    uncertain = backend.gather_each(ops.reshape(first, (-1, candidates, 2)), chosen)
-    return ops.concatenate([ops.reshape(uncertain, (batch, rois, count, 2)), noise[:, :, candidates:]], axis=2)
