@@ -120,7 +120,7 @@ def test_targets_at_points_are_the_masks():
                 masks[image, row].astype(np.float64), (x - x1) / (x2 - x1) * 6 - 0.5, (y - y1) / (y2 - y1) * 5 - 0.5
             )
             np.testing.assert_allclose(found[image, roi], expected, atol=1e-4)
-    assert 0.05 < found.mean() < 0.5
+    assert 0.02 < found.mean() < 0.5
     nothing = sample_mask_points(masks[:, :0], windows[:, :0], matched * 0, points)
     assert to_numpy(nothing).shape == (2, 4, 30) and not to_numpy(nothing).any()
 
@@ -196,16 +196,10 @@ def test_subdivision_equals_the_dense_prediction_at_the_least_certain_points(hea
             expected[image, roi].ravel()[least] = dense[image, roi].ravel()[least]
     assert found.shape == (2, 3, 32, 32) and found.std() > 0.1
     np.testing.assert_allclose(found, expected, atol=2e-4)
-    changed = np.abs(found - doubled_before(found)) > 1e-3
-    assert 20 < changed.reshape(2, 3, -1).sum(-1).min() and changed.mean() < 0.3
+    predicted = (np.abs(found - dense_logits(head, p2, coarse, labels, 32)) < 1e-3).reshape(2, 3, -1)
+    assert 40 <= predicted.sum(axis=-1).min() and predicted.mean() < 0.3  # the rest is interpolated
     detected = head.detect([p2], {"boxes": BOXES, "labels": labels})["masks"]
     np.testing.assert_allclose(to_numpy(detected), 1 / (1 + np.exp(-found)), atol=1e-5)
-
-
-def doubled_before(found):
-    """A smooth form of masks: the mean over 2x2 cells, doubled."""
-    size = found.shape[-1] // 2
-    return doubled(found.reshape(*found.shape[:2], size, 2, size, 2).mean(axis=(3, 5)))
 
 
 def learn(head, p2):
