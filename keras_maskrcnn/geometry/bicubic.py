@@ -96,12 +96,11 @@ def _first_look(maps, rows, columns):
     """The largest value in each square of POINTS x POINTS points: float32 (R, K, cells + 1, cells + 1)."""
     cells = maps.shape[-1]
     rows, columns = (ops.reshape(each, (-1, cells + 1, POINTS, cells)) for each in (rows, columns))
-    columns = ops.transpose(columns, (0, 2, 3, 1))
     best = None
     for i in range(POINTS):  # one at a time: never more values than the maps have
         part = ops.matmul(rows[:, None, :, i], maps)
         for j in range(POINTS):
-            values = ops.matmul(part, columns[:, None, j])
+            values = ops.matmul(part, ops.swapaxes(columns[:, None, :, j], -1, -2))
             best = values if best is None else ops.maximum(best, values)
     return best
 
