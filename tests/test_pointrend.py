@@ -284,6 +284,7 @@ def model():
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.slow_on_jax
 def test_a_model_finds_draws_saves_and_loads(model, tmp_path):
     batch = random_batch([(64, 96)], (64, 96))

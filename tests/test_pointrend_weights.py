@@ -1,5 +1,7 @@
 """PointRend's weights: where each tensor of Detectron2's goes, and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 from detectron2_parts import faults, random_state, small_model
@@ -9,6 +11,7 @@ from test_detectron2 import (
     test_missing_misshapen_and_unknown_tensors_are_refused_by_name,
     test_tensors_that_change_places_are_noticed,
 )
+from torchvision_golden import GOLDEN
 
 import keras_maskrcnn as km
 from keras_maskrcnn.branches import PointRendMask
@@ -43,13 +46,19 @@ def test_the_architecture_follows_from_the_tensors(narrow):
     model, state = narrow
     receipt = km.load_weights(model, state)
     assert faults(model, state) == [] and receipt.complete and not receipt.left_over
-    config, notes = read_config(state, "mine.pth")
-    assert config.branches == (BRANCH,) and config.num_classes == 3 and config.roi_sampling_ratio == 0
-    assert "pointrend_rcnn_R_50_FPN_3x, the usual one" in notes[0]
     config, notes = read_config(state, "model_final_88c6f8.pkl", "pointrend_rcnn_R_50_FPN_1x_coco")
     assert config.branches == (BRANCH,) and "pointrend_rcnn_R_50_FPN_1x, as asked" in notes[0]
+    assert config.num_classes == 3 and config.roi_sampling_ratio == 0
     config, _ = config_for_state(state, architecture="pointrend_rcnn_R_50_FPN_3x", warm_start=True)
     assert config.branches == (BRANCH,) and config.anchor_rounding is True
+
+
+def test_the_usual_config_of_such_names():
+    spec = json.loads((GOLDEN / "d2_pointrend_rcnn_R_50_FPN_state.json").read_text())
+    state = {name: np.broadcast_to(np.float32(1), shape) for name, shape, *_ in spec["tensors"]}
+    config, notes = read_config(state, "mine.pth")
+    assert config == km.MaskRCNNConfig.detectron2("pointrend_rcnn_R_50_FPN_3x")
+    assert "pointrend_rcnn_R_50_FPN_3x, the usual one" in notes[0]
 
 
 def test_names_of_older_files(narrow):
