@@ -129,9 +129,9 @@ class MaskRCNNConfig:
         mask_targets: how ground-truth masks become targets. "subpixel": pixel centres lie at x + 0.5, 2x2 points a
             bin. "torchvision" (`project_masks_on_boxes`): RoIAlign with aligned=False, so half a pixel further, and
             about one point a pixel. "detectron2": RoIAlign with aligned=True and about one point a pixel, then 0 or 1.
-        branches: what is predicted beside class and box (paper section 3): "mask", "keypoints" (of COCO's persons), or
-            objects of subclasses of `keras_maskrcnn.branches.Branch`. Strings become objects. () is a Faster R-CNN on
-            a pyramid.
+        branches: what is predicted beside class and box (paper section 3): "mask", or "pointrend" (masks of 224 cells,
+            which the fields on masks' size and layers do not concern), "keypoints" (of COCO's persons), or objects of
+            subclasses of `keras_maskrcnn.branches.Branch`. Strings become objects. () is a Faster R-CNN on a pyramid.
     """
 
     num_classes: int

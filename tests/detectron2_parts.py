@@ -104,7 +104,23 @@ def _keypoints(head):
     return rows + list(_pointwise("roi_heads.keypoint_head.score_lowres", head.deconv))
 
 
-_BRANCHES = {"mask": _masks, "keypoints": _keypoints}
+def _pointrend(head):
+    prefix = "roi_heads.mask_head"
+    yield from _pointwise(f"{prefix}.coarse_head.reduce_spatial_dim_conv", head.reduce)
+    for index, fc in enumerate(head.fcs, start=1):
+        yield from _dense(f"{prefix}.coarse_head.fc{index}", fc)
+    yield from _dense(f"{prefix}.coarse_head.prediction", head.coarse_logits)
+    for index, fc in enumerate(head.point_fcs, start=1):
+        yield from _one_axis(f"{prefix}.point_head.fc{index}", fc)
+    yield from _one_axis(f"{prefix}.point_head.predictor", head.point_logits)
+
+
+def _one_axis(prefix, layer):
+    yield layer.kernel, f"{prefix}.weight", lambda array: array.transpose(2, 1, 0)
+    yield layer.bias, f"{prefix}.bias", np.asarray
+
+
+_BRANCHES = {"mask": _masks, "keypoints": _keypoints, "pointrend": _pointrend}
 
 
 def random_state(model, seed=0):

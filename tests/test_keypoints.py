@@ -429,6 +429,17 @@ def test_the_head_learns_and_detects():
     np.testing.assert_allclose(loss, np.log(56 * 56), atol=2)  # knows nothing yet
 
 
+def test_the_deconvolution_is_that_of_its_layer():
+    head = FIGURE.make_head(CONFIG, None)
+    head.build(None)
+    rng = np.random.default_rng(0)
+    head.deconv.bias.assign(rng.normal(size=6))
+    features = rng.normal(size=(3, 14, 14, 8)).astype(np.float32)
+    expected = to_numpy(head.deconv(features)).transpose(0, 3, 1, 2)
+    assert expected.shape == (3, 6, 28, 28) and expected.std() > 0.1
+    np.testing.assert_allclose(to_numpy(head._enlarge(features)), expected, atol=1e-5)
+
+
 # A model ----------------------------------------------------------------------------------------------------------
 
 
@@ -476,13 +487,22 @@ def test_the_saved_model_finds_the_same(trained, tmp_path):
     np.testing.assert_allclose(theirs.keypoint_scores, ours.keypoint_scores, atol=1e-3)
 
 
+class Unusual(KeypointBranch):
+    """A branch whose head has operators that no converter has."""
+
+    name = "unusual"
+    refused_graphs = ("onnx", "litert")
+
+
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
-def test_files_without_its_operators_are_refused(tmp_path, suffix):
+def test_files_without_operators_for_a_branch_are_refused(tmp_path, suffix):
     from keras_maskrcnn.serving.converting import check_arguments
 
-    with pytest.raises(ValueError, match="operators for all branches. .*branch `keypoints`. Export a SavedModel"):
-        check_arguments(tmp_path / f"model{suffix}", suffix, None, False, CONFIG)
+    config = tiny_config(branches=("mask", Unusual()))
+    with pytest.raises(ValueError, match="operators for all branches. .*branch `unusual`. Export a SavedModel"):
+        check_arguments(tmp_path / f"model{suffix}", suffix, None, False, config)
+    check_arguments(tmp_path / f"model{suffix}", suffix, None, False, CONFIG)
 
 
 # The command line -------------------------------------------------------------------------------------------------

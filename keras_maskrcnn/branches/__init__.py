@@ -1,17 +1,18 @@
 """What is predicted for each RoI beside class and box: one branch a file, named in `MaskRCNNConfig.branches`.
 
 Read `branch.py` (what a branch declares), then `head.py` (the layer behind it), then `mask.py` and `mask_head.py`, or
-`keypoint.py` and `keypoint_head.py`.
+`keypoint.py` and `keypoint_head.py`, or `pointrend.py` and `pointrend_head.py`.
 """
 
 from keras_maskrcnn.branches.branch import Branch
 from keras_maskrcnn.branches.field import Field
 from keras_maskrcnn.branches.keypoint import KeypointBranch
 from keras_maskrcnn.branches.mask import MaskBranch
+from keras_maskrcnn.branches.pointrend import PointRendMask
 
-__all__ = ["Branch", "BranchHead", "Field", "KeypointBranch", "MaskBranch"]
+__all__ = ["Branch", "BranchHead", "Field", "KeypointBranch", "MaskBranch", "PointRendMask"]
 
-BUILT_IN = {"mask": MaskBranch, "keypoints": KeypointBranch}
+BUILT_IN = {"mask": MaskBranch, "keypoints": KeypointBranch, "pointrend": PointRendMask}
 _TAKEN = ("backbone", "fpn", "rpn", "box")  # names of the model's other parts
 
 

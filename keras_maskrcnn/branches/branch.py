@@ -130,7 +130,8 @@ class Branch:
     def torchvision_table(self, head):
         """The head's layers beside torchvision's names: an iterable of (layer, name, what its outputs are).
 
-        That is True for classes, "outputs" for others that differ between datasets, else False.
+        Names are Detectron2's where torchvision has no such layer. What its outputs are is True for classes, "outputs"
+        for others that differ between datasets, or layers that read such, else False.
 
         Raises:
             ValueError: torchvision has no such branch.

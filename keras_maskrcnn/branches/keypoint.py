@@ -43,7 +43,6 @@ class KeypointBranch(Branch):
     name = "keypoints"
     losses = ("keypoint_loss",)
     coco_iou_type = "keypoints"
-    refused_graphs = ("onnx", "litert")  # tf2onnx has no argmax of Keras' and no sizes behind this deconvolution
 
     def __init__(
         self,

@@ -5,11 +5,13 @@ side.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.branches.head import BranchHead
 from keras_maskrcnn.geometry.bicubic import resized_peaks
+from keras_maskrcnn.geometry.bilinear import doubling
 from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
 from keras_maskrcnn.learning.losses import mean_of
 from keras_maskrcnn.learning.targets import matched_rows
@@ -74,10 +76,26 @@ class KeypointHead(BranchHead):
         features = ops.reshape(pooled, (-1, self.pool_size, self.pool_size, self.channels_in))
         for conv in self.convs:
             features = conv(features, training=training)
-        small = ops.transpose(self.deconv(features), (0, 3, 1, 2))
+        small = self._enlarge(ops.cast(features, "float32"))
         double = doubling(2 * self.pool_size)
         large = ops.matmul(ops.matmul(double, small), ops.transpose(double))
         return ops.reshape(large, (batch, rois, self.num_keypoints, self.heatmap_size, self.heatmap_size))
+
+    def _enlarge(self, features):
+        """The deconvolution, as a convolution that every runtime has: float32 (R, p, p, C) -> (R, K, 2p, 2p).
+
+        Of the 4 x 4 weights an even row reads the last and the second, an odd one the third and the first, at the cell
+        of half its number and the one beside it: a 3x3 convolution gives all four cells at once.
+        """
+        kernel = ops.pad(ops.convert_to_tensor(self.deconv.kernel), [[0, 1], [0, 1], [0, 0], [0, 0]])
+        taps = np.array([3, 1, 4, 4, 2, 0])  # of even and odd rows; 4 is a zero
+        kernel = ops.take(ops.take(kernel, taps, axis=0), taps, axis=1)
+        kernel = ops.reshape(kernel, (2, 3, 2, 3, *self.deconv.kernel.shape[2:]))
+        kernel = ops.reshape(ops.transpose(kernel, (1, 3, 5, 0, 2, 4)), (3, 3, -1, 4 * self.num_keypoints))
+        (cells,) = backend.convolve([features], kernel, ops.tile(ops.convert_to_tensor(self.deconv.bias), 4))
+        cells = ops.reshape(cells, (-1, self.pool_size, self.pool_size, 2, 2, self.num_keypoints))
+        cells = ops.transpose(cells, (0, 5, 1, 3, 2, 4))
+        return ops.reshape(cells, (-1, self.num_keypoints, 2 * self.pool_size, 2 * self.pool_size))
 
     def learn(self, maps, rois, truth, training):
         """Heatmaps of the positive RoIs, and the cells in which their objects' keypoints lie.
@@ -116,13 +134,6 @@ class KeypointHead(BranchHead):
             "score": self.score,
             "loss_normalizer": self.loss_normalizer,
         }
-
-
-def doubling(cells):
-    """The matrix that doubles an axis, bilinear at half-pixel centres: float32 (2 * cells, cells)."""
-    places = (ops.arange(2 * cells, dtype="float32") + 0.5) / 2 - 0.5
-    places = ops.clip(places, 0.0, cells - 1.0)
-    return ops.relu(1.0 - ops.abs(places[:, None] - ops.arange(cells, dtype="float32")))
 
 
 def keypoint_targets(points, rois, size):

@@ -163,7 +163,7 @@ def _check_branches(args):
         raise ValueError(
             f"--weights coco --architecture {args.architecture} is of a model with --branches {theirs[0]}. Received "
             f"--branches {' '.join(args.branches)}. For keypoints alone give --architecture keypointrcnn_resnet50_fpn; "
-            "for both start from --weights imagenet."
+            "for others start from --weights imagenet."
         )
 
 

@@ -7,7 +7,7 @@ from keras_maskrcnn.cli.options import Option, count_or_all, count_or_auto, fini
 from keras_maskrcnn.cli.sources import DATASET
 
 ARCHITECTURES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn")
-BRANCHES = ("mask", "keypoints")
+BRANCHES = ("mask", "pointrend", "keypoints")
 POLICIES = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}  # --mixed-precision -> Keras dtype policy
 
 DATA = (
@@ -192,8 +192,8 @@ MODEL = (
     Option("--norm", "batch, group or frozen_batch (default: batch; with --weights that of the architecture)"),
     Option(
         "--branches",
-        "what is predicted beside class and box: mask, keypoints (those that the dataset's categories name), or both "
-        "(default: mask)",
+        "what is predicted beside class and box: mask, or pointrend (masks with sharper edges), keypoints (those that "
+        "the dataset's categories name), or masks and keypoints (default: mask)",
         choices=BRANCHES,
         nargs="+",
         metavar="BRANCH",

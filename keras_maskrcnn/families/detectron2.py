@@ -1,4 +1,4 @@
-"""Detectron2's Mask and Keypoint R-CNNs with a ResNet and a pyramid, by the names of its model zoo.
+"""Detectron2's Mask, Keypoint and PointRend R-CNNs with a ResNet and a pyramid, by the names of its model zoo.
 
 Read from facebookresearch/detectron2 at 02b5c4e2: `config/defaults.py`, `configs/Base-RCNN-FPN.yaml`, and the file of
 each name below. Its pixels are BGR: the weights are turned to RGB when they are read, so mean and deviation stand here
@@ -91,6 +91,15 @@ CONFIGS |= {
         "R_50_FPN_1x": {}, "R_50_FPN_3x": {}, "R_101_FPN_3x": _R101, "X_101_32x8d_FPN_3x": _X101
     }.items()
 }  # fmt: skip
+# projects/PointRend/configs/InstanceSegmentation/Base-PointRend-RCNN-FPN.yaml. Its ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES,
+# which trains masks on refined boxes, has no counterpart here.
+CONFIGS |= {
+    f"pointrend_rcnn_{trunk}": {"branches": ("pointrend",), **fields}
+    for trunk, fields in {
+        "R_50_FPN_1x": {}, "R_50_FPN_3x": {}, "R_101_FPN_3x": _R101, "X_101_32x8d_FPN_3x": _X101,
+        "R_50_FPN_1x_cityscapes": {"min_size": 1024, "max_size": 2048},
+    }.items()
+}  # fmt: skip
 LVIS_FOLDER = "LVISv0.5-InstanceSegmentation/"
 CONFIGS |= {
     f"{LVIS_FOLDER}mask_rcnn_{trunk}_FPN_1x": {**fields, **_LVIS}
@@ -99,13 +108,13 @@ CONFIGS |= {
 
 
 def config_name(name):
-    """The key of `CONFIGS`: the name of a file, with or without its folder and suffix.
+    """The key of `CONFIGS`: the name of a file, with or without its folder and suffix; PointRend's end in _coco.
 
     Raises:
         ValueError: there is no such config.
     """
     short = str(name).removesuffix(".yaml").removesuffix(".py").removeprefix("configs/")
-    short = short if short.startswith(LVIS_FOLDER) else short.rsplit("/", 1)[-1]
+    short = short if short.startswith(LVIS_FOLDER) else short.rsplit("/", 1)[-1].removesuffix("_coco")
     if short not in CONFIGS:
         raise ValueError(
             f"The name of a Detectron2 config must be one of {', '.join(CONFIGS)}. Received: {name!r}. Take the one "
@@ -126,6 +135,6 @@ def fields(name, num_classes, overrides=()):
     """
     chosen = CONFIGS[config_name(name)]
     labels = labels_of(80 if num_classes is None else num_classes, overrides)
-    if "branches" in chosen and num_classes in (None, 1):
+    if chosen.get("branches") == _KEYPOINTS["branches"] and num_classes in (None, 1):
         labels = {"num_classes": 1} if set(_PERSON) & set(overrides) else {"num_classes": 1, **_PERSON}
     return {**ARITHMETIC, **chosen, **labels}

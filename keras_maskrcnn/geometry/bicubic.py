@@ -96,12 +96,11 @@ def _first_look(maps, rows, columns):
     """The largest value in each square of POINTS x POINTS points: float32 (R, K, cells + 1, cells + 1)."""
     cells = maps.shape[-1]
     rows, columns = (ops.reshape(each, (-1, cells + 1, POINTS, cells)) for each in (rows, columns))
-    columns = ops.transpose(columns, (0, 2, 3, 1))
     best = None
     for i in range(POINTS):  # one at a time: never more values than the maps have
         part = ops.matmul(rows[:, None, :, i], maps)
         for j in range(POINTS):
-            values = ops.matmul(part, columns[:, None, j])
+            values = ops.matmul(part, ops.swapaxes(columns[:, None, :, j], -1, -2))
             best = values if best is None else ops.maximum(best, values)
     return best
 
@@ -119,12 +118,12 @@ def _second_look(maps, indices, sizes):
         point_weights(sample_points(index, side[..., None], cells), cells) for index, side in zip(indices, sizes)
     )
     values = ops.matmul(ops.matmul(rows, maps), ops.swapaxes(columns, -1, -2))
-    by_row = ops.max(values, axis=-1)
-    row, column = ops.argmax(by_row, axis=-1), ops.argmax(ops.max(values, axis=-2), axis=-1)
-    places = [_taken(index, place) for index, place in zip(indices, (row, column))]
-    return [ops.max(by_row, axis=-1), *places]
+    # Top-k, because tf2onnx has no argmax of Keras'.
+    (best, row), (_, column) = (ops.top_k(ops.max(values, axis=axis), 1) for axis in (-1, -2))
+    return [best[..., 0], *(_taken(index, place) for index, place in zip(indices, (row, column)))]
 
 
 def _taken(index, place):
-    """The entry of (R, K, S) at a place (R, K)."""
-    return ops.take_along_axis(index, place[..., None], axis=-1)[..., 0]
+    """The entry of (R, K, S) at a place (R, K, 1)."""
+    numbers = ops.arange(ops.shape(index)[-1], dtype="int32")
+    return ops.sum(ops.where(ops.equal(numbers, ops.cast(place, "int32")), index, 0.0), axis=-1)

@@ -1,7 +1,8 @@
 """RoIAlign along one axis: sample points, and the weights of the cells of the map.
 
 The bilinear kernel is separable, so each axis can be computed on its own. Coordinates are in cells: the
-centre of cell `m` is at `m`. Called by `backend/` for features and by `geometry/mask_samples.py` for mask targets.
+centre of cell `m` is at `m`. Called by `backend/` for features, by `geometry/mask_samples.py` for mask targets, and by
+branches.
 """
 
 from keras import ops
@@ -68,6 +69,24 @@ def point_weights(points, extent, margin=1.0):
     clipped = ops.maximum(ops.minimum(points, last), 0.0)[..., None]
     cells = ops.cast(ops.arange(extent), "float32")
     return ops.relu(1.0 - ops.abs(clipped - cells)) * inside[..., None]
+
+
+def fading_weights(points, extent):
+    """The weight of each cell at each point of a map that is surrounded by zeros (torch's `grid_sample`).
+
+    Args:
+        points: float (..., S), cells. extent: number of cells on the axis, an int or a scalar tensor.
+
+    Returns:
+        float (..., S, extent). Beyond the centres of the outer cells they fade; a cell further they are 0.
+    """
+    return ops.relu(1.0 - ops.abs(points[..., None] - ops.cast(ops.arange(extent), "float32")))
+
+
+def doubling(cells):
+    """The matrix that doubles an axis, bilinear at half-pixel centres: float32 (2 * cells, cells)."""
+    places = (ops.arange(2 * cells, dtype="float32") + 0.5) / 2 - 0.5
+    return fading_weights(ops.clip(places, 0.0, cells - 1.0), cells)
 
 
 def bin_weights(start, length, num_bins, sampling_ratio, extent, margin=1.0):

@@ -1,6 +1,7 @@
 """Mask targets: what the mask branch should predict for each RoI, cut out of the ground truth.
 
-Network pixels in, numbers of 0..1 out. Runs inside the training graph. Called by `targets.py`; `km.ops` exports it.
+Network pixels in, numbers of 0..1 out. Runs inside the training graph. Called by the heads of masks; `km.ops` exports
+`sample_masks`.
 """
 
 from keras import ops
@@ -28,11 +29,7 @@ def sample_masks(gt_masks, gt_mask_boxes, matched, rois, size, sampling_ratio=2,
         float32 (B, R, size, size), 0..1: the bilinear average over each bin; 0 outside the window
         and wherever the window has no size (padding rows).
     """
-    if not gt_masks.shape[1]:  # no masks, or known late: there must be a row to read, be it empty
-        gt_masks = ops.pad(gt_masks, [[0, 0], [0, 1], [0, 0], [0, 0]])
-        gt_mask_boxes = ops.pad(gt_mask_boxes, [[0, 0], [0, 1], [0, 0]])
-    masks = _rows_of(ops.cast(gt_masks, "float32"), matched)
-    windows = _rows_of(ops.cast(gt_mask_boxes, "float32"), matched)
+    masks, windows = _matched_masks(gt_masks, gt_mask_boxes, matched)
     rois = ops.cast(rois, "float32")
     if not aligned:
         rois = rois + 0.5
@@ -40,6 +37,35 @@ def sample_masks(gt_masks, gt_mask_boxes, matched, rois, size, sampling_ratio=2,
     columns = _window_weights(rois, windows, 0, size, sampling_ratio, ops.shape(masks)[3])
     samples = ops.matmul(ops.matmul(rows, masks), ops.swapaxes(columns, 2, 3))
     return ops.cast(samples >= 0.5, "float32") if rounded else samples
+
+
+def sample_mask_points(gt_masks, gt_mask_boxes, matched, points):
+    """Read the masks of the matched instances at single points, between the centres of cells bilinear.
+
+    Args:
+        gt_masks, gt_mask_boxes, matched: as for `sample_masks`.
+        points: float (B, R, P, [x, y]), network pixels.
+
+    Returns:
+        float32 (B, R, P), 0..1. Around its window a mask is 0, so that it fades towards the border.
+    """
+    masks, windows = _matched_masks(gt_masks, gt_mask_boxes, matched)
+    corners, sides = windows[:, :, None, :2], (windows[..., 2:] - windows[..., :2])[:, :, None]
+    has_size = ops.all(sides > 0, axis=-1)
+    places = (ops.cast(points, "float32") - corners) / ops.where(sides > 0, sides, 1.0)
+    height, width = ops.shape(masks)[2:]
+    rows = bilinear.fading_weights(places[..., 1] * ops.cast(height, "float32") - 0.5, height)
+    columns = bilinear.fading_weights(places[..., 0] * ops.cast(width, "float32") - 0.5, width)
+    return ops.where(has_size, ops.sum(ops.matmul(rows, masks) * columns, axis=-1), 0.0)
+
+
+def _matched_masks(gt_masks, gt_mask_boxes, matched):
+    """The mask and the window of each RoI's instance: float32 (B, R, M1, M2) and (B, R, 4)."""
+    if not gt_masks.shape[1]:  # no masks, or known late: there must be a row to read, be it empty
+        gt_masks = ops.pad(gt_masks, [[0, 0], [0, 1], [0, 0], [0, 0]])
+        gt_mask_boxes = ops.pad(gt_mask_boxes, [[0, 0], [0, 1], [0, 0]])
+    masks = _rows_of(ops.cast(gt_masks, "float32"), matched)
+    return masks, _rows_of(ops.cast(gt_mask_boxes, "float32"), matched)
 
 
 def _rows_of(table, matched):

@@ -105,15 +105,17 @@ class KernelAndBias(keras.layers.Layer):
     Args:
         filters: output channels.
         kernel_initializer: a Keras initializer.
+        axes: of the convolution: 2 of maps, 1 of points.
     """
 
-    def __init__(self, filters, kernel_initializer="he_normal", **kwargs):
+    def __init__(self, filters, kernel_initializer="he_normal", axes=2, **kwargs):
         super().__init__(dtype="float32", **kwargs)
         self.filters, self.kernel_initializer = filters, keras.initializers.get(kernel_initializer)
+        self.axes = axes
 
     def build(self, input_shape):
-        """Create kernel (1, 1, C, filters) and bias (filters,) for (..., C)."""
-        shape = (1, 1, input_shape[-1], self.filters)
+        """Create kernel (1, 1, C, filters), or (1, C, filters) with one axis, and bias (filters,) for (..., C)."""
+        shape = (*[1] * self.axes, input_shape[-1], self.filters)
         # autocast=False: a head under a bfloat16 policy would read them rounded.
         initializer = backend.initial_values(self.kernel_initializer)
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer=initializer, autocast=False)
@@ -123,7 +125,7 @@ class KernelAndBias(keras.layers.Layer):
         """Keras serialisation."""
         initializer = keras.initializers.serialize(self.kernel_initializer)
         config = {key: value for key, value in super().get_config().items() if key != "dtype"}
-        return {**config, "filters": self.filters, "kernel_initializer": initializer}
+        return {**config, "filters": self.filters, "kernel_initializer": initializer, "axes": self.axes}
 
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")

@@ -1,4 +1,4 @@
-"""Detectron2's names and layout: Mask and Keypoint R-CNNs with a ResNet and a pyramid.
+"""Detectron2's names and layout: Mask, Keypoint and PointRend R-CNNs with a ResNet and a pyramid.
 
 They are the tensors of its zoo's `.pkl` and its users' `.pth` files.
 
@@ -7,6 +7,7 @@ Names are from `modeling/backbone/{resnet,fpn}.py`, `modeling/proposal_generator
 """
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import re
@@ -52,6 +53,12 @@ _RULES = (
 )
 _ONE_CONV = Renaming((*_RULES, ("rpn.head.conv.0.0", f"{_RPN}.conv", ())))
 _MORE_CONVS = Renaming((*_RULES, ("rpn.head.conv.#.0", f"{_RPN}.conv.conv#", (0,))))
+# Names in files of PointRend before its heads moved into one (`roi_heads.py` and `coarse_mask_head.py` there).
+_OLD_NAMES = (
+    (r"roi_heads\.mask_coarse_head\.coarse_mask_(fc\d+\.\w+)", r"roi_heads.mask_head.coarse_head.\1"),
+    (r"roi_heads\.mask_(coarse|point)_head\.(\w+\.\w+)", r"roi_heads.mask_head.\1_head.\2"),
+    (r"roi_heads\.mask_head\.coarse_head\.coarse_mask_(fc\d+\.\w+)", r"roi_heads.mask_head.coarse_head.\1"),
+)
 _PIXELS = ("pixel_mean", "pixel_std")  # buffers of older files: RGB order of the images, (3, 1, 1)
 
 # The six digits in the name of a zoo file -> its config. The start of the file's MD5, `model_zoo/model_zoo.py`.
@@ -80,6 +87,13 @@ ZOO = {
     "a6e10b": "keypoint_rcnn_R_50_FPN_3x",
     "997cc7": "keypoint_rcnn_R_101_FPN_3x",
     "5ad38f": "keypoint_rcnn_X_101_32x8d_FPN_3x",
+    "736f5a": "pointrend_rcnn_R_50_FPN_1x",
+    "88c6f8": "pointrend_rcnn_R_50_FPN_1x",
+    "edd263": "pointrend_rcnn_R_50_FPN_3x",
+    "3c3198": "pointrend_rcnn_R_50_FPN_3x",
+    "3f4d2a": "pointrend_rcnn_R_101_FPN_3x",
+    "ba17b9": "pointrend_rcnn_X_101_32x8d_FPN_3x",
+    "318a02": "pointrend_rcnn_R_50_FPN_1x_cityscapes",
 }
 
 
@@ -190,8 +204,8 @@ def _usual_config(found, state):
 
 def _kind(found):
     """The first word of a config's name. One with masks and keypoints is not in the zoo."""
-    known = {branch.name for branch in found["branches"]}
-    return "keypoint" if known == {"keypoints"} else "mask"
+    known = tuple(branch.name for branch in found["branches"])
+    return {("keypoints",): "keypoint", ("pointrend",): "pointrend"}.get(known, "mask")
 
 
 def _head_norm(state):
@@ -223,7 +237,7 @@ FAMILY = Family(
     licence=LICENCE,
     recognises=recognises,
     table=table,
-    prepare=plain_names,
+    prepare=functools.partial(plain_names, renames=_OLD_NAMES),
     left=_left,
     notes=_notes,
     config=read_config,

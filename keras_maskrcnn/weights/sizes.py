@@ -37,8 +37,8 @@ _NEEDED = {
 
 # Fields of a stored config that are sizes of arrays, or counts of layers.
 _SIZE_FIELDS = {"fpn_channels", "rpn_channels", "box_features", "mask_channels", "num_classes", "units", "filters"}
-_SIZE_FIELDS |= {"channels", "num_keypoints"}  # of heads and branches
-_COUNT_FIELDS = {"rpn_convs", "box_convs", "box_fcs", "mask_convs", "num_convs"}
+_SIZE_FIELDS |= {"channels", "num_keypoints", "coarse_features"}  # of heads and branches
+_COUNT_FIELDS = {"rpn_convs", "box_convs", "box_fcs", "mask_convs", "num_convs", "coarse_fcs", "num_fcs"}
 
 
 def check_state_sizes(state):

@@ -24,7 +24,7 @@ class Entry:
     Args:
         name: of the tensor.
         weight: the Keras variable; None for a counter, which has no counterpart.
-        layout: "conv", "dense", "flat" (dense on flattened (rows, columns, channels)) or "vector".
+        layout: "conv" (of one or two axes), "dense", "flat" (dense on flattened (rows, columns, channels)) or "vector".
         pooled: rows, columns and channels before flattening, for the "flat" layout.
         classes: None, or "scores", "boxes", "rows": the tensor's rows are classes; or "outputs": of a last layer whose
             outputs are no classes, but differ between datasets.
@@ -101,10 +101,10 @@ def to_torch(array, entry):
         array: has the shape of `entry.weight`. entry: Entry.
 
     Returns:
-        Array: convolutions (out, in, h, w), deconvolutions (in, out, h, w), dense (out, in).
+        Array: convolutions (out, in, h, w) or (out, in, h), deconvolutions (in, out, h, w), dense (out, in).
     """
     if entry.layout == "conv":
-        array = array.transpose(3, 2, 0, 1)
+        array = array.transpose(-1, -2, *range(array.ndim - 2))
     elif entry.layout == "flat":
         array = array.reshape(*entry.pooled, -1).transpose(3, 2, 0, 1)
         array = array.reshape(len(array), -1)
@@ -127,7 +127,7 @@ def from_torch(array, entry):
     if entry.reversed_channels:
         array = array[:, ::-1]
     if entry.layout == "conv":
-        return array.transpose(2, 3, 1, 0)
+        return array.transpose(*range(2, array.ndim), 1, 0)
     if entry.layout == "flat":
         rows, columns, channels = entry.pooled
         array = array.reshape(len(array), channels, rows, columns).transpose(2, 3, 1, 0)
