@@ -59,11 +59,13 @@ def test_every_model_of_the_zoos_has_an_address():
     for name, entry in catalogue.FILES.items():
         config = entry.make_config()
         assert catalogue.find(name) is entry and catalogue.of_file(entry.file) is entry
-        classes = 1230 if "LVIS" in name else 8 if "Cityscapes" in entry.url else 1 if "keypoint" in name else 80
+        classes = 1230 if "LVIS" in name else 8 if "cityscapes" in entry.url.lower() else 1 if "keypoint" in name else 80
         assert config.num_classes == classes and entry.url.startswith("http")
     zoo = "https://dl.fbaipublicfiles.com/detectron2/"
     urls = {name: entry.url for name, entry in catalogue.FILES.items()}
     assert urls[NAME] == f"{zoo}COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl"
+    pointrend = f"{zoo}PointRend/InstanceSegmentation/pointrend_rcnn_R_50_FPN_3x_coco/164955410/model_final_edd263.pkl"
+    assert urls["detectron2/pointrend_rcnn_R_50_FPN_3x"] == pointrend
     lvis = "LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"
     assert urls[f"detectron2/{lvis}"] == f"{zoo}{lvis}/144219072/model_final_571f7c.pkl"
     assert urls["matterport/mask_rcnn_coco"].endswith("releases/download/v2.0/mask_rcnn_coco.h5")

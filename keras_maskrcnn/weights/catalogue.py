@@ -15,7 +15,8 @@ _MATTERPORT = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0"
 _TENSORPACK = "http://models.tensorpack.com/FasterRCNN"
 _MMDETECTION = "https://download.openmmlab.com/mmdetection/v2.0/mask_rcnn"
 
-# Name of a Detectron2 config -> its folder and its number in the zoo (`model_zoo/model_zoo.py`).
+_POINTREND = "PointRend/InstanceSegmentation"
+# Name of a Detectron2 config -> its folder and its number in the zoo (`model_zoo/model_zoo.py`, PointRend's README).
 DETECTRON2_PLACES = {
     "mask_rcnn_R_50_FPN_1x": ("COCO-InstanceSegmentation", "137260431"),
     "mask_rcnn_R_50_FPN_3x": ("COCO-InstanceSegmentation", "137849600"),
@@ -38,6 +39,11 @@ DETECTRON2_PLACES = {
     "keypoint_rcnn_R_50_FPN_3x": ("COCO-Keypoints", "137849621"),
     "keypoint_rcnn_R_101_FPN_3x": ("COCO-Keypoints", "138363331"),
     "keypoint_rcnn_X_101_32x8d_FPN_3x": ("COCO-Keypoints", "139686956"),
+    "pointrend_rcnn_R_50_FPN_1x": (_POINTREND, "164254221"),
+    "pointrend_rcnn_R_50_FPN_3x": (_POINTREND, "164955410"),
+    "pointrend_rcnn_R_101_FPN_3x": (_POINTREND, "28119983"),
+    "pointrend_rcnn_X_101_32x8d_FPN_3x": (_POINTREND, "28119989"),
+    "pointrend_rcnn_R_50_FPN_1x_cityscapes": (_POINTREND, "164255101"),
     "LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x": ("", "144219072"),
     "LVISv0.5-InstanceSegmentation/mask_rcnn_R_101_FPN_1x": ("", "144219035"),
     "LVISv0.5-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_1x": ("", "144219108"),
@@ -77,14 +83,16 @@ class PublishedFile:
         return self.url.rsplit("/", 1)[-1]
 
 
-_CLASSES = {"Cityscapes": 8, detectron2.LVIS_FOLDER.rstrip("/"): 1230}  # of folders; COCO's are in the config
+_CLASSES = {"Cityscapes": 8, "cityscapes": 8, detectron2.LVIS_FOLDER.rstrip("/"): 1230}  # COCO's are in the config
 
 
 def _detectron2():
-    for digits, name in ZOO.items():
+    """Of a model with two files, the first in `ZOO`."""
+    for name, digits in {name: digits for digits, name in reversed(ZOO.items())}.items():
         folder, number = DETECTRON2_PLACES[name]
-        place = f"{folder}/{name}".strip("/")
-        classes = _CLASSES.get(place.split("/", 1)[0])
+        file = f"{name}_coco" if folder == _POINTREND and not name.endswith("cityscapes") else name
+        place = f"{folder}/{file}".strip("/")
+        classes = next((count for part, count in _CLASSES.items() if part in place), None)
         yield PublishedFile(
             f"detectron2/{name}",
             f"{_DETECTRON2}/{place}/{number}/model_final_{digits}.pkl",
