@@ -1,13 +1,14 @@
 """Detectron2's config.yaml beside a user's weights: what it sets, what it refuses."""
 
 import copy
+import types
 
 import numpy as np
 import pytest
 import yaml
 
 from keras_maskrcnn.weights.detectron2 import read_config
-from keras_maskrcnn.weights.detectron2_yaml import FIXED, read_config_yaml
+from keras_maskrcnn.weights.detectron2_yaml import FIXED, fields_of, read_config_yaml
 from keras_maskrcnn.weights.limits import WeightFileError
 
 DUMP = {  # what Detectron2 writes of a Mask R-CNN with other numbers, as far as it is read
@@ -114,6 +115,25 @@ def test_the_users_word_and_the_zoos_digits_count_more(state, tmp_path):
     config, notes = read_config(state, zoo)
     assert config.min_size == 800 and "by the digits" in notes[0]
     assert "usual one" in read_config(state, tmp_path / "there_is_no_such.pth")[1][0]
+
+
+def test_each_branch_has_keys_of_its_own(tmp_path):
+    def fields(content, branch):
+        branches = [types.SimpleNamespace(name=branch)]
+        return fields_of(content, "config.yaml", {"backbone": "resnet50", "num_classes": 3, "branches": branches})
+
+    content = changed("MODEL.ROI_MASK_HEAD", {"NAME": "PointRendMaskHead", "POOLER_TYPE": "", "IN_FEATURES": ["p2"]})
+    content["MODEL"]["POINT_HEAD"] = {"NAME": "StandardPointHead", "IN_FEATURES": ["p2"], "SUBDIVISION_STEPS": 5}
+    assert fields(content, "pointrend")["min_size"] == 512
+    content["MODEL"]["POINT_HEAD"]["SUBDIVISION_STEPS"] = 3
+    for branch, told in (
+        ("pointrend", "POINT_HEAD.SUBDIVISION_STEPS must be 5. Received: 3"),
+        ("mask", "NAME must be"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            fields(content, branch)
+    with pytest.raises(ValueError, match="MODEL.MASK_ON must be False. Received: True"):
+        fields(DUMP, "keypoints")
 
 
 @pytest.mark.parametrize(

@@ -43,11 +43,30 @@ FIXED = {
     "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": (False,),
     "INPUT.FORMAT": ("BGR",),
 }
-MASKS = {
-    "MODEL.ROI_MASK_HEAD.NAME": ("MaskRCNNConvUpsampleHead",),
-    "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": (False,),
+OF_BRANCHES = {  # branch -> what its config must say
+    "mask": {
+        "MODEL.MASK_ON": (True,),
+        "MODEL.ROI_MASK_HEAD.NAME": ("MaskRCNNConvUpsampleHead",),
+        "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": (False,),
+    },
+    "pointrend": {
+        "MODEL.MASK_ON": (True,),
+        "MODEL.ROI_MASK_HEAD.NAME": ("PointRendMaskHead",),
+        "MODEL.POINT_HEAD.NAME": ("StandardPointHead",),
+        "MODEL.POINT_HEAD.IN_FEATURES": (["p2"],),
+        "MODEL.POINT_HEAD.CLS_AGNOSTIC_MASK": (False,),
+        "MODEL.POINT_HEAD.COARSE_PRED_EACH_LAYER": (True,),
+        "MODEL.ROI_MASK_HEAD.IN_FEATURES": (["p2"],),
+        "MODEL.ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION": (7,),
+        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": (14,),
+        "MODEL.POINT_HEAD.SUBDIVISION_STEPS": (5,),
+        "MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS": (784,),
+    },
+    "keypoints": {
+        "MODEL.KEYPOINT_ON": (True,),
+        "MODEL.ROI_KEYPOINT_HEAD.NAME": ("KRCNNConvDeconvUpsampleHead",),
+    },
 }
-KEYPOINTS = {"MODEL.ROI_KEYPOINT_HEAD.NAME": ("KRCNNConvDeconvUpsampleHead",)}
 _NEEDED = ("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS.NUM_CLASSES")
 
 
@@ -174,13 +193,14 @@ def fields_of(content, path, found):
             "of the training, or move it away."
         )
     branches = [branch.name for branch in found["branches"]]
-    fixed = {**FIXED, **(MASKS if "mask" in branches else {}), **(KEYPOINTS if "keypoints" in branches else {})}
-    fixed |= {
+    fixed = FIXED | {
         "MODEL.RESNETS.DEPTH": (int(re.search(r"\d+", found["backbone"])[0]),),
         "MODEL.ROI_HEADS.NUM_CLASSES": (found["num_classes"],),
-        "MODEL.MASK_ON": ("mask" in branches,),
-        "MODEL.KEYPOINT_ON": ("keypoints" in branches,),
+        "MODEL.MASK_ON": (False,),
+        "MODEL.KEYPOINT_ON": (False,),
     }
+    for name in branches:
+        fixed |= OF_BRANCHES[name]
     _check(content, path, fixed)
     _check(content, path, _same_pooling(content, branches))
     given = {key: rule for key, rule in FIELDS.items() if _has(content, key)}
