@@ -60,9 +60,8 @@ def test_every_model_of_the_zoos_has_an_address():
         config = entry.make_config()
         assert catalogue.find(name) is entry and catalogue.of_file(entry.file) is entry
         counts = {"LVIS": 1230, "ityscapes": 8, "keypoint": 1, "": 80}
-        assert config.num_classes == next(
-            count for part, count in counts.items() if part in entry.url
-        ) and entry.url.startswith("http")
+        assert config.num_classes == next(count for part, count in counts.items() if part in entry.url)
+        assert entry.url.startswith("http")
     zoo = "https://dl.fbaipublicfiles.com/detectron2/"
     urls = {name: entry.url for name, entry in catalogue.FILES.items()}
     assert urls[NAME] == f"{zoo}COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl"
