@@ -79,6 +79,7 @@ HOST_ONLY = (
     "test_errors_page",
     "test_labelling",
     "test_measuring",
+    "test_napari",
     "test_gigapixels",
     "test_video",
 )
