@@ -5,7 +5,7 @@ lost for that cause: undoing the one change finds it again. The model itself is 
 `km.explain` looks at, and matching is done here. Where another cause is read back than the forced one, the limits are
 lifted one by one and the model is run again: the cause is right if lifting that limit alone finds the object.
 
-    PYTHONPATH=. python tests/forced_causes.py MODEL [IMAGES [SIDE [SEED]]]     # a model of shapes; prints a table
+    PYTHONPATH=. python tests/forced_causes.py MODEL [IMAGES [SIDE [SEED [SHAPES]]]]    # a model of shapes: a table
 """
 
 import contextlib
@@ -162,10 +162,8 @@ def limits_that_find(model, image, truth, place):
     found = set()
     for cause, (field, values) in LIFTS.items():
         own = getattr(model.config, field)
-        tighter = min if field in ("score_threshold",) else max
-        for value in values:
-            if tighter(value, own) == own:
-                continue
+        looser = (lambda a, b: a < b) if cause == causes.THRESHOLD else (lambda a, b: a > b)
+        for value in (value for value in values if looser(value, own)):
             with changed(model, {field: value}):
                 if place in found_objects(model, image, truth):
                     found.add(causes.CAP if cause == "candidates" else cause)
@@ -224,15 +222,19 @@ def shapes(folder, count, side, seed, most=6):
     ]
 
 
-def main(path, count=12, side=128, seed=77):
-    """Print what is read back in every case."""
+def main(path, count=8, side=128, seed=77, most=6):
+    """Print why objects are missed as they are, with the limits that would find them, and the table of all cases."""
     from keras_maskrcnn.weights.models import load_model
 
     model = load_model(path)
     with tempfile.TemporaryDirectory() as folder:
-        images = shapes(folder, int(count), int(side), int(seed))
+        images = shapes(folder, int(count), int(side), int(seed), int(most))
     before = [found_objects(model, *pair) for pair in images]
     print(sum(len(truth) for _, truth in images), "objects,", sum(map(len, before)), "found")
+    for number, (image, truth) in enumerate(images):
+        for miss in km.explain(model, image, truth).misses:
+            lifted = sorted(limits_that_find(model, image, truth, miss.position))
+            print(f"    {number}:{miss.position} {miss.cause}: {miss.explanation}; found by {lifted}")
     for name, case in CASES.items():
         lost = lost_in(model, case, images, before)
         right = sum(one.miss.cause == case.cause for one in lost)
