@@ -1,11 +1,12 @@
 """Faults planted into labels, and how many of them the list of suspicious labels has at its top.
 
     python benchmarks/bench_suspicious.py --model run --data ../shared/data/nuclei/val
+    python benchmarks/bench_suspicious.py --model run --data ../shared/data/nuclei/val --count 8 --seeds 20    # quick
     keras-maskrcnn demo --directory demo && python benchmarks/bench_suspicious.py --model demo/run \
         --data demo/data/val/annotations.json --images demo/data/val/images
 
-A share of the labels (`--share`) gets another class, is removed, or is moved by half its size, a third each (halves,
-where there is one class). The model, which was trained on other images, detects once; for each seed other faults are
+A share of the labels (`--share`) gets another class, is removed, or is moved by half its size, a third each. Where there
+is one class, such as in nuclei, no label can get another, and the others are halves. The model, which was trained on other images, detects once; for each seed other faults are
 planted. A fault is found if one of the first n suspects is about it, n being the number of faults. With `--cleanlab
 PYTHON`, the Python of a virtual environment that has cleanlab, images are ranked by its object detection quality score
 and by ours (the worst suspect of the image), and the share of faulty images among the first m is compared, m being
@@ -34,6 +35,7 @@ def main():
     parser.add_argument("--images", help="folder of the images")
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--count", type=int, help="of images, evenly spread; default: all")
     parser.add_argument("--cleanlab", metavar="PYTHON")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -53,11 +55,15 @@ def main():
 def detect(args):
     """(ground truth, detections) of a model."""
     import keras_maskrcnn as km
+    from keras_maskrcnn.data.split import subset
     from keras_maskrcnn.evaluation.coco import detect_dataset
     from keras_maskrcnn.runs.folder import find_model
     from keras_maskrcnn.weights.models import load_model
 
     model, dataset = load_model(find_model(args.model)), km.open_dataset(args.data, args.images)
+    if args.count:
+        places = np.unique(np.linspace(0, len(dataset) - 1, args.count).round().astype(int))
+        dataset = subset(dataset, places.tolist(), "some images")
     found = detect_dataset(model, dataset, verbose=1)
     return found.truth, found.detections
 

@@ -5,7 +5,7 @@ lost for that cause: undoing the one change finds it again. The model itself is 
 `km.explain` looks at, and matching is done here. Where another cause is read back than the forced one, the limits are
 lifted one by one and the model is run again: the cause is right if lifting that limit alone finds the object.
 
-    PYTHONPATH=. python tests/forced_causes.py MODEL [IMAGES [SIDE [SEED [SHAPES]]]]    # a model of shapes: a table
+    PYTHONPATH=. python tests/forced_causes.py MODEL [IMAGES [SIDE [SEED [SHAPES [CASE ...]]]]]    # prints a table
 """
 
 import contextlib
@@ -222,7 +222,7 @@ def shapes(folder, count, side, seed, most=6):
     ]
 
 
-def main(path, count=8, side=128, seed=77, most=6):
+def main(path, count=8, side=128, seed=77, most=6, *only):
     """Print why objects are missed as they are, with the limits that would find them, and the table of all cases."""
     from keras_maskrcnn.weights.models import load_model
 
@@ -231,11 +231,13 @@ def main(path, count=8, side=128, seed=77, most=6):
         images = shapes(folder, int(count), int(side), int(seed), int(most))
     before = [found_objects(model, *pair) for pair in images]
     print(sum(len(truth) for _, truth in images), "objects,", sum(map(len, before)), "found")
-    for number, (image, truth) in enumerate(images):
+    for number, (image, truth) in enumerate(images if not only else []):
         for miss in km.explain(model, image, truth).misses:
             lifted = sorted(limits_that_find(model, image, truth, miss.position))
             print(f"    {number}:{miss.position} {miss.cause}: {miss.explanation}; found by {lifted}")
     for name, case in CASES.items():
+        if only and name not in only:
+            continue
         lost = lost_in(model, case, images, before)
         right = sum(one.miss.cause == case.cause for one in lost)
         print(f"{name:28s} {case.cause:14s} {right:3d} of {len(lost)}", flush=True)

@@ -75,9 +75,8 @@ class Judge:
         lost = self.lost_proposals
         jobs = []
         for place in places:
-            rows = lost.boxes.of(place, self.config.roi_iou)
             for cause, among in lost.stages():
-                jobs += [(place, cause, row) for row in rows[among[rows]][:_TRIED]]
+                jobs += [(place, cause, row) for row in lost.nearest(place, among, _TRIED)]
         if not jobs:
             return []
         pairs = self.flow.classify(self.flow.decoded["boxes"][[row for _, _, row in jobs]])

@@ -36,6 +36,20 @@ class LostProposals:
             (RANK, ~self.flow.ranked),
         ]
 
+    def nearest(self, place, among, count):
+        """The boxes that the heads may still move onto an object: those nearest to it, and those nearest to being kept.
+
+        Args:
+            place: int, of the object. among: bool (N,), boxes to choose from. count: int, of each of the two.
+
+        Returns:
+            int, at most 2 * count rows with an IoU of at least `rpn_negative_iou`, whatever object they overlap most.
+        """
+        iou, scores = self.boxes.iou(place), self.flow.decoded["scores"]
+        rows = np.flatnonzero(among & self.boxes.valid & (iou >= self.config.rpn_negative_iou))
+        chosen = [rows[np.argsort(-values[rows], kind="stable")][:count] for values in (iou, scores)]
+        return list(dict.fromkeys(np.concatenate(chosen).tolist()))
+
     def last_stage(self, place):
         """The facts of the last stage that a box of an object reached which no proposal reaches."""
         rows = self.boxes.of(place, self.config.roi_iou)
