@@ -30,9 +30,12 @@ class LostPairs:
     def __init__(self, flow, objects, labels, least, names):
         self.flow, self.pairs, self.labels, self.least, self.names = flow, flow.pairs, labels, least, names
         self.boxes = Boxes(self.pairs["boxes"], objects, self.pairs["passed"])
-        self.agnostic = flow.model.config.class_agnostic_nms or flow.model.config.num_classes == 1
-        own = flow.probabilities[self.pairs["rows"], self.pairs["labels"]]
-        self.favourite = flow.probabilities.argmax(axis=1)[self.pairs["rows"]]
+        num_classes = flow.model.config.num_classes
+        self.agnostic = flow.model.config.class_agnostic_nms or num_classes == 1
+        # Without any proposal the pairs are padding, which is background.
+        probabilities = flow.probabilities if len(flow.probabilities) else np.eye(1, num_classes + 1, num_classes)
+        self.favourite = probabilities.argmax(axis=1)[self.pairs["rows"]]
+        own = probabilities[self.pairs["rows"], self.pairs["labels"]]
         self.likely = (self.favourite == self.pairs["labels"]) | (own > UNSURE)
         candidates = self._rows_of(flow.candidates)
         self.kept = candidates[flow.kept]
