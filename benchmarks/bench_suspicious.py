@@ -6,11 +6,11 @@
         --data demo/data/val/annotations.json --images demo/data/val/images
 
 A share of the labels (`--share`) gets another class, is removed, or is moved by half its size, a third each. Where
-there is one class, such as in nuclei, no label can get another, and the others are halves. The model, which was trained
-on other images, detects once; for each seed other faults are planted. A fault is found if one of the first n suspects is
-about it, n being the number of faults. With `--cleanlab PYTHON`, the Python of a virtual environment that has cleanlab,
-images are ranked by its object detection quality score and by ours (the worst suspect of the image), and the share of
-faulty images among the first m is compared, m being their number.
+there is one class, such as in nuclei, no label can get another, and the others are halves. The model, which was
+trained on other images, detects once; for each seed other faults are planted. A fault is found if one of the first n
+suspects is about it, n being the number of faults. With `--cleanlab PYTHON`, the Python of a virtual environment that
+has cleanlab, images are ranked by its object detection quality score and by ours (the worst suspect of the image),
+and the share of faulty images among the first m is compared, m being their number.
 """
 
 import argparse
