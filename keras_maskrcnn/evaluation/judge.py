@@ -101,8 +101,9 @@ class Judge:
         """Dict from place to the facts of its first chance whose mask matches, too."""
         if not chances:
             return {}
-        columns = (np.stack([getattr(chance, name) for chance in chances]) for name in ("box", "score", "label"))
-        described = self.flow.describe(*columns)
+        boxes, labels = (np.stack([getattr(chance, name) for chance in chances]) for name in ("box", "label"))
+        scores = np.ones(len(chances), np.float32)  # those below the threshold are described as well
+        described = self.flow.describe(boxes, scores, labels)
         matching = self.seen.would_match(described, [chance.place for chance in chances])
         found = {}
         for chance, matches in zip(chances, matching, strict=True):
