@@ -37,7 +37,6 @@ def test_a_forced_cause_is_read_back(known, counts, name):
     # Another cause is right only if lifting its limit alone finds the object as well.
     assert [row for row in told if row[2] != cause and row[2] not in row[3]] == []
     counts[cause] += sum(row[2] == cause for row in told)
-    assert counts[cause] or not lost
 
 
 def test_every_cause_was_forced(counts):
