@@ -37,10 +37,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--count", type=int, help="of images, evenly spread; default: all")
     parser.add_argument("--cleanlab", metavar="PYTHON")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        return cleanlab_child(pathlib.Path(args.child))
     truth, detections = detect(args)
     rows = collections.defaultdict(list)
     for seed in range(args.seeds):
@@ -180,7 +177,7 @@ def by_cleanlab(python, truth, detections):
             "images": [image["id"] for image in truth["images"]],
             "categories": [category["id"] for category in truth["categories"]],
         }))  # fmt: skip
-        subprocess.run([python, __file__, "--child", str(path)], check=True)
+        subprocess.run([python, pathlib.Path(__file__).with_name("cleanlab_scores.py"), path], check=True)
         scores = json.loads(path.with_suffix(".out").read_text())
     return dict(zip([image["id"] for image in truth["images"]], scores, strict=True))
 
@@ -188,34 +185,6 @@ def by_cleanlab(python, truth, detections):
 def slim(entries):
     keys = ("image_id", "category_id", "bbox", "score")
     return [{key: one[key] for key in keys if key in one} for one in entries]
-
-
-def cleanlab_child(path):
-    """Runs in the other Python. cleanlab's license is the AGPL: nothing of it is used anywhere else."""
-    from cleanlab.object_detection.rank import get_label_quality_scores
-
-    data = json.loads(path.read_text())
-    corners = lambda box: [box[0], box[1], box[0] + box[2], box[1] + box[3]]  # noqa: E731
-    place = {key: k for k, key in enumerate(data["categories"])}
-    labels, predictions = [], []
-    for image in data["images"]:
-        own = [one for one in data["truth"] if one["image_id"] == image]
-        labels.append(
-            {
-                "bboxes": np.array([corners(one["bbox"]) for one in own], np.float32).reshape(-1, 4),
-                "labels": np.array([place[one["category_id"]] for one in own], int),
-            }
-        )
-        found = [[] for _ in place]
-        for one in data["found"]:
-            if one["image_id"] == image:
-                found[place[one["category_id"]]].append([*corners(one["bbox"]), one["score"]])
-        predictions.append(
-            np.array([np.array(rows, np.float32).reshape(-1, 5) for rows in found] + [None], object)[:-1]
-        )
-    scores = get_label_quality_scores(labels, predictions, verbose=False)
-    path.with_suffix(".out").write_text(json.dumps([float(score) for score in scores]))
-    return 0
 
 
 if __name__ == "__main__":
