@@ -1,7 +1,7 @@
 """`rank` beside random choice: AP after labelling more images of a dataset, over several seeds.
 
     python benchmarks/bench_rank.py --train ../shared/data/nuclei/train --val ../shared/data/nuclei/val --seeds 5
-    python benchmarks/bench_rank.py --train ... --val ... --seeds 1 --steps 20 --val-count 8     # only: does it run
+    python benchmarks/bench_rank.py --train ... --val ... --seeds 1 --steps 20 --val-count 8     # does it run?
 
 For each seed a part of the training images (`--initial`) counts as labelled, the rest as not. A small model is trained
 on the part for `--steps`. Then as many images as `--add` says are added, either the first ones of `rank` or random
@@ -29,6 +29,7 @@ def main():
     parser.add_argument("--val", required=True)
     parser.add_argument("--initial", type=float, default=0.1, help="share of the training images that has labels")
     parser.add_argument("--add", type=float, default=0.1, help="share of the training images that is added")
+    parser.add_argument("--pool", type=int, help="of images to choose from, random ones of the rest; default: all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=400, help="of the training on the first images")
     parser.add_argument("--more-steps", type=int, help="of each training with added images; default: half of --steps")
@@ -52,7 +53,7 @@ def one_seed(trainer, train, args, seed):
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(train)).tolist()
     first, more = (max(1, round(share * len(train))) for share in (args.initial, args.add))
-    labelled, rest = order[:first], order[first:]
+    labelled, rest = order[:first], order[first:][: args.pool]
     files = list(train.records.files())
     started = time.perf_counter()
     trainer.restart(seed)

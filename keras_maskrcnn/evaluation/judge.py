@@ -2,8 +2,9 @@
 
 Comes in: `Flow` and the objects of an image in network pixels. Goes out: the cause of each miss with its numbers.
 
-The first question is which single limit lost the object: one of its boxes that a stage took away is spared, and goes
-through all stages that follow. If the object is found then, that stage is the cause; the last such stage if there are
+An object whose own detection matches another one at the same place has lost nothing. Of the others, the first
+question is which single limit lost the object: one of its boxes that a stage took away is spared, and goes through
+all stages that follow. If the object is found then, that stage is the cause; the last such stage if there are
 several. Where no single limit explains the miss, the cause is the last stage that one of the object's boxes reached.
 """
 
@@ -11,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_maskrcnn.evaluation.causes import BOX, CLASS, MASK
+from keras_maskrcnn.evaluation.causes import BOX, CLASS, MASK, SHARED
 from keras_maskrcnn.evaluation.flow import Boxes
 from keras_maskrcnn.evaluation.lost_pairs import UNSURE, LostPairs
 from keras_maskrcnn.evaluation.lost_proposals import LostProposals
@@ -53,10 +54,28 @@ class Judge:
 
     def causes(self):
         """Dict from the place of each missed object to a dict of `cause` and the fields of `Miss` that show it."""
-        spared = self._found_by(self._spared_pairs(self.seen.missed))
-        spared |= self._found_by(self._spared_proposals([place for place in self.seen.missed if place not in spared]))
-        stages = (spared.get, self._mask, self._choice, self._heads, self.lost_proposals.last_stage)
-        return {place: next(facts for stage in stages if (facts := stage(place))) for place in self.seen.missed}
+        missed = self.seen.missed
+        known = {place: facts for place in missed if (facts := self._shared(place))}
+        for spared in (self._spared_pairs, self._spared_proposals):
+            known |= self._found_by(spared([place for place in missed if place not in known]))
+        stages = (known.get, self._mask, self._choice, self._heads, self.lost_proposals.last_stage)
+        return {place: next(facts for stage in stages if (facts := stage(place))) for place in missed}
+
+    def _shared(self, place):
+        """A detection that would do, but matches another object at the same place: nothing was lost."""
+        for row in self._own_detections(place):
+            overlap = self.seen.mask_iou(row, place)
+            if self.seen.detections[row] != NONE and (overlap is None or overlap >= self.least):
+                return {"cause": SHARED, "iou": self.found.iou(place)[row], **self._of_detection(row)}
+        return None
+
+    def _own_detections(self, place):
+        """Detections of the right class and box."""
+        return self.found.of(place, self.least, self.found_labels == self.labels[place])
+
+    def _of_detection(self, row):
+        score, box = self.flow.outputs["scores"][0][row], self.found.boxes[row]
+        return {"score": score, "limit": self.least, "lost_box": box}
 
     # Which single limit? -----------------------------------------------------------------------------------------
 
@@ -115,15 +134,13 @@ class Judge:
 
     def _mask(self, place):
         """A detection of the right class and box that matches nothing: its mask is too poor."""
-        rows = self.found.of(place, self.least, self.found_labels == self.labels[place])
-        rows = [row for row in rows if self.seen.detections[row] == NONE]
+        rows = [row for row in self._own_detections(place) if self.seen.detections[row] == NONE]
         overlap = {row: self.seen.mask_iou(row, place) for row in rows}
         overlap = {row: iou for row, iou in overlap.items() if iou is not None and iou < self.least}
         if not overlap:
             return None
         row = max(overlap, key=overlap.get)
-        score, box = self.flow.outputs["scores"][0][row], self.found.boxes[row]
-        return {"cause": MASK, "iou": overlap[row], "score": score, "limit": self.least, "lost_box": box}
+        return {"cause": MASK, "iou": overlap[row], **self._of_detection(row)}
 
     def _choice(self, place):
         return self.lost_pairs.last_stage(place, self.seen.detections)
