@@ -88,7 +88,7 @@ class Trainer:
 
     def state(self):
         """Arrays of all variables: weights, moments, steps, and the state of sampling."""
-        return [np.array(variable) for variable in self._variables()]
+        return [np.copy(keras.ops.convert_to_numpy(variable)) for variable in self._variables()]
 
     def set_state(self, values):
         """Put the arrays of `state` back."""
