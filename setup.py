@@ -31,6 +31,7 @@ setup(
         "keras_maskrcnn.cli": ["fingerprint.json"],
         "keras_maskrcnn.pages": ["templates/*.html"],
         "keras_maskrcnn.serving": ["browser/*"],
+        "keras_maskrcnn.viewers": ["napari.yaml"],
     },
     packages=find_packages(include=["keras_maskrcnn", "keras_maskrcnn.*"]),
     # RoIAlign and 3x3 convolutions for CPUs. Not linked to TensorFlow, so one build serves all versions; without a
@@ -104,6 +105,7 @@ setup(
             "pyarrow>=15",
             "zarr>=3.1.6; python_version >= '3.11'",
             "shapely>=2.0",
+            "npe2>=0.7",  # napari's plugin engine, without napari
         ],
         "openvino": ["openvino>=2024.4"],  # runs .onnx files on Intel's processors
         "onnx": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],  # writes .onnx files and runs them
@@ -123,7 +125,10 @@ setup(
         "remote": ["fsspec[http]>=2024.3", "s3fs>=2024.3", "gcsfs>=2024.3"],
         "serving": ["tensorflow-serving-api>=2.18"],  # the gRPC client of samples/serving; brings grpcio
     },
-    entry_points={"console_scripts": ["keras-maskrcnn = keras_maskrcnn_launcher:main"]},
+    entry_points={
+        "console_scripts": ["keras-maskrcnn = keras_maskrcnn_launcher:main"],
+        "napari.manifest": ["keras-maskrcnn = keras_maskrcnn.viewers:napari.yaml"],
+    },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

@@ -1,15 +1,16 @@
 """Faults planted into labels, and how many of them the list of suspicious labels has at its top.
 
     python benchmarks/bench_suspicious.py --model run --data ../shared/data/nuclei/val
+    python benchmarks/bench_suspicious.py --model run --data ../shared/data/nuclei/val --count 8 --seeds 20    # quick
     keras-maskrcnn demo --directory demo && python benchmarks/bench_suspicious.py --model demo/run \
         --data demo/data/val/annotations.json --images demo/data/val/images
 
-A share of the labels (`--share`) gets another class, is removed, or is moved by half its size, a third each (halves,
-where there is one class). The model, which was trained on other images, detects once; for each seed other faults are
-planted. A fault is found if one of the first n suspects is about it, n being the number of faults. With `--cleanlab
-PYTHON`, the Python of a virtual environment that has cleanlab, images are ranked by its object detection quality score
-and by ours (the worst suspect of the image), and the share of faulty images among the first m is compared, m being
-their number.
+A share of the labels (`--share`) gets another class, is removed, or is moved by half its size, a third each. Where
+there is one class, such as in nuclei, no label can get another, and the others are halves. The model, which was
+trained on other images, detects once; for each seed other faults are planted. A fault is found if one of the first n
+suspects is about it, n being the number of faults. With `--cleanlab PYTHON`, the Python of a virtual environment that
+has cleanlab, images are ranked by its object detection quality score and by ours (the worst suspect of the image),
+and the share of faulty images among the first m is compared, m being their number.
 """
 
 import argparse
@@ -34,11 +35,9 @@ def main():
     parser.add_argument("--images", help="folder of the images")
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--count", type=int, help="of images, evenly spread; default: all")
     parser.add_argument("--cleanlab", metavar="PYTHON")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        return cleanlab_child(pathlib.Path(args.child))
     truth, detections = detect(args)
     rows = collections.defaultdict(list)
     for seed in range(args.seeds):
@@ -53,11 +52,15 @@ def main():
 def detect(args):
     """(ground truth, detections) of a model."""
     import keras_maskrcnn as km
+    from keras_maskrcnn.data.split import subset
     from keras_maskrcnn.evaluation.coco import detect_dataset
     from keras_maskrcnn.runs.folder import find_model
     from keras_maskrcnn.weights.models import load_model
 
     model, dataset = load_model(find_model(args.model)), km.open_dataset(args.data, args.images)
+    if args.count:
+        places = np.unique(np.linspace(0, len(dataset) - 1, args.count).round().astype(int))
+        dataset = subset(dataset, places.tolist(), "some images")
     found = detect_dataset(model, dataset, verbose=1)
     return found.truth, found.detections
 
@@ -174,7 +177,7 @@ def by_cleanlab(python, truth, detections):
             "images": [image["id"] for image in truth["images"]],
             "categories": [category["id"] for category in truth["categories"]],
         }))  # fmt: skip
-        subprocess.run([python, __file__, "--child", str(path)], check=True)
+        subprocess.run([python, pathlib.Path(__file__).with_name("cleanlab_scores.py"), path], check=True)
         scores = json.loads(path.with_suffix(".out").read_text())
     return dict(zip([image["id"] for image in truth["images"]], scores, strict=True))
 
@@ -182,34 +185,6 @@ def by_cleanlab(python, truth, detections):
 def slim(entries):
     keys = ("image_id", "category_id", "bbox", "score")
     return [{key: one[key] for key in keys if key in one} for one in entries]
-
-
-def cleanlab_child(path):
-    """Runs in the other Python. cleanlab's license is the AGPL: nothing of it is used anywhere else."""
-    from cleanlab.object_detection.rank import get_label_quality_scores
-
-    data = json.loads(path.read_text())
-    corners = lambda box: [box[0], box[1], box[0] + box[2], box[1] + box[3]]  # noqa: E731
-    place = {key: k for k, key in enumerate(data["categories"])}
-    labels, predictions = [], []
-    for image in data["images"]:
-        own = [one for one in data["truth"] if one["image_id"] == image]
-        labels.append(
-            {
-                "bboxes": np.array([corners(one["bbox"]) for one in own], np.float32).reshape(-1, 4),
-                "labels": np.array([place[one["category_id"]] for one in own], int),
-            }
-        )
-        found = [[] for _ in place]
-        for one in data["found"]:
-            if one["image_id"] == image:
-                found[place[one["category_id"]]].append([*corners(one["bbox"]), one["score"]])
-        predictions.append(
-            np.array([np.array(rows, np.float32).reshape(-1, 5) for rows in found] + [None], object)[:-1]
-        )
-    scores = get_label_quality_scores(labels, predictions, verbose=False)
-    path.with_suffix(".out").write_text(json.dumps([float(score) for score in scores]))
-    return 0
 
 
 if __name__ == "__main__":

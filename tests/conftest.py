@@ -80,6 +80,7 @@ HOST_ONLY = (
     "test_labelling",
     "test_label_tools",
     "test_measuring",
+    "test_napari",
     "test_gigapixels",
     "test_video",
 )
@@ -236,3 +237,15 @@ def shared_data():
     if not data.is_dir():
         pytest.skip("the folder of real images, ../shared/data, is not beside this checkout")
     return data
+
+
+@pytest.fixture(scope="session")
+def shapes_run(tmp_path_factory):
+    """The run folder of a model that learned the demo's shapes; the environment variable SHAPES_RUN names another."""
+    if "SHAPES_RUN" in os.environ:
+        return pathlib.Path(os.environ["SHAPES_RUN"])
+    from keras_maskrcnn.cli.demo import train_on_shapes
+
+    folder = tmp_path_factory.mktemp("trained")
+    train_on_shapes(folder, minutes=2, verbose=0)
+    return folder / "run"

@@ -40,6 +40,7 @@ ROOMS = {
     "weights": "_version branches config families host model network runs",
     "serving": "_version backend config data geometry host inference model network",
     "scale": "data host inference runs serving weights",
+    "viewers": "data geometry host labelling scale",
     "cli": "backend checkup config data evaluation geometry gigapixels host inference labelling measuring model "
     "network pages runs scale serving video weights",
 }

@@ -5,8 +5,8 @@ import pytest
 
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.evaluation.calibration import METHODS, calibrated, isotonic_table
+from keras_maskrcnn.evaluation.class_thresholds import best_threshold
 from keras_maskrcnn.evaluation.curves import calibration_error
-from keras_maskrcnn.evaluation.tuning import best_threshold
 from keras_maskrcnn.inference.arguments import thresholds_of
 
 NETCAL = 0.17188685686067776

@@ -10,7 +10,7 @@ from test_errors_page import errors_in
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.checkup import inspect_dataset
-from keras_maskrcnn.data import open_dataset
+from keras_maskrcnn.data import generate_shapes, open_dataset
 from keras_maskrcnn.evaluation import match_detections
 from keras_maskrcnn.evaluation.matching import NONE
 from keras_maskrcnn.evaluation.suspects import find_suspects, suspicious_coco
@@ -179,3 +179,58 @@ def test_models_look_at_the_folds_that_they_did_not_learn(tmp_path, monkeypatch,
         assert sorted(open_dataset(args.val_annotations, args.val_images).image_ids) == own
     assert "0 of 6 labels are suspicious" in capsys.readouterr().out
     assert cli.main(line) == cli.SUCCESS and len(learned) == 3
+
+
+@pytest.mark.slow
+def test_folds_of_shapes_find_planted_faults(shapes_run, tmp_path, capsys):
+    """Real training: three models go on from a trained one, each without a third of the images."""
+    count, faults = 48, 10
+    path = generate_shapes(tmp_path / "data", count, 96, seed=31, max_shapes=3)
+    content = json.loads(path.read_text())
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(len(content["annotations"]))[:faults]
+    swapped, removed = set(chosen[: faults // 2].tolist()), set(chosen[faults // 2 :].tolist())
+    planted = {content["annotations"][row]["id"] for row in swapped}
+    boxes = {(content["annotations"][row]["image_id"], *content["annotations"][row]["bbox"]) for row in removed}
+    for row in swapped:
+        content["annotations"][row]["category_id"] = content["annotations"][row]["category_id"] % 3 + 1
+    content["annotations"] = [one for row, one in enumerate(content["annotations"]) if row not in removed]
+    path.write_text(json.dumps(content))
+    output = tmp_path / "labels"
+    train = f"--start-from {shapes_run} --epochs 1 --batch-size 4 --learning-rate 1e-4"
+    line = ["check-labels", path, "--images", path.parent / "images", "--folds", 3, "--train", train]
+    line = [str(one) for one in (*line, "--output", output)]
+    assert cli.main(line) == cli.SUCCESS
+    # Each image was looked at once, by a model that did not learn it.
+    (folder,) = (one for one in output.iterdir() if one.is_dir())
+    looked = []
+    for number in (1, 2, 3):
+        learn, look = (
+            {image["id"] for image in json.loads((folder / f"{name}-{number}.json").read_text())["images"]}
+            for name in ("learn", "look")
+        )
+        assert not learn & look and len(learn | look) == count
+        looked += look
+        settings = json.loads((folder / f"run-{number}" / "config.json").read_text())["settings"]
+        assert settings["annotations"].endswith(f"learn-{number}.json")
+        found = json.loads((folder / f"detections-{number}.json").read_text())
+        assert found and {one["image_id"] for one in found} <= look
+    assert sorted(looked) == list(range(1, count + 1))
+    # Most faults are among the first labels of the list.
+    labels = json.loads((output / "report.json").read_text())["suspicious_labels"]["labels"]
+    hits = 0
+    for one in labels[: 2 * faults]:
+        hits += one.get("annotation_id") in planted and one["kind"] == "wrong class"
+        if one["kind"] == "unlabelled":
+            x, y, width, height = one["detected_box"]
+            hits += any(
+                key == one["image_id"] and abs(left - x) + abs(top - y) < (width + height) / 4
+                for key, left, top, *_ in boxes
+            )
+    assert hits >= 0.6 * faults, labels[: 2 * faults]
+    # A second call trains nothing and finds the same.
+    times = [(folder / f"run-{number}" / "best.keras").stat().st_mtime_ns for number in (1, 2, 3)]
+    capsys.readouterr()
+    assert cli.main(line) == cli.SUCCESS and "fold 1" not in capsys.readouterr().out
+    assert times == [(folder / f"run-{number}" / "best.keras").stat().st_mtime_ns for number in (1, 2, 3)]
+    assert json.loads((output / "report.json").read_text())["suspicious_labels"]["labels"] == labels

@@ -52,6 +52,13 @@ def overlaps(boxes, others):
     return ops.convert_to_numpy(pairwise_iou(boxes, others))
 
 
+def first_above(rows, iou, threshold):
+    """(the first row whose IoU is above a threshold, or that of the highest IoU; its IoU)."""
+    above = np.flatnonzero(iou > threshold)
+    place = above[0] if len(above) else int(iou.argmax())
+    return rows[place], float(iou[place])
+
+
 def _chunks(boxes):
     return [boxes[start : start + _CHUNK] for start in range(0, len(boxes), _CHUNK)]
 

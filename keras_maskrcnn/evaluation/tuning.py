@@ -13,6 +13,7 @@ import numpy as np
 from keras_maskrcnn.data.duplicates import duplicate_groups
 from keras_maskrcnn.data.split import split_dataset
 from keras_maskrcnn.evaluation.calibration import METHODS, calibrated
+from keras_maskrcnn.evaluation.class_thresholds import ClassDetections, calibration_tables, class_thresholds, mean_goal
 from keras_maskrcnn.evaluation.coco import category_ids_of, detect_dataset
 from keras_maskrcnn.evaluation.curves import calibration_error
 from keras_maskrcnn.evaluation.matching import match_detections
@@ -20,8 +21,6 @@ from keras_maskrcnn.host.tables import text_table
 from keras_maskrcnn.inference.arguments import USUAL_SCORE, thresholds_of
 
 NMS_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-_FEW, _FEW_RIGHT = 50, 10  # with fewer detections, or fewer right ones, a class has the calibration of all together
-_DIGITS = 6
 _MEAN = "mean of classes"
 
 
@@ -121,10 +120,10 @@ def tune(
     halves = split_dataset(dataset, [0.5, 0.5], seed, duplicate_groups(dataset, None))
     with _as_trained(model):
         search = _Half(model, halves[0], iou, batch_size, verbose)
-        scores = {nms: _mean_goal(search.columns(nms), precision) for nms in nms_thresholds}
+        scores = {nms: mean_goal(search.columns(nms), precision) for nms in nms_thresholds}
         nms = max(scores, key=scores.get)  # the first of equal ones: the model's own comes first
-        tables = _tables(search.columns(nms), calibration)
-        thresholds, notes = _thresholds(search.columns(nms), tables, precision, model.config.class_names)
+        tables = calibration_tables(search.columns(nms), calibration)
+        thresholds, notes = class_thresholds(search.columns(nms), tables, precision, model.config.class_names)
         check = _Half(model, halves[1], iou, batch_size, verbose)
         before, after = check.columns(model.config.nms_threshold), check.columns(nms)
     usual = thresholds_of(model.config, None if model.config.tuned else max(USUAL_SCORE, model.config.score_threshold))
@@ -168,15 +167,6 @@ def _as_trained(model):
         model.change_detection(**before)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Columns:
-    """Detections of a class: scores float64 (D,), whether they are right; and how many objects there are."""
-
-    scores: np.ndarray
-    right: np.ndarray
-    objects: int
-
-
 class _Half:
     """Half of the images, and what the model finds in them with an NMS threshold."""
 
@@ -186,7 +176,7 @@ class _Half:
         self.ids = category_ids_of(model.config, dataset, dataset.to_coco())
 
     def columns(self, nms):
-        """List of _Columns, one for each class of the model."""
+        """List of ClassDetections, one for each class of the model."""
         if nms not in self.known:
             batch_size, verbose = self.options
             found = detect_dataset(self.model, self.dataset, None, verbose, batch_size, nms)
@@ -203,84 +193,7 @@ class _Half:
 
 def _of_class(matches, category):
     rows = (matches.category == category) & ~matches.ignored
-    return _Columns(matches.score[rows], matches.right[rows], int((matches.gt_category == category).sum()))
-
-
-# The search --------------------------------------------------------------------------------------------------
-
-
-def best_threshold(scores, right, num_objects, precision=None):
-    """The score that detections should exceed, in the middle between two scores.
-
-    Args:
-        scores: float (N,), N > 0. right: bool (N,). num_objects: int. precision: as for `tune`.
-
-    Returns:
-        (threshold, precision, recall, F1), floats.
-    """
-    order = np.argsort(-scores, kind="stable")
-    scores, hits = scores[order], np.cumsum(right[order])
-    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # equal scores are kept together
-    kept, hits = last + 1, hits[last]
-    precisions, f1 = hits / kept, 2 * hits / (kept + num_objects)
-    if precision is None:
-        best = int(f1.argmax())
-    else:
-        enough = np.flatnonzero(precisions >= precision)
-        best = int(enough[-1] if len(enough) else np.flatnonzero(precisions == precisions.max())[-1])
-    below = scores[last[best] + 1] if last[best] + 1 < len(scores) else 0.0
-    recall = hits[best] / num_objects if num_objects else 0.0
-    return float((scores[last[best]] + below) / 2), float(precisions[best]), float(recall), float(f1[best])
-
-
-def _mean_goal(classes, precision):
-    """What the NMS threshold is chosen by: the mean of the best F1, or of the recall at the wanted precision."""
-    goals = []
-    for columns in (each for each in classes if each.objects):
-        if not len(columns.scores):
-            goals.append(0.0)
-            continue
-        _, reached, recall, f1 = best_threshold(columns.scores, columns.right, columns.objects, precision)
-        goals.append(f1 if precision is None else recall if reached >= precision else 0.0)
-    return float(np.mean(goals))
-
-
-def _tables(classes, method):
-    """Tables of all classes, or None. A class with few detections has the table of all detections together."""
-    together = _joined(classes)
-    if method is None or not len(together.scores):
-        return None
-    common = METHODS[method](together.scores, together.right)
-    enough = [len(each.scores) >= _FEW and each.right.sum() >= _FEW_RIGHT for each in classes]
-    return [METHODS[method](each.scores, each.right) if good else common for each, good in zip(classes, enough)]
-
-
-def _joined(classes):
-    scores, right = (np.concatenate([getattr(each, name) for each in classes]) for name in ("scores", "right"))
-    return _Columns(scores, right, sum(each.objects for each in classes))
-
-
-def _thresholds(classes, tables, precision, names):
-    """(list of K thresholds of calibrated scores, notes)."""
-    tables = tables or [None] * len(classes)
-    moved = [
-        dataclasses.replace(each, scores=calibrated(each.scores, table))
-        for each, table in zip(classes, tables, strict=True)
-    ]
-    together, notes, thresholds = _joined(moved), [], []
-    for columns, name in zip(moved, names, strict=True):
-        usable = columns.objects and columns.right.any()
-        source = columns if usable else together
-        if not len(source.scores):
-            thresholds.append(USUAL_SCORE)
-            continue
-        threshold, reached, _, _ = best_threshold(source.scores, source.right, source.objects, precision)
-        thresholds.append(round(threshold, _DIGITS))
-        if not usable:
-            notes.append(f"{name}: no right detection in the first half; the threshold is that of all classes together")
-        elif precision is not None and reached < precision:
-            notes.append(f"{name}: no threshold reaches the precision {precision:g}; this one reaches {reached:.3f}")
-    return thresholds, notes
+    return ClassDetections(matches.score[rows], matches.right[rows], int((matches.gt_category == category).sum()))
 
 
 # The table ---------------------------------------------------------------------------------------------------

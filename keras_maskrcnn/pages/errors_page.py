@@ -2,7 +2,7 @@
 
 In: an `Analysis` and the dataset. Out: `index.html`, one file that contains its pictures, `report.json` with the
 numbers, and `suspicious.json`, a COCO file of labels that are probably wrong. The number and the size of the pictures
-are bounded, so the page of any dataset stays below 10 MB.
+are bounded, so the page of any dataset stays below 12 MB.
 """
 
 import pathlib

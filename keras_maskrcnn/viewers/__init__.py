@@ -1,0 +1,1 @@
+"""Hooks of image viewers: layers of napari."""
