@@ -151,6 +151,10 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """Keep the garbage collector away from what was imported, which stays: it would look through it all each time."""
+    if "tensorflow" in sys.modules:
+        from backend_tools import without_stacks
+
+        without_stacks()
     gc.collect()
     gc.freeze()
 
