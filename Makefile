@@ -33,17 +33,16 @@ BASE := .venv/.base-installed
 DEV := .venv/.dev-installed
 TORCH := .venv/.torch-installed
 
-.PHONY: demo test test-tensorflow test-jax test-torch test-slow lint clean
+.PHONY: demo test test-tensorflow test-jax test-jax-beside test-torch test-slow lint clean
 .DELETE_ON_ERROR:
 
 demo: $(BASE)
 	$(RUN) $(BIN)/keras-maskrcnn demo
 
-# The output of JAX is kept until TensorFlow's tests have passed, so that each stays in one piece.
+# Both frameworks at the same time. What JAX prints comes last, in one piece.
 test: $(DEV)
-	@$(MAKE) --no-print-directory test-jax >$(JAX_OUTPUT) 2>&1 & jax=$$!; trap 'kill $$jax' INT TERM; \
-	    $(MAKE) --no-print-directory test-tensorflow || { kill $$jax; exit 1; }; \
-	    wait $$jax; status=$$?; cat $(JAX_OUTPUT); exit $$status
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-tensorflow test-jax-beside; status=$$?; \
+	    cat $(JAX_OUTPUT); exit $$status
 
 test-tensorflow: $(DEV)
 	$(RUN) KERAS_BACKEND=tensorflow PYTHONPATH=$(ONE_FRAMEWORK) $(PYTEST) $(SHARED) -m "not slow"
@@ -53,6 +52,9 @@ test-tensorflow: $(DEV)
 test-jax: $(DEV)
 	$(RUN) $(JAX) $(PYTEST) -m $(QUICK_ON_JAX) $(TWINS)
 	$(RUN) $(JAX) XLA_FLAGS="$(QUICK_XLA)" $(PYTEST) -m $(QUICK_ON_JAX) $(TWINS:%=--ignore=%)
+
+test-jax-beside:
+	@$(MAKE) --no-print-directory test-jax >$(JAX_OUTPUT) 2>&1
 
 test-torch: $(TORCH)
 	$(TORCH_RUN) $(TORCH_TESTS) tests/test_torchvision_v2.py

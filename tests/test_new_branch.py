@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from serving_answers import export_one_signature
-from tiny import images_only, tiny_config
+from tiny import images_only, plain_backbone, tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn.data.loading.batches import BatchMaker
@@ -92,7 +92,7 @@ def test_it_declares_what_is_wrong_with_a_batch():
 def trained():
     """A model that saw eight steps, and its history. They are traced; what comes later runs eagerly on TensorFlow."""
     keras.utils.set_random_seed(0)
-    model = km.MaskRCNN(CONFIG)
+    model = km.MaskRCNN(CONFIG, backbone=plain_backbone())
     model.compile(keras.optimizers.AdamW(2e-3, global_clipnorm=5.0))
     loader = km.DataLoader(arrows(8, 1), CONFIG, 4, canvas=(96, 96))
     history = model.fit(loader, epochs=4, shuffle=False, verbose=0).history

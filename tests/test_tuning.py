@@ -92,6 +92,7 @@ def test_a_wanted_precision_that_no_threshold_reaches_is_noted(found):
     assert tuning.notes[1] == "block: no threshold reaches the precision 0.9; this one reaches 0.500"
 
 
+@pytest.mark.slow_on_jax  # the choice of detections by hand, below, runs there
 def test_the_graph_gives_what_the_table_says(tuned, found, data):
     model, _, fields = tuned
     image = data.load_image(0, 4, "float32")
