@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -112,8 +113,14 @@ def test_it_trains_beside_the_others_under_its_own_name(trained):
 def test_the_predictor_returns_and_draws_it(trained):
     model, _ = trained
     image = arrows(1, 3).load_image(0)
-    found = km.Predictor(model)(image)
-    raw = model.predict_on_batch({"images": image[None], "image_sizes": np.array([[96, 96]], np.int32)})
+    answers = []
+
+    def predict(batch):
+        answers.append(model.predict_on_batch(batch))
+        return answers[-1]
+
+    found = km.Predictor(types.SimpleNamespace(config=model.config, predict_on_batch=predict))(image)
+    (raw,) = answers
     valid = np.asarray(raw["valid"][0])
     assert len(found) == valid.sum() > 0
     np.testing.assert_allclose(found.orientation, np.asarray(raw["orientation"])[0][valid], atol=1e-5)
