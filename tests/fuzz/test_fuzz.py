@@ -1,6 +1,7 @@
 """A short fuzz of every door that needs no model, in children; all doors and more cases are marked slow."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -128,7 +129,8 @@ def test_a_case_is_the_same_each_time():
 )
 def test_every_outcome_is_seen_and_the_other_cases_go_on(does, outcome, monkeypatch):
     monkeypatch.setattr(children, "SECONDS", 0.5 if does == "sleep" else 30)
-    monkeypatch.setattr(children, "MEMORY", 700 * 2**20)  # a child has less of this process, and takes 800 MB
+    # A child begins with the memory of this process, whatever ran here before; one takes 800 MB more.
+    monkeypatch.setattr(children, "MEMORY", children._resident(os.getpid()) + 400 * 2**20)
     monkeypatch.setitem(
         doors.DOORS, "odd", doors.Door(lambda seed, kept=None: inputs.Case({}), _odd(does), named=False)
     )
