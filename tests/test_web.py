@@ -17,7 +17,8 @@ from converter_models import export_by_command, noise, small_model
 from onnxruntime_web import runtime_package
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tiny import scatter_weights, tiny_config
+from test_onnx_models import resnet18
+from tiny import tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn.geometry.pasting import PASTING_RULES, paste_mask_windows, stack_windows
@@ -231,9 +232,12 @@ def assert_same_dataset(dataset, found, path, boxes=0.05, scores=1e-4):
     height, width = found.image_size
     assert dataset["images"] == [{"id": 1, "file_name": path.name, "width": width, "height": height}]
     assert [one["name"] for one in dataset["categories"]] == list(found.class_names)
-    expected = found.to_coco(1)
-    assert [one["category_id"] for one in dataset["annotations"]] == [one["category_id"] for one in expected]
-    for one, other in zip(dataset["annotations"], expected, strict=True):
+    expected, left = found.to_coco(1), list(dataset["annotations"])
+    assert len(left) == len(expected)
+    for other in expected:  # neighbours of nearly equal scores may change places
+        same_class = [one for one in left if one["category_id"] == other["category_id"]]
+        one = min(same_class, key=lambda one: np.abs(np.subtract(one["bbox"], other["bbox"])).max())
+        left.remove(one)
         np.testing.assert_allclose(one["bbox"], other["bbox"], atol=boxes)
         assert one["score"] == pytest.approx(other["score"], abs=scores)
         ours, theirs = (coco_mask.decode(each["segmentation"]) for each in (one, other))
@@ -291,7 +295,7 @@ def test_chromium_finds_in_twelve_photos_what_python_finds(shared_data, tmp_path
         pytest.importorskip(name, reason=f"{name} is not installed: pip install keras-maskrcnn[onnx]")
     if find_chromium() is None:
         pytest.skip("Chromium is not installed")
-    model = scatter_weights(km.maskrcnn_resnet18_fpn(3, min_size=192, max_size=256, score_threshold=0.37))
+    model = resnet18()
     folder = km.export_web(model, tmp_path / "page", runtime_package())
     images = map(km.data.read_image, sorted((shared_data / "coco_tiny" / "val2017").glob("*.jpg")))
     by_size = list({image.shape: image for image in images}.values())[:12]
