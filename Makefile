@@ -11,9 +11,9 @@ RUN := TF_CPP_MIN_LOG_LEVEL=3
 # What one process compiled, the next one reads: tests start dozens that import TensorFlow.
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -q
-# Workers take whole files, the long ones first (tests/conftest.py). On TensorFlow three keep two cores busy: some tests
-# wait for processes that they started.
-SHARED := --dist loadfile --no-loadscope-reorder
+# Workers take whole files, the long ones first (tests/conftest.py). Two on TensorFlow and one process on JAX, at the same
+# time, keep two cores busy to the end: some tests wait for processes that they started.
+SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 # A process that also imports the other framework starts seconds later.
 ONE_FRAMEWORK := $(CURDIR)/tests/one_framework
 # On JAX the whole models that are compared with torchvision's numbers run with XLA's defaults, as users compile them.
@@ -22,6 +22,8 @@ TWINS := $(addprefix tests/test_torchvision_,losses.py v1.py v2.py)
 # Processes of one run compile the same steps: what one compiled, the next one reads.
 JAX := KERAS_BACKEND=jax PYTHONPATH=$(ONE_FRAMEWORK) JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache
 QUICK_XLA := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false
+QUICK_ON_JAX := "not slow and not slow_on_jax and not tensorflow"
+JAX_OUTPUT := .jax_tests.log
 # PyTorch shares the operators' tests, the twin and the weights with the others; in eager mode one process is enough.
 TORCH_TESTS := $(addprefix tests/test_,backend_torch.py three_backends.py torchvision_losses.py torchvision_v1.py \
     ops_roi_align.py ops_nms.py runtime.py midway.py torch_commands.py)
@@ -31,19 +33,28 @@ BASE := .venv/.base-installed
 DEV := .venv/.dev-installed
 TORCH := .venv/.torch-installed
 
-.PHONY: demo test test-torch test-slow lint clean
+.PHONY: demo test test-tensorflow test-jax test-jax-beside test-torch test-slow lint clean
 .DELETE_ON_ERROR:
 
 demo: $(BASE)
 	$(RUN) $(BIN)/keras-maskrcnn demo
 
+# Both frameworks at the same time. What JAX prints comes last, in one piece.
 test: $(DEV)
-	$(RUN) KERAS_BACKEND=tensorflow PYTHONPATH=$(ONE_FRAMEWORK) $(PYTEST) -n 3 $(SHARED) -m "not slow"
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-tensorflow test-jax-beside; status=$$?; \
+	    cat $(JAX_OUTPUT); exit $$status
+
+test-tensorflow: $(DEV)
+	$(RUN) KERAS_BACKEND=tensorflow PYTHONPATH=$(ONE_FRAMEWORK) $(PYTEST) $(SHARED) -m "not slow"
 	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(TORCH_RUN) -m "not slow" $(TORCH_TESTS); \
 	    else echo "PyTorch is not installed, its tests are left out: make test-torch installs it and runs them"; fi
-	$(RUN) $(JAX) $(PYTEST) -n 2 $(SHARED) -m "not slow and not slow_on_jax and not tensorflow" $(TWINS)
-	$(RUN) $(JAX) XLA_FLAGS="$(QUICK_XLA)" $(PYTEST) -n 2 $(SHARED) -m "not slow and not slow_on_jax and not tensorflow" \
-	    $(TWINS:%=--ignore=%)
+
+test-jax: $(DEV)
+	$(RUN) $(JAX) $(PYTEST) -m $(QUICK_ON_JAX) $(TWINS)
+	$(RUN) $(JAX) XLA_FLAGS="$(QUICK_XLA)" $(PYTEST) -m $(QUICK_ON_JAX) $(TWINS:%=--ignore=%)
+
+test-jax-beside:
+	@$(MAKE) --no-print-directory test-jax >$(JAX_OUTPUT) 2>&1
 
 test-torch: $(TORCH)
 	$(TORCH_RUN) $(TORCH_TESTS) tests/test_torchvision_v2.py
@@ -75,4 +86,4 @@ $(TORCH): $(DEV)
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .jax_cache
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .jax_cache $(JAX_OUTPUT)

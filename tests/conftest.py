@@ -88,7 +88,7 @@ HOST_ONLY = (
 # Files that compare values of models which run once or twice. TensorFlow traces a model's step in 13 seconds and runs
 # it in 0.1, so these run eagerly; tests marked `compiled` do not. Graphs of the whole model are traced by the twins,
 # the exports, the samples and the tests of `fit`.
-EAGER = ("test_model", "test_optimize", "test_cli", "test_streaming")
+EAGER = ("test_model", "test_optimize", "test_cli", "test_streaming", "test_rank")
 
 # TensorFlow's graph optimiser takes two thirds of a graph's first call, and most graphs of tests are called once or
 # twice. These files and the processes that tests start run with it, as users do; the others do without, and so do tests
@@ -153,6 +153,10 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """Keep the garbage collector away from what was imported, which stays: it would look through it all each time."""
+    if "tensorflow" in sys.modules:
+        from backend_tools import without_stacks
+
+        without_stacks()
     gc.collect()
     gc.freeze()
 

@@ -356,6 +356,14 @@ def test_convert_there_and_back_and_train_from_it(shapes, one, model_file, tmp_p
 
 
 def test_doctor_says_it_in_the_last_line(tmp_path, monkeypatch, capsys):
+    """What it compares: test_doctor.py, where the model runs."""
+    from keras_maskrcnn.cli import doctor
+
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    errors = dict.fromkeys(doctor.EXACT, 0.0)
+    monkeypatch.setattr(doctor, "compare_fingerprint", lambda: (errors, 100))
     assert cli.main(["doctor"]) == cli.SUCCESS
     assert capsys.readouterr().out.strip().endswith("predictions can be trusted: they equal torchvision's")
+    errors["box"] = 50.0
+    assert cli.main(["doctor"]) == cli.CHECK_FAILED
+    assert "can NOT be trusted" in capsys.readouterr().out.strip().splitlines()[-1]

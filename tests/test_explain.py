@@ -43,7 +43,9 @@ def told(explanation):
     return {miss.position: miss.cause for miss in explanation.misses}
 
 
-@pytest.mark.parametrize("variant", ["default", "agnostic boxes", pytest.param("torchvision", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "variant", ["default", *(pytest.param(name, marks=pytest.mark.slow) for name in ("agnostic boxes", "torchvision"))]
+)
 def test_causes_forced_by_the_config_are_read_back(variant):
     """One model for all: numbers are changed between the calls, as only the stages read them."""
     model = ruled_model(**VARIANTS[variant])

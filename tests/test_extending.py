@@ -33,9 +33,7 @@ def git(folder, *arguments):
 def patched(tmp_path):
     """A folder with a copy of the package, all patches applied."""
     folder = tmp_path / "copy"
-    shutil.copytree(
-        ROOT / "keras_maskrcnn", folder / "keras_maskrcnn", ignore=shutil.ignore_patterns("*.so", "__pycache__")
-    )
+    shutil.copytree(ROOT / "keras_maskrcnn", folder / "keras_maskrcnn", ignore=shutil.ignore_patterns("*.so"))
     for name in TOUCHED:
         git(folder, "apply", str(PATCHES / f"{name}.patch"))
     return folder

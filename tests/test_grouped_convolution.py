@@ -8,7 +8,7 @@ import keras_maskrcnn as km
 from keras_maskrcnn import backend
 from keras_maskrcnn.network.backbones.resnet import ResidualBlock
 
-CASES = [(32, 8, 8, 1), (8, 4, 4, 2), (32, 64, 64, 2), (2, 16, 48, 1), (16, 1, 2, 1), (3, 5, 2, 1), (6, 4, 8, 2)]
+CASES = [(32, 8, 8, 1), (8, 4, 4, 2), (4, 64, 64, 2), (2, 16, 48, 1), (16, 1, 2, 1), (3, 5, 2, 1), (6, 4, 8, 2)]
 
 
 @pytest.mark.usefixtures("path")

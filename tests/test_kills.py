@@ -14,7 +14,17 @@ import sys
 import numpy as np
 import pytest
 from child_processes import python_path
-from kills import Scene, in_a_process, kill_this_process, killed_at_step, leftovers, start_process, visible, wait_for
+from kills import (
+    Scene,
+    in_a_process,
+    kill_this_process,
+    killed_at_step,
+    leftovers,
+    restore,
+    start_process,
+    visible,
+    wait_for,
+)
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.data import open_dataset
@@ -77,8 +87,7 @@ def test_the_next_writer_completes_what_a_kill_left_between_two_renames(tmp_path
     old, new, steps, _ = scene.states(tmp_path / "states")
     for step in range(steps):
         folder = tmp_path / str(step)
-        folder.mkdir()
-        assert in_a_process(lambda folder=folder: work("old")(folder)) == 0
+        restore(folder, old)
         assert killed_at_step(lambda folder=folder: work("new")(folder), step) == -9
         with locked_folder(folder):
             assert visible(folder) in (old, new), step

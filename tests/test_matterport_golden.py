@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 import pytest
-from backend_tools import compiled, to_numpy
+from backend_tools import compiled, jitted, to_numpy
 from keras.ops import convert_to_tensor as as_tensor
 from matterport_parts import golden_state, make_tensor
 from torchvision_golden import GOLDEN, unpack
@@ -86,7 +86,7 @@ def test_crops(functions, bins):
     ]
     boxes = functions["roi_boxes"][:, XY] * 1023
     align = MultiLevelRoIAlign(bins, sampling="crop", level_rule="matterport")
-    ours = to_numpy(align(maps, boxes[None].astype(np.float32)))[0]
+    ours = to_numpy(jitted(align)(maps, boxes[None].astype(np.float32)))[0]
     places = functions[f"roi_{bins}_idx"]
     kept = ~functions["roi_lost_border"].astype(bool)[places // (bins * bins * 4)]
     assert kept.mean() > 0.7
@@ -94,7 +94,7 @@ def test_crops(functions, bins):
     np.testing.assert_allclose(ours.ravel()[places][kept], golden[kept], atol=2e-4)
     for wrong in ({"sampling": "align"}, {"level_rule": "torchvision"}):
         align = MultiLevelRoIAlign(bins, **({"sampling": "crop", "level_rule": "matterport"} | wrong))
-        other = to_numpy(align(maps, boxes[None].astype(np.float32)))[0]
+        other = to_numpy(jitted(align)(maps, boxes[None].astype(np.float32)))[0]
         assert np.abs(other.ravel()[places][kept] - golden[kept]).max() > 0.1
 
 

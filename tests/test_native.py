@@ -67,7 +67,7 @@ def is_near_a_jump(case):
 
 
 @needs_library
-@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 500), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("seeds", [range(15), pytest.param(range(15, 500), marks=pytest.mark.slow)], ids=str)
 def test_native_equals_stock_and_reference_on_random_cases(seeds):
     compared = 0
     for seed in seeds:

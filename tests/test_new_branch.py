@@ -5,12 +5,13 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
 from serving_answers import export_one_signature
-from tiny import images_only, tiny_config
+from tiny import images_only, plain_backbone, tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn.data.loading.batches import BatchMaker
@@ -92,7 +93,7 @@ def test_it_declares_what_is_wrong_with_a_batch():
 def trained():
     """A model that saw eight steps, and its history. They are traced; what comes later runs eagerly on TensorFlow."""
     keras.utils.set_random_seed(0)
-    model = km.MaskRCNN(CONFIG)
+    model = km.MaskRCNN(CONFIG, backbone=plain_backbone())
     model.compile(keras.optimizers.AdamW(2e-3, global_clipnorm=5.0))
     loader = km.DataLoader(arrows(8, 1), CONFIG, 4, canvas=(96, 96))
     history = model.fit(loader, epochs=4, shuffle=False, verbose=0).history
@@ -112,8 +113,14 @@ def test_it_trains_beside_the_others_under_its_own_name(trained):
 def test_the_predictor_returns_and_draws_it(trained):
     model, _ = trained
     image = arrows(1, 3).load_image(0)
-    found = km.Predictor(model)(image)
-    raw = model.predict_on_batch({"images": image[None], "image_sizes": np.array([[96, 96]], np.int32)})
+    answers = []
+
+    def predict(batch):
+        answers.append(model.predict_on_batch(batch))
+        return answers[-1]
+
+    found = km.Predictor(types.SimpleNamespace(config=model.config, predict_on_batch=predict))(image)
+    (raw,) = answers
     valid = np.asarray(raw["valid"][0])
     assert len(found) == valid.sum() > 0
     np.testing.assert_allclose(found.orientation, np.asarray(raw["orientation"])[0][valid], atol=1e-5)

@@ -184,7 +184,7 @@ def test_thresholds_of_the_predictor_are_those_of_the_graph(model, export):
 
 def test_tiles_and_the_command_line(model, export, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
-    image = noise(300, 300)
+    image = noise(200, 200)
     found, expected = km.serving.OnnxPredictor(export, tile=96)(image), km.Predictor(model, tile=96)(image)
     assert type(found) is type(expected) and 0 < len(found) == len(expected)
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=2e-3)

@@ -1,11 +1,12 @@
 """RoIAlign: ramps with known bins, torchvision's values and gradients, what changes nothing."""
 
+import functools
 import pathlib
 
 import keras
 import numpy as np
 import pytest
-from backend_tools import compiled, pull_back, pull_back_function, to_numpy
+from backend_tools import compiled, jitted, pull_back, pull_back_function, to_numpy
 
 import keras_maskrcnn.ops as km_ops
 from keras_maskrcnn import backend
@@ -26,8 +27,12 @@ def ramp(height, width):
 
 def crop(features, boxes, *args, **kwargs):
     images = np.zeros(len(boxes), "int32")
-    boxes = np.array(boxes, "float32")
-    return to_numpy(km_ops.roi_align(features, boxes, images, *args, **kwargs))
+    align = jitted(lambda features, boxes: km_ops.roi_align(features, boxes, images, *args, **kwargs))
+    return to_numpy(align(features, np.array(boxes, "float32")))
+
+
+def pooled(layer, pyramid, boxes, **options):
+    return to_numpy(jitted(lambda *maps: layer(list(maps[:-1]), maps[-1], **options))(*pyramid, boxes))
 
 
 def random_pyramid(rng, num_images, height, width, channels=3):
@@ -233,7 +238,9 @@ def test_gradients_of_cpus_and_of_accelerators_are_equal(ratio):
     frame = generic.box_frames(boxes, levels, [1 / 4, 1 / 8, 1 / 16, 1 / 32], False)
     upstream = keras.ops.convert_to_tensor(rng.standard_normal((30, 7, 5, 3)).astype("float32"))
     spread = [operators._spread_by_scatter, operators._spread_by_loop]
-    by_scatter, by_loop = (each((7, 5), ratio, pyramid, (frame, images, levels), upstream) for each in spread)
+    by_scatter, by_loop = (
+        compiled(functools.partial(each, (7, 5), ratio))(pyramid, (frame, images, levels), upstream) for each in spread
+    )
     for level, scattered, looped in zip(pyramid, by_scatter, by_loop, strict=True):
         assert scattered.shape == level.shape and scattered.dtype == level.dtype
         np.testing.assert_allclose(scattered, looped, atol=1e-5)
@@ -269,7 +276,7 @@ def test_each_box_is_cropped_from_its_own_level(training):
     pyramid = [np.full((2, 32 // 2**n, 32 // 2**n, 1), n, "float32") for n in range(4)]
     pyramid = [level + 10 * np.arange(2, dtype="float32")[:, None, None, None] for level in pyramid]
     boxes = np.array([[[8, 8, 16, 16], [0, 0, 128, 128]], [[0, 0, 128, 128], [0, 0, 0, 0]]])
-    crops = to_numpy(MultiLevelRoIAlign(2)(pyramid, boxes.astype("float32"), with_gradient=training))
+    crops = pooled(MultiLevelRoIAlign(2), pyramid, boxes.astype("float32"), with_gradient=training)
     assert crops.shape == (2, 2, 2, 2, 1)
     np.testing.assert_allclose(crops[:, :, 0, 0, 0], [[0, 1], [11, 10]], atol=1e-5)
 
@@ -279,18 +286,19 @@ def test_a_batch_of_two_is_two_batches_of_one_and_padding_changes_nothing():
     pyramid = random_pyramid(rng, 2, 96, 128)
     boxes = random_boxes(rng, 2, 12, 96, 128)
     layer = MultiLevelRoIAlign((3, 2))
-    together = to_numpy(layer(pyramid, boxes))
+    together = pooled(layer, pyramid, boxes)
     for image in range(2):
-        alone = layer([level[image : image + 1] for level in pyramid], boxes[image : image + 1])
-        np.testing.assert_allclose(to_numpy(alone)[0], together[image], atol=1e-5)
-    padded = to_numpy(layer(pyramid, np.pad(boxes, [[0, 0], [0, 5], [0, 0]])))
+        alone = pooled(layer, [level[image : image + 1] for level in pyramid], boxes[image : image + 1])
+        np.testing.assert_allclose(alone[0], together[image], atol=1e-5)
+    padded = pooled(layer, pyramid, np.pad(boxes, [[0, 0], [0, 5], [0, 0]]))
     np.testing.assert_allclose(padded[:, :12], together, atol=1e-5)
     # A larger canvas changes only what touches the border of the smaller one.
     inside = np.clip(boxes, 36, 60)
     wide = [np.pad(level, [[0, 0], [0, 3], [0, 4], [0, 0]]) for level in pyramid]
-    np.testing.assert_allclose(to_numpy(layer(wide, inside)), to_numpy(layer(pyramid, inside)), atol=1e-4)
+    np.testing.assert_allclose(pooled(layer, wide, inside), pooled(layer, pyramid, inside), atol=1e-4)
 
 
+@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("num_boxes, ratio", [(0, 2), (1, 2), (0, 0), (1, 0)])
 def test_no_boxes_and_boxes_of_no_size_have_finite_gradients(num_boxes, ratio):
     pyramid = random_pyramid(np.random.default_rng(0), 2, 64, 64)
@@ -318,6 +326,7 @@ def test_boxes_of_a_diverged_network_read_nothing_beyond_the_map():
     assert np.isfinite(result).all() and all(np.isfinite(each).all() for each in gradients)
 
 
+@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_features_keep_their_dtype_and_boxes_their_pixels(dtype):
     # Boxes at 1000 px would move by 2 to 4 px in bfloat16; the ramp would show it.
@@ -374,6 +383,7 @@ def test_gradient_is_the_same_every_time():
         np.testing.assert_allclose(each, gradients[0], atol=1e-6, rtol=0)
 
 
+@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_layer_works_in_a_functional_model(ratio):
     maps = [keras.Input((64 // 2**n, 64 // 2**n, 3)) for n in range(4)]
@@ -383,7 +393,7 @@ def test_layer_works_in_a_functional_model(ratio):
     assert model.output_shape == (None, 5, 3, 2, 3)
     rng = np.random.default_rng(0)
     inputs = [*random_pyramid(rng, 2, 256, 256), random_boxes(rng, 2, 5, 256, 256)]
-    expected = to_numpy(layer(inputs[:4], inputs[4]))
+    expected = pooled(layer, inputs[:4], inputs[4])
     np.testing.assert_allclose(model.predict(inputs, verbose=0), expected, atol=1e-5)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from known_answers import KnownModel, small_config
 from remote_folders import STORES, elsewhere
-from tiny import scatter_weights, tiny_config
+from tiny import plain_backbone, scatter_weights, tiny_config
 
 import keras_maskrcnn as km
 
@@ -19,7 +19,7 @@ BATCH = {"shuffle": True, "seed": 3, "augmentation": "light"}
 @pytest.fixture(scope="module")
 def model():
     config = tiny_config(score_threshold=0.02, class_names=("circle", "square", "triangle"))
-    model = scatter_weights(km.MaskRCNN(config))
+    model = scatter_weights(km.MaskRCNN(config, backbone=plain_backbone()))
     model.compile(keras.optimizers.SGD(0.01), run_eagerly=True)
     return model
 

@@ -37,6 +37,12 @@ SMALL = {
 pytestmark = pytest.mark.tensorflow
 
 
+@pytest.fixture
+def few_trained(monkeypatch):
+    """A third of the backbone learns: half of its gradients need no operators. `test_balloons_train` trains it all."""
+    monkeypatch.setitem(SMALL, "trainable_layers", 2)
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Few and narrow layers in every config; training steps are compiled, as they are for users.
@@ -209,7 +215,7 @@ def coco_folder(tmp_path):
     return folder
 
 
-def test_coco_trains_and_evaluates_on_a_handful_of_images(coco_folder, tmp_path, capsys, unoptimised):
+def test_coco_trains_and_evaluates_on_a_handful_of_images(coco_folder, tmp_path, capsys, unoptimised, few_trained):
     sample = load_sample("coco/coco.py")
     data = ["--data", str(coco_folder), "--limit", "1", "--min-size", str(SIDE)]
     run = ["--weights", "random", "--steps", "2", "--batch-size", "1", "--output", str(tmp_path / "run")]
@@ -240,7 +246,7 @@ def test_coco_evaluates_torchvisions_own_file_on_real_images(shared_data, tmp_pa
 # own_data --------------------------------------------------------------------------------------------------
 
 
-def test_ten_lines_from_a_folder_to_a_model_and_pictures(tmp_path, monkeypatch, capsys, unoptimised):
+def test_ten_lines_from_a_folder_to_a_model_and_pictures(tmp_path, monkeypatch, capsys, unoptimised, few_trained):
     monkeypatch.chdir(tmp_path)
     write_balloons(tmp_path / "data" / "train", 4, list)
     write_balloons(tmp_path / "data" / "val", 1, list)

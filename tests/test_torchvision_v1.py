@@ -4,12 +4,12 @@ import os
 
 import pytest
 from twin_tests import (
-    Twin,
     test_anchors,
     test_detections,
     test_features_and_rpn_outputs,
     test_masks,
     test_proposals,
+    twin_of,
 )
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
 
 @pytest.fixture(scope="module")
 def twin():
-    return Twin("v1")
+    return twin_of("v1")
 
 
 def test_jax_compiles_as_it_does_for_users():

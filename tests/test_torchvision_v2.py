@@ -1,14 +1,14 @@
-"""Torchvision's twin, v2: the tests of twin_tests.py."""
+"""Torchvision's twin, v2: the tests of twin_tests.py. Without a graph on TensorFlow: v1 has that of all stages."""
 
 import pytest
 import twin_tests
 from twin_tests import (
-    Twin,
     test_anchors,
     test_detections,
     test_features_and_rpn_outputs,
     test_masks,
     test_proposals,
+    twin_of,
 )
 
 __all__ = [
@@ -19,10 +19,12 @@ __all__ = [
     "test_proposals",
 ]
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 @pytest.fixture(scope="module")
 def twin():
-    return Twin("v2")
+    return twin_of("v2")
 
 
 @pytest.mark.slow_on_jax  # its gradient compiles for a minute; v1's has the same losses and operators

@@ -6,6 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from backend_tools import jitted
 from ruled import ruled_image, ruled_model, ruled_truth
 from tiny import scatter_weights, tiny_config
 
@@ -91,6 +92,7 @@ def test_a_wanted_precision_that_no_threshold_reaches_is_noted(found):
     assert tuning.notes[1] == "block: no threshold reaches the precision 0.9; this one reaches 0.500"
 
 
+@pytest.mark.slow_on_jax  # the choice of detections by hand, below, runs there
 def test_the_graph_gives_what_the_table_says(tuned, found, data):
     model, _, fields = tuned
     image = data.load_image(0, 4, "float32")
@@ -210,7 +212,10 @@ def chosen(rule, **more):
         "box_weights": (1.0, 1.0, 1.0, 1.0),
         "min_box_size": 0.0,
     }
-    found = {name: keras.ops.convert_to_numpy(array) for name, array in rule(**(values | more)).items()}
+    names = ("class_logits", "deltas", "proposals", "proposals_valid", "image_sizes")
+    rest = {name: value for name, value in (values | more).items() if name not in names}
+    answer = jitted(lambda *arrays: rule(**dict(zip(names, arrays)), **rest))(*(values[name] for name in names))
+    found = {name: keras.ops.convert_to_numpy(array) for name, array in answer.items()}
     valid = found["valid"][0]
     rows = zip(found["labels"][0][valid].tolist(), found["scores"][0][valid].tolist(), strict=True)
     return [(label, pytest.approx(score, abs=1e-6)) for label, score in rows]

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import keras
 import numpy as np
 
 import keras_maskrcnn as km
@@ -31,6 +32,16 @@ def tiny_config(**overrides):
         "max_instances": 6,
     }
     return km.MaskRCNNConfig(**(values | overrides))
+
+
+def plain_backbone():
+    """Five strided convolutions: half of a ResNet-10's operators, where the backbone is not what is tested."""
+    inputs = features = keras.Input((None, None, 3))
+    maps = []
+    for filters in (8, 8, 12, 16, 24):
+        features = keras.layers.Conv2D(filters, 3, 2, "same", activation="relu")(features)
+        maps.append(features)
+    return keras.Model(inputs, maps[1:])
 
 
 def sample_everything(**overrides):

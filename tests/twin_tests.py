@@ -67,6 +67,12 @@ class Twin:
         )
 
 
+@functools.lru_cache(maxsize=1)
+def twin_of(version):
+    """The twin, which the files of one version share where one process runs them."""
+    return Twin(version)
+
+
 def relative(ours, golden):
     return np.abs(ours - golden).max() / np.abs(golden).max()
 

@@ -35,7 +35,7 @@ def train(strategy, make):
     data = rng.normal(size=(12, 4)).astype("float32"), 3 * rng.normal(size=(12, 1)).astype("float32")
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-        model.compile(make(), "mse")
+        model.compile(make(), "mse", run_eagerly=strategy is None)
         model.optimizer.build(model.trainable_variables)
         backend.prepare_optimizer(model.optimizer, model)
     model.fit(tf.data.Dataset.from_tensor_slices(data).batch(2), epochs=1, verbose=0)
