@@ -31,6 +31,7 @@ VARIANTS = {
     "default": {},
     "torchvision": {"mask_padding": False, "anchor_spacing": "canvas", "mask_pasting": "torchvision"},
     "agnostic boxes": {"class_agnostic_nms": True, "branches": ()},
+    "cascade": {"cascade_ious": (0.5, 0.6, 0.7)},
 }
 
 
@@ -43,7 +44,9 @@ def told(explanation):
     return {miss.position: miss.cause for miss in explanation.misses}
 
 
-@pytest.mark.parametrize("variant", ["default", "agnostic boxes", pytest.param("torchvision", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "variant", ["default", "agnostic boxes", "cascade", pytest.param("torchvision", marks=pytest.mark.slow)]
+)
 def test_causes_forced_by_the_config_are_read_back(variant):
     """One model for all: numbers are changed between the calls, as only the stages read them."""
     model = ruled_model(**VARIANTS[variant])
