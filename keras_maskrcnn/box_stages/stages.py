@@ -4,8 +4,8 @@ Comes in: features and proposals of `model.py`; in training the ground truth. Go
 in training the heads' outputs with their targets, and losses. Each stage of a cascade refines the boxes of the one
 before, and counts RoIs as positive from its own IoU on. One stage is a cascade of length one: there is one path.
 
-Shapes: B images, P proposals, S sampled RoIs, K classes. Boxes are float32 [x1, y1, x2, y2] in network pixels. Called by
-`model.py`.
+Shapes: B images, P proposals, S sampled RoIs, K classes. Boxes are float32 [x1, y1, x2, y2] in network pixels. Called
+by `model.py`.
 """
 
 from keras import ops
@@ -89,16 +89,16 @@ class BoxStages:
         """
         passes = []
         for number, head in enumerate(self.heads):
-            if number:
-                boxes = self._refine(boxes, outputs["deltas"], number - 1, features["image_sizes"])
+            if passes:
+                boxes = self._refine(*passes[-1], number - 1, features["image_sizes"])
             outputs = head(self.align(features["roi_maps"], boxes, with_gradient=False), training=False)
             passes.append((boxes, outputs))
         return passes
 
-    def _refine(self, boxes, deltas, number, image_sizes):
+    def _refine(self, boxes, outputs, number, image_sizes):
         """The boxes that a class-agnostic stage makes of those that it was given, clipped to the image."""
         _, weights = self.numbers[number]
-        refined = decode_boxes(deltas[:, :, 0], boxes, weights, self.config.max_log_scale)
+        refined = decode_boxes(outputs["deltas"][:, :, 0], boxes, weights, self.config.max_log_scale)
         return clip_boxes(refined, **self.frame.image_limits(image_sizes))
 
     # Training --------------------------------------------------------------------------------------------------
@@ -136,15 +136,16 @@ class BoxStages:
         Returns:
             dict of "roi" with each prefix: dict of class_logits (B, S, K + 1), deltas (B, S, K, 4) and targets.
         """
-        learned = {}
-        for number, (head, prefix) in enumerate(zip(self.heads, self.prefixes, strict=True)):
-            if number:
-                refined = self._refine(rois["rois"], outputs["deltas"], number - 1, features["image_sizes"])
-                rois = self._match(ops.stop_gradient(refined), rois["valid"], truth, number)
+        passes = []
+        for number, head in enumerate(self.heads):
+            if passes:
+                given, outputs = passes[-1]
+                boxes = self._refine(given["rois"], outputs, number - 1, features["image_sizes"])
+                rois = self._match(ops.stop_gradient(boxes), given["valid"], truth, number)
             pooled = self.align(features["roi_maps"], rois["rois"], with_gradient=True)
-            outputs = head(_share_gradient(pooled, len(self.heads)), training=training)
-            learned[f"{prefix}roi"] = {**outputs, "targets": rois}
-        return learned
+            passes.append((rois, head(_share_gradient(pooled, len(self.heads)), training=training)))
+        named = zip(self.prefixes, passes, strict=True)
+        return {f"{prefix}roi": {**outputs, "targets": rois} for prefix, (rois, outputs) in named}
 
     def _match(self, boxes, valid, truth, number):
         """Targets of the boxes that a stage is given. Boxes without area are left out."""
