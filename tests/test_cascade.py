@@ -219,7 +219,7 @@ def test_a_converted_cascade_learns_shapes(tmp_path):
     plain, base = km.MaskRCNNConfig(num_classes=3), shapes_config()
     fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
     fields = {name: value for name, value in fields.items() if value != getattr(plain, name)}
-    config = km.MaskRCNNConfig.detectron2("cascade_mask_rcnn_R_50_FPN_3x", **fields, trainable_layers=5)
+    config = km.MaskRCNNConfig.detectron2("cascade_mask_rcnn_R_50_FPN_3x", 3, **fields, trainable_layers=5)
     assert (config.cascade_ious, config.level_rule, config.backbone) == (IOUS, "detectron2", "resnet10")
     model = km.MaskRCNN(config)
     assert km.load_weights(
