@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from keras_maskrcnn import cli
-from keras_maskrcnn.cli.export_int8 import spread
+from keras_maskrcnn.cli.export_int8 import calibrated, spread
+from keras_maskrcnn.data import generate_shapes
 from keras_maskrcnn.serving.quantizing import quantizable, quantize
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install keras-maskrcnn[onnx]")
@@ -114,6 +115,32 @@ def test_images_without_numbers_for_a_layer_are_refused():
 
 def test_calibration_images_are_evenly_spread():
     assert spread(list(range(10)), 4) == [0, 2, 5, 7] and spread([1, 2], 4) == [1, 2]
+
+
+def test_the_report_has_sizes_and_the_precision_of_both(tmp_path, capsys, monkeypatch):
+    """Of given figures: test_openvino measures those of real exports."""
+    truth = generate_shapes(tmp_path / "shapes", 3, 64, seed=0, max_shapes=2)
+    (tmp_path / "model.onnx").write_bytes(bytes(2_000_000))
+    names = ("circle", "square", "triangle")
+    config = types.SimpleNamespace(class_names=names, category_ids=(1, 2, 3))
+    model = types.SimpleNamespace(config=config, weights=[np.zeros((1000, 1000))] * 2)
+    figures = {"before": {"segm_AP": 0.5, "segm_AP50": 0.75}, "after": {"segm_AP": 0.4875, "segm_AP50": 0.75}}
+    monkeypatch.setattr("keras_maskrcnn.inference.predictor.Predictor", lambda model: "before")
+    monkeypatch.setattr("keras_maskrcnn.scale.models.open_predictor", lambda path: "after")
+    monkeypatch.setattr("keras_maskrcnn.evaluation.evaluate_coco", lambda side, dataset, verbose: figures[side])
+    folder = tmp_path / "shapes"
+    given = {"calibrate": str(folder / "images"), "calibration_images": 2, "val": str(folder)}
+    args = types.SimpleNamespace(int8=True, **given, val_annotations=str(truth))
+    with calibrated(args, model) as (images, report):
+        assert [path.name for path in images] == sorted(path.name for path in (folder / "images").iterdir())[:2]
+        report(tmp_path / "model.onnx")
+    told = capsys.readouterr().out
+    assert "calibration with 2 images" in told and "2.0 MB; weights in float32: 8.0 MB" in told
+    assert "on 3 images of" in told
+    rows = [line.split() for line in told.splitlines() if line.startswith("segm_")]
+    assert rows == [["segm_AP", "0.5000", "0.4875", "-0.0125"], ["segm_AP50", "0.7500", "0.7500", "+0.0000"]]
+    with calibrated(types.SimpleNamespace(int8=False), model) as (images, report):
+        assert images is None and report(tmp_path) is None
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,8 @@ def test_real_images(model, run, shared_data):
 
 # Operators of ONNX 17 without bodies (Loop, If, Scan), which not every runtime has.
 OPERATORS = """Add And AveragePool Cast Concat ConstantOfShape Conv Div Equal Exp Expand Floor Gather GatherND Greater
-GreaterOrEqual IsInf IsNaN Less LessOrEqual Log MatMul Max Min Mul NonMaxSuppression Not Or Pad Range ReduceMax
-ReduceProd ReduceSum Relu Reshape Resize ScatterND Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Tile TopK
+GreaterOrEqual IsInf IsNaN Less LessOrEqual Log MatMul Max Min Mul NonMaxSuppression NonZero Not Or Pad Range ReduceMax
+ReduceProd ReduceSum Relu Reshape Resize RoiAlign ScatterND Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Tile TopK
 Transpose Unsqueeze Where""".split()
 
 

@@ -38,16 +38,60 @@ def test_nms_of_nothing_valid_keeps_nothing():
     assert not to_numpy(keep).any()
 
 
-def test_roi_align_is_that_of_the_reference_to_the_bit():
+def crops_to_make():
+    """Arguments of RoIAlign: two images, two levels, boxes of any size, beyond the maps, turned, not finite."""
     rng = np.random.default_rng(0)
-    pyramid = [rng.normal(size=(1, 32 // scale, 48 // scale, 4)).astype("float32") for scale in (1, 2)]
-    corners = rng.uniform(-10, 150, (9, 2))
-    boxes = np.concatenate([corners, corners + rng.uniform(0, 90, (9, 2))], axis=1).astype("float32")
-    levels = (np.arange(9) % 2).astype("int32")
-    arguments = pyramid, boxes, np.zeros(9, "int32"), levels, (0.25, 0.125), (7, 7), 2, False, "average"
-    with backend.portable_operators():
+    pyramid = [rng.normal(size=(2, 32 // scale, 48 // scale, 4)).astype("float32") for scale in (1, 2)]
+    corners = rng.uniform(-10, 150, (40, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(-5, 90, (40, 2))], axis=1).astype("float32")
+    boxes[0], boxes[1], boxes[2] = np.nan, [-1e9, 0, 1e9, 5], [20, 20, 20, 20]
+    images, levels = (rng.integers(0, 2, 40).astype("int32") for _ in range(2))
+    return pyramid, boxes, images, levels, (0.25, 0.125)
+
+
+def test_roi_align_is_that_of_the_reference_to_the_bit():
+    arguments = *crops_to_make(), (7, 7), 2, False, "average"
+    with backend.portable_operators(fixed_sizes=True):
         received = to_numpy(backend.multilevel_roi_align(*arguments))
     np.testing.assert_array_equal(received, to_numpy(generic.multilevel_roi_align(*arguments)))
+
+
+def test_roi_align_of_onnx_is_that_of_the_reference():
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    import tensorflow as tf
+
+    from keras_maskrcnn.serving.onnx import _convert
+
+    pyramid, boxes, images, levels, scales = crops_to_make()
+    options = {"plain": ((7, 7), 2, False), "aligned": ((3, 5), 1, True), "all": ((7, 7), 0, True)}
+    options |= {f"{name}_max": given for name, given in options.items() if name != "all"}
+
+    def crops(boxes, images, levels):
+        kinds = {name: "max" if name.endswith("max") else "average" for name in options}
+        answers = {
+            name: backend.multilevel_roi_align(maps, boxes, images, levels, scales, *given, kinds[name])
+            for name, given in options.items()
+        }
+        return {name: tf.identity(answer) for name, answer in answers.items()}
+
+    maps = [tf.Variable(level) for level in pyramid]
+    shapes = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in (boxes, images, levels)]
+    with backend.portable_operators():
+        proto = _convert(tf.function(crops).get_concrete_function(*shapes), 17)
+    assert sum(node.op_type == "RoiAlign" for node in proto.graph.node) == 8  # at ratio 1 both kinds share theirs
+    session = runtime.InferenceSession(proto.SerializeToString())
+    for kept in (np.ones(40, bool), levels == 1, np.zeros(40, bool)):  # a level without a box, and no box
+        given = {"boxes": boxes[kept], "images": images[kept], "levels": levels[kept]}
+        names = [output.name for output in session.get_outputs()]
+        for name, answer in zip(names, session.run(names, given)):
+            kind = "max" if name.endswith("max") else "average"
+            arguments = pyramid, *given.values(), scales, *options[name], kind
+            if kept.any():
+                expected = to_numpy(generic.multilevel_roi_align(*arguments))
+                np.testing.assert_allclose(answer, expected, atol=2e-5, err_msg=name)
+            else:
+                assert answer.shape == (0, *options[name][0], 4)
 
 
 def test_sizes_follow_values_unless_they_are_to_be_fixed():

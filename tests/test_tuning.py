@@ -260,6 +260,24 @@ def test_the_command_writes_into_a_file(tuned, tmp_path, capsys, monkeypatch, da
     assert fields == tuned[2] and read_fields(output).tuned and not read_fields(tuned[1]).tuned
 
 
+def test_the_command_hands_on_its_options_and_writes_what_was_found(found, tuned, tmp_path, capsys, monkeypatch, data):
+    from keras_maskrcnn.cli import tune as command
+
+    asked = []
+    monkeypatch.setattr(command, "_open", lambda args, config: data)
+    monkeypatch.setattr(command, "load_model", lambda path: found[1])
+    find = "keras_maskrcnn.evaluation.tuning.tune"
+    monkeypatch.setattr(find, lambda *given, **more: asked.append((given[2:], more)) or found[0])
+    line = ["tune", str(tuned[1]), "--val", "x", "--output", str(tmp_path / "new.keras"), "--nms", "0.5", "0.6"]
+    line += ["--precision", "0.8", "--calibration", "none", "--seed", "3", "--json", str(tmp_path / "tune.json")]
+    assert main(line) == 0
+    ((given, more),) = asked
+    assert given == (0.8, None, (0.5, 0.6)) and more["seed"] == 3
+    assert json.loads((tmp_path / "tune.json").read_text())["fields"] == found[0].fields
+    assert read_fields(tmp_path / "new.keras").tuned and not read_fields(tuned[1]).tuned
+    assert found[0].table() in capsys.readouterr().out
+
+
 def test_the_command_refuses_files_that_it_must_not_write(tuned, tmp_path, capsys):
     last = shutil.copy(tuned[1], tmp_path / "last.keras")
     assert main(["tune", str(last), "--val", "x"]) == 2

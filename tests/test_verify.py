@@ -1,6 +1,7 @@
 """`verify`: pairs, figures and limits by hand; the command on exports of every kind."""
 
 import json
+import pathlib
 import types
 
 import numpy as np
@@ -133,6 +134,28 @@ def test_the_command_says_what_is_wrong_with_its_arguments(tmp_path, capsys):
     (tmp_path / "a.png").unlink()
     assert cli.main([*command, str(tmp_path)]) == cli.MISTAKE
     assert "at least one image" in capsys.readouterr().err
+
+
+def test_the_status_follows_the_limits(tmp_path, capsys, monkeypatch):
+    """Of two predictors with given answers: test_the_command_compares_exports_of_every_kind opens real ones."""
+    Image.fromarray(noise(40, 50)).save(tmp_path / "a.png")
+    moved = instances([(2.25, 2, 12, 12), RIGHT], scores=[0.9, 0.8])
+    sides = {"export": Fixed(moved, image_size=(40, 50)), "model": Fixed(instances([LEFT, RIGHT], scores=[0.9, 0.75]))}
+    for name in sides:
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr("keras_maskrcnn.scale.models.open_predictor", lambda path: sides[pathlib.Path(path).name])
+    command = ["verify", tmp_path / "export", "--against", tmp_path / "model", "--images", tmp_path / "a.png"]
+    command = [*map(str, command), "--json", str(tmp_path / "told.json")]
+    assert cli.main([*command, "--max-boxes", "0.3", "--max-scores", "0.06", "--min-masks", "90"]) == cli.SUCCESS
+    assert "images are resized to 40 x 50 pixels" in capsys.readouterr().out
+    assert json.loads((tmp_path / "told.json").read_text())["passes"]
+    for option, value in (("--max-boxes", "0.2"), ("--max-scores", "0.04")):
+        limits = ["--max-boxes", "0.3", "--max-scores", "0.06", "--min-masks", "90", option, value]
+        assert cli.main([*command, *limits]) == cli.CHECK_FAILED
+        assert "set limits" in capsys.readouterr().out
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert not told["passes"] and told["limits"]["scores"] == 0.04
+    assert sorted(told["boxes"]) == [0, 0.25] and sorted(told["scores"]) == pytest.approx([0, 0.05], abs=1e-6)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from converter_models import export_by_command, noise, small_model
 from onnxruntime_web import runtime_package
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tiny import tiny_config
+from tiny import scatter_weights, tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn.geometry.pasting import PASTING_RULES, paste_mask_windows, stack_windows
@@ -281,6 +281,32 @@ def test_chromium_finds_what_python_finds_and_goes_on_without_the_network(model,
         browser.open(address)
         assert page_wait(browser, READY) is True, words(browser)
         assert_same_dataset(answer(browser, path), predictor(path), path)
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_chromium_finds_in_twelve_photos_what_python_finds(shared_data, tmp_path):
+    """ResNet-18 on photos of coco_tiny, all of different sizes, saved without loss."""
+    for name in ("tf2onnx", "onnx"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install keras-maskrcnn[onnx]")
+    if find_chromium() is None:
+        pytest.skip("Chromium is not installed")
+    model = scatter_weights(km.maskrcnn_resnet18_fpn(3, min_size=192, max_size=256, score_threshold=0.37))
+    folder = km.export_web(model, tmp_path / "page", runtime_package())
+    images = map(km.data.read_image, sorted((shared_data / "coco_tiny" / "val2017").glob("*.jpg")))
+    by_size = list({image.shape: image for image in images}.values())[:12]
+    assert len(by_size) == 12
+    predictor, counts = km.Predictor(model), []
+    with Browser(tmp_path / "chromium") as browser, serve(folder) as address:
+        browser.open(address)
+        assert page_wait(browser, READY) is True, words(browser)
+        for number, image in enumerate(by_size):
+            path = tmp_path / f"photo{number}.png"
+            Image.fromarray(image).save(path)
+            found = predictor(path)
+            assert_same_dataset(answer(browser, path), found, path)
+            counts.append(len(found))
+    assert sum(count > 0 for count in counts) >= 6
 
 
 @pytest.mark.slow

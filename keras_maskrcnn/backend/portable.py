@@ -1,19 +1,19 @@
 """Operators for graphs that other runtimes will run: ONNX, LiteRT, OpenVINO.
 
 The converters do not support crop_and_resize for feature pyramids (tf2onnx creates a loop that copies the whole map for
-each box), nor lists of growing tensors. Inside `portable_operators`, RoIAlign comes from `generic`. NMS is ONNX's
-operator, which takes all images and classes at once; in graphs of fixed sizes (LiteRT) it runs one stock operator per
-class, which writes into a table of flags. Called by `tensorflow.py`, `runtime_tensorflow.py` and, through `backend`,
-by `serving/`.
+each box), nor lists of growing tensors. Inside `portable_operators`, RoIAlign and NMS are ONNX's operators: one
+RoiAlign a level, and one NMS for all images and classes. In graphs of fixed sizes (LiteRT) RoIAlign comes from
+`generic`, and NMS runs one stock operator per class, which writes into a table of flags. Called by `tensorflow.py`,
+`runtime_tensorflow.py` and, through `backend`, by `serving/`.
 """
 
 import contextlib
 
 import tensorflow as tf
 
-from keras_maskrcnn.backend import native
+from keras_maskrcnn.backend import generic, native
 
-ONNX_NMS = "PyFuncStateless"  # what `tf.numpy_function` writes into a graph
+ONNX_NMS, ONNX_ROI_ALIGN = "PyFuncStateless", "PyFunc"  # what `tf.numpy_function` writes into a graph
 
 # Below every score. Finite, because not every runtime compares infinities as TensorFlow does.
 NEVER = tf.float32.min
@@ -48,6 +48,52 @@ def is_used():
 def sizes_are_fixed():
     """Whether no size in the graph may depend on values."""
     return _portable and _fixed_sizes
+
+
+def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation):
+    """RoIAlign of a pyramid; arguments and result as in `generic.multilevel_roi_align`, whose numbers it gives."""
+    if _fixed_sizes or (sampling_ratio == 0 and aggregation == "max"):
+        return generic.multilevel_roi_align(
+            pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
+        )
+    boxes = generic.finite_boxes(boxes)
+    own = [tf.where(tf.equal(levels, number))[:, 0] for number in range(len(pyramid))]
+    order = tf.concat(own, axis=0)
+    places = tf.scatter_nd(order[:, None], tf.range(tf.shape(order)[0]), tf.shape(order, tf.int64))
+
+    def crop(bins, ratio):
+        crops = [
+            onnx_roi_align(features, tf.gather(boxes, rows), tf.gather(box_batch, rows), scale, bins, ratio, aligned)
+            for features, rows, scale in zip(pyramid, own, scales, strict=True)
+        ]
+        return tf.gather(tf.concat(crops, axis=0), places)
+
+    return generic.aggregate(crop, output_size, sampling_ratio, aggregation)
+
+
+def onnx_roi_align(features, boxes, box_batch, scale, output_size, sampling_ratio, aligned):
+    """The place of ONNX's RoiAlign in a graph, as `onnx_nms`.
+
+    `serving/onnx.py` converts it: an operator of type `ONNX_ROI_ALIGN` whose first three inputs are ONNX's, and whose
+    fourth holds its attributes, [scale, height, width, sampling ratio, aligned].
+
+    Args:
+        features: float (B, H, W, C). boxes: float32 (R, [x1, y1, x2, y2]), network pixels. box_batch: int (R,).
+        scale: cells per network pixel. output_size: (h, w), bins. sampling_ratio, aligned: as for RoIAlign.
+
+    Returns:
+        (R, h, w, C), the dtype of the features.
+    """
+    maps = tf.transpose(tf.cast(features, tf.float32), (0, 3, 1, 2))  # not every runtime has it in float16
+    attributes = tf.constant([scale, *output_size, sampling_ratio, aligned], tf.float32)
+    inputs = maps, boxes, tf.cast(box_batch, tf.int64), attributes
+    crops = tf.numpy_function(_refuse, inputs, tf.float32, stateful=True)
+    crops = tf.ensure_shape(crops, (None, features.shape[-1], *output_size))
+    return tf.cast(tf.transpose(crops, (0, 2, 3, 1)), features.dtype)
+
+
+def _refuse(*inputs):
+    raise NotImplementedError("This graph is for a converter to ONNX.")
 
 
 def keep_by_nms(boxes, scores, iou_threshold, max_outputs, classes, valid):
@@ -90,12 +136,8 @@ def onnx_nms(boxes, scores, max_outputs, iou_threshold):
     Returns:
         int64 (S, [image, class, box]).
     """
-
-    def refuse(*inputs):
-        raise NotImplementedError("This graph is for a converter to ONNX.")
-
     limits = tf.cast(max_outputs, tf.int64), iou_threshold, tf.constant(NEVER)
-    chosen = tf.numpy_function(refuse, (boxes, scores, *limits), tf.int64, stateful=False)
+    chosen = tf.numpy_function(_refuse, (boxes, scores, *limits), tf.int64, stateful=False)
     return tf.ensure_shape(chosen, (None, 3))
 
 

@@ -138,9 +138,8 @@ def multilevel_roi_align(pyramid, boxes, box_batch, levels, scales, output_size,
         return (forward if _on_gpu(pyramid[0]) else forward_with_exact_gradient)(*pyramid)
 
     if sampling_ratio == 0 or portable.is_used():
-        return generic.multilevel_roi_align(
-            pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation
-        )
+        roi_align = portable.multilevel_roi_align if portable.is_used() else generic.multilevel_roi_align
+        return roi_align(pyramid, boxes, box_batch, levels, scales, output_size, sampling_ratio, aligned, aggregation)
     return generic.aggregate(crop, output_size, sampling_ratio, aggregation)
 
 

@@ -103,7 +103,7 @@ def _convert(graph, opset):
     import tensorflow as tf
     from tf2onnx import optimizer, tf_loader, tfonnx
 
-    from keras_maskrcnn.backend.portable import ONNX_NMS
+    from keras_maskrcnn.backend.portable import ONNX_NMS, ONNX_ROI_ALIGN
 
     placeholders = [tensor for tensor in graph.inputs if tensor.dtype != tf.resource]
     inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (placeholders, graph.outputs))
@@ -112,15 +112,21 @@ def _convert(graph, opset):
     frozen = tf_loader.from_function(graph, inputs, outputs)
     with tf.Graph().as_default() as imported:
         tf.import_graph_def(frozen, name="")
-        places = [op.outputs[0].name for op in imported.get_operations() if op.type == ONNX_NMS]
+        operators = imported.get_operations()
+        shapes = {op.outputs[0].name: [None, 3] for op in operators if op.type == ONNX_NMS}
+        shapes |= {op.outputs[0].name: [None] * 4 for op in operators if op.type == ONNX_ROI_ALIGN}
         converted = tfonnx.process_tf_graph(
             imported,
             opset=opset,
             input_names=inputs,
             output_names=outputs,
             tensors_to_rename=names,
-            shape_override=dict.fromkeys(places, [None, 3]),
-            custom_op_handlers={ONNX_NMS: (_write_nms, [])},
+            shape_override=shapes,
+            custom_op_handlers={
+                ONNX_NMS: (_write_nms, []),
+                ONNX_ROI_ALIGN: (_write_roi_align, []),
+                "SelectV2": (_write_where, []),
+            },
         )
     chosen = {
         "optimize_transpose": optimizer.TransposeOptimizer,
@@ -135,9 +141,38 @@ def _convert(graph, opset):
 
 def _write_nms(graph, node, name, _):
     """Write ONNX's operator in the place that `portable.onnx_nms` keeps for it."""
-    outputs, shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
+    _write(graph, node, "NonMaxSuppression", node.input, node.output_shapes)
+
+
+def _write_where(graph, node, name, _):
+    """Write `tf.where` as Where. tf2onnx multiplies and adds, which lets NaN through."""
+    _write(graph, node, "Where", node.input, node.output_shapes)
+
+
+def _write(graph, node, kind, inputs, shapes, **attributes):
+    """Put an operator of ONNX in the place of a node."""
+    name, outputs, dtypes = node.name, node.output, node.output_dtypes
     graph.remove_node(name)
-    graph.make_node("NonMaxSuppression", node.input, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+    graph.make_node(kind, inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes, attr=attributes)
+
+
+def _write_roi_align(graph, node, name, _):
+    """Write ONNX's operator in the place that `portable.onnx_roi_align` keeps for it."""
+    scale, *counts = node.inputs[3].get_tensor_value()
+    height, width, ratio, aligned = map(int, counts)
+    channels = graph.get_shape(node.input[0])[1]
+    _write(
+        graph,
+        node,
+        "RoiAlign",
+        node.input[:3],
+        [[-1, channels, height, width]],
+        spatial_scale=float(scale),
+        output_height=height,
+        output_width=width,
+        sampling_ratio=ratio,
+        coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
+    )
 
 
 def cancel_transposes(graph):
