@@ -15,7 +15,8 @@ def small_model(**overrides):
     for filters in (8, 8, 12, 16, 24):
         features = keras.layers.Conv2D(filters, 3, 2, "same", activation="relu")(features)
         maps.append(features)
-    config = tiny_config(image_scale=None, min_size=96, max_size=150, score_threshold=0.37, **overrides)
+    values = {"image_scale": None, "min_size": 96, "max_size": 150, "score_threshold": 0.37}
+    config = tiny_config(**(values | overrides))
     model = scatter_weights(km.MaskRCNN(config, backbone=keras.Model(inputs, maps[1:])))
     model.run_eagerly = True  # answers a dozen images before a graph of it is traced
     return model

@@ -161,13 +161,12 @@ def test_fit_and_a_saved_model(tmp_path):
     assert logs["loss"] == pytest.approx(sum(value for name, value in logs.items() if name != "loss"), rel=1e-5)
     stuck = [weight.path for weight in model.trainable_weights if (before[weight.path] == to_numpy(weight)).all()]
     assert not [path for path in stuck if "/box_head/" in path and "/classes/" in path]
-    scatter_weights(model)
     model.save(tmp_path / "model.keras")
     again = load_model(tmp_path / "model.keras")
     assert again.config == model.config and again.config.cascade_ious == IOUS
-    ours, theirs = (each(images_only(batch)) for each in (model, again))
-    for name, values in ours.items():
-        np.testing.assert_array_equal(to_numpy(theirs[name]), to_numpy(values), err_msg=name)
+    for mine, theirs in zip(model.weights, again.weights, strict=True):
+        assert mine.path == theirs.path
+        np.testing.assert_array_equal(to_numpy(theirs), to_numpy(mine), err_msg=mine.path)
 
 
 def test_names_in_files_and_other_classes(model, tmp_path):
@@ -236,25 +235,23 @@ def test_a_converted_cascade_learns_shapes(tmp_path):
 
 @pytest.mark.tensorflow
 @pytest.mark.slow  # three conversions
-@pytest.mark.parametrize("form", ["saved_model", "onnx", "tflite"])
+@pytest.mark.parametrize("form", ["onnx", "tflite", "saved_model"])
 def test_exports_find_what_the_model_finds(form, tmp_path):
     pytest.importorskip({"saved_model": "keras", "onnx": "tf2onnx", "tflite": "ai_edge_litert"}[form])
-    model, size = small_model(cascade_ious=IOUS), (100, 130)
+    model, size = small_model(cascade_ious=IOUS, score_threshold=0.0), (100, 130)
     path = tmp_path / {"saved_model": "model", "onnx": "model.onnx", "tflite": "model.tflite"}[form]
     if form == "tflite":
         km.export_litert(model, path, size)
     else:
         {"saved_model": km.export_saved_model, "onnx": km.export_onnx}[form](model, path)
-    theirs, ours, counts = km.Predictor(path), km.Predictor(model), []
+    theirs, ours = km.Predictor(path), km.Predictor(model)
     for seed in range(3):
         found, expected = theirs(noise(*size, seed)), ours(noise(*size, seed))
-        assert len(found) == len(expected)
+        assert len(found) == len(expected) == model.config.max_detections
         np.testing.assert_allclose(found.boxes, expected.boxes, atol=5e-3)
         np.testing.assert_allclose(found.scores, expected.scores, atol=2e-5)
         np.testing.assert_array_equal(found.labels, expected.labels)
         np.testing.assert_allclose(found.box_masks, expected.box_masks, atol=1e-4)
-        counts.append(len(found))
-    assert max(counts) >= 5
     if form == "onnx":
         import onnx
 
