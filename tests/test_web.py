@@ -231,9 +231,12 @@ def assert_same_dataset(dataset, found, path, boxes=0.05, scores=1e-4):
     height, width = found.image_size
     assert dataset["images"] == [{"id": 1, "file_name": path.name, "width": width, "height": height}]
     assert [one["name"] for one in dataset["categories"]] == list(found.class_names)
-    expected = found.to_coco(1)
-    assert [one["category_id"] for one in dataset["annotations"]] == [one["category_id"] for one in expected]
-    for one, other in zip(dataset["annotations"], expected, strict=True):
+    expected, left = found.to_coco(1), list(dataset["annotations"])
+    assert len(left) == len(expected)
+    for other in expected:  # neighbours of nearly equal scores may change places
+        same_class = [one for one in left if one["category_id"] == other["category_id"]]
+        one = min(same_class, key=lambda one: np.abs(np.subtract(one["bbox"], other["bbox"])).max())
+        left.remove(one)
         np.testing.assert_allclose(one["bbox"], other["bbox"], atol=boxes)
         assert one["score"] == pytest.approx(other["score"], abs=scores)
         ours, theirs = (coco_mask.decode(each["segmentation"]) for each in (one, other))
