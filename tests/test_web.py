@@ -17,7 +17,8 @@ from converter_models import export_by_command, noise, small_model
 from onnxruntime_web import runtime_package
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tiny import scatter_weights, tiny_config
+from test_onnx_models import resnet18
+from tiny import tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn.geometry.pasting import PASTING_RULES, paste_mask_windows, stack_windows
@@ -294,7 +295,7 @@ def test_chromium_finds_in_twelve_photos_what_python_finds(shared_data, tmp_path
         pytest.importorskip(name, reason=f"{name} is not installed: pip install keras-maskrcnn[onnx]")
     if find_chromium() is None:
         pytest.skip("Chromium is not installed")
-    model = scatter_weights(km.maskrcnn_resnet18_fpn(3, min_size=192, max_size=256, score_threshold=0.37))
+    model = resnet18()
     folder = km.export_web(model, tmp_path / "page", runtime_package())
     images = map(km.data.read_image, sorted((shared_data / "coco_tiny" / "val2017").glob("*.jpg")))
     by_size = list({image.shape: image for image in images}.values())[:12]
