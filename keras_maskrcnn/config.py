@@ -1,7 +1,7 @@
 """Every number of the model in one frozen dataclass, each with its unit and its source.
 
 Comes in: keyword arguments of the user, or a dictionary read from a saved model. Goes out: `MaskRCNNConfig`.
-Read by `model.py`, which hands plain numbers to the stages; no stage sees the config itself.
+Read by `model.py` and `box_stages/`, which hand plain numbers to the stages of `network/`; none sees the config itself.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from keras_maskrcnn.settings.types import as_lists, check_types, normalized
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
+CASCADE_IOUS = (0.5, 0.6, 0.7)  # of `train --cascade`: Cai and Vasconcelos 2018, section 4.2
 
 branches_for_dataset = branch_room.for_dataset  # for rooms that import the config alone
 
@@ -93,6 +94,9 @@ class MaskRCNNConfig:
         rpn_min_size: proposals with a shorter side are dropped, pixels (torchvision); 0 drops none.
         roi_samples, roi_positive_fraction: RoIs per image for the heads (paper section 3.1: N = 512, 1:3).
         roi_iou: RoIs with at least this IoU are positive, others negative (paper section 3.1).
+        cascade_ious: () has one box head; IoUs such as (0.5, 0.6, 0.7) a cascade of as many stages (Cai and Vasconcelos
+            2018, Detectron2), each on the boxes of the one before: RoIs of a stage with at least its IoU are positive.
+            The first is roi_iou. Box deltas are of no class, and `box_weights` times 1, 2, 3, ... are the stages'.
         mask_samples: positive RoIs per image in the mask loss; None means all that are sampled (paper).
         crowd_ioa: anchors and RoIs of which a larger share lies in a crowd region are neither positive nor negative.
         box_weights: box coder weights of the box head (torchvision).
@@ -181,6 +185,7 @@ class MaskRCNNConfig:
     roi_samples: int = 512
     roi_positive_fraction: float = 0.25
     roi_iou: float = 0.5
+    cascade_ious: tuple = ()
     mask_samples: int | None = None
     crowd_ioa: float = 0.5
     box_weights: tuple = (10.0, 10.0, 5.0, 5.0)
@@ -333,6 +338,12 @@ class MaskRCNNConfig:
             "sampling": self.roi_sampling,
             "level_rule": self.level_rule,
         }
+
+    @property
+    def box_stages(self):
+        """For each stage of the box head the least IoU of positive RoIs and the box coder weights: tuple of pairs."""
+        ious = self.cascade_ious or (self.roi_iou,)
+        return tuple((iou, tuple(place * weight for weight in self.box_weights)) for place, iou in enumerate(ious, 1))
 
     @property
     def max_positive_rois(self):

@@ -4,12 +4,12 @@
 
     extract_features   network/backbones/, fpn.py            images -> P2..P6
     propose            network/anchors.py, rpn.py            pyramid -> proposals (rpn_selection chooses the function)
-    detect             network/box_head.py, detections.py    proposals -> boxes, scores, labels
+    detect             box_stages/, network/detections.py    proposals -> boxes, scores, labels
     describe           branches/                             detections -> masks, and what else the config names
 
 With ground truth among the inputs, `learn` replaces the last two: it samples targets (learning/) and returns the heads'
 outputs with their targets, and `compute_loss` turns these into the named losses. The forward pass is written once and
-runs once per step.
+runs once per step. `box_stages/` holds the box head: one stage, or a cascade of them.
 
 Shapes: B images, H x W canvas, N anchors, P proposals, S sampled RoIs, D detections, K classes. All boxes are float32
 [x1, y1, x2, y2] in network pixels. batch.py is the contract of the inputs. `training` is Keras' flag everywhere:
@@ -23,6 +23,8 @@ import numpy as np
 from keras import ops
 
 from keras_maskrcnn import backend
+from keras_maskrcnn.box_stages.limits import detection_limits
+from keras_maskrcnn.box_stages.stages import BoxStages, make_layers
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.geometry.anchor_shapes import cell_anchors
 from keras_maskrcnn.geometry.strides import PYRAMID_STRIDES
@@ -30,15 +32,13 @@ from keras_maskrcnn.inputs import HAS_IMAGE, as_inputs, count_images
 from keras_maskrcnn.learning import losses, targets
 from keras_maskrcnn.network import backbones
 from keras_maskrcnn.network.anchors import level_anchors
-from keras_maskrcnn.network.box_head import BoxHead
 from keras_maskrcnn.network.detections import RULES
 from keras_maskrcnn.network.fpn import FeaturePyramid
 from keras_maskrcnn.network.frames import make_frame
 from keras_maskrcnn.network.padding import repeat_border, valid_cells
-from keras_maskrcnn.network.roi_align import MultiLevelRoIAlign
 from keras_maskrcnn.network.rpn import SELECTIONS, RPNHead
 
-TRUNK_LOSSES = ("rpn_objectness_loss", "rpn_box_loss", "class_loss", "box_loss")
+RPN_LOSSES = ("rpn_objectness_loss", "rpn_box_loss")
 DETECTION_FIELDS = ("score_threshold", "class_thresholds", "calibration", "nms_threshold")
 
 
@@ -70,7 +70,8 @@ class MaskRCNN(keras.Model):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.custom_backbone = backbone is not None
         self._make_stages(config, backbone)
-        names = (*TRUNK_LOSSES, *(name for branch in config.branches for name in branch.losses))
+        of_branches = (name for branch in config.branches for name in branch.losses)
+        names = (*RPN_LOSSES, *self.box_stages().loss_names, *of_branches)
         self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.build()
 
@@ -92,21 +93,13 @@ class MaskRCNN(keras.Model):
             name="rpn",
             dtype=policy,
         )
-        self.box_align = MultiLevelRoIAlign(config.box_pool_size, name="box_align", dtype=policy, **config.roi_align)
-        self.box_head = BoxHead(
-            num_classes=config.num_classes,
-            channels=channels,
-            pool_size=config.box_pool_size,
-            num_convs=config.box_convs,
-            num_fcs=config.box_fcs,
-            features=config.box_features,
-            norm=norm,
-            norm_epsilon=epsilon,
-            name="box_head",
-            dtype=policy,
-        )
+        self.box_align, self.box_head = make_layers(config, policy)
         for branch in config.branches:
             setattr(self, f"{branch.name}_head", branch.make_head(config, policy))
+
+    def box_stages(self):
+        """The box head's stages. A method, because they read the config, and its numbers can change."""
+        return BoxStages(self.config, self.box_align, self.box_head.stages(), self.frame)
 
     def branch_heads(self):
         """The heads of the config's branches: dict of branch name to BranchHead.
@@ -226,49 +219,12 @@ class MaskRCNN(keras.Model):
         return rule(**self.classify(features, proposals), **self.detection_limits(options))
 
     def classify(self, features, proposals):
-        """Run the box head: the first arguments of `select_detections`.
-
-        Returns:
-            dict of class_logits float (B, P, K + 1), deltas float (B, P, K, 4), proposals (B, P, 4), proposals_valid
-            (B, P), image_sizes (B, 2) and perhaps origins (B, 2).
-        """
-        pooled = self.box_align(features["roi_maps"], proposals["boxes"], with_gradient=False)
-        places = {"proposals": proposals["boxes"], "proposals_valid": proposals["valid"]}
-        limits = self.frame.image_limits(features["image_sizes"])
-        return {**self.box_head(pooled, training=False), **places, **limits}
+        """Run the box head: the first arguments of `select_detections`, see `BoxStages.classify`."""
+        return self.box_stages().classify(features, proposals)
 
     def detection_limits(self, options=None):
-        """The config's numbers in the words of `select_detections`: dict of arguments.
-
-        Args:
-            options: as for `call`. A `score_threshold` that is NaN or negative, and such an `nms_threshold`, stand for
-                the config's. A given `score_threshold` replaces the config's and, for all classes,
-                `class_thresholds`. A calibrated model keeps the config's `score_threshold`, which is of scores before
-                calibration, and compares the given one with calibrated scores.
-        """
-        config, options = self.config, options or {}
-        return {
-            **self._score_limits(options.get("score_threshold")),
-            "nms_threshold": _given_or(options.get("nms_threshold"), config.nms_threshold),
-            "calibration": config.calibration,
-            "class_agnostic_nms": config.class_agnostic_nms,
-            "max_detections": config.max_detections,
-            "image_limits": options.get("max_detections"),
-            "candidates": config.detection_candidates,
-            "box_weights": config.box_weights,
-            "min_box_size": config.min_box_size,
-            "max_log_scale": config.max_log_scale,
-        }
-
-    def _score_limits(self, given):
-        """The `score_threshold` and `class_thresholds` of `detection_limits`; given: None, or float (B,)."""
-        config = self.config
-        lowest, by_class = config.score_threshold, config.class_thresholds
-        if config.calibration is None:
-            lowest = _given_or(given, lowest)
-        if given is not None and config.tuned:
-            by_class = _given_or(ops.reshape(given, (-1, 1)), [by_class or (0.0,) * config.num_classes])
-        return {"score_threshold": lowest, "class_thresholds": by_class}
+        """The config's numbers in the words of `select_detections`; `options` as for `call`: see `limits.py`."""
+        return detection_limits(self.config, options)
 
     def change_detection(self, **fields):
         """Replace numbers of the config that only the choice of detections reads, such as those that `tune` finds.
@@ -325,13 +281,13 @@ class MaskRCNN(keras.Model):
 
         Returns:
             dict of `rpn` (logits (B, N), deltas (B, N, 4), targets), `roi` (class_logits (B, S, K + 1), deltas
-            (B, S, K, 4), targets), and for each branch, under its name, what its head's `learn` returns.
+            (B, S, K, 4), targets; of a cascade `stage1_roi`, ...), and for each branch, under its name, what its head's
+            `learn` returns.
         """
         has_image, truth = self._trim_truth(truth)
-        rpn = self._learn_rpn(proposals, truth, has_image)
-        rois = self._sample_rois(proposals, truth, has_image)
-        pooled = self.box_align(features["roi_maps"], rois["rois"], with_gradient=True)
-        learned = {"rpn": rpn, "roi": {**self.box_head(pooled, training=training), "targets": rois}}
+        rpn, stages = self._learn_rpn(proposals, truth, has_image), self.box_stages()
+        rois = stages.sample(proposals, truth, has_image, self._noise)
+        learned = {"rpn": rpn, **stages.learn(features, rois, truth, training)}
         for name, head in self.branch_heads().items():
             learned[name] = head.learn(features["roi_maps"], rois, truth, training)
         return learned
@@ -375,22 +331,6 @@ class MaskRCNN(keras.Model):
         )
         return {"logits": logits, "deltas": deltas, "targets": sampled}
 
-    def _sample_rois(self, proposals, truth, has_image):
-        config = self.config
-        candidates = targets.add_ground_truth(proposals["boxes"], proposals["valid"], truth)
-        return targets.roi_targets(
-            noise=self._noise(candidates["valid"]),
-            candidates=candidates["boxes"],
-            candidates_valid=ops.logical_and(candidates["valid"], has_image[:, None]),
-            truth=truth,
-            num_classes=config.num_classes,
-            iou=config.roi_iou,
-            num_samples=config.roi_samples,
-            positive_fraction=config.roi_positive_fraction,
-            box_weights=config.box_weights,
-            crowd_ioa=config.crowd_ioa,
-        )
-
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The sum of the named losses and of the layers' own (regularisers); each named one goes to its tracker.
 
@@ -405,7 +345,7 @@ class MaskRCNN(keras.Model):
             )
         beta, rpn_beta = self.config.smooth_l1_beta, self.config.rpn_smooth_l1_beta
         values = losses.rpn_losses(**y_pred["rpn"], beta=beta if rpn_beta is None else rpn_beta)
-        values |= losses.box_head_losses(**y_pred["roi"], beta=beta)
+        values |= self.box_stages().loss_values(y_pred)
         for name, head in self.branch_heads().items():
             values |= head.loss_values(y_pred[name])
         batch = backend.share_of_count(count_images(x))
@@ -503,11 +443,3 @@ class MaskRCNN(keras.Model):
     def load_own_variables(self, store):
         """Restore the sampler's state."""
         self.seed_generator.state.assign(store["seed_state"])
-
-
-def _given_or(given, own):
-    """Numbers that a user gave, where they are neither NaN nor negative, else the model's; given: None or floats."""
-    if given is None:
-        return own
-    given = ops.cast(given, "float32")
-    return ops.where(given >= 0, given, np.asarray(own, np.float32))

@@ -77,16 +77,23 @@ def expected(model):
         rows += _conv(f"{rpn}.conv" if len(model.rpn.convs) == 1 else f"{rpn}.conv.conv{index}", conv)
     rows += _pointwise(f"{rpn}.objectness_logits", model.rpn.objectness)
     rows += _pointwise(f"{rpn}.anchor_deltas", model.rpn.deltas)
-    head = model.box_head
-    for index, conv in enumerate(head.convs, start=1):
-        rows += _conv(f"roi_heads.box_head.conv{index}", conv)
-    for index, fc in enumerate(head.fcs, start=1):
-        name = f"roi_heads.box_head.fc{index}"
-        rows += _flat(name, fc, head.channels) if index == 1 else _dense(name, fc)
-    rows += _dense("roi_heads.box_predictor.cls_score", head.classes)
-    rows += _dense("roi_heads.box_predictor.bbox_pred", head.deltas)
+    stages = model.box_head.stages()
+    for number, head in enumerate(stages):
+        rows += _box_head(head, "" if len(stages) == 1 else f".{number}")
     heads = model.branch_heads()
     return rows + [row for name, head in heads.items() for row in _BRANCHES[name](head)]
+
+
+def _box_head(head, place):
+    """Of the only stage, or of one of a cascade: `place` is its number there, ".0" to ".2"."""
+    rows = []
+    for index, conv in enumerate(head.convs, start=1):
+        rows += _conv(f"roi_heads.box_head{place}.conv{index}", conv)
+    for index, fc in enumerate(head.fcs, start=1):
+        name = f"roi_heads.box_head{place}.fc{index}"
+        rows += _flat(name, fc, head.channels) if index == 1 else _dense(name, fc)
+    rows += _dense(f"roi_heads.box_predictor{place}.cls_score", head.classes)
+    return rows + list(_dense(f"roi_heads.box_predictor{place}.bbox_pred", head.deltas))
 
 
 def _masks(masks):

@@ -69,12 +69,13 @@ def ruled_model(rpn_delta=0.0, box_delta=0.0, mask=5.0, **overrides):
     model.rpn.objectness.bias.assign([-5.0])
     model.rpn.deltas.bias.assign([rpn_delta, 0, 0, 0])
     cells = model.config.box_pool_size**2
-    model.box_head.fcs[0].kernel.assign(np.tile(identity / cells, (cells, 1)))
     classes = np.zeros((CHANNELS, 3), "float32")
     classes[1, 0] = classes[2, 1] = 10.0  # an evidence of 1 all over the box gives a logit of 5
-    model.box_head.classes.kernel.assign(classes)
-    model.box_head.classes.bias.assign([-5.0, -5.0, 0.0])
-    model.box_head.deltas.bias.assign([box_delta, 0, 0, 0] * 2)
+    for head in model.box_head.stages():
+        head.fcs[0].kernel.assign(np.tile(identity / cells, (cells, 1)))
+        head.classes.kernel.assign(classes)
+        head.classes.bias.assign([-5.0, -5.0, 0.0])
+        head.deltas.bias.assign([box_delta, 0, 0, 0] * (head.deltas.bias.shape[0] // 4))
     for head in model.branch_heads().values():
         head.logits.bias.assign([mask, mask])
     return model

@@ -20,7 +20,12 @@ from keras_maskrcnn.weights.limits import WeightFileError
 from keras_maskrcnn.weights.loading import read_state
 from keras_maskrcnn.weights.pkl import read_pkl
 
-KINDS = {"plain": "mask_rcnn_R_50_FPN_3x", "group": "mask_rcnn_R_50_FPN_3x_gn", "lsj": "mask_rcnn_R_50_FPN_400ep_LSJ"}
+KINDS = {
+    "plain": "mask_rcnn_R_50_FPN_3x",
+    "group": "mask_rcnn_R_50_FPN_3x_gn",
+    "lsj": "mask_rcnn_R_50_FPN_400ep_LSJ",
+    "cascade": "cascade_mask_rcnn_R_50_FPN_3x",
+}
 
 
 SLOW = [pytest.param(kind, marks=[] if kind == "plain" else pytest.mark.slow) for kind in KINDS]
@@ -138,22 +143,42 @@ def test_configs_of_the_zoo():
     assert config.class_names[0] == "class 0" and (config.roi_sampling_ratio, config.smooth_l1_beta) == (0, 0.0)
     config = km.MaskRCNNConfig.detectron2("mask_rcnn_X_101_32x8d_FPN_3x")
     assert config.backbone == "resnext101_32x8d" and not config.stride_in_1x1 and config.pixel_std[0] == 58.395
-    with pytest.raises(ValueError, match="must be one of mask_rcnn_R_50_FPN_1x.*Received: 'cascade"):
-        km.MaskRCNNConfig.detectron2("cascade_mask_rcnn_R_50_FPN_3x")
+    config = km.MaskRCNNConfig.detectron2("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml")
+    assert config.cascade_ious == (0.5, 0.6, 0.7) and config.train_post_nms == 2000
+    weights = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+    assert config.box_stages == tuple(zip((0.5, 0.6, 0.7), weights))
+    with pytest.raises(ValueError, match="must be one of mask_rcnn_R_50_FPN_1x.*Received: 'panoptic"):
+        km.MaskRCNNConfig.detectron2("panoptic_fpn_R_50_3x")
+
+
+def add_blocks(state):
+    """Make the state dict of a small model one of a ResNet-101, for those who look at names."""
+    for stage, blocks in {"res2": 3, "res3": 4, "res4": 23, "res5": 3}.items():
+        names = [f"backbone.bottom_up.{stage}.{n}.conv{c}.weight" for n in range(blocks) for c in (1, 2, 3)]
+        state |= dict.fromkeys(names, np.zeros((1, 64, 1, 1)))
 
 
 def test_the_config_of_a_file_follows_from_names_and_tensors():
     model = small_model(num_classes=5)  # the backbone's blocks are the one thing that a small model lacks
     state = random_state(model)
-    for stage, blocks in {"res2": 3, "res3": 4, "res4": 23, "res5": 3}.items():
-        names = [f"backbone.bottom_up.{stage}.{n}.conv{c}.weight" for n in range(blocks) for c in (1, 2, 3)]
-        state |= dict.fromkeys(names, np.zeros((1, 64, 1, 1)))
+    add_blocks(state)
     config, notes = read_config(state, "model_final.pth")
     assert (config.backbone, config.num_classes, config.fpn_channels, config.box_features) == ("resnet101", 5, 16, 24)
     assert config.stride_in_1x1 and "the usual one" in notes[0] and "R_101_FPN_3x" in notes[0]
     config, notes = read_config(state, "mine.pth", "mask_rcnn_R_50_FPN_noaug_1x", {"min_size": 320})
     assert (config.backbone, config.roi_sampling_ratio, config.min_size) == ("resnet101", 2, 320)
     assert notes == ("arithmetic of Detectron2's config mask_rcnn_R_50_FPN_noaug_1x, as asked",)
+
+
+def test_a_cascade_is_recognised_by_its_heads():
+    state = random_state(small_model(KINDS["cascade"], num_classes=5))
+    add_blocks(state)
+    config, notes = read_config(state, "model_final.pth")
+    assert (config.backbone, config.num_classes, config.box_features) == ("resnet101", 5, 24)
+    assert config.cascade_ious == (0.5, 0.6, 0.7) and "cascade_mask_rcnn_R_50_FPN_3x, the usual" in notes[0]
+    state["roi_heads.box_head.1.fc2.weight"] = np.zeros((10**6, 1), np.float32)
+    with pytest.raises(ValueError, match="sizes that belong together.*box_heads.1.fc7.weight"):
+        read_config(state, "model_final.pth")
 
 
 # Pickles -------------------------------------------------------------------------------------------------------

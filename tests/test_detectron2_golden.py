@@ -18,9 +18,10 @@ from keras_maskrcnn.inference.predictor import NetworkBatch, Predictor
 from keras_maskrcnn.weights.detectron2 import table
 
 FIRST = "d2_mask_rcnn_R_50_FPN"
-NAMES = (FIRST, f"{FIRST}_noaug", f"{FIRST}_LSJ", "d2_mask_rcnn_X_101_32x8d_FPN")
+CASCADE = "d2_cascade_mask_rcnn_R_50_FPN"
+NAMES = (FIRST, f"{FIRST}_noaug", f"{FIRST}_LSJ", "d2_mask_rcnn_X_101_32x8d_FPN", CASCADE)
 CASES = [
-    pytest.param(name, i, marks=[pytest.mark.slow_on_jax] if (name, i) == (FIRST, 0) else [])
+    pytest.param(name, i, marks=[pytest.mark.slow_on_jax] if (name, i) in ((FIRST, 0), (CASCADE, 0)) else [])
     for name in NAMES
     for i in (0, 1)
 ]
@@ -28,6 +29,8 @@ LEVELS = range(2, 7)
 LOSSES = {
     "class_loss": "loss_cls",
     "box_loss": "loss_box_reg",
+    **{f"stage{n + 1}_class_loss": f"loss_cls_stage{n}" for n in range(3)},
+    **{f"stage{n + 1}_box_loss": f"loss_box_reg_stage{n}" for n in range(3)},
     "mask_loss": "loss_mask",
     "rpn_objectness_loss": "loss_rpn_cls",
     "rpn_box_loss": "loss_rpn_loc",
@@ -167,6 +170,27 @@ def test_detections_and_masks(name, i):
     assert (found.masks[rows] == theirs).mean(axis=(1, 2)).min() >= 0.999
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("i", [pytest.param(0, marks=pytest.mark.slow_on_jax), 1])
+def test_every_stage_of_the_cascade(i):
+    """Scores and deltas of the golden proposals, in their order."""
+    model, golden = twin(CASCADE)
+    image = golden[f"image{i}"]
+    size = network_size(*image.shape[:2], model.config)
+    canvas = pad_to_canvas(resize_image(image, size, model.config.resize), canvas_size(*size))[None]
+
+    def run(images, image_sizes, boxes):
+        passes = model.box_stages().run(model.extract_features(images, image_sizes), boxes)
+        return [(outputs["class_logits"][0], outputs["deltas"][0, :, 0]) for _, outputs in passes]
+
+    found = compiled(run, model.variables)(canvas, np.array([size], np.int32), golden[f"alone{i}_proposals"][None])
+    assert len(found) == 3
+    for stage, outputs in enumerate(found):
+        for key, ours in zip(("cls_logits", "box_deltas"), outputs, strict=True):
+            key = f"alone{i}_{key}{stage}"
+            assert relative(to_numpy(ours).ravel()[golden[f"{key}_idx"]], golden[f"{key}_val"]) < 1e-4, key
+
+
 # A training step -------------------------------------------------------------------------------------------------
 
 
@@ -198,7 +222,7 @@ def ground_truth(golden, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES[:2])
+@pytest.mark.parametrize("name", [*NAMES[:2], pytest.param(CASCADE, marks=pytest.mark.slow_on_jax)])
 def test_losses_and_gradients(name, monkeypatch):
     model, golden = twin(name)
     everything = {"rpn_samples": 10**7, "rpn_positive_fraction": 1.0, "roi_samples": 10**7, "mask_samples": 100}
@@ -213,8 +237,9 @@ def test_losses_and_gradients(name, monkeypatch):
     )
     monkeypatch.setattr(model, "config", config)
     losses, gradients = losses_and_gradients(model, ground_truth(golden, config), [weights[each] for each in names])
-    for ours, theirs in LOSSES.items():
-        np.testing.assert_allclose(losses[ours], golden[theirs], rtol=1e-3, err_msg=ours)
+    assert sorted(LOSSES[ours] for ours in losses) == sorted(golden["loss_names"])
+    for ours, value in losses.items():
+        np.testing.assert_allclose(value, golden[LOSSES[ours]], rtol=1e-3, err_msg=ours)
     assert len(names) >= 15
     for key, gradient in zip(names, gradients, strict=True):
         norm = np.sqrt(np.square(gradient, dtype=np.float64).sum())

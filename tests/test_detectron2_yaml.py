@@ -118,9 +118,9 @@ def test_the_users_word_and_the_zoos_digits_count_more(state, tmp_path):
 
 
 def test_each_branch_has_keys_of_its_own(tmp_path):
-    def fields(content, branch):
-        branches = [types.SimpleNamespace(name=branch)]
-        return fields_of(content, "config.yaml", {"backbone": "resnet50", "num_classes": 3, "branches": branches})
+    def fields(content, branch, cascade_ious=()):
+        found = {"backbone": "resnet50", "num_classes": 3, "branches": [types.SimpleNamespace(name=branch)]}
+        return fields_of(content, "config.yaml", found | {"cascade_ious": cascade_ious})
 
     content = changed("MODEL.ROI_MASK_HEAD", {"NAME": "PointRendMaskHead", "POOLER_TYPE": "", "IN_FEATURES": ["p2"]})
     content["MODEL"]["POINT_HEAD"] = {"NAME": "StandardPointHead", "IN_FEATURES": ["p2"], "SUBDIVISION_STEPS": 5}
@@ -134,6 +134,16 @@ def test_each_branch_has_keys_of_its_own(tmp_path):
             fields(content, branch)
     with pytest.raises(ValueError, match="MODEL.MASK_ON must be False. Received: True"):
         fields(DUMP, "keypoints")
+    content = changed("MODEL.ROI_HEADS.NAME", "CascadeROIHeads")
+    content["MODEL"]["ROI_BOX_HEAD"]["CLS_AGNOSTIC_BBOX_REG"] = True
+    content["MODEL"]["ROI_BOX_CASCADE_HEAD"] = {"IOUS": [0.4, 0.5, 0.7]}
+    assert fields(content, "mask", (0.5, 0.6, 0.7))["cascade_ious"] == (0.4, 0.5, 0.7)
+    assert "cascade_ious" not in fields(changed("MODEL.ROI_BOX_CASCADE_HEAD", {"IOUS": [0.4, 0.5, 0.7]}), "mask")
+    content["MODEL"]["ROI_BOX_CASCADE_HEAD"]["BBOX_REG_WEIGHTS"] = [[10.0, 10.0, 5.0, 5.0]] * 3
+    with pytest.raises(ValueError, match="ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS must be"):
+        fields(content, "mask", (0.5, 0.6, 0.7))
+    with pytest.raises(ValueError, match="MODEL.ROI_HEADS.NAME must be 'StandardROIHeads'"):
+        fields(content, "mask")
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ VARIANTS = {
     "default": {},
     "torchvision": {"mask_padding": False, "anchor_spacing": "canvas", "mask_pasting": "torchvision"},
     "agnostic boxes": {"class_agnostic_nms": True, "branches": ()},
+    "cascade": {"cascade_ious": (0.5, 0.6, 0.7)},
 }
 
 
@@ -44,7 +45,11 @@ def told(explanation):
 
 
 @pytest.mark.parametrize(
-    "variant", ["default", *(pytest.param(name, marks=pytest.mark.slow) for name in ("agnostic boxes", "torchvision"))]
+    "variant",
+    [
+        *("default", "cascade"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("agnostic boxes", "torchvision")),
+    ],
 )
 def test_causes_forced_by_the_config_are_read_back(variant):
     """One model for all: numbers are changed between the calls, as only the stages read them."""

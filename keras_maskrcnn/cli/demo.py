@@ -57,13 +57,14 @@ def shapes_config():
     )
 
 
-def train_on_shapes(directory, minutes, verbose=1):
+def train_on_shapes(directory, minutes, verbose=1, model=None):
     """Generate shapes for training and validation, and train on them.
 
     Args:
         directory: folder for the data (`data/train`, `data/val`) and the run (`run`).
         minutes: float, training time.
         verbose: 0 or 1.
+        model: MaskRCNN of three classes to train; None for a new one of `shapes_config`.
 
     Returns:
         (model, validation dataset, metrics): the best weights and their COCO metrics on the validation shapes.
@@ -76,10 +77,9 @@ def train_on_shapes(directory, minutes, verbose=1):
         )
         for name, count, seed in (("train", NUM_TRAIN, TRAIN_SEED), ("val", NUM_VAL, VAL_SEED))
     )
-    config = shapes_config()
+    model = model or MaskRCNN(shapes_config())
     augment = [RandomFlip(horizontal=True, vertical=True), RandomRotate90()]
-    loader = DataLoader(train, config, BATCH_SIZE, transforms=augment, shuffle=True)
-    model = MaskRCNN(config)
+    loader = DataLoader(train, model.config, BATCH_SIZE, transforms=augment, shuffle=True)
     model.compile(keras.optimizers.AdamW(LEARNING_RATE, weight_decay=1e-4, beta_2=0.99, global_clipnorm=5.0))
     metrics = train_model(
         model,

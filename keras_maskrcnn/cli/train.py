@@ -112,6 +112,8 @@ def _model_to_train(args, dataset):
 
 def _config_fields(args, dataset):
     """The fields of MaskRCNNConfig that options and dataset set."""
+    from keras_maskrcnn.config import CASCADE_IOUS
+
     most = max(100, dataset.max_instances)  # dense images need more than COCO's 100
     optional = ("backbone", "norm", "roi_samples", "mask_samples")
     return {
@@ -126,6 +128,7 @@ def _config_fields(args, dataset):
         "max_detections": args.max_detections or most,
         **pixel_fields(args),
         **_branch_field(args, dataset),
+        **({"cascade_ious": CASCADE_IOUS} if args.cascade else {}),
         **{name: getattr(args, name) for name in optional if getattr(args, name)},
     }
 
@@ -145,7 +148,7 @@ def _pretrained_model(args, fields):
     if fields.get("backbone", "").startswith("keras:"):
         return _keras_model(args, fields)
     if args.weights == "coco":
-        _check_branches(args)
+        _check_heads(args)
     if args.weights in ("coco", "imagenet"):
         return getattr(zoo, args.architecture)(weights=args.weights, seed=args.seed, **fields)
     path = published.local_path(args.weights)
@@ -156,8 +159,13 @@ def _pretrained_model(args, fields):
     return model
 
 
-def _check_branches(args):
-    """Torchvision's published detectors have one branch each."""
+def _check_heads(args):
+    """Torchvision's published detectors have one box head and one branch each."""
+    if args.cascade:
+        raise ValueError(
+            "--weights coco is of a model with one box head. Received --cascade. For a cascade start from --weights "
+            "imagenet, or from a .pkl of Detectron2's cascade_mask_rcnn."
+        )
     theirs = ["keypoints" if args.architecture.startswith("keypoint") else "mask"]
     if args.branches and args.branches != theirs:
         raise ValueError(

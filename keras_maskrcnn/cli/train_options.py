@@ -198,6 +198,13 @@ MODEL = (
         nargs="+",
         metavar="BRANCH",
     ),
+    Option(
+        "--cascade",
+        "three box heads in a row, each on the boxes of the one before: better boxes, slower (Cai and Vasconcelos "
+        "2018). Not with --weights coco",
+        False,
+        bool,
+    ),
     *SIZES,
     *PIXELS,
     Option(

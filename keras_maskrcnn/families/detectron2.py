@@ -1,4 +1,4 @@
-"""Detectron2's Mask, Keypoint and PointRend R-CNNs with a ResNet and a pyramid, by the names of its model zoo.
+"""Detectron2's Mask, Keypoint, PointRend and Cascade R-CNNs with a ResNet and a pyramid, by the names of its model zoo.
 
 Read from facebookresearch/detectron2 at 02b5c4e2: `config/defaults.py`, `configs/Base-RCNN-FPN.yaml`, and the file of
 each name below. Its pixels are BGR: the weights are turned to RGB when they are read, so mean and deviation stand here
@@ -67,6 +67,8 @@ _KEYPOINTS = {
     "rpn_smooth_l1_beta": 0.0,
     "train_post_nms": 1500,
 }
+# configs/Misc/cascade_mask_rcnn_R_50_FPN_{1x,3x}.yaml; ROI_BOX_CASCADE_HEAD.IOUS
+_CASCADE = {"cascade_ious": (0.5, 0.6, 0.7), "train_post_nms": 2000}
 _PERSON = {"class_names": ("person",), "category_ids": (1,)}
 
 # Name of a config -> what it changes of the above.
@@ -84,6 +86,7 @@ CONFIGS = {
     "scratch_mask_rcnn_R_50_FPN_9x_syncbn": _BATCH | _SCRATCH | {"stride_in_1x1": False, "pixel_std": DEVIATION},
     **{f"mask_rcnn_R_50_FPN_{epochs}ep_LSJ": _LSJ for epochs in (100, 200, 400)},
     **{f"mask_rcnn_R_101_FPN_{epochs}ep_LSJ": _LSJ | _R101 for epochs in (100, 200, 400)},
+    **{f"cascade_mask_rcnn_R_50_FPN_{length}": _CASCADE for length in ("1x", "3x")},
 }
 CONFIGS |= {
     f"keypoint_rcnn_{trunk}": {**_KEYPOINTS, **fields}

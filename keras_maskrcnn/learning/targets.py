@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_maskrcnn import backend
 from keras_maskrcnn.geometry.boxes import encode_boxes, pairwise_ioa, pairwise_iou
-from keras_maskrcnn.learning.matching import BELOW, ignore_crowds, match
+from keras_maskrcnn.learning.matching import BELOW, BETWEEN, ignore_crowds, match
 from keras_maskrcnn.learning.sampling import order_samples, sample
 
 
@@ -101,9 +101,29 @@ def roi_targets(
     negative = ops.logical_and(assigned == BELOW, candidates_valid)
     positive, negative = sample(noise, positive, negative, num_samples, positive_fraction)
     indices, valid = order_samples(noise, positive, negative, num_samples)
-    rois = backend.gather_each(candidates, indices)
-    matched = ops.maximum(backend.gather_each(assigned, indices), 0)
     positive = ops.logical_and(backend.gather_each(positive, indices), valid)
+    rois, assigned = (backend.gather_each(values, indices) for values in (candidates, assigned))
+    return _labelled(rois, valid, positive, assigned, truth, num_classes, box_weights)
+
+
+def match_rois(rois, valid, truth, *, num_classes, iou, box_weights, crowd_ioa):
+    """Match the RoIs of a further stage of a cascade, all of them (Cai and Vasconcelos 2018, section 4.2).
+
+    Args:
+        rois: float (B, S, 4), network pixels, the boxes of the stage before. valid: bool (B, S).
+        truth, num_classes, iou, box_weights, crowd_ioa: as for `roi_targets`.
+
+    Returns:
+        dict as of `roi_targets`, rows in the order of `rois`. RoIs in crowds are not valid.
+    """
+    assigned = _assign(rois, truth, iou, iou, False, crowd_ioa)
+    valid = ops.logical_and(valid, assigned != BETWEEN)
+    return _labelled(rois, valid, ops.logical_and(valid, assigned >= 0), assigned, truth, num_classes, box_weights)
+
+
+def _labelled(rois, valid, positive, assigned, truth, num_classes, box_weights):
+    """RoIs with what the heads should make of them: the dict that `roi_targets` returns."""
+    matched = ops.maximum(assigned, 0)
     boxes = backend.gather_each(ops.cast(truth["gt_boxes"], "float32"), matched)
     labels = backend.gather_each(ops.cast(truth["gt_labels"], "int32"), matched)
     deltas = encode_boxes(boxes, rois, box_weights)

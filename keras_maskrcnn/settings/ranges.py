@@ -21,6 +21,7 @@ def check_values(config, imagenet_mean):
     _check_pixels(config, imagenet_mean)
     _check_ranges(config)
     _check_geometry(config)
+    _check_cascade(config)
     _check_tuned(config)
 
 
@@ -144,6 +145,17 @@ def _check_geometry(config):
     ):  # fmt: skip
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} must lie in 0..1. Received: {getattr(config, name)}. Correct it.")
+
+
+def _check_cascade(config):
+    """Stages cost as much as the first one each, and the paper finds no use for a fourth."""
+    ious = config.cascade_ious
+    if ious and not (2 <= len(ious) <= 5 and ious[0] == config.roi_iou and all(0 <= iou <= 1 for iou in ious)):
+        raise ValueError(
+            "cascade_ious holds an IoU in 0..1 for each of two to five stages, and begins with roi_iou. "
+            f"Received: cascade_ious={repr(ious)[:200]}, roi_iou={config.roi_iou}. The paper has (0.5, 0.6, 0.7) and "
+            "0.5; () is one stage."
+        )
 
 
 def _check_tuned(config):

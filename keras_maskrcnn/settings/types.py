@@ -17,6 +17,7 @@ _ENTRIES = {  # field of several entries -> the type of each
     "anchor_ratios": float,
     "rpn_box_weights": float,
     "box_weights": float,
+    "cascade_ious": float,
     "class_thresholds": float,
     "calibration": tuple,
 }

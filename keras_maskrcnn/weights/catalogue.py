@@ -39,6 +39,8 @@ DETECTRON2_PLACES = {
     "keypoint_rcnn_R_50_FPN_3x": ("COCO-Keypoints", "137849621"),
     "keypoint_rcnn_R_101_FPN_3x": ("COCO-Keypoints", "138363331"),
     "keypoint_rcnn_X_101_32x8d_FPN_3x": ("COCO-Keypoints", "139686956"),
+    "cascade_mask_rcnn_R_50_FPN_1x": ("Misc", "138602847"),
+    "cascade_mask_rcnn_R_50_FPN_3x": ("Misc", "144998488"),
     "pointrend_rcnn_R_50_FPN_1x": (_POINTREND, "164254221"),
     "pointrend_rcnn_R_50_FPN_3x": (_POINTREND, "164955410"),
     "pointrend_rcnn_R_101_FPN_3x": (_POINTREND, "28119983"),

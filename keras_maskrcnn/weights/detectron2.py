@@ -1,4 +1,4 @@
-"""Detectron2's names and layout: Mask, Keypoint and PointRend R-CNNs with a ResNet and a pyramid.
+"""Detectron2's names and layout: Mask, Keypoint, PointRend and Cascade R-CNNs with a ResNet and a pyramid.
 
 They are the tensors of its zoo's `.pkl` and its users' `.pth` files.
 
@@ -43,6 +43,11 @@ _RULES = (
     (f"{_ROI}.box_head.fc#", f"{_ROI}.box_head.fc#", (-5,)),
     (f"{_ROI}.box_head.#.0", f"{_ROI}.box_head.conv#", (1,)),
     (f"{_ROI}.box_head.#.1", f"{_ROI}.box_head.conv#.norm", (1,)),
+    (f"{_ROI}.box_heads.#.fc#", f"{_ROI}.box_head.#.fc#", (0, -5)),
+    (f"{_ROI}.box_heads.#.#.0", f"{_ROI}.box_head.#.conv#", (0, 1)),
+    (f"{_ROI}.box_heads.#.#.1", f"{_ROI}.box_head.#.conv#.norm", (0, 1)),
+    (f"{_ROI}.box_predictors.#.cls_score", f"{_ROI}.box_predictor.#.cls_score", (0,)),
+    (f"{_ROI}.box_predictors.#.bbox_pred", f"{_ROI}.box_predictor.#.bbox_pred", (0,)),
     (f"{_ROI}.mask_head.#.0", f"{_ROI}.mask_head.mask_fcn#", (1,)),
     (f"{_ROI}.mask_head.#.1", f"{_ROI}.mask_head.mask_fcn#.norm", (1,)),
     (f"{_ROI}.mask_predictor.conv5_mask", f"{_ROI}.mask_head.deconv", ()),
@@ -68,6 +73,8 @@ ZOO = {
     "a3ec72": "mask_rcnn_R_101_FPN_3x",
     "2d9806": "mask_rcnn_X_101_32x8d_FPN_3x",
     "62ca52": "mask_rcnn_R_50_FPN_noaug_1x",
+    "e9d89b": "cascade_mask_rcnn_R_50_FPN_1x",
+    "480dd8": "cascade_mask_rcnn_R_50_FPN_3x",
     "af9cf5": "mask_rcnn_R_50_FPN",
     "571f7c": "LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x",
     "824ab5": "LVISv0.5-InstanceSegmentation/mask_rcnn_R_101_FPN_1x",
@@ -105,13 +112,13 @@ def recognises(state):
 def table(model):
     """The weights of a model under Detectron2's names, in the order of torchvision's table."""
     renaming = _ONE_CONV if len(model.rpn.convs) == 1 else _MORE_CONVS
-    convs = len(model.box_head.convs)
+    convs = len(model.box_head.stages()[0].convs)
     entries = []
     for entry in tensor_table(model):
         # Torchvision counts the layers of a head with convolutions: convolutions, flattening, then dense and ReLU.
         name = re.sub(
-            rf"^{_ROI}\.box_head\.(\d+)\.(weight|bias)$",
-            lambda found: f"{_ROI}.box_head.fc{6 + (int(found[1]) - convs - 1) // 2}.{found[2]}",
+            rf"^{_ROI}\.(box_head|box_heads\.\d+)\.(\d+)\.(weight|bias)$",
+            lambda found: f"{_ROI}.{found[1]}.fc{6 + (int(found[2]) - convs - 1) // 2}.{found[3]}",
             entry.name,
         )
         changes = {"name": renaming.theirs(name), "background": "last", "reversed_channels": entry.first}
@@ -164,6 +171,7 @@ def read_config(state, source, name=None, overrides=()):
     notes = _origin_notes(chosen, name, known, source)
     found |= {"norm": recipe.CONFIGS[chosen].get("norm", "frozen_batch"), **_head_norm(state)}
     found["branches"] = tuple(_with_options(branch) for branch in found["branches"])
+    found["cascade_ious"] = recipe.CONFIGS[chosen].get("cascade_ious", ())
     if name is None and known is None:
         beside, notes = _beside(source, found, notes)
         found |= beside
@@ -196,14 +204,18 @@ def _usual_config(found, state):
             "Name a config that has the same arithmetic."
         )
     if found["head_norm"] is None:
-        return f"{_kind(found)}_rcnn_{trunk}_FPN_3x"
+        kind = _kind(found, state)
+        # The zoo's only cascade has an R50; that of an R101 differs in depth alone.
+        return f"{kind}_rcnn_{'R_50' if (kind, trunk) == ('cascade_mask', 'R_101') else trunk}_FPN_3x"
     if _head_norm(state)["head_norm"] == "group":
         return f"mask_rcnn_{trunk}_FPN_3x_gn"
     return f"mask_rcnn_{trunk}_FPN_100ep_LSJ" if found["rpn_convs"] == 2 else f"mask_rcnn_{trunk}_FPN_3x_syncbn"
 
 
-def _kind(found):
-    """The first word of a config's name. One with masks and keypoints is not in the zoo."""
+def _kind(found, state):
+    """The first words of a config's name. One with masks and keypoints is not in the zoo."""
+    if f"{_ROI}.box_predictor.0.cls_score.weight" in state:
+        return "cascade_mask"
     known = tuple(branch.name for branch in found["branches"])
     return {("keypoints",): "keypoint", ("pointrend",): "pointrend"}.get(known, "mask")
 

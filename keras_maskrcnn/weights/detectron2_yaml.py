@@ -67,6 +67,13 @@ OF_BRANCHES = {  # branch -> what its config must say
         "MODEL.ROI_KEYPOINT_HEAD.NAME": ("KRCNNConvDeconvUpsampleHead",),
     },
 }
+_WEIGHTS = [[float(stage * weight) for weight in (10, 10, 5, 5)] for stage in (1, 2, 3)]
+CASCADE = {  # instead of FIXED's
+    "MODEL.ROI_HEADS.NAME": ("CascadeROIHeads",),
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": (True,),
+    "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": (_WEIGHTS,),
+}
+_CASCADE_IOUS = "MODEL.ROI_BOX_CASCADE_HEAD.IOUS"
 _NEEDED = ("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS.NUM_CLASSES")
 
 
@@ -177,7 +184,7 @@ def fields_of(content, path, found):
 
     Args:
         content: from `read_config_yaml`. path: of the file, for messages.
-        found: dict of the fields that the tensors show: backbone, num_classes, branches.
+        found: dict of the fields that the tensors show: backbone, num_classes, branches, cascade_ious.
 
     Returns:
         dict.
@@ -193,7 +200,8 @@ def fields_of(content, path, found):
             "of the training, or move it away."
         )
     branches = [branch.name for branch in found["branches"]]
-    fixed = FIXED | {
+    cascade = bool(found["cascade_ious"])
+    fixed = (FIXED | CASCADE if cascade else FIXED) | {
         "MODEL.RESNETS.DEPTH": (int(re.search(r"\d+", found["backbone"])[0]),),
         "MODEL.ROI_HEADS.NUM_CLASSES": (found["num_classes"],),
         "MODEL.MASK_ON": (False,),
@@ -208,6 +216,8 @@ def fields_of(content, path, found):
     if _has(content, _THRESHOLDS):
         low, high = _converted(content, path, _THRESHOLDS, _two_numbers)
         fields |= {"rpn_negative_iou": low, "rpn_positive_iou": high}
+    if cascade and _has(content, _CASCADE_IOUS):
+        fields["cascade_ious"] = _converted(content, path, _CASCADE_IOUS, _numbers)
     if "mask" in branches and _has(content, "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"):
         side = _converted(content, path, "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", _size)
         fields |= {"mask_pool_size": side, "mask_size": 2 * side}

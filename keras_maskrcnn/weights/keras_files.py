@@ -124,7 +124,7 @@ def _weights_file(path, folder):
 
 def _predictors(config):
     """A pattern for the datasets of the layers with one output per class."""
-    layers = ["box_head/classes", "box_head/deltas"]
+    layers = ["box_head/classes", "box_head/deltas", r"box_head/stage\d+/classes"]  # a cascade's deltas are of no class
     layers += [f"{branch.name}_head/{layer}" for branch in config.branches for layer in branch.class_layers]
     return re.compile(rf"(^|/)({'|'.join(layers)})/")
 

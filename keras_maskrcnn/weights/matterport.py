@@ -81,14 +81,14 @@ def _check_parts(model):
     faults = []
     if not isinstance(model.backbone, ResNet):
         faults.append(f"backbone={config.backbone!r}")
-    wanted = {"rpn_convs": 1, "box_convs": 0, "box_fcs": 2, "mask_convs": 4}
+    wanted = {"rpn_convs": 1, "box_convs": 0, "box_fcs": 2, "mask_convs": 4, "cascade_ious": ()}
     faults += [f"{name}={getattr(config, name)}" for name, value in wanted.items() if getattr(config, name) != value]
     faults += [f"{name}='group'" for name in ("norm", "head_norm", "fpn_norm") if getattr(config, name) == "group"]
     if [branch.name for branch in config.branches] != ["mask"]:
         faults.append(f"branches={config.branches}")
     if faults:
         raise ValueError(
-            "Matterport's weights fit a ResNet with batch norm or none, one RPN convolution, two dense "
+            "Matterport's weights fit a ResNet with batch norm or none, one RPN convolution, one box head of two dense "
             f"layers and four mask convolutions. Received {', '.join(faults)}. Take MaskRCNNConfig.matterport."
         )
 

@@ -15,6 +15,7 @@ from keras_maskrcnn.weights.limits import LARGEST_UNUSED_SIZE
 _SIZES = {
     "pyramid": ("backbone.fpn.inner_blocks.0.0.weight", 4, 0),
     "box": ("roi_heads.box_predictor.cls_score.weight", 2, 1),
+    "stage": ("roi_heads.box_predictors.0.cls_score.weight", 2, 1),  # of a cascade
     "mask": ("roi_heads.mask_head.0.0.weight", 4, 0),
     "keypoint": ("roi_heads.keypoint_head.0.weight", 4, 0),
 }
@@ -24,6 +25,9 @@ _AXES = (
     (r"rpn\.head\.conv\.\d+\.0\.weight", ("pyramid", "pyramid", None, None)),
     (r"roi_heads\.box_head\.\d+\.0\.weight", ("pyramid", "pyramid", None, None)),
     (r"roi_heads\.box_head\.(fc)?\d+\.weight", ("box", None)),
+    (r"roi_heads\.box_heads\.\d+\.\d+\.0\.weight", ("pyramid", "pyramid", None, None)),
+    (r"roi_heads\.box_heads\.\d+\.(fc)?\d+\.weight", ("stage", None)),
+    (r"roi_heads\.box_predictors\.\d+\.cls_score\.weight", (None, "stage")),
     (r"roi_heads\.mask_head\.[1-9]\d*\.0\.weight", ("mask", "mask", None, None)),
     (r"roi_heads\.mask_predictor\.conv5_mask\.weight", ("mask", "mask", None, None)),
     (r"roi_heads\.keypoint_head\.[1-9]\d*\.weight", ("keypoint", "keypoint", None, None)),

@@ -42,7 +42,7 @@ def tensor_table(model):
 
     Returns:
         List of Entry. Layers that torchvision does not have (a second deconvolution for 56x56 masks, more fully
-        connected layers) continue its numbering.
+        connected layers) continue its numbering. The heads of a cascade are `box_heads.0`, `box_predictors.0`, ...
 
     Raises:
         ValueError: for a model with another backbone, which torchvision has no names for.
@@ -56,7 +56,7 @@ def tensor_table(model):
         *_backbone(model.backbone),
         *_pyramid(model.fpn),
         *_rpn(model.rpn),
-        *_box_head(model.box_head),
+        *_box_heads(model.box_head.stages()),
         *_branches(model),
     ]
 
@@ -86,8 +86,15 @@ def _rpn(rpn):
     yield from _with_bias(rpn.deltas, "rpn.head.bbox_pred", "conv")
 
 
-def _box_head(head):
-    prefix = "roi_heads.box_head"
+def _box_heads(heads):
+    if len(heads) == 1:
+        yield from _box_head(heads[0], "roi_heads.box_head", "roi_heads.box_predictor")
+        return
+    for number, head in enumerate(heads):
+        yield from _box_head(head, f"roi_heads.box_heads.{number}", f"roi_heads.box_predictors.{number}")
+
+
+def _box_head(head, prefix, predictor):
     for index, conv in enumerate(head.convs):
         yield from _numbered(conv, f"{prefix}.{index}")
     for index, fc in enumerate(head.fcs):
@@ -95,8 +102,9 @@ def _box_head(head):
         name = f"{prefix}.{len(head.convs) + 1 + 2 * index}" if head.convs else f"{prefix}.fc{6 + index}"
         pooled = () if index else (head.pool_size, head.pool_size, head.channels)
         yield from _with_bias(fc, name, "dense" if index else "flat", pooled)
-    yield from _with_bias(head.classes, "roi_heads.box_predictor.cls_score", "dense", classes="scores")
-    yield from _with_bias(head.deltas, "roi_heads.box_predictor.bbox_pred", "dense", classes="boxes")
+    yield from _with_bias(head.classes, f"{predictor}.cls_score", "dense", classes="scores")
+    boxes = None if head.class_agnostic else "boxes"
+    yield from _with_bias(head.deltas, f"{predictor}.bbox_pred", "dense", classes=boxes)
 
 
 def _branches(model):
@@ -197,6 +205,11 @@ def torchvision_state_dict(model):
     Raises:
         ValueError: torchvision has no such architecture.
     """
+    if model.config.cascade_ious:
+        raise ValueError(
+            "Torchvision's Mask R-CNN has one box head: cascade_ious must be () to be exported. Received: cascade_ious="
+            f"{model.config.cascade_ious}. Save and load the model as .keras or .weights.h5."
+        )
     for branch in model.config.branches:
         branch.check_torchvision_export(model.config)
     return {
@@ -262,6 +275,8 @@ def read_architecture(state):
     if is_classifier(state):
         return {"backbone": depths[0]}
     head, predictor = "roi_heads.box_head", "roi_heads.box_predictor"
+    if f"{predictor}s.0.cls_score.weight" in state:  # a cascade, whose heads have one size
+        head, predictor = f"{head}s.0", f"{predictor}s.0"
     needed = [f"{predictor}.cls_score.weight", "backbone.fpn.inner_blocks.0.0.weight"]
     missing = [name for name in needed if name not in state]
     check_state_sizes(state)

@@ -116,7 +116,7 @@ def config_for_state(state, overrides=(), all_rows=False, source="state dict", a
 # What a weight file determines of a config, whatever the arithmetic.
 _STRUCTURE = (
     "num_classes", "class_names", "category_ids", "backbone", "fpn_channels", "box_features", "mask_convs",
-    "mask_channels", "branches",
+    "mask_channels", "branches", "cascade_ious",
 )  # fmt: skip
 
 
