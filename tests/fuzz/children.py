@@ -24,7 +24,7 @@ from . import doors, inputs, judge
 
 SECONDS = 10  # of the processor, for a case
 WAITED = 120  # seconds on the clock, for a case that waits for something
-MEMORY = 2 * 2**30  # resident bytes of a child
+MEMORY = 2 * 2**30  # anonymous resident bytes of a child
 _SPACE = 4 * 2**30  # address space: what numpy asks for at once
 _POLL = 0.05
 _TRACE = "trace.txt"  # where a child writes what it did when it died
@@ -189,10 +189,12 @@ def _space_now():
 
 
 def _resident(pid):
+    """Anonymous resident bytes of a process. Pages of files, which a child reads anew, would make it smaller at first."""
     try:
-        return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-    except (OSError, IndexError):
+        lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
         return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
 
 
 def _used(pid):
