@@ -189,7 +189,7 @@ def _space_now():
 
 
 def _resident(pid):
-    """Anonymous resident bytes of a process. Pages of files, which a child reads anew, would make it smaller at first."""
+    """Anonymous resident bytes of a process: a child begins without the pages of files that its parent has read."""
     try:
         lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
