@@ -320,5 +320,3 @@ def test_it_trains_on_shapes(tmp_path):
     history = model.fit(km.DataLoader(dataset, config, 4, canvas=(96, 96)), epochs=15, shuffle=False, verbose=0).history
     for name in BRANCH.losses:
         assert 0 < history[name][-1] < 0.8 * history[name][0], name
-    found = km.evaluate_coco(model, dataset)
-    assert found["segm_AP50"] >= 0.0
