@@ -95,13 +95,30 @@ def test_a_batch_of_three(pair, images, runtime):
 
 
 def assert_same(found, expected):
-    """Compare FoundInstances. Detections of nearly equal scores may change places."""
+    """Compare FoundInstances. Detections of nearly equal scores may change places.
+
+    So may two that overlap, of which NMS keeps the better one: one such pair an image.
+    """
     assert len(found) == len(expected)
+    if not len(found):
+        return
     apart = np.abs(expected.boxes[:, None] - found.boxes[None]).max(-1)
     apart[expected.labels[:, None] != found.labels[None]] = np.inf
-    places = apart.argmin(1) if len(found) else np.zeros(0, int)
-    assert len(set(places)) == len(places)
-    np.testing.assert_allclose(found.boxes[places], expected.boxes, atol=0.01)
-    np.testing.assert_allclose(found.scores[places], expected.scores, atol=1e-4)
-    if len(found):
-        assert (found.masks[places] == expected.masks).mean() >= 0.999
+    rows = np.flatnonzero(apart.min(1) < 0.5)
+    places = apart[rows].argmin(1)
+    assert len(set(places)) == len(places) >= len(found) - 1
+    np.testing.assert_allclose(found.boxes[places], expected.boxes[rows], atol=0.01)
+    np.testing.assert_allclose(found.scores[places], expected.scores[rows], atol=1e-4)
+    assert (found.masks[places] == expected.masks[rows]).mean() >= 0.999
+    for row in set(range(len(expected))) - set(rows):
+        (place,) = set(range(len(found))) - set(places)
+        assert found.labels[place] == expected.labels[row]
+        assert found.scores[place] == pytest.approx(expected.scores[row], abs=1e-4)
+        assert iou(found.boxes[place], expected.boxes[row]) > expected.config.nms_threshold
+
+
+def iou(one, other):
+    """Of two boxes [x1, y1, x2, y2]."""
+    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    common = np.prod(np.maximum(sides, 0))
+    return common / (np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - common)
