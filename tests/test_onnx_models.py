@@ -21,7 +21,8 @@ def resnet18():
     Its boxes move by some per cent, as those of trained models do: deltas of 1 multiply rounding errors by the box.
     """
     model = scatter_weights(km.maskrcnn_resnet18_fpn(3, min_size=192, max_size=256, score_threshold=0.37))
-    model.box_head.deltas.kernel.assign(model.box_head.deltas.kernel * 0.1)
+    for kernel in (model.rpn.deltas.kernel, model.box_head.deltas.kernel):
+        kernel.assign(kernel * 0.1)
     return model
 
 
