@@ -57,7 +57,7 @@ def table(model):
 def _check_parts(model):
     config = model.config
     faults = [] if isinstance(model.backbone, ResNet) else [f"backbone={config.backbone!r}"]
-    wanted = {"rpn_convs": 1, "box_convs": 0, "head_norm": None}
+    wanted = {"rpn_convs": 1, "box_convs": 0, "head_norm": None, "cascade_ious": ()}
     faults += [f"{name}={getattr(config, name)!r}" for name, value in wanted.items() if getattr(config, name) != value]
     faults += [f"norm={config.norm!r}"] if config.norm not in ("frozen_batch", "batch") else []
     if [branch.name for branch in config.branches] != ["mask"]:
