@@ -10,7 +10,7 @@ from ruled import ruled_image, ruled_model, ruled_truth
 import keras_maskrcnn as km
 from keras_maskrcnn.evaluation import causes
 from keras_maskrcnn.evaluation.causes import remedy, summary
-from keras_maskrcnn.evaluation.flow import Boxes, Flow
+from keras_maskrcnn.evaluation.flow import Boxes, Flow, without_padding
 from keras_maskrcnn.evaluation.misses import Miss, MissTable, explain_dataset
 
 pytestmark = pytest.mark.slow_on_jax  # each operator is compiled by itself
@@ -33,6 +33,14 @@ VARIANTS = {
     "agnostic boxes": {"class_agnostic_nms": True, "branches": ()},
     "cascade": {"cascade_ious": (0.5, 0.6, 0.7)},
 }
+
+
+def test_pairs_of_padded_proposals_are_left_out():
+    """On JAX every proposal has pairs; those of padding have no score."""
+    pairs = {"scores": np.array([0.9, 0.2, 0, 0]), "rows": np.array([1, 0, 2, 3]), "boxes": np.arange(16).reshape(4, 4)}
+    left = without_padding(pairs)
+    assert left["rows"].tolist() == [1, 0] and left["boxes"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert without_padding(pairs | {"scores": np.zeros(4)})["rows"].tolist() == [1]  # one is left, as on TensorFlow
 
 
 def explained(model, objects, truth=None, size=(150, 168), **more):

@@ -126,13 +126,14 @@ class Flow:
         agnostic = self.limits["class_agnostic_nms"] or self.model.config.num_classes == 1
         count = int(candidates["scores"].shape[1])
         kept, keep = suppress_pairs(candidates, self.limits["nms_threshold"], agnostic, count)
-        self.candidates = _of_image(candidates)
+        self.candidates = without_padding(_of_image(candidates))
         self.kept = ops.convert_to_numpy(kept)[0][ops.convert_to_numpy(keep)[0]]
 
     def _all_pairs(self, classified):
         num_pairs = int(np.prod(classified["class_logits"].shape[1:]))
         numbers = {name: self.limits[name] for name in _OF_PAIRS}
-        return _of_image(rank_pairs(**classified, **numbers, score_threshold=0.0, candidates=num_pairs))
+        pairs = rank_pairs(**classified, **numbers, score_threshold=0.0, candidates=num_pairs)
+        return without_padding(_of_image(pairs))
 
     def classify(self, boxes):
         """What the heads would make of other boxes: pairs as in `pairs`, `rows` of these boxes (n, 4)."""
@@ -172,6 +173,12 @@ def _thresholds(limits, num_classes):
     if limits["class_thresholds"] is not None:
         thresholds = np.maximum(thresholds, np.ravel(ops.convert_to_numpy(limits["class_thresholds"])))
     return thresholds
+
+
+def without_padding(pairs):
+    """Pairs up to the last that has a score, at least one: on JAX, sizes are fixed and padded proposals have pairs."""
+    count = max(1, int((pairs["scores"] > 0).sum()))
+    return {name: values[:count] for name, values in pairs.items()}
 
 
 def _of_image(ranked):
