@@ -31,6 +31,7 @@ def main():
     parser.add_argument("--add", type=float, default=0.1, help="share of the training images that is added")
     parser.add_argument("--pool", type=int, help="of images to choose from, random ones of the rest; default: all")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0, help="to go on where another run ended")
     parser.add_argument("--steps", type=int, default=400, help="of the training on the first images")
     parser.add_argument("--more-steps", type=int, help="of each training with added images; default: half of --steps")
     parser.add_argument("--batch", type=int, default=4)
@@ -45,7 +46,7 @@ def main():
         places = np.unique(np.linspace(0, len(val) - 1, args.val_count).round().astype(int))
         val = subset(val, places.tolist(), "validation")
     trainer = Trainer(train, val, args)
-    report([one_seed(trainer, train, args, seed) for seed in range(args.seeds)])
+    report([one_seed(trainer, train, args, seed) for seed in range(args.first_seed, args.first_seed + args.seeds)])
 
 
 def one_seed(trainer, train, args, seed):
