@@ -1,5 +1,6 @@
 """Keypoints: names, how they move, targets, loss, decoding, evaluation; a tiny model that trains, draws and exports."""
 
+import itertools
 import json
 
 import keras
@@ -13,7 +14,7 @@ import keras_maskrcnn as km
 from keras_maskrcnn.branches import KeypointBranch, describe, resolve
 from keras_maskrcnn.branches.keypoint_head import decode_keypoints, keypoint_loss, keypoint_targets
 from keras_maskrcnn.branches.keypoint_names import PERSON, mirror_pairs
-from keras_maskrcnn.data.figures import JOINTS, SKELETON, generate_figures
+from keras_maskrcnn.data.figures import JOINTS, SKELETON, draw_figures, generate_figures
 from keras_maskrcnn.data.loading.batches import BatchMaker
 from keras_maskrcnn.inference.found import FoundInstances
 
@@ -228,6 +229,24 @@ def test_figures_have_their_joints_on_them(tmp_path):
     assert count >= 12
     with pytest.raises(ValueError, match="64 pixels per side are needed. Received num_images=1.*image_size=32"):
         generate_figures(tmp_path, 1, 32)
+
+
+def test_figures_can_be_told_apart():
+    """By their colours, and by NMS: what is no figure's fault is no figure's miss."""
+    pairs = 0
+    for seed in range(20):
+        picture, masks, _ = draw_figures(96, 2, np.random.default_rng(seed))
+        colors = [picture[mask].mean(axis=0) for mask in (*masks, ~np.any(masks, axis=0))]
+        for i, j in itertools.combinations(range(len(colors)), 2):
+            assert np.abs(colors[i] - colors[j]).max() > 70, seed  # 80, but for noise and clipping
+        if len(masks) == 2:
+            boxes = [[*np.argwhere(mask).min(0), *(np.argwhere(mask).max(0) + 1)] for mask in masks]
+            sides = np.minimum(*np.array(boxes)[:, 2:]) - np.maximum(*np.array(boxes)[:, :2])
+            areas = [(y2 - y) * (x2 - x) for y, x, y2, x2 in boxes]
+            common = np.prod(np.maximum(sides, 0))
+            assert common / (sum(areas) - common) <= 0.45, seed  # 0.4, before the later one hides a part of the earlier
+            pairs += 1
+    assert pairs >= 5
 
 
 # The network's functions ------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pathlib
 
 import numpy as np
 from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
 
 from keras_maskrcnn.geometry import rle
 from keras_maskrcnn.geometry.extents import filled_box
@@ -18,6 +19,7 @@ from keras_maskrcnn.host.files import write_text
 JOINTS = ("head", "hip", "left_hand", "right_hand", "left_foot", "right_foot")
 SKELETON = (("head", "hip"), ("head", "left_hand"), ("head", "right_hand"), ("hip", "left_foot"), ("hip", "right_foot"))
 _ATTEMPTS = 20
+_MOST = 0.4  # IoU of the boxes of two figures
 _FINE = 4  # figures are drawn so many times larger, then sampled
 
 
@@ -25,8 +27,8 @@ def generate_figures(directory, num_images, image_size=128, seed=0, max_figures=
     """Write a dataset of stick figures. The same arguments give the same files.
 
     Each figure faces the viewer, so that its left hand and foot are at the right of its body's axis. It is leaned by up
-    to 35 degrees; sizes, limbs and colours vary. Joints that a later figure hides have visibility 1. Figures lie inside
-    the image.
+    to 35 degrees; sizes, limbs and colours vary; colours can be told apart. Joints that a later figure
+    hides have visibility 1. Figures lie inside the image, and the boxes of two have an IoU of at most 0.4.
 
     Args:
         directory: output folder for `annotations.json` and `images/*.png`; created if needed.
@@ -73,26 +75,37 @@ def draw_figures(side, max_figures, rng):
     """
     background = rng.uniform(0, 255, 3)
     picture = background + rng.normal(0, 12, (side, side, 3))
-    masks, joints = [], []
+    masks, joints, colors = [], [], [background]
     for _ in range(rng.integers(1, max_figures + 1)):
         mask, points = _place(side, masks, rng)
         if mask is None:
             continue
         masks = [earlier & ~mask for earlier in masks] + [mask]
         joints.append(points)
-        picture[mask] = _color_unlike(background, rng) + rng.normal(0, 12, (mask.sum(), 3))
+        colors.append(_color_unlike(colors, rng))
+        picture[mask] = colors[-1] + rng.normal(0, 12, (mask.sum(), 3))
     joints = [np.column_stack([points, _visibility(points, mask)]) for points, mask in zip(joints, masks, strict=True)]
     return np.clip(picture, 0, 255).astype(np.uint8), masks, joints
 
 
 def _place(side, masks, rng):
-    """(mask, joints (6, [x, y])) of a figure that hides at most a quarter of each earlier one, or (None, None)."""
+    """(mask, joints (6, [x, y])) of a figure that has room beside the earlier ones, or (None, None).
+
+    It hides at most a quarter of each, and their boxes have an IoU of at most 0.4: of more, NMS leaves one figure.
+    """
     for _ in range(_ATTEMPTS):
         points, width = _figure(side, rng)
         mask = _drawn(points, width, side)
-        if all((earlier & mask).sum() <= earlier.sum() / 4 for earlier in masks):
+        if all((earlier & mask).sum() <= earlier.sum() / 4 and _box_iou(earlier, mask) <= _MOST for earlier in masks):
             return mask, points
     return None, None
+
+
+def _box_iou(one, other):
+    """IoU of the boxes of two masks, bool (side, side)."""
+    corners = np.array([filled_box(one), filled_box(other)], np.float64)
+    boxes = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
+    return coco_mask.iou(boxes[:1], boxes[1:], [0])[0, 0]
 
 
 def _figure(side, rng):
@@ -133,12 +146,14 @@ def _visibility(points, mask):
     return np.where(mask[rows, columns], 2, 1)
 
 
-def _color_unlike(background, rng):
-    """A colour that differs from the background by at least 80 of 255 in some channel."""
-    while True:
-        color = rng.uniform(0, 255, 3)
-        if np.abs(color - background).max() > 80:
-            return color
+def _color_unlike(others, rng):
+    """A colour that differs from each of the others, (n, 3), by at least 80 of 255 in some channel.
+
+    With many others, there may be none: after some attempts the one that differs most.
+    """
+    colors = rng.uniform(0, 255, (_ATTEMPTS, 3))
+    least = np.abs(colors[:, None] - np.array(others)).max(axis=-1).min(axis=1)
+    return colors[np.argmax(np.minimum(least, 80))]
 
 
 def _annotation(number, image_id, mask, joints):

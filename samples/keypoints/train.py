@@ -10,7 +10,7 @@ import keras_maskrcnn as km
 from keras_maskrcnn.branches import KeypointBranch
 
 IMAGE_SIZE = 96  # pixels a side
-NUM_TRAIN, NUM_VAL = 1000, 60
+NUM_TRAIN, NUM_VAL = 4000, 60
 TRAIN_SEED, VAL_SEED = 1, 2  # different seeds: no validation image is trained on
 
 
@@ -33,7 +33,6 @@ def figures_config(dataset):
         test_pre_nms=200,
         test_post_nms=50,
         roi_samples=32,
-        roi_positive_fraction=0.5,
         roi_aligned=True,
         box_features=256,
         max_detections=20,
