@@ -220,8 +220,8 @@ def _mmdetection(version, **style):
 
 
 def small_tensorpack(name="COCO-MaskRCNN-R50FPN2x", **overrides):
-    """(model, rows, state dict) of tensorpack. Group norm has 32 groups."""
-    grouped = {"fpn_channels": 32, "mask_channels": 32} if "GN" in name else {}
+    """(model, rows, state dict) of tensorpack. Group norm has 32 groups: with one channel each no bias would matter."""
+    grouped = {"fpn_channels": 64, "mask_channels": 64} if "GN" in name else {}
     model = km.MaskRCNN(km.MaskRCNNConfig.tensorpack(name, 3, **(SMALL | grouped | overrides)))
     return with_state(model, tensorpack_rows(model))
 
