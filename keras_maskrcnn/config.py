@@ -322,6 +322,11 @@ class MaskRCNNConfig:
         return len(self.pixel_mean)
 
     @property
+    def norms_canvas(self):
+        """Whether the statistics of a norm are of the whole canvas, its padding included: group norm, anywhere."""
+        return "group" in (self.norm, self.head_norm, self.fpn_norm)
+
+    @property
     def lowest_score(self):
         """The least score threshold that makes a difference: with calibration, `score_threshold` is of other scores."""
         return self.score_threshold if self.calibration is None else 0.0

@@ -224,6 +224,8 @@ def test_models_like_those_of_the_zoo():
     config, _ = read_config(deep(pyramid), "mine.npz")
     assert (config.norm, config.head_norm, config.fpn_norm) == ("group", None, "group")
     assert (config.box_convs, config.box_fcs, config.head_norm_place) == (4, 1, "after_relu")
+    plain = dataclasses.replace(config, norm="batch")  # the pyramid's statistics are of the whole canvas, too
+    assert plain.norms_canvas and not dataclasses.replace(plain, fpn_norm=None).norms_canvas
     stages = tensors("COCO-MaskRCNN-R50FPN1xCas")
     for name, words in {
         "cascade_rcnn_stage3/head/fc7/W": "is missing", "cascade_rcnn_stage2/outputs/class/W": r"\(24, 9\)"
