@@ -70,6 +70,8 @@ class MaskRCNNConfig:
         head_norm: None, or a norm as above for the convolutions of FPN and heads, not of the RPN (torchvision v2:
             "batch").
         fpn_norm: a norm of the FPN alone, "none" included; None means that of the heads (matterport: "none").
+        head_norm_place: where the norm of FPN and heads stands: "before_relu" (torchvision, Detectron2), or
+            "after_relu" (tensorpack: convolution with bias, ReLU where there is one, group norm).
         head_norm_epsilon: added to the variance in the norms of FPN and heads (matterport: 1e-3).
         anchor_sizes: square root of the anchor area on P2..P6, pixels (FPN section 4.1).
         anchor_ratios: anchor height over width (FPN section 4.1).
@@ -161,6 +163,7 @@ class MaskRCNNConfig:
     fpn_channels: int = 256
     head_norm: str | None = None
     fpn_norm: str | None = None
+    head_norm_place: str = "before_relu"
     head_norm_epsilon: float = 1e-5
     anchor_sizes: tuple = (32, 64, 128, 256, 512)
     anchor_ratios: tuple = (0.5, 1.0, 2.0)
@@ -290,7 +293,7 @@ class MaskRCNNConfig:
         """Tensorpack's arithmetic, for `km.load_weights` with the `.npz` files of its model zoo.
 
         Args:
-            name: "COCO-MaskRCNN-R50FPN2x" or "COCO-MaskRCNN-R101FPN1x".
+            name: a file of tensorpack's model zoo with a pyramid; `families/tensorpack.py` lists them.
             num_classes: K, background not counted. 80 are COCO's, with their names and ids.
             **overrides: fields of this class.
 
@@ -317,6 +320,11 @@ class MaskRCNNConfig:
     def num_channels(self):
         """Channels of the images: one for each entry of `pixel_mean`."""
         return len(self.pixel_mean)
+
+    @property
+    def norms_canvas(self):
+        """Whether the statistics of a norm are of the whole canvas, its padding included: group norm, anywhere."""
+        return "group" in (self.norm, self.head_norm, self.fpn_norm)
 
     @property
     def lowest_score(self):

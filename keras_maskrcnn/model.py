@@ -76,11 +76,15 @@ class MaskRCNN(keras.Model):
         self.build()
 
     def _make_stages(self, config, backbone):
-        channels, policy, norm = config.fpn_channels, self.dtype_policy, config.head_norm
+        channels, policy = config.fpn_channels, self.dtype_policy
         self.backbone = backbones.make(config, backbone, policy)
-        epsilon = config.head_norm_epsilon
         self.fpn = FeaturePyramid(
-            channels, norm=config.fpn_norm or norm, norm_epsilon=epsilon, name="fpn", dtype=policy
+            channels,
+            norm=config.fpn_norm or config.head_norm,
+            norm_epsilon=config.head_norm_epsilon,
+            norm_place=config.head_norm_place,
+            name="fpn",
+            dtype=policy,
         )
         self.frame = make_frame(config.canvas, config.max_size)
         cells = [cell_anchors(size, config.anchor_ratios, config.anchor_rounding) for size in config.anchor_sizes]

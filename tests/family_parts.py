@@ -4,6 +4,7 @@ A row is (variable, names of its tensors, function of the tensors that gives the
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -120,7 +121,7 @@ def _pair(layer, place, change, rows=same):
 
 
 def tensorpack_rows(model):
-    """The rows of tensorpack, by the lines of its `convert_d2.py`."""
+    """The rows of tensorpack, by the lines of its `convert_d2.py`, and of `modeling/` for group norm."""
     rows = _with_bn(model.backbone.stem, "conv0", lambda array: array[:, :, [2, 1, 0]])
     for group, blocks in enumerate(model.backbone.stages):
         for index, block in enumerate(blocks):
@@ -130,30 +131,56 @@ def tensorpack_rows(model):
             if block.shortcut is not None:
                 rows += _with_bn(block.shortcut, f"{place}/convshortcut")
     for level in range(4):
-        rows += _both(model.fpn.laterals[level].conv, f"fpn/lateral_1x1_c{level + 2}")
-        rows += _both(model.fpn.outputs[level].conv, f"fpn/posthoc_3x3_p{level + 2}")
+        rows += _with_gn(model.fpn.laterals[level], f"fpn/lateral_1x1_c{level + 2}", f"fpn/gn_c{level + 2}")
+        rows += _with_gn(model.fpn.outputs[level], f"fpn/posthoc_3x3_p{level + 2}", f"fpn/gn_p{level + 2}")
     rows += _both(model.rpn.convs[0].conv, "rpn/conv0")
     rows += _both(model.rpn.objectness, "rpn/class") + _both(model.rpn.deltas, "rpn/box")
-    head, masks = model.box_head, model.branch_heads()["mask"]
+    stages, masks = model.box_head.stages(), model.branch_heads()["mask"]
+    if len(stages) == 1:
+        rows += _tensorpack_head(stages[0], "fastrcnn", "fastrcnn/outputs", lambda array: array[..., 4:])
+    else:
+        for number, head in enumerate(stages, start=1):
+            rows += _tensorpack_head(
+                head, f"cascade_rcnn_stage{number}/head", f"cascade_rcnn_stage{number}/outputs", same
+            )
+    for index, conv in enumerate(masks.convs):
+        rows += _with_gn(conv, f"maskrcnn/fcn{index}", f"maskrcnn/gn{index}")
+    return rows + _both(masks.deconvs[0], "maskrcnn/deconv") + _both(masks.logits, "maskrcnn/conv")
+
+
+def _tensorpack_head(head, place, outputs, boxes):
+    rows, dense = [], ["fc"] if head.convs else ["fc6", "fc7"]
+    for index, conv in enumerate(head.convs):
+        rows += _with_gn(conv, f"{place}/conv{index}", f"{place}/gn{index}")
 
     def flat(array):  # rows there: channel, row, column
         cells = [(row, column) for row in range(7) for column in range(7)]
         order = [channel * 49 + row * 7 + column for row, column in cells for channel in range(head.channels)]
         return array[order]
 
-    rows += [(head.fcs[0].kernel, ["fastrcnn/fc6/W"], flat), (head.fcs[0].bias, ["fastrcnn/fc6/b"], same)]
-    rows += _both(head.fcs[1], "fastrcnn/fc7")
-    rows += _both(head.classes, "fastrcnn/outputs/class", lambda array: np.roll(array, -1, -1))
-    rows += _both(head.deltas, "fastrcnn/outputs/box", lambda array: array[..., 4:])
-    for index, conv in enumerate(masks.convs):
-        rows += _both(conv.conv, f"maskrcnn/fcn{index}")
-    return rows + _both(masks.deconvs[0], "maskrcnn/deconv") + _both(masks.logits, "maskrcnn/conv")
+    first, *others = zip(head.fcs, dense, strict=True)
+    rows += [(first[0].kernel, [f"{place}/{first[1]}/W"], flat), (first[0].bias, [f"{place}/{first[1]}/b"], same)]
+    for layer, name in others:
+        rows += _both(layer, f"{place}/{name}")
+    rows += _both(head.classes, f"{outputs}/class", lambda array: np.roll(array, -1, -1))
+    return rows + _both(head.deltas, f"{outputs}/box", boxes)
 
 
 def _with_bn(layer, name, change=same):
-    norm = {"gamma": "gamma", "beta": "beta", "mean/EMA": "moving_mean", "variance/EMA": "moving_variance"}
+    """The trunk's convolutions: without a bias, their batch or group norm inside."""
     rows = [(layer.conv.kernel, [f"{name}/W"], change)]
+    if not hasattr(layer.norm, "moving_mean"):
+        return rows + [(getattr(layer.norm, part), [f"{name}/gn/{part}"], same) for part in ("gamma", "beta")]
+    norm = {"gamma": "gamma", "beta": "beta", "mean/EMA": "moving_mean", "variance/EMA": "moving_variance"}
     return rows + [(getattr(layer.norm, ours), [f"{name}/bn/{theirs}"], same) for theirs, ours in norm.items()]
+
+
+def _with_gn(layer, conv, norm):
+    """The convolutions of pyramid and heads: with a bias, a group norm beside them."""
+    rows = _both(layer.conv, conv)
+    if layer.norm is None:
+        return rows
+    return rows + [(getattr(layer.norm, part), [f"{norm}/{part}"], same) for part in ("gamma", "beta")]
 
 
 def _both(layer, name, change=same):
@@ -192,14 +219,18 @@ def _mmdetection(version, **style):
     return make
 
 
-def small_tensorpack(**overrides):
-    """(model, rows, state dict) of tensorpack."""
-    model = km.MaskRCNN(km.MaskRCNNConfig.tensorpack(num_classes=3, **(SMALL | overrides)))
+def small_tensorpack(name="COCO-MaskRCNN-R50FPN2x", **overrides):
+    """(model, rows, state dict) of tensorpack. Group norm has 32 groups: with one channel each no bias would matter."""
+    grouped = {"fpn_channels": 64, "mask_channels": 64} if "GN" in name else {}
+    model = km.MaskRCNN(km.MaskRCNNConfig.tensorpack(name, 3, **(SMALL | grouped | overrides)))
     return with_state(model, tensorpack_rows(model))
 
 
 FAMILIES = {  # name -> function of fields of the config that gives a model, its rows and a state dict
     "tensorpack": small_tensorpack,
+    "tensorpack gn": functools.partial(small_tensorpack, "COCO-MaskRCNN-R50FPN2xGN"),
+    "tensorpack cascade": functools.partial(small_tensorpack, "COCO-MaskRCNN-R50FPN1xCas"),
+    "tensorpack gn cascade": functools.partial(small_tensorpack, "COCO-MaskRCNN-R50FPN4xGNCasAug"),
     "mmdetection caffe": _mmdetection(2, stride_in_1x1=True, pixel_std=(1.0, 1.0, 1.0)),
     "mmdetection": _mmdetection(3),
     "mmdetection 1": _mmdetection(1),

@@ -12,7 +12,7 @@ from family_parts import FAMILIES, faults
 import keras_maskrcnn as km
 
 pytestmark = pytest.mark.slow_on_jax
-QUICK = ("tensorpack",)  # Detectron2 and matterport have quick tests of their own
+QUICK = ("tensorpack", "tensorpack gn cascade")  # Detectron2 and matterport have quick tests of their own
 
 
 @pytest.fixture(scope="module", params=[n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES])
@@ -40,7 +40,7 @@ def test_every_tensor_goes_to_its_place(family):
     receipt = km.load_weights(model, state)
     assert faults(rows, state) == [] and receipt.complete and not receipt.left_over
     assert {tensor for tensor, _ in receipt.used} == set(state) and len(rows) == len(model.weights)
-    title = "" if name == "torchvision" else name.removesuffix(" caffe")
+    title = "" if name == "torchvision" else re.sub("( caffe| gn| cascade)+$", "", name)
     assert receipt.family.split("/")[0].lower() == title
     assert ("numbers differ" in str(receipt)) == (name == "mmdetection 1")
     assert str(receipt).count("licence:") == (name != "torchvision")

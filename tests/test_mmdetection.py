@@ -1,5 +1,6 @@
 """MMDetection: its configs, what a checkpoint's meta says, and its files. Its tensors are in test_family_tensors.py."""
 
+import dataclasses
 import pickle
 import sys
 import types
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from backend_tools import to_numpy
 from family_parts import FAMILIES, SMALL, TORCH, faults
+from tiny import in_place_of
 
 import keras_maskrcnn as km
 from keras_maskrcnn.geometry.boxes import decode_boxes
@@ -211,3 +213,12 @@ def test_a_checkpoint_loads_into_a_model():
     assert receipt.complete and receipt.family == "MMDetection" and len(receipt.used) == len(rows)
     assert faults(rows, state) == []
     assert not receipt.notes and model.config.fpn_channels == SMALL["fpn_channels"]
+    for fields, words in (
+        ({"cascade_ious": (0.5, 0.6, 0.7)}, r"cascade_ious=\(0.5, 0.6, 0.7\)"),
+        ({"head_norm": "group", "norm": "group"}, "head_norm='group', norm='group'"),
+        ({"rpn_convs": 2, "box_convs": 4, "box_fcs": 1}, "rpn_convs=2, box_convs=4"),
+        ({"branches": ("mask", "keypoints"), "num_classes": 1, "class_names": (), "category_ids": None}, "branches="),
+    ):
+        with in_place_of(model, dataclasses.replace(model.config, **fields)):
+            with pytest.raises(ValueError, match=f"MMDetection's weights fit.*Received {words}.*Take MaskRCNNConfig"):
+                km.load_weights(model, state)

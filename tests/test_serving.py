@@ -113,7 +113,9 @@ def test_where_predictions_depend_on_the_canvas_each_file_gets_its_own(model):
         assert_row_is(answer, row, find(twin, files[row]))
     assert answer["problems"][1] and not answer["valid"][1].any()
     # Group norm takes the canvas into its statistics.
-    assert GraphFunctions(make_model(norm="group")).one_by_one and not GraphFunctions(model).one_by_one
+    for norm in ("norm", "fpn_norm"):
+        assert GraphFunctions(make_model(**{norm: "group"})).one_by_one
+    assert not GraphFunctions(model).one_by_one
 
 
 def test_a_batch_of_no_images_has_no_rows(model, served):

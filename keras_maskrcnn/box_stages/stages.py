@@ -29,6 +29,7 @@ def make_layers(config, policy):
         "features": config.box_features,
         "norm": config.head_norm,
         "norm_epsilon": config.head_norm_epsilon,
+        "norm_place": config.head_norm_place,
     }
     align = MultiLevelRoIAlign(config.box_pool_size, name="box_align", dtype=policy, **config.roi_align)
     if config.cascade_ious:

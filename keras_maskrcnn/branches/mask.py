@@ -73,6 +73,7 @@ class MaskBranch(Branch):
             num_convs=config.mask_convs,
             norm=config.head_norm,
             norm_epsilon=config.head_norm_epsilon,
+            norm_place=config.head_norm_place,
             target_rule=TARGET_RULES[config.mask_targets],
             **self.head_options(config, dtype) | {"max_rois": config.max_mask_rois},
         )

@@ -25,7 +25,7 @@ class MaskHead(BranchHead):
         channels: width of the head.
         pool_size, mask_size: side of the pooled square and of the masks; their ratio is a power of two.
         num_convs: 3x3 convolutions (paper: 4).
-        norm: of the convolutions, or None. norm_epsilon: added to its variance.
+        norm: of the convolutions, or None. norm_epsilon: added to its variance. norm_place: as of ConvNorm.
         target_rule: dict of options of `sample_masks`, a value of `mask.TARGET_RULES`.
         **kwargs: of BranchHead.
     """
@@ -40,15 +40,18 @@ class MaskHead(BranchHead):
         num_convs=4,
         norm=None,
         norm_epsilon=EPSILON,
+        norm_place="before_relu",
         target_rule=None,
         **kwargs,
     ):
         super().__init__(pool_size, **kwargs)
         self.num_classes, self.channels_in, self.channels = num_classes, channels_in, channels
-        self.mask_size, self.num_convs, self.norm, self.norm_epsilon = mask_size, num_convs, norm, norm_epsilon
+        self.mask_size, self.num_convs = mask_size, num_convs
+        self.norm, self.norm_epsilon, self.norm_place = norm, norm_epsilon, norm_place
         self.target_rule = dict(target_rule or {})
+        norm_options = {"norm": norm, "norm_epsilon": norm_epsilon, "norm_place": norm_place}
         self.convs = [
-            ConvNorm(channels, 3, norm=norm, norm_epsilon=norm_epsilon, name=f"conv{i + 1}", dtype=self.dtype_policy)
+            ConvNorm(channels, 3, name=f"conv{i + 1}", dtype=self.dtype_policy, **norm_options)
             for i in range(num_convs)
         ]
         self.deconvs = [
@@ -169,6 +172,7 @@ class MaskHead(BranchHead):
             "num_convs": self.num_convs,
             "norm": self.norm,
             "norm_epsilon": self.norm_epsilon,
+            "norm_place": self.norm_place,
             "target_rule": self.target_rule,
         }
 

@@ -4,11 +4,12 @@ Read from tensorpack/tensorpack, `examples/FasterRCNN/`: `config.py`, `common.py
 are BGR: the weights are turned to RGB when they are read, so mean and deviation stand here as RGB.
 
 Its `finalize_configs` rounds MAX_SIZE up to a multiple of 32: a model that ran through it has max_size=1344.
+What each name changes is in the README there.
 """
 
 from keras_maskrcnn.families.labels import labels_of
 
-# What both have in common, where it differs from MaskRCNNConfig's defaults.
+# What all of them have in common, where it differs from MaskRCNNConfig's defaults.
 ARITHMETIC = {
     "backbone": "resnet50",
     "size_rule": "round",  # CustomResize: int(x + 0.5)
@@ -35,14 +36,30 @@ COMMON = {
     )
 }  # fmt: skip
 # What a model needs so that the weights mean something; a warm start has no more of the above.
-WARM = ("norm", "head_norm")
+WARM = ("norm", "head_norm", "fpn_norm", "head_norm_place", "box_convs", "box_fcs")
 MAX_SIZE = 1333  # PREPROC.MAX_SIZE
 SMALLEST = 16  # pixels: dw and dh are limited to log(MAX_SIZE / 16)
+CASCADE_IOUS = (0.5, 0.6, 0.7)  # CASCADE.IOUS; CASCADE.BBOX_REG_WEIGHTS are 1, 2 and 3 times (10, 10, 5, 5)
+CONV_HEAD = {"box_convs": 4, "box_fcs": 1}  # fastrcnn_4conv1fc_{,gn_}head
+# BACKBONE.NORM=GN, FPN.NORM=GN, fastrcnn_4conv1fc_gn_head, maskrcnn_up4conv_gn_head.
+GROUP_NORM = {"norm": "group", "head_norm": "group", "head_norm_place": "after_relu", **CONV_HEAD}
+_CASCADE = {"cascade_ious": CASCADE_IOUS}  # FPN.CASCADE=True
+_R101 = {"backbone": "resnet101"}
 
 # Name of a config -> what it changes of the above.
 CONFIGS = {
     "COCO-MaskRCNN-R50FPN2x": {},
-    "COCO-MaskRCNN-R101FPN1x": {"backbone": "resnet101"},
+    "COCO-MaskRCNN-R101FPN1x": _R101,
+    "COCO-MaskRCNN-R50FPN2xGN": GROUP_NORM,
+    "COCO-MaskRCNN-R50FPN1xCas": _CASCADE,
+    "COCO-MaskRCNN-R50FPN4xGNCasAug": {**GROUP_NORM, **_CASCADE},
+    "COCO-MaskRCNN-R101FPN3xCasAug": {**_R101, **_CASCADE, "score_threshold": 1e-4},  # TEST.RESULT_SCORE_THRESH
+    "COCO-MaskRCNN-R101FPN9xGNCasAugScratch": {
+        **_R101,
+        **GROUP_NORM,
+        **_CASCADE,
+        "trainable_layers": 5,  # BACKBONE.FREEZE_AT=0
+    },
 }
 
 
@@ -55,8 +72,8 @@ def config_name(name):
     short = str(name).removesuffix(".npz").rsplit("/", 1)[-1]
     if short not in CONFIGS:
         raise ValueError(
-            f"The name of a tensorpack model must be one of {', '.join(CONFIGS)}. Received: {name!r}. Models with "
-            "group norm, with a cascade or without a pyramid are not read."
+            f"The name of a tensorpack model must be one of {', '.join(CONFIGS)}. Received: {name!r}. Models "
+            "without a pyramid (C4) are not read."
         )
     return short
 

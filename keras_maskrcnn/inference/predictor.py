@@ -89,7 +89,7 @@ class Predictor(ImagePredictor):
     def _canvas_is_free(self):
         """Whether an image has the same answer on any canvas: group norm's statistics are of a whole canvas."""
         config, backbone = self.config, getattr(self.model, "backbone", None)
-        own = config.mask_padding and "group" not in (config.norm, config.head_norm)
+        own = config.mask_padding and not config.norms_canvas
         return own and getattr(backbone, "masks_padding", False)
 
 

@@ -21,7 +21,7 @@ class BoxHead(keras.layers.Layer):
         num_convs: number of 3x3 convolutions (paper 0; torchvision v2: 4).
         num_fcs: number of fully connected layers (paper 2; torchvision v2: 1).
         features: width of the fully connected layers.
-        norm: norm of the convolutions, or None. norm_epsilon: added to its variance.
+        norm: norm of the convolutions, or None. norm_epsilon: added to its variance. norm_place: as of ConvNorm.
         class_agnostic: True predicts one box for all classes, False one for each.
     """
 
@@ -35,15 +35,17 @@ class BoxHead(keras.layers.Layer):
         features=1024,
         norm=None,
         norm_epsilon=EPSILON,
+        norm_place="before_relu",
         class_agnostic=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_classes, self.channels, self.pool_size = num_classes, channels, pool_size
         self.num_convs, self.num_fcs, self.features, self.norm = num_convs, num_fcs, features, norm
-        self.norm_epsilon, self.class_agnostic = norm_epsilon, class_agnostic
+        self.norm_epsilon, self.norm_place, self.class_agnostic = norm_epsilon, norm_place, class_agnostic
+        norm_options = {"norm": norm, "norm_epsilon": norm_epsilon, "norm_place": norm_place}
         self.convs = [
-            ConvNorm(channels, 3, norm=norm, norm_epsilon=norm_epsilon, name=f"conv{i + 1}", dtype=self.dtype_policy)
+            ConvNorm(channels, 3, name=f"conv{i + 1}", dtype=self.dtype_policy, **norm_options)
             for i in range(num_convs)
         ]
         self.fcs = [
@@ -116,6 +118,7 @@ class BoxHead(keras.layers.Layer):
             "features": self.features,
             "norm": self.norm,
             "norm_epsilon": self.norm_epsilon,
+            "norm_place": self.norm_place,
             "class_agnostic": self.class_agnostic,
         }
 

@@ -15,11 +15,13 @@ class FeaturePyramid(keras.layers.Layer):
 
     Args:
         channels: channels of every level.
-        norm: None or a norm (torchvision v2: "batch"). norm_epsilon: added to its variance.
+        norm: None or a norm (torchvision v2: "batch"). norm_epsilon: added to its variance. norm_place: "after_relu"
+            gives the convolutions a bias before it; there is no ReLU.
     """
 
-    def __init__(self, channels=256, norm=None, norm_epsilon=EPSILON, **kwargs):
+    def __init__(self, channels=256, norm=None, norm_epsilon=EPSILON, norm_place="before_relu", **kwargs):
         super().__init__(**kwargs)
+        self.norm_place = norm_place
         self.channels, self.norm, self.norm_epsilon = channels, None if norm == "none" else norm, norm_epsilon
         self.laterals = [self._conv("lateral", 1, level) for level in range(2, 6)]
         self.outputs = [self._conv("output", 3, level) for level in range(2, 6)]
@@ -30,6 +32,7 @@ class FeaturePyramid(keras.layers.Layer):
             size,
             norm=self.norm,
             norm_epsilon=self.norm_epsilon,
+            norm_place=self.norm_place,
             relu=False,
             kernel_initializer="lecun_uniform" if self.norm is None else "he_normal",
             name=f"{kind}{level}",
@@ -75,5 +78,5 @@ class FeaturePyramid(keras.layers.Layer):
 
     def get_config(self):
         """Keras serialisation."""
-        options = {"channels": self.channels, "norm": self.norm, "norm_epsilon": self.norm_epsilon}
-        return {**super().get_config(), **options}
+        norm = {"norm": self.norm, "norm_epsilon": self.norm_epsilon, "norm_place": self.norm_place}
+        return {**super().get_config(), "channels": self.channels, **norm}

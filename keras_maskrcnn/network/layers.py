@@ -130,7 +130,7 @@ class KernelAndBias(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_maskrcnn")
 class ConvNorm(keras.layers.Layer):
-    """Convolution, norm, ReLU, with padding k // 2 on every side (`backend.generic.convolve` explains why).
+    """Convolution, norm and ReLU, with padding k // 2 on every side (`backend.generic.convolve` explains why).
 
     Args:
         filters: output channels.
@@ -142,6 +142,7 @@ class ConvNorm(keras.layers.Layer):
         frozen_scale: initial gamma of a frozen norm.
         norm_epsilon: added to the norm's variance.
         groups: groups of channels that do not mix.
+        norm_place: "before_relu": convolution, norm, ReLU. "after_relu": convolution with bias, ReLU, norm.
     """
 
     def __init__(
@@ -155,10 +156,11 @@ class ConvNorm(keras.layers.Layer):
         frozen_scale=1.0,
         norm_epsilon=EPSILON,
         groups=1,
+        norm_place="before_relu",
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.groups = groups
+        self.groups, self.norm_place = groups, norm_place
         norm = None if norm == "none" else norm
         self.filters, self.kernel_size, self.strides = filters, kernel_size, strides
         self.norm_name, self.relu = norm, relu
@@ -170,7 +172,7 @@ class ConvNorm(keras.layers.Layer):
             strides=strides,
             padding="same" if strides == 1 else "valid",
             groups=groups,
-            use_bias=norm is None,
+            use_bias=norm is None or norm_place == "after_relu",
             kernel_initializer=backend.initial_values(self.kernel_initializer),
             name="conv",
             dtype=self.dtype_policy,
@@ -186,26 +188,27 @@ class ConvNorm(keras.layers.Layer):
     def call(self, inputs, training=None, cells=None):
         """Convolve one map, or a list of maps with the same weights.
 
-        A norm that does not depend on the batch is an affine map. It is multiplied into kernel and bias, which saves
-        its passes over the features.
+        A norm before ReLU that does not depend on the batch is an affine map. It is multiplied into kernel and bias,
+        which saves its passes over the features.
 
         Args:
             inputs: float (B, h, w, C), or a list of them.
             training: whether trainable batch norm uses the batch's statistics.
-            cells: float (B, ceil(h / strides), ceil(w / strides), 1), 1 or 0, of a layer with ReLU: where the result is
-                to be 0. None: nowhere.
+            cells: float (B, ceil(h / strides), ceil(w / strides), 1), 1 or 0, of a layer that ends with ReLU: where the
+                result is to be 0. None: nowhere.
 
         Returns:
             float (B, ceil(h / strides), ceil(w / strides), filters), or a list of them.
         """
         maps = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         kernel, bias, normalizes = self.conv.kernel, self.conv.bias, self.norm is not None
-        affine = getattr(self.norm, "affine", None)
+        last = self.norm_place == "after_relu"
+        affine = None if last else getattr(self.norm, "affine", None)
         if backend.FOLDS_NORMS and affine is not None and not self.norm.uses_batch(training):
             scale, shift = affine()
             kernel, bias = kernel * ops.cast(scale, kernel.dtype), ops.cast(shift, kernel.dtype)
             normalizes = False
-        relu_follows = self.relu and (normalizes or cells is not None)
+        relu_follows = self.relu and not last and (normalizes or cells is not None)
         outputs = backend.convolve(maps, kernel, bias, self.strides, self.relu and not relu_follows, self.groups)
         if normalizes:
             outputs = [self._normalize(features, training) for features in outputs]
@@ -230,4 +233,5 @@ class ConvNorm(keras.layers.Layer):
             "frozen_scale": self.frozen_scale,
             "norm_epsilon": self.norm_epsilon,
             "groups": self.groups,
+            "norm_place": self.norm_place,
         }

@@ -135,8 +135,8 @@ class GraphFunctions:
         self.model = model
         self.config = config = model.config
         # Predictions of these models depend on the padding, so each image gets its own canvas.
-        norms = (config.norm, config.head_norm)
-        self.one_by_one = not config.mask_padding or not describe(model.backbone).masks_padding or "group" in norms
+        own = config.mask_padding and not config.norms_canvas
+        self.one_by_one = not (own and describe(model.backbone).masks_padding)
         options = {name: tf.TensorSpec((None,), dtype) for name, dtype in OPTIONS.items()}
         files = tf.TensorSpec((None,), tf.string)
         side_by_side = (None, None, None, config.num_channels)

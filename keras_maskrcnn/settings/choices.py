@@ -10,6 +10,7 @@ CHOICES = {  # field -> its values
     "norm": (*NORMS, "none"),
     "head_norm": (None, *NORMS),
     "fpn_norm": (None, *NORMS, "none"),
+    "head_norm_place": ("before_relu", "after_relu"),
     "canvas": ("tight", "square"),
     "size_rule": ("floor", "round", "square"),
     "resize": ("bilinear", "pillow", "opencv", "skimage"),

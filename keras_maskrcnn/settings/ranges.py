@@ -21,6 +21,7 @@ def check_values(config, imagenet_mean):
     _check_pixels(config, imagenet_mean)
     _check_ranges(config)
     _check_geometry(config)
+    _check_norm_place(config)
     _check_cascade(config)
     _check_tuned(config)
 
@@ -145,6 +146,16 @@ def _check_geometry(config):
     ):  # fmt: skip
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} must lie in 0..1. Received: {getattr(config, name)}. Correct it.")
+
+
+def _check_norm_place(config):
+    """Batch norm behind a ReLU could not be multiplied into the convolution, as every export does."""
+    norms = {name: getattr(config, name) for name in ("head_norm", "fpn_norm")}
+    if config.head_norm_place == "after_relu" and {"batch", "frozen_batch"} & {*norms.values()}:
+        raise ValueError(
+            'head_norm_place="after_relu" takes group norm, or none. '
+            f'Received: {", ".join(f"{name}={norm!r}" for name, norm in norms.items())}. Take "before_relu".'
+        )
 
 
 def _check_cascade(config):

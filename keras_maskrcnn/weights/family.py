@@ -1,7 +1,9 @@
 """What the loaders of this folder need of a program whose weights they read."""
 
 import dataclasses
+import re
 
+from keras_maskrcnn.network.backbones.resnet import ResNet
 from keras_maskrcnn.weights.tables import load_table
 
 
@@ -66,13 +68,54 @@ class Family:
         return dataclasses.replace(receipt, notes=notes, family=self.title, licence=self.licence)
 
 
+def check_parts(model, allowed, fits, make):
+    """Refuse a model with parts that a program's models have not, before names of tensors are compared.
+
+    Args:
+        model: MaskRCNN. Its backbone must be a ResNet, and masks its only branch.
+        allowed: dict of the config's fields to the tuple of values that the program's names exist for.
+        fits: one sentence: what the program's weights fit. make: name of the method of MaskRCNNConfig.
+
+    Raises:
+        ValueError: the fields that differ.
+    """
+    config = model.config
+    faults = [] if isinstance(model.backbone, ResNet) else [f"backbone={config.backbone!r}"]
+    faults += [f"{name}={value!r}" for name, value in _values(config, allowed) if value not in allowed[name]]
+    if [branch.name for branch in config.branches] != ["mask"]:
+        faults.append(f"branches={config.branches}")
+    if faults:
+        raise ValueError(f"{fits} Received {', '.join(faults)}. Take MaskRCNNConfig.{make}.")
+
+
+def check_kind(state, others, read):
+    """Refuse a program's other models by their first tensor.
+
+    Args:
+        state: dict of names to arrays.
+        others: dict of patterns of whole names to words for the kind of model.
+        read: one sentence: which of the program's models are read.
+
+    Raises:
+        ValueError: the kind of model, and its tensor.
+    """
+    for pattern, kind in others.items():
+        found = next((key for key in state if re.fullmatch(pattern, key)), None)
+        if found is not None:
+            raise ValueError(f"{read} Received one with {kind}: the tensor {found}. Convert one of these.")
+
+
+def _values(config, names):
+    return [(name, getattr(config, name)) for name in names]
+
+
 def differences(config, arithmetic, title):
     """Lines for a receipt: the fields of a config that are not a program's, so that the numbers are not either.
 
     Args:
         config: MaskRCNNConfig. arithmetic: dict of fields. title: the program's name.
     """
-    given = {name: getattr(config, name) for name in arithmetic}
+    given = dict(_values(config, arithmetic))
     parts = [f"{name}={given[name]!r} (there {value!r})" for name, value in arithmetic.items() if given[name] != value]
     if not parts:
         return ()

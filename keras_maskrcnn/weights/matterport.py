@@ -13,8 +13,8 @@ import numpy as np
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.families import matterport as recipe
 from keras_maskrcnn.host.messages import argument
-from keras_maskrcnn.network.backbones.resnet import BLOCKS, ResNet
-from keras_maskrcnn.weights.family import Family, differences
+from keras_maskrcnn.network.backbones.resnet import BLOCKS
+from keras_maskrcnn.weights.family import Family, check_parts, differences
 from keras_maskrcnn.weights.states import plain_names
 from keras_maskrcnn.weights.tables import Combination
 
@@ -24,6 +24,19 @@ EPSILON = recipe.ARITHMETIC["norm_epsilon"]
 _XY = [1, 0, 3, 2]  # (dy, dx, dh, dw) <-> (dx, dy, dw, dh)
 _NESTED_LAYERS = ("rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred")
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+_NORMS = ("frozen_batch", "batch", "none", None)
+_PARTS = {  # field of the config -> its values
+    "rpn_convs": (1,),
+    "box_convs": (0,),
+    "box_fcs": (2,),
+    "mask_convs": (4,),
+    "cascade_ious": ((),),
+    **dict.fromkeys(("norm", "head_norm", "fpn_norm"), _NORMS),
+}
+_FITS = (
+    "Matterport's weights fit a ResNet with batch norm or none, one RPN convolution, one box head of two dense layers "
+    "and four mask convolutions."
+)
 
 
 def recognises(state):
@@ -72,25 +85,8 @@ def table(model):
     Raises:
         ValueError: the model has parts that matterport's has not.
     """
-    _check_parts(model)
+    check_parts(model, _PARTS, _FITS, "matterport")
     return [*_backbone(model.backbone), *_pyramid(model.fpn), *_rpn(model.rpn), *_box_head(model), *_masks(model)]
-
-
-def _check_parts(model):
-    config = model.config
-    faults = []
-    if not isinstance(model.backbone, ResNet):
-        faults.append(f"backbone={config.backbone!r}")
-    wanted = {"rpn_convs": 1, "box_convs": 0, "box_fcs": 2, "mask_convs": 4, "cascade_ious": ()}
-    faults += [f"{name}={getattr(config, name)}" for name, value in wanted.items() if getattr(config, name) != value]
-    faults += [f"{name}='group'" for name in ("norm", "head_norm", "fpn_norm") if getattr(config, name) == "group"]
-    if [branch.name for branch in config.branches] != ["mask"]:
-        faults.append(f"branches={config.branches}")
-    if faults:
-        raise ValueError(
-            "Matterport's weights fit a ResNet with batch norm or none, one RPN convolution, one box head of two dense "
-            f"layers and four mask convolutions. Received {', '.join(faults)}. Take MaskRCNNConfig.matterport."
-        )
 
 
 def _backbone(resnet):

@@ -13,7 +13,7 @@ from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.families import mmdetection as recipe
 from keras_maskrcnn.families.coco import COCO_CLASS_NAMES
 from keras_maskrcnn.host.messages import argument
-from keras_maskrcnn.weights.family import Family, differences
+from keras_maskrcnn.weights.family import Family, check_kind, check_parts, differences
 from keras_maskrcnn.weights.renaming import Renaming
 from keras_maskrcnn.weights.states import plain_names, with_meta
 from keras_maskrcnn.weights.torchvision import read_architecture, tensor_table
@@ -38,6 +38,18 @@ _RULES = (
     (f"{_ROI}.mask_predictor.conv5_mask", "roi_head.mask_head.upsample", ()),
     (f"{_ROI}.mask_predictor.mask_fcn_logits", "roi_head.mask_head.conv_logits", ()),
 )
+_PARTS = {  # field of the config -> its values
+    "rpn_convs": (1,),
+    "box_convs": (0,),
+    "head_norm": (None,),
+    "fpn_norm": (None, "none"),
+    "norm": ("frozen_batch", "batch"),
+    "cascade_ious": ((),),
+}
+_FITS = (
+    "MMDetection's weights fit a ResNet with batch norm, one RPN convolution, one box head of dense layers, and masks."
+)
+_READ = "Of MMDetection's models Mask R-CNNs with a ResNet-50 or -101 and a pyramid are read."
 _NAMES = Renaming(_RULES)
 _NAMES_1 = Renaming(tuple((ours, theirs.removeprefix("roi_head."), offsets) for ours, theirs, offsets in _RULES))
 
@@ -72,6 +84,7 @@ def table_1(model):
 
 
 def _table(model, renaming, background):
+    check_parts(model, _PARTS, _FITS, "mmdetection")
     caffe = model.config.stride_in_1x1
     return [
         dataclasses.replace(
@@ -114,7 +127,7 @@ def read_config_1(state, source, name=None, overrides=()):
 
 
 def _read_config(state, source, name, overrides, renaming):
-    _check_kind(state)
+    check_kind(state, _OTHERS, _READ)
     found = read_architecture({renaming.ours(key): array for key, array in state.items()})
     if found["backbone"] not in ("resnet50", "resnet101"):
         raise ValueError(
@@ -144,17 +157,6 @@ _OTHERS = {
     r"backbone\.(patch_embed|stages|downsample_layers)\..*": "another backbone than a ResNet",
     r"semantic_head\..*|roi_head\.semantic_head\..*": "a semantic branch",
 }
-
-
-def _check_kind(state):
-    """Refuse other models by their first tensor."""
-    for pattern, kind in _OTHERS.items():
-        found = next((key for key in state if re.fullmatch(pattern, key)), None)
-        if found is not None:
-            raise ValueError(
-                "Of MMDetection's models Mask R-CNNs with a ResNet-50 or -101 and a pyramid are read. "
-                f"Received one with {kind}: the tensor {found}. Convert one of these."
-            )
 
 
 def _choose(name, source, style, backbone):

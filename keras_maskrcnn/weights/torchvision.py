@@ -45,12 +45,17 @@ def tensor_table(model):
         connected layers) continue its numbering. The heads of a cascade are `box_heads.0`, `box_predictors.0`, ...
 
     Raises:
-        ValueError: for a model with another backbone, which torchvision has no names for.
+        ValueError: for a model with another backbone, or with its norms behind ReLU: torchvision has no names for it.
     """
     if not isinstance(model.backbone, ResNet):
         raise ValueError(
             "Torchvision's names exist for the ResNets of MaskRCNNConfig only. Received a model with the "
             f"backbone {model.backbone.name}. Save and load it as .keras or .weights.h5."
+        )
+    if model.config.head_norm_place != "before_relu":
+        raise ValueError(
+            "Torchvision's names, and those of other programs of PyTorch, are of norms before ReLU. Received a model "
+            f"with head_norm_place={model.config.head_norm_place!r}. Save and load it as .keras or .weights.h5."
         )
     return [
         *_backbone(model.backbone),
