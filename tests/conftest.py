@@ -170,7 +170,9 @@ def fixed_seed():
     random.seed(0)
     numpy.random.seed(0)
     if "keras" in sys.modules:
-        sys.modules["keras"].utils.set_random_seed(0)
+        from backend_tools import seed_keras
+
+        seed_keras(0)
 
 
 @pytest.fixture(autouse=True, scope="module")
