@@ -20,7 +20,7 @@ SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 ONE_FRAMEWORK := $(CURDIR)/tests/one_framework
 # On JAX the whole models that are compared with torchvision's numbers run with XLA's defaults, as users compile them.
 # The rest compiles for longer than it runs: most of the time goes without LLVM's optimiser and without MLIR.
-TWINS := $(addprefix tests/test_torchvision_,losses.py v1.py v2.py)
+TWINS := $(addprefix tests/test_torchvision_,losses.py v1.py)
 # Processes of one run compile the same steps: what one compiled, the next one reads.
 JAX := KERAS_BACKEND=jax PYTHONPATH=$(ONE_FRAMEWORK) JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache
 QUICK_XLA := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false
