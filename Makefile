@@ -20,14 +20,14 @@ SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 ONE_FRAMEWORK := $(CURDIR)/tests/one_framework
 # On JAX the whole models that are compared with torchvision's numbers run with XLA's defaults, as users compile them.
 # The rest compiles for longer than it runs: most of the time goes without LLVM's optimiser and without MLIR.
-TWINS := $(addprefix tests/test_torchvision_,losses.py v1.py)
+TWINS := tests/test_torchvision_v1.py
 # Processes of one run compile the same steps: what one compiled, the next one reads.
 JAX := KERAS_BACKEND=jax PYTHONPATH=$(ONE_FRAMEWORK) JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache
 QUICK_XLA := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false
 QUICK_ON_JAX := "not slow and not slow_on_jax and not tensorflow"
 JAX_OUTPUT := .jax_tests.log
 # PyTorch shares the operators' tests, the twin and the weights with the others; in eager mode one process is enough.
-TORCH_TESTS := $(addprefix tests/test_,backend_torch.py three_backends.py torchvision_losses.py torchvision_v1.py \
+TORCH_TESTS := $(addprefix tests/test_,backend_torch.py three_backends.py torchvision_v1.py \
     ops_roi_align.py ops_nms.py runtime.py midway.py torch_commands.py)
 TORCH_RUN := $(RUN) KERAS_BACKEND=torch PYTHONPATH=$(ONE_FRAMEWORK) $(PYTEST)
 # Three stamps: the demo needs no test tools and no JAX, and PyTorch is 5.5 GB, 91 CPU seconds and minutes to install.

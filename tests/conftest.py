@@ -95,7 +95,6 @@ EAGER = ("test_model", "test_optimize", "test_cli", "test_streaming", "test_rank
 # of these files that use the fixture `unoptimised`.
 OPTIMISED = (
     "test_torchvision_v1",
-    "test_torchvision_losses",
     "test_ops",
     "test_training",
     "test_samples",

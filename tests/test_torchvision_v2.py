@@ -8,12 +8,12 @@ test_model.py trains v2's heads.
 import pytest
 import twin_tests
 from twin_tests import (
+    Twin,
     test_anchors,
     test_detections,
     test_features_and_rpn_outputs,
     test_masks,
     test_proposals,
-    twin_of,
 )
 
 __all__ = [
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.usefixtures("eagerly"), pytest.mark.slow_on_jax]
 
 @pytest.fixture(scope="module")
 def twin():
-    return twin_of("v2")
+    return Twin("v2")
 
 
 @pytest.mark.slow  # v1 has the same losses and operators, test_model_options.py the gradients of v2's heads
