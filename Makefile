@@ -6,7 +6,9 @@
 #   make lint        ruff
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+# Without --no-compile pip compiles all 12,000 modules: half a minute on one core. The few that are imported are compiled
+# when they first are.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 RUN := TF_CPP_MIN_LOG_LEVEL=3
 # What one process compiled, the next one reads: tests start dozens that import TensorFlow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -18,17 +20,19 @@ SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 ONE_FRAMEWORK := $(CURDIR)/tests/one_framework
 # On JAX the whole models that are compared with torchvision's numbers run with XLA's defaults, as users compile them.
 # The rest compiles for longer than it runs: most of the time goes without LLVM's optimiser and without MLIR.
-TWINS := $(addprefix tests/test_torchvision_,losses.py v1.py v2.py)
+TWINS := tests/test_torchvision_v1.py
 # Processes of one run compile the same steps: what one compiled, the next one reads.
 JAX := KERAS_BACKEND=jax PYTHONPATH=$(ONE_FRAMEWORK) JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache
 QUICK_XLA := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false
 QUICK_ON_JAX := "not slow and not slow_on_jax and not tensorflow"
 JAX_OUTPUT := .jax_tests.log
 # PyTorch shares the operators' tests, the twin and the weights with the others; in eager mode one process is enough.
-TORCH_TESTS := $(addprefix tests/test_,backend_torch.py three_backends.py torchvision_losses.py torchvision_v1.py \
+TORCH_TESTS := $(addprefix tests/test_,backend_torch.py three_backends.py torchvision_v1.py \
     ops_roi_align.py ops_nms.py runtime.py midway.py torch_commands.py)
 TORCH_RUN := $(RUN) KERAS_BACKEND=torch PYTHONPATH=$(ONE_FRAMEWORK) $(PYTEST)
 # Three stamps: the demo needs no test tools and no JAX, and PyTorch is 5.5 GB, 91 CPU seconds and minutes to install.
+SOURCES := setup.py pyproject.toml $(wildcard keras_maskrcnn/backend/native/*.cc keras_maskrcnn/backend/native/*.inc \
+    keras_maskrcnn/backend/native/*.h keras_maskrcnn/geometry/native/*.[ch])
 BASE := .venv/.base-installed
 DEV := .venv/.dev-installed
 TORCH := .venv/.torch-installed
@@ -67,18 +71,23 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-$(BASE): setup.py pyproject.toml $(wildcard keras_maskrcnn/backend/native/*.cc keras_maskrcnn/backend/native/*.inc keras_maskrcnn/backend/native/*.h keras_maskrcnn/geometry/native/*.[ch])
+define NEW_VENV
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else \
 	    "Python 3.10 or newer is needed. Received %s. Name another: make PYTHON=python3.12" % sys.version)'
 	@echo "installing into .venv (a minute or two, once)"
 	@$(PYTHON) -m venv .venv
+endef
+
+$(BASE): $(SOURCES)
+	$(NEW_VENV)
 	@$(PIP) -e .
 	@touch $@
 
-$(DEV): $(BASE)
-	@echo "installing the test tools"
+# The package together with the test tools: its native code is built once, and twice only where the demo came first.
+$(DEV): $(SOURCES) $(if $(filter demo,$(MAKECMDGOALS)),$(BASE))
+	$(NEW_VENV)
 	@$(PIP) -e '.[dev]'
-	@touch $@
+	@touch $(BASE) $@
 
 $(TORCH): $(DEV)
 	@echo "installing PyTorch and torchvision"

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import unittest.mock
 
 import keras
 import numpy as np
@@ -48,6 +49,26 @@ def without_stacks():
 
     somewhere = tf_stack.extract_stack()
     tf_stack.extract_stack = lambda stacklevel=1: somewhere
+
+
+@functools.cache
+def _once(function, seed):
+    function(seed)
+
+
+def seed_keras(seed):
+    """As `keras.utils.set_random_seed`, which lets TensorFlow forget the graphs that it has prepared, but once.
+
+    The next call of each takes seconds, of an export's signature for example. Keras draws from seeds of its own, so no
+    state of TensorFlow's random operators is in a test.
+    """
+    if keras.backend.backend() != "tensorflow":
+        keras.utils.set_random_seed(seed)
+        return
+    import tensorflow as tf
+
+    with unittest.mock.patch.object(tf.random, "set_seed", functools.partial(_once, tf.random.set_seed)):
+        keras.utils.set_random_seed(seed)
 
 
 def compiled(function, variables=()):

@@ -95,7 +95,6 @@ EAGER = ("test_model", "test_optimize", "test_cli", "test_streaming", "test_rank
 # of these files that use the fixture `unoptimised`.
 OPTIMISED = (
     "test_torchvision_v1",
-    "test_torchvision_losses",
     "test_ops",
     "test_training",
     "test_samples",
@@ -170,7 +169,9 @@ def fixed_seed():
     random.seed(0)
     numpy.random.seed(0)
     if "keras" in sys.modules:
-        sys.modules["keras"].utils.set_random_seed(0)
+        from backend_tools import seed_keras
+
+        seed_keras(0)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -169,6 +169,7 @@ def test_fit_and_a_saved_model(tmp_path):
         np.testing.assert_array_equal(to_numpy(theirs), to_numpy(mine), err_msg=mine.path)
 
 
+@pytest.mark.slow_on_jax  # names and files: no operator runs
 def test_names_in_files_and_other_classes(model, tmp_path):
     path = tmp_path / "a.weights.h5"
     model.save_weights(path)

@@ -1,36 +1,21 @@
-"""Files of commit 0d7ef1d, before modules moved into folders: they load, and give that commit's numbers."""
+"""Files of commit 0d7ef1d, before modules moved into folders: they load, and give that commit's numbers.
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
+test_new_branch.py loads one in a new process, beside a file of its own: two imports of TensorFlow would take seconds.
+"""
 
 import keras
 import numpy as np
 import pytest
-from child_processes import python_path
 from keras import ops
 from old_files import CANVAS, batch_of, found_by, known_values, losses_of, read_cases, write_archive, write_weights
 
 import keras_maskrcnn as km
 
 CASES = read_cases()
-ROOT = pathlib.Path(__file__).parents[1]
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 # The numbers are TensorFlow's; other backends add in another order.
 TOLERANCE = 1e-5 if TENSORFLOW else 1e-4
 SIZES = {"boxes": max(CANVAS), "scores": 1.0, "labels": 0.0, "valid": 0.0, "mask_sums": 28 * 28}
-
-IN_A_NEW_PROCESS = """
-import json, sys
-import keras
-import keras_maskrcnn
-model = keras.saving.load_model(sys.argv[1], compile=False)
-from old_files import batch_of, found_by, losses_of
-batch = batch_of(model.config)
-print(json.dumps({"found": found_by(model, batch), "losses": losses_of(model, batch)}))
-"""
 
 
 def assert_found(found, case):
@@ -62,20 +47,6 @@ def test_a_keras_file_gives_the_same_detections_and_losses(tmp_path):
     assert_found(found_by(model, batch), case)
     if TENSORFLOW:  # its anchors and RoIs are drawn at random, on other backends from other numbers
         assert_losses(losses_of(model, batch), case)
-
-
-def test_a_keras_file_of_other_options_loads_in_a_new_process(tmp_path):
-    """With group norm, five channels of uint16, trained batch norm, torchvision's anchors, and padding unmasked."""
-    case = CASES["others"]
-    path = write_archive(case, tmp_path / "old.keras")
-    environment = {**os.environ, "PYTHONPATH": python_path(ROOT, ROOT / "tests")}
-    done = subprocess.run(
-        [sys.executable, "-c", IN_A_NEW_PROCESS, str(path)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert_found(answer["found"], case)
-    assert_losses(answer["losses"], case)
 
 
 def test_a_weights_file_loads_whole(tmp_path):

@@ -6,10 +6,12 @@ import sys
 import keras
 import numpy as np
 import pytest
+from backend_tools import losses_and_gradients
 from keras import ops
 from tiny import images_only, random_batch, sample_everything, scatter_weights, tiny_config
 
 import keras_maskrcnn as km
+from keras_maskrcnn import backend
 
 SMALL = (80, 100)
 
@@ -77,7 +79,8 @@ OPTIONS = {
         "anchor_ratios": (1.0,),
     },
 }
-# On JAX the whole of v1 and v2, with ResNet-50, runs in test_torchvision_v1.py and v2; compiling takes the time.
+# On JAX the whole of v1, with ResNet-50, runs in test_torchvision_v1.py, and test_model.py trains v2's heads; compiling
+# takes the time.
 ONCE = pytest.mark.tensorflow
 MARKS = {"group56max": pytest.mark.slow_on_jax}
 
@@ -99,6 +102,21 @@ def test_options_train_and_detect(options):
     assert answers["labels"].max() < config.num_classes
     limit = np.array([100, 80, 100, 80])
     assert (answers["boxes"] >= 0).all() and (answers["boxes"] <= limit).all()
+
+
+@ONCE
+def test_gradients_of_v2s_heads_are_those_of_stock_operators():
+    if not backend.operators().startswith("native"):
+        pytest.skip("no native library: was there a compiler?")
+    model = scatter_weights(km.MaskRCNN(sample_everything(**OPTIONS["v2like"])))
+    batch = random_batch([(96, 128), SMALL], (96, 128), num_classes=1)
+    losses, gradients = losses_and_gradients(model, batch, model.trainable_weights)
+    with backend.stock_operators():
+        expected, others = losses_and_gradients(model, batch, model.trainable_weights)
+    assert losses == pytest.approx(expected, rel=1e-5) and min(losses.values()) > 1e-4
+    for weight, ours, theirs in zip(model.trainable_weights, gradients, others, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max(), err_msg=weight.path)
+        assert np.abs(theirs).max() > 0
 
 
 @ONCE

@@ -10,6 +10,9 @@ import types
 import keras
 import numpy as np
 import pytest
+import test_compatibility
+from child_processes import python_path
+from old_files import write_archive
 from serving_answers import export_one_signature
 from tiny import images_only, plain_backbone, tiny_config
 
@@ -17,7 +20,8 @@ import keras_maskrcnn as km
 from keras_maskrcnn.data.loading.batches import BatchMaker
 from keras_maskrcnn.inference.found import FoundInstances
 
-SAMPLE = pathlib.Path(__file__).parents[1] / "samples" / "new_branch"
+TESTS = pathlib.Path(__file__).parent
+SAMPLE = TESTS.parent / "samples" / "new_branch"
 sys.path.insert(0, str(SAMPLE))
 from orientation import Orientation  # noqa: E402
 from train import arrows  # noqa: E402
@@ -136,30 +140,44 @@ def test_the_predictor_returns_and_draws_it(trained):
 
 
 NEW_PROCESS = """
-import sys
+import json, sys
 import numpy as np
-sys.path.insert(0, sys.argv[1])
 import keras
 import keras_maskrcnn as km
+old = keras.saving.load_model(sys.argv[1], compile=False)
+from old_files import batch_of, found_by, losses_of
+batch = batch_of(old.config)
+print(json.dumps({"found": found_by(old, batch), "losses": losses_of(old, batch)}))
+sys.path.insert(0, sys.argv[2])
 import orientation
-model = keras.saving.load_model(sys.argv[2], compile=False)
+model = keras.saving.load_model(sys.argv[3], compile=False)
 model.run_eagerly = keras.backend.backend() == "tensorflow"  # without a graph, which takes seconds
-out = model.predict_on_batch(dict(np.load(sys.argv[3])))
-np.savez(sys.argv[4], **{name: np.asarray(value) for name, value in out.items()})
+out = model.predict_on_batch(dict(np.load(sys.argv[4])))
+np.savez(sys.argv[5], **{name: np.asarray(value) for name, value in out.items()})
 """
 
 
 @pytest.mark.slow_on_jax  # test_backbones.py saves and loads a custom object there, in one process
-def test_it_survives_saving_and_loading_in_a_new_process(trained, tmp_path):
+def test_it_and_a_file_of_an_old_version_load_in_a_new_process(trained, tmp_path):
+    """The old file with group norm, five channels of uint16, trained batch norm, torchvision's anchors, no masking.
+
+    Its numbers are those of test_compatibility.py.
+    """
+    old = test_compatibility.CASES["others"]
     model, _ = trained
     batch = images_only(km.DataLoader(arrows(1, 3), CONFIG, 1, canvas=(96, 96))[0])  # of the shape that was compiled
     expected = {name: np.asarray(value) for name, value in model.predict_on_batch(batch).items()}
     model.save(tmp_path / "model.keras")
     np.savez(tmp_path / "batch.npz", **batch)
     files = [str(tmp_path / name) for name in ("model.keras", "batch.npz", "out.npz")]
-    command = [sys.executable, "-c", NEW_PROCESS, str(SAMPLE), *files]
-    done = subprocess.run(command, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, capture_output=True, text=True)
+    command = [sys.executable, "-c", NEW_PROCESS, write_archive(old, tmp_path / "old.keras"), SAMPLE, *files]
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": python_path(TESTS.parent, TESTS)}
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     assert not done.returncode, done.stderr[-2000:]
+    answer = json.loads(done.stdout.splitlines()[-1])
+    test_compatibility.assert_found(answer["found"], old)
+    if test_compatibility.TENSORFLOW:  # its anchors and RoIs are drawn at random
+        test_compatibility.assert_losses(answer["losses"], old)
     out = np.load(files[-1])
     assert expected["valid"].any() and set(out.files) == set(expected)
     for name, values in expected.items():

@@ -51,6 +51,7 @@ def images(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow_on_jax  # compiles a model and its features; the order and the files are host code
 def test_the_command_writes_list_page_and_drafts(images, tmp_path, capsys):
     model = scatter_weights(km.MaskRCNN(tiny_config()))
     model.save(tmp_path / "model.keras")

@@ -337,7 +337,8 @@ def test_tiles_of_a_large_image_share_batches_and_give_the_same():
     assert no_thread_is_left()
 
 
-@pytest.mark.parametrize("options", [{}, pytest.param({"mask_padding": False}, marks=pytest.mark.slow_on_jax)])
+@pytest.mark.slow_on_jax  # compiles each canvas; in test_model.py neither canvas nor neighbour changes what is found
+@pytest.mark.parametrize("options", [{}, {"mask_padding": False}])
 def test_a_model_finds_in_batches_what_it_finds_one_at_a_time(options):
     model = scatter_weights(km.MaskRCNN(tiny_config(**options)))
     rng = np.random.default_rng(0)

@@ -1,21 +1,23 @@
-"""Torchvision's twin, v1: the tests of twin_tests.py; test_torchvision_losses.py has the training step."""
+"""Torchvision's twin, v1: the tests of twin_tests.py, compiled. The losses take as long as all others."""
 
 import os
 
 import pytest
 from twin_tests import (
+    Twin,
     test_anchors,
     test_detections,
     test_features_and_rpn_outputs,
+    test_losses_and_gradients,
     test_masks,
     test_proposals,
-    twin_of,
 )
 
 __all__ = [
     "test_anchors",
     "test_detections",
     "test_features_and_rpn_outputs",
+    "test_losses_and_gradients",
     "test_masks",
     "test_proposals",
 ]
@@ -23,7 +25,7 @@ __all__ = [
 
 @pytest.fixture(scope="module")
 def twin():
-    return twin_of("v1")
+    return Twin("v1")
 
 
 def test_jax_compiles_as_it_does_for_users():

@@ -51,6 +51,11 @@ def data():
     return dataset_of()
 
 
+# What is found on a dataset, and what is done with it, is host code, for which JAX would compile models. The choice of
+# detections is tested there.
+HOST = pytest.mark.slow_on_jax
+
+
 @pytest.fixture(scope="module")
 def found(data):
     """(Tuning, the tuned model, its file)."""
@@ -68,6 +73,7 @@ def tuned(found, tmp_path_factory):
     return model, path, tuning.fields
 
 
+@HOST
 def test_thresholds_found_on_one_half_are_right_on_the_other(found):
     tuning, model = found
     assert tuning.images == (4, 4) and not model.config.tuned
@@ -84,6 +90,7 @@ def test_thresholds_found_on_one_half_are_right_on_the_other(found):
     assert rows[1][:2] == ["square", "4"] and rows[1][3:9] == ["0.500", "1.000", "1.000", "1.000", "0.667", "1.000"]
 
 
+@HOST
 def test_a_wanted_precision_that_no_threshold_reaches_is_noted(found):
     swapped = dataset_of([FALSE_BLOCK])  # no squares, and the surest block of each image is none
     tuning = km.tune(found[1], swapped, precision=0.9, calibration=None, nms_thresholds=())
@@ -92,7 +99,7 @@ def test_a_wanted_precision_that_no_threshold_reaches_is_noted(found):
     assert tuning.notes[1] == "block: no threshold reaches the precision 0.9; this one reaches 0.500"
 
 
-@pytest.mark.slow_on_jax  # the choice of detections by hand, below, runs there
+@HOST
 def test_the_graph_gives_what_the_table_says(tuned, found, data):
     model, _, fields = tuned
     image = data.load_image(0, 4, "float32")
@@ -134,6 +141,7 @@ def test_misses_are_judged_by_the_threshold_of_their_class(tuned):
     assert not km.explain(model, image, truth, score_threshold=0.0).misses
 
 
+@HOST
 def test_a_file_keeps_the_numbers(tuned, tmp_path):
     model, path, fields = tuned
     written = tmp_path / "written.keras"
@@ -150,6 +158,7 @@ def test_a_file_keeps_the_numbers(tuned, tmp_path):
         write_fields(path, written, {"class_thresholds": [0.5]})
 
 
+@HOST
 def test_training_drops_the_numbers(tuned):
     from keras_maskrcnn.runs.experiment import _forget_tuning
 
@@ -265,6 +274,7 @@ def test_the_command_writes_into_a_file(tuned, tmp_path, capsys, monkeypatch, da
     assert fields == tuned[2] and read_fields(output).tuned and not read_fields(tuned[1]).tuned
 
 
+@HOST
 def test_the_command_hands_on_its_options_and_writes_what_was_found(found, tuned, tmp_path, capsys, monkeypatch, data):
     from keras_maskrcnn.cli import tune as command
 
@@ -283,6 +293,7 @@ def test_the_command_hands_on_its_options_and_writes_what_was_found(found, tuned
     assert found[0].table() in capsys.readouterr().out
 
 
+@HOST
 def test_the_command_refuses_files_that_it_must_not_write(tuned, tmp_path, capsys):
     last = shutil.copy(tuned[1], tmp_path / "last.keras")
     assert main(["tune", str(last), "--val", "x"]) == 2

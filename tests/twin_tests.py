@@ -1,7 +1,7 @@
 """Torchvision's twin: with its weights, its numbers, from the features to the gradients.
 
-test_torchvision_v1.py, test_torchvision_v2.py and test_torchvision_losses.py import the tests, each with its `twin`:
-three files, so that workers share them.
+test_torchvision_v1.py and test_torchvision_v2.py import the tests, each with its `twin`, which is made once a file: its
+weights take seconds.
 """
 
 import functools
@@ -65,12 +65,6 @@ class Twin:
         return FoundInstances(
             out["boxes"] * factors, out["scores"], out["labels"], {"masks": out["masks"]}, source, self.model.config
         )
-
-
-@functools.lru_cache(maxsize=1)
-def twin_of(version):
-    """The twin, which the files of one version share where one process runs them."""
-    return Twin(version)
 
 
 def relative(ours, golden):

@@ -35,14 +35,6 @@ def export(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def fixed_seed():
-    """Instead of the one for all tests: nothing here is random, and seeding TensorFlow makes it forget its graphs.
-
-    The first call of a signature after that takes seconds.
-    """
-
-
 @pytest.fixture(scope="module")
 def servable(export):
     """All versions with batching as in the sample's batching_parameters.txt.
