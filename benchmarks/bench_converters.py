@@ -140,7 +140,9 @@ def openvino(name, write):
         path = scratch / name
         if not path.exists():  # written in another runtime's turn
             write(model, path, size)
-        compiled = openvino.Core().compile_model(openvino.convert_model(path), "CPU")
+        compiled = openvino.Core().compile_model(
+            openvino.convert_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
         return path, lambda images: {output.any_name: value for output, value in compiled(images).items()}
 
     return prepare
