@@ -99,6 +99,7 @@ OPTIMISED = (
     "test_training",
     "test_samples",
     "test_overfit",
+    "test_onnx_models",
 )
 
 # Files of minutes go first: two workers that share whole files (--dist loadfile) then end at about the same time.

@@ -44,6 +44,12 @@ class Boxes:
         rows = np.flatnonzero(wanted if among is None else wanted & among)
         return rows[np.argsort(-iou[rows], kind="stable")]
 
+    def near(self, place, least, reach, among):
+        """As `of`, and after these, in order, the other rows of `among` with an IoU of at least `reach`."""
+        own = self.of(place, least, among)
+        rows = np.flatnonzero(self.valid & among & (self.iou(place) >= reach))
+        return np.concatenate([own, rows[~np.isin(rows, own)]])
+
 
 def overlaps(boxes, others):
     """Float (n, m), the IoU of every pair of boxes."""

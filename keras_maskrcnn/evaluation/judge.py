@@ -39,7 +39,8 @@ class Judge:
 
     Args:
         flow: Flow. boxes: float (G, [x1, y1, x2, y2]), the objects in network pixels.
-        seen: object with `labels`, `missed`, `detections`, `mask_iou`, `would_match` and `least`, see `misses.py`.
+        seen: object with `labels`, `missed`, `detections`, `mask_iou`, `would_match`, `least` and `reach`, see
+            `misses.py`.
         config: MaskRCNNConfig.
     """
 
@@ -47,7 +48,7 @@ class Judge:
         self.flow, self.seen, self.config, self.labels, self.least = flow, seen, config, seen.labels, seen.least
         objects, outputs, self.names = np.asarray(boxes, np.float32), flow.outputs, (*config.class_names, "background")
         self.lost_proposals = LostProposals(flow, objects, config)
-        self.lost_pairs = LostPairs(flow, objects, seen.labels, seen.least, self.names)
+        self.lost_pairs = LostPairs(flow, objects, seen.labels, seen.least, self.names, seen.reach)
         self.objects, self.proposals = objects, Boxes(flow.proposals, objects)
         self.found = Boxes(outputs["boxes"][0][outputs["valid"][0]], objects)
         self.found_labels = outputs["labels"][0][outputs["valid"][0]]
@@ -63,15 +64,15 @@ class Judge:
 
     def _shared(self, place):
         """A detection that would do, but matches another object at the same place: nothing was lost."""
-        for row in self._own_detections(place):
+        for row in self._detections_near(place):
             overlap = self.seen.mask_iou(row, place)
             if self.seen.detections[row] != NONE and (overlap is None or overlap >= self.least):
                 return {"cause": SHARED, "iou": self.found.iou(place)[row], **self._of_detection(row)}
         return None
 
-    def _own_detections(self, place):
-        """Detections of the right class and box."""
-        return self.found.of(place, self.least, self.found_labels == self.labels[place])
+    def _detections_near(self, place):
+        """Detections of the right class whose boxes reach the object, its own first."""
+        return self.found.near(place, self.least, self.seen.reach, self.found_labels == self.labels[place])
 
     def _of_detection(self, row):
         score, box = self.flow.outputs["scores"][0][row], self.found.boxes[row]
@@ -83,9 +84,11 @@ class Judge:
         """Chances of pairs that the choice of detections took away, of each object the last stage first."""
         lost, chances = self.lost_pairs, []
         for place in places:
-            rows = lost.of(place)
+            own = lost.of(place)
+            others = np.setdiff1d(lost.near(place), own)  # by score, as all pairs
             for cause, among in lost.stages():
-                tried = [row for row in rows[among[rows]][:_TRIED] if lost.found_if_spared(cause, row, place)]
+                rows = [*own[among[own]][:_TRIED], *others[among[others]][:_TRIED]]
+                tried = [row for row in rows if lost.found_if_spared(cause, row, place)]
                 chances += [self._chance(place, lost.pairs, row, (lost.facts, cause, row)) for row in tried]
         return chances
 
@@ -104,7 +107,7 @@ class Judge:
         for number, (place, cause, row) in enumerate(jobs):
             among = (pairs["rows"] == number) & (pairs["labels"] == self.labels[place])
             among &= pairs["scores"] > self.flow.thresholds[self.labels[place]]
-            for pair in boxes.of(place, self.least, among):
+            for pair in boxes.near(place, self.least, self.seen.reach, among):
                 chance = self._chance(place, pairs, pair, (lost.facts, cause, row))
                 if self.lost_pairs.survives(chance.box, chance.score, chance.label):
                     chances.append(chance)
@@ -133,10 +136,16 @@ class Judge:
     # The last stage that a box of the object reached -------------------------------------------------------------
 
     def _mask(self, place):
-        """A detection of the right class and box that matches nothing: its mask is too poor."""
-        rows = [row for row in self._own_detections(place) if self.seen.detections[row] == NONE]
+        """A detection of the right class and box that matches nothing: its mask is too poor.
+
+        Where the box alone would not match, the mask is to blame if it has nothing of the object.
+        """
+        rows = [row for row in self._detections_near(place) if self.seen.detections[row] == NONE]
         overlap = {row: self.seen.mask_iou(row, place) for row in rows}
-        overlap = {row: iou for row, iou in overlap.items() if iou is not None and iou < self.least}
+        own = self.found.iou(place) >= self.least
+        overlap = {
+            row: iou for row, iou in overlap.items() if iou is not None and (iou < self.least if own[row] else iou == 0)
+        }
         if not overlap:
             return None
         row = max(overlap, key=overlap.get)

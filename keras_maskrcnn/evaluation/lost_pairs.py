@@ -20,15 +20,16 @@ class LostPairs:
 
     Args:
         flow: Flow. objects: float (G, 4), network pixels. labels: int (G,), the class of each. least: float, IoU of a
-            match. names: of the classes, background last.
+            match. names: of the classes, background last. reach: float, IoU of boxes from which masks may match.
 
     Attributes:
         pairs: `flow.pairs`, by descending score. boxes: Boxes of them. kept: int, the pairs that NMS keeps, best first.
         likely: bool (n,), whether the box head sees the class at all: it prefers it, or gives it more than `UNSURE`.
     """
 
-    def __init__(self, flow, objects, labels, least, names):
-        self.flow, self.pairs, self.labels, self.least, self.names = flow, flow.pairs, labels, least, names
+    def __init__(self, flow, objects, labels, least, names, reach):
+        self.flow, self.pairs, self.labels, self.names = flow, flow.pairs, labels, names
+        self.least, self.reach = least, reach
         self.boxes = Boxes(self.pairs["boxes"], objects, self.pairs["passed"])
         num_classes = flow.model.config.num_classes
         self.agnostic = flow.model.config.class_agnostic_nms or num_classes == 1
@@ -65,6 +66,10 @@ class LostPairs:
     def of(self, place):
         """An object's pairs of the right class whose boxes match it, the one of the highest score first."""
         return np.sort(self.boxes.of(place, self.least, self.pairs["labels"] == self.labels[place]))
+
+    def near(self, place):
+        """All pairs of the right class whose boxes reach the object, the one of the highest score first."""
+        return np.sort(self.boxes.near(place, self.least, self.reach, self.pairs["labels"] == self.labels[place]))
 
     def last_stage(self, place, detections):
         """The facts of the last stage that a pair of the object reached, or None: the box head has none for it.

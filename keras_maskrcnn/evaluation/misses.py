@@ -249,13 +249,15 @@ class _Seen:
     """The objects of an image beside what the model finds in it.
 
     `detections` is int (D,): the object that each detection matches, or NONE; `missed` the places of the objects that
-    none matches. `results` makes COCO results of a model's outputs.
+    none matches. `results` makes COCO results of a model's outputs. `reach` is the IoU of boxes from which a detection
+    may match: `least`, but half of it for masks, since those of partly hidden objects match where their boxes do not.
     """
 
     def __init__(self, objects, labels, results, outputs, iou, size, config):
         self.objects, self.labels, self.least, self.size = objects, labels, iou, size
         with_masks = any(branch.coco_iou_type == "segm" for branch in config.branches)
         self.iou_type = "segm" if with_masks and all(entry.get("segmentation") for entry in objects) else "bbox"
+        self.reach = iou if self.iou_type == "bbox" else iou / 2
         self.make_results, self.results = results, results(outputs)
         ids = {int(entry["category_id"]) for entry in (*objects, *self.results)}
         truth = {
