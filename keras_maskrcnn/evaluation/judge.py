@@ -98,7 +98,8 @@ class Judge:
         jobs = []
         for place in places:
             for cause, among in lost.stages():
-                jobs += [(place, cause, row) for row in lost.nearest(place, among, _TRIED)]
+                rows = lost.nearest(place, among, _TRIED)
+                jobs += [(place, cause, row) for row in rows if lost.survives(cause, row)]
         if not jobs:
             return []
         pairs = self.flow.classify(self.flow.decoded["boxes"][[row for _, _, row in jobs]])

@@ -36,6 +36,16 @@ class LostProposals:
             (RANK, ~self.flow.ranked),
         ]
 
+    def survives(self, cause, row):
+        """Whether a box that one stage of the RPN took away would pass the stages that follow, if it were spared."""
+        if cause == PROPOSAL_CAP:
+            return True
+        better = self.flow.decoded["scores"][self.flow.survivors] >= self.flow.decoded["scores"][row]
+        limits = self.flow.model.proposal_limits()
+        if better.sum() >= limits["post_nms"]:
+            return False
+        return cause == RPN_NMS or not (self._rivals(row)[1] > limits["nms_threshold"]).any()
+
     def nearest(self, place, among, count):
         """The boxes that the heads may still move onto an object: those nearest to it, and those nearest to being kept.
 
@@ -102,17 +112,21 @@ class LostProposals:
 
     def _winner(self, row, threshold):
         """The first box of the level that suppresses a decoded one."""
-        decoded, rows = self.flow.decoded, self.flow.survivors
-        rivals = (decoded["level"][rows] == decoded["level"][row]) & (decoded["scores"][rows] >= decoded["scores"][row])
-        rows = rows[rivals]
-        iou = overlaps(decoded["boxes"][row][None], decoded["boxes"][rows])[0]
-        winner, iou = first_above(rows, iou, threshold)
+        decoded = self.flow.decoded
+        winner, iou = first_above(*self._rivals(row), threshold)
         return {
             "winner_box": decoded["boxes"][winner],
             "winner_score": _sigmoid(decoded["scores"][winner]),
             "winner_iou": iou,
             "limit": threshold,
         }
+
+    def _rivals(self, row):
+        """(rows of the better boxes of the level that the RPN's NMS keeps, their IoU with a decoded one)."""
+        decoded, rows = self.flow.decoded, self.flow.survivors
+        rivals = (decoded["level"][rows] == decoded["level"][row]) & (decoded["scores"][rows] >= decoded["scores"][row])
+        rows = rows[rivals]
+        return rows, overlaps(decoded["boxes"][row][None], decoded["boxes"][rows])[0]
 
 
 def _sigmoid(logit):
