@@ -130,17 +130,7 @@ def changed(model, fields, weights=None):
 
 def found_objects(model, image, truth):
     """Places of the objects that detections match with an IoU of 0.5: masks where both have them, else boxes."""
-    predictor = Predictor(model)
-    batch = NetworkBatch(predictor, [image.shape[:2]])
-    batch.fill(0, image)
-    sizes = batch.inputs["image_sizes"]
-    outputs = model(batch.inputs)
-    batch.outputs = {name: keras.ops.convert_to_numpy(values) for name, values in outputs.items()} | {
-        "image_sizes": sizes
-    }
-    detections = batch.found(0, image).to_coco(0, list(model.config.category_ids))
-    shapes = [_shape(entry, image.shape[:2]) for entry in truth]
-    ious = np.reshape(rle.iou([one["segmentation"] for one in detections], shapes, [0] * len(truth)), (-1, len(truth)))
+    detections, ious = _detections(model, image, truth)
     found = set()
     for row in np.argsort([-one["score"] for one in detections], kind="stable"):
         free = [
@@ -153,6 +143,31 @@ def found_objects(model, image, truth):
     return found
 
 
+def _detections(model, image, truth):
+    """(COCO results, float (D, G): the IoU of their masks with those of the objects)."""
+    predictor = Predictor(model)
+    batch = NetworkBatch(predictor, [image.shape[:2]])
+    batch.fill(0, image)
+    sizes = batch.inputs["image_sizes"]
+    outputs = model(batch.inputs)
+    batch.outputs = {name: keras.ops.convert_to_numpy(values) for name, values in outputs.items()} | {
+        "image_sizes": sizes
+    }
+    detections = batch.found(0, image).to_coco(0, list(model.config.category_ids))
+    shapes = [_shape(entry, image.shape[:2]) for entry in truth]
+    ious = np.reshape(rle.iou([one["segmentation"] for one in detections], shapes, [0] * len(truth)), (-1, len(truth)))
+    return detections, ious
+
+
+def mask_alone_is_wrong(model, image, truth, place):
+    """Whether a detection that matches no object has an object's class, and its box with an IoU of 0.5."""
+    detections, ious = _detections(model, image, truth)
+    boxes = [[one["bbox"] for one in each] for each in (detections, truth)]
+    same_box = np.reshape(rle.iou(*boxes, [0] * len(truth)), (-1, len(truth)))[:, place] >= 0.5
+    same_class = [one["category_id"] == truth[place]["category_id"] for one in detections]
+    return bool((same_box & same_class & (ious < 0.5).all(axis=1)).any())
+
+
 def _shape(entry, size):
     code = entry["segmentation"]
     if isinstance(code, list):
@@ -161,8 +176,8 @@ def _shape(entry, size):
 
 
 def limits_that_find(model, image, truth, place):
-    """The causes whose limit, lifted alone, lets the model find an object."""
-    found = set()
+    """The causes whose limit, lifted alone, lets the model find an object; a right mask is such a limit."""
+    found = {causes.MASK} if mask_alone_is_wrong(model, image, truth, place) else set()
     for cause, (field, values) in LIFTS.items():
         own = getattr(model.config, field)
         looser = (lambda a, b: a < b) if cause == causes.THRESHOLD else (lambda a, b: a > b)
