@@ -3,6 +3,7 @@
 #   make test        the tests on TensorFlow, torchvision's twin and the model on JAX; on PyTorch where it is installed
 #   make test-torch  installs PyTorch and torchvision (5.5 GB with CUDA's libraries), runs the tests on it
 #   make test-slow   the long ones: overfits real images, serves with clients
+#   make coverage    make test, and the lines that it never runs
 #   make lint        ruff
 PYTHON ?= python3
 BIN := .venv/bin
@@ -37,7 +38,7 @@ BASE := .venv/.base-installed
 DEV := .venv/.dev-installed
 TORCH := .venv/.torch-installed
 
-.PHONY: demo test test-tensorflow test-jax test-jax-beside test-torch test-slow lint clean
+.PHONY: demo test test-tensorflow test-jax test-jax-beside test-torch test-slow coverage lint clean
 .DELETE_ON_ERROR:
 
 demo: $(BASE)
@@ -67,6 +68,15 @@ test-slow: $(DEV)
 	$(RUN) $(PYTEST) -m slow
 	$(RUN) $(JAX) $(PYTEST) -m "slow_on_jax and not tensorflow"
 
+# Processes that tests start are measured as well (pyproject.toml), wherever they run.
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
+coverage: export COVERAGE_RCFILE := $(CURDIR)/pyproject.toml
+coverage: $(DEV)
+	@$(PIP) 'coverage>=7.10'
+	@$(BIN)/coverage erase
+	@$(MAKE) --no-print-directory test PYTEST="$(CURDIR)/$(BIN)/python -m coverage run -m pytest -q"; status=$$?; \
+	    $(BIN)/coverage combine --quiet; $(BIN)/coverage report --skip-covered --show-missing; exit $$status
+
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -95,4 +105,4 @@ $(TORCH): $(DEV)
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .jax_cache $(JAX_OUTPUT)
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .jax_cache $(JAX_OUTPUT) .coverage*

@@ -20,7 +20,8 @@ from PIL import Image
 import keras_maskrcnn as km
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
-from browser import Browser, serve  # noqa: E402
+from browser import Browser  # noqa: E402
+from web_servers import served  # noqa: E402
 
 READY = "document.getElementById('status').textContent.startsWith('Ready')"
 WATCH = """new Promise((resolve) => document.addEventListener("found", ({ detail }) =>
@@ -37,7 +38,7 @@ def main():
         picture = fit(km.data.read_image(args.image), args.image_size)
         Image.fromarray(picture).save(scratch / "image.png")
         predictor = km.serving.OnnxPredictor(folder / "model.onnx")
-        with serve(folder) as address:
+        with served(folder) as address:
             for threads in (1, None):
                 with Browser(scratch / f"chromium-{threads}") as browser:
                     measure(browser, address, threads, scratch / "image.png", predictor, picture, args.runs)

@@ -1,14 +1,12 @@
 """Headless Chromium for tests and benchmarks, driven by its DevTools protocol over a pipe: no driver package is needed.
 
-with Browser(scratch_folder) as browser, serve(folder) as address:
+with Browser(scratch_folder) as browser, served(folder) as address:  # of web_servers.py
     browser.open(address)
     browser.wait("document.title == 'Ready'")
 """
 
 import base64
 import contextlib
-import functools
-import http.server
 import itertools
 import json
 import os
@@ -16,7 +14,6 @@ import pathlib
 import select
 import shutil
 import subprocess
-import threading
 import time
 
 FLAGS = (
@@ -152,20 +149,3 @@ class Browser:
         """Write the whole page as PNG."""
         picture = self.send("Page.captureScreenshot", captureBeyondViewport=True)
         pathlib.Path(path).write_bytes(base64.b64decode(picture["data"]))
-
-
-@contextlib.contextmanager
-def serve(folder):
-    """Serve a folder as `python -m http.server` does. Gives its address."""
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://localhost:{server.server_port}/"
-        finally:
-            server.shutdown()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass

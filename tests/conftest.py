@@ -217,6 +217,13 @@ def eagerly():
         yield
 
 
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    """An empty cache of the test's own: where the package keeps what it downloads and reads often."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "keras_maskrcnn"
+
+
 @pytest.fixture(params=["native", "stock"] if backend() == "tensorflow" else ["only"])
 def path(request):
     """On TensorFlow a test runs twice: with native operators and with stock ones."""

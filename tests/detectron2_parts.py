@@ -5,6 +5,7 @@ import numpy as np
 import keras_maskrcnn as km
 
 SMALL = {
+    "backbone": "resnet10",
     "fpn_channels": 16,
     "box_features": 24,
     "mask_channels": 8,
@@ -19,9 +20,7 @@ SMALL = {
 
 def small_model(name="mask_rcnn_R_50_FPN_3x", num_classes=3, **overrides):
     """A model with Detectron2's arithmetic, narrow, with two blocks a stage."""
-    return km.MaskRCNN(
-        km.MaskRCNNConfig.detectron2(name, num_classes, **({"backbone": "resnet10"} | SMALL | overrides))
-    )
+    return km.MaskRCNN(km.MaskRCNNConfig.detectron2(name, num_classes, **(SMALL | overrides)))
 
 
 def _conv(prefix, layer):

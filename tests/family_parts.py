@@ -7,22 +7,10 @@ import dataclasses
 import functools
 
 import numpy as np
+from detectron2_parts import SMALL
 
 import keras_maskrcnn as km
 from keras_maskrcnn.weights.zoo import TORCHVISION
-
-SMALL = {
-    "backbone": "resnet10",
-    "fpn_channels": 16,
-    "box_features": 24,
-    "mask_channels": 8,
-    "min_size": 64,
-    "max_size": 96,
-    "test_pre_nms": 60,
-    "test_post_nms": 20,
-    "score_threshold": 0.0,
-    "max_detections": 10,
-}
 
 
 def same(array):

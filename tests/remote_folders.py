@@ -8,13 +8,13 @@ The object stores are emulators in threads of this process, where their packages
 
 import contextlib
 import functools
-import http.server
 import importlib.util
 import itertools
 import os
 import pathlib
 import socket
-import threading
+
+from web_servers import served
 
 _NUMBERS = itertools.count()
 PACKAGES = {"s3": ("s3fs", "moto", "flask"), "gs": ("gcsfs", "gcp_storage_emulator")}
@@ -31,37 +31,6 @@ def in_memory(folder):
         if file.is_file():
             memory.pipe_file(f"{root}/{file.relative_to(folder).as_posix()}", file.read_bytes())
     return f"memory:/{root}"
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    lists_folders = True
-
-    def log_message(self, *_):
-        pass
-
-    def list_directory(self, path):
-        if self.lists_folders:
-            return super().list_directory(path)
-        self.send_error(403, "no listing")
-        return None
-
-
-class _Unlisting(_Quiet):
-    lists_folders = False
-
-
-@contextlib.contextmanager
-def served(folder, lists_folders=True):
-    """Serve a folder by HTTP. Yields its address."""
-    handler = functools.partial(_Quiet if lists_folders else _Unlisting, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @functools.cache

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from reader_tools import save_image, save_turned
-from remote_folders import STORES, elsewhere, in_memory, served
+from remote_folders import STORES, elsewhere, in_memory
 from test_opener import MAKERS
+from web_servers import served
 
 from keras_maskrcnn.checkup import inspect_dataset
 from keras_maskrcnn.data import generate_shapes, open_dataset, read_image
@@ -24,9 +25,8 @@ KINDS = ("memory", "http", *STORES)
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "keras_maskrcnn" / "remote"
+def cache(cache_folder):
+    return cache_folder / "remote"
 
 
 # Addresses -------------------------------------------------------------------------------------------------

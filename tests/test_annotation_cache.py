@@ -31,10 +31,8 @@ KINDS = {
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """An empty cache folder."""
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "keras_maskrcnn" / "annotations"
+def home(cache_folder):
+    return cache_folder / "annotations"
 
 
 @pytest.fixture

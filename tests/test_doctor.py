@@ -8,7 +8,6 @@ from backend_tools import without_graphs
 
 from keras_maskrcnn.cli import doctor
 from keras_maskrcnn.geometry import native
-from keras_maskrcnn.weights import published
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +22,7 @@ def found(model):
         return doctor.Predictor(model)(doctor.known_image())
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    return published.cache_folder()
-
-
-def test_this_installation_equals_torchvision(model, cache, monkeypatch, eagerly):
+def test_this_installation_equals_torchvision(model, cache_folder, monkeypatch, eagerly):
     """On a canvas that is no multiple of 64, where torchvision's anchors of P6 are not a stride apart."""
     monkeypatch.setattr(doctor, "known_model", lambda: model)
     report = doctor.examine()
@@ -52,7 +45,7 @@ def test_this_installation_equals_torchvision(model, cache, monkeypatch, eagerly
         (lambda found: setattr(found, "labels", (found.labels + 1) % 3), "NOT"),
     ],
 )
-def test_wrong_detections_are_noticed(model, found, cache, monkeypatch, change, verdict):
+def test_wrong_detections_are_noticed(model, found, cache_folder, monkeypatch, change, verdict):
     real = copy.copy(found)
     change(real)
     monkeypatch.setattr(doctor, "known_model", lambda: model)
@@ -61,10 +54,11 @@ def test_wrong_detections_are_noticed(model, found, cache, monkeypatch, change, 
     assert verdict in report.verdict and report.trusted == (verdict != "NOT")
 
 
-def test_damaged_weights_are_noticed(model, found, cache, monkeypatch):
+def test_damaged_weights_are_noticed(model, found, cache_folder, monkeypatch):
     monkeypatch.setattr(doctor, "known_model", lambda: model)
     monkeypatch.setattr(doctor, "Predictor", lambda model: lambda image: found)
-    (cache / "some.80.weights.h5").write_bytes(b"cut short")
+    cache_folder.mkdir(parents=True)
+    (cache_folder / "some.80.weights.h5").write_bytes(b"cut short")
     report = doctor.examine()
     assert not report.trusted and "some.80.weights.h5" in report.verdict
 

@@ -1,15 +1,13 @@
 """Other programs' published weights by name: downloaded from a server of this test's own, checked, loaded."""
 
-import functools
 import hashlib
-import http.server
 import logging
 import pickle
-import threading
 
 import numpy as np
 import pytest
 from detectron2_parts import faults, random_state, small_model
+from web_servers import served
 
 import keras_maskrcnn as km
 from keras_maskrcnn import cli
@@ -23,34 +21,13 @@ DIGITS = "f10217"
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache of this test's own."""
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "keras_maskrcnn"
-
-
-@pytest.fixture
 def server(tmp_path, monkeypatch):
     """A folder that is served in the place of the programs' own servers, and the list of requested paths."""
-    folder, requests = tmp_path / "served", []
+    folder, asked = tmp_path / "served", []
     folder.mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            requests.append(self.path)
-
-        def send_header(self, name, value):
-            cut = name == "Content-Length" and self.path.endswith("cut.npz")
-            super().send_header(name, str(int(value) + 100) if cut else value)
-
-    handler = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        monkeypatch.setenv(published.MIRROR, f"http://127.0.0.1:{running.server_port}")
-        yield folder, requests
-        running.shutdown()
-        thread.join()
+    with served(folder, cut="cut.npz", asked=asked) as address:
+        monkeypatch.setenv(published.MIRROR, address)
+        yield folder, asked
 
 
 def test_every_model_of_the_zoos_has_an_address():
@@ -89,41 +66,41 @@ def test_names_as_users_write_them(tmp_path, monkeypatch):
     assert published.local_path("matterport/mask_rcnn_coco").read_text() == "mine"
 
 
-def test_downloads_once_and_compares_the_digits(cache, server, caplog):
-    folder, requests = server
+def test_downloads_once_and_compares_the_digits(cache_folder, server, caplog):
+    folder, asked = server
     entry = catalogue.FILES[NAME]
     (folder / entry.file).write_bytes(b"weights")
     path = published.local_path(NAME)
-    assert path == cache / entry.file and published.local_path(NAME) == path and requests == [f"/{entry.file}"]
+    assert path == cache_folder / entry.file and published.local_path(NAME) == path and asked == [f"/{entry.file}"]
     digits = hashlib.md5(b"weights").hexdigest()[:6]
     assert f"{entry.file} starts with {digits}, not with {DIGITS} as in its name" in caplog.text
     entry = catalogue.FILES["mmdetection/mask_rcnn_r50_fpn_1x_coco"]
     (folder / entry.file).write_bytes(b"weights")
     with pytest.raises(ValueError, match="must have a SHA-256 that starts with d4b0c5d6"):
         published.local_path("mmdetection/mask_rcnn_r50_fpn_1x_coco")
-    assert [each.name for each in cache.iterdir()] == ["model_final_f10217.pkl"]
+    assert [each.name for each in cache_folder.iterdir()] == ["model_final_f10217.pkl"]
 
 
-def test_a_download_that_ends_early_is_thrown_away(cache, server, tmp_path):
+def test_a_download_that_ends_early_is_thrown_away(cache_folder, server, tmp_path):
     folder, _ = server
     (folder / "cut.npz").write_bytes(b"weights")
     entry = catalogue.PublishedFile("tensorpack/cut", "http://nowhere/cut.npz", None)
     with pytest.raises(OSError, match=r"cut.npz could not be downloaded: .*7 of 107 bytes|IncompleteRead"):
         published.fetch_published(entry)
-    assert not list(cache.iterdir())
+    assert not list(cache_folder.iterdir())
 
 
-def test_offline_says_from_where_and_to_where(cache, monkeypatch):
+def test_offline_says_from_where_and_to_where(cache_folder, monkeypatch):
     monkeypatch.setenv(published.MIRROR, "http://127.0.0.1:9/models")  # the discard port: nothing listens
     with pytest.raises(OSError) as error:
         published.local_path("tensorpack/COCO-MaskRCNN-R50FPN2x")
     text = str(error.value)
     assert "http://127.0.0.1:9/models/COCO-MaskRCNN-R50FPN2x.npz could not be downloaded" in text
-    assert str(cache / "COCO-MaskRCNN-R50FPN2x.npz") in text and published.MIRROR in text
+    assert str(cache_folder / "COCO-MaskRCNN-R50FPN2x.npz") in text and published.MIRROR in text
 
 
 @pytest.mark.slow_on_jax
-def test_weights_by_name_in_python(cache, server, caplog):
+def test_weights_by_name_in_python(cache_folder, server, caplog):
     caplog.set_level(logging.INFO, "keras_maskrcnn")
     folder, _ = server
     model = small_model()
@@ -138,8 +115,8 @@ def test_weights_by_name_in_python(cache, server, caplog):
 
 
 @pytest.mark.slow
-def test_builders_and_the_command_line_take_the_names(cache, server, tmp_path, capsys):
-    folder, requests = server
+def test_builders_and_the_command_line_take_the_names(cache_folder, server, tmp_path, capsys):
+    folder, asked = server
     small = {"fpn_channels": 16, "box_features": 24, "mask_channels": 8}
     model = small_model(num_classes=80, backbone="resnet50", **small)
     state = random_state(model)
@@ -154,4 +131,4 @@ def test_builders_and_the_command_line_take_the_names(cache, server, tmp_path, c
     assert "CC-BY-SA 3.0" in capsys.readouterr().out
     converted = load_model(tmp_path / "zoo.keras")
     assert faults(converted, state) == [] and converted.origin == built.origin
-    assert len(requests) == 1
+    assert len(asked) == 1

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
-from remote_folders import in_memory, served
+from remote_folders import in_memory
 from scale_parts import check_rows, colour_predictor, make_images, read_part
+from web_servers import served
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.scale import on_ray

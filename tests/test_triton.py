@@ -4,7 +4,6 @@ import contextlib
 import http.server
 import json
 import pathlib
-import threading
 import types
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from converter_models import assert_same, export_by_command, noise, small_model
 from PIL import Image
 from tiny import tiny_config
+from web_servers import Quiet, answering
 
 import keras_maskrcnn as km
 from keras_maskrcnn.serving import triton
@@ -130,7 +130,7 @@ def kserve(session):
     """Serve a graph by KServe's v2 protocol in JSON, as Triton does with the exported config. Gives the address."""
     kinds = {"float32": "FP32", "int32": "INT32", "bool": "BOOL"}
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Quiet, http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             (asked,) = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
             assert self.path == "/v2/models/nuclei/infer" and asked["datatype"] == "UINT8"
@@ -151,10 +151,5 @@ def kserve(session):
             self.end_headers()
             self.wfile.write(json.dumps({"model_name": "nuclei", "model_version": "1", "outputs": outputs}).encode())
 
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with answering(Handler) as address:
+        yield address

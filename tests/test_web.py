@@ -12,13 +12,14 @@ import types
 
 import numpy as np
 import pytest
-from browser import Browser, find_chromium, serve
+from browser import Browser, find_chromium
 from converter_models import export_by_command, noise, small_model
 from onnxruntime_web import runtime_package
 from PIL import Image
 from pycocotools import mask as coco_mask
 from test_onnx_models import resnet18
 from tiny import tiny_config
+from web_servers import served
 
 import keras_maskrcnn as km
 from keras_maskrcnn.geometry.pasting import PASTING_RULES, paste_mask_windows, stack_windows
@@ -79,21 +80,20 @@ def test_the_version_of_the_worker_is_that_of_the_content(quick, package, tmp_pa
     assert version() != first
 
 
-def test_the_runtime_comes_from_a_folder_or_from_the_cache(quick, package, tmp_path, monkeypatch):
+def test_the_runtime_comes_from_a_folder_or_from_the_cache(quick, package, tmp_path, cache_folder, monkeypatch):
     with tarfile.open(package) as archive:
         archive.extractall(tmp_path / "node_modules", filter="data")
     unpacked = tmp_path / "node_modules" / "package"
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(web, "RUNTIME_URL", package.as_uri())
     folders = [web.export_web(quick.model, tmp_path / f"{i}", source) for i, source in enumerate((unpacked, None))]
-    assert (tmp_path / "home" / "keras_maskrcnn" / f"onnxruntime-web-{web.RUNTIME_VERSION}.tgz").is_file()
+    assert (cache_folder / f"onnxruntime-web-{web.RUNTIME_VERSION}.tgz").is_file()
     package.unlink()
     folders.append(web.export_web(quick.model, tmp_path / "2"))  # no second download
     wasm = [(folder / "onnxruntime" / "ort-wasm-simd-threaded.wasm").read_bytes() for folder in folders]
     assert wasm == [b"dist/ort-wasm-simd-threaded.wasm"] * 3
 
 
-def test_what_cannot_be_written_is_refused_before_the_conversion(quick, package, tmp_path, monkeypatch):
+def test_what_cannot_be_written_is_refused_before_the_conversion(quick, package, tmp_path, cache_folder, monkeypatch):
     monkeypatch.setattr(web, "export_onnx", None)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("the only copy")
@@ -269,7 +269,7 @@ def test_chromium_finds_what_python_finds_and_goes_on_without_the_network(model,
     Image.fromarray(photo).save(tmp_path / "turned.jpg", quality=95, exif=turned)
     predictor = km.Predictor(model)
     with Browser(tmp_path / "chromium") as browser:
-        with serve(folder) as address:
+        with served(folder) as address:
             browser.open(address)
             assert page_wait(browser, READY) is True, words(browser)
             assert "without a network" in page_value(browser, "part('status').textContent")
@@ -301,7 +301,7 @@ def test_chromium_finds_in_twelve_photos_what_python_finds(shared_data, tmp_path
     by_size = list({image.shape: image for image in images}.values())[:12]
     assert len(by_size) == 12
     predictor, counts = km.Predictor(model), []
-    with Browser(tmp_path / "chromium") as browser, serve(folder) as address:
+    with Browser(tmp_path / "chromium") as browser, served(folder) as address:
         browser.open(address)
         assert page_wait(browser, READY) is True, words(browser)
         for number, image in enumerate(by_size):
@@ -319,7 +319,7 @@ def test_the_page_answers_the_keyboard_the_camera_and_wrong_files_in_words(folde
     (tmp_path / "text.png").write_text("no image")
     Image.fromarray(noise(40, 40)[..., 0].astype(np.uint16) * 200).save(tmp_path / "deep.png")
     Image.fromarray(noise(96, 128)).save(tmp_path / "rgb.png")
-    with Browser(tmp_path / "chromium") as browser, serve(folder) as address:
+    with Browser(tmp_path / "chromium") as browser, served(folder) as address:
         browser.open(address)
         assert page_wait(browser, READY) is True, words(browser)
         for name, told in (("text.png", "cannot read text.png as an image"), ("deep.png", "deep.png has 16 bits")):
@@ -356,7 +356,7 @@ def test_the_page_answers_the_keyboard_the_camera_and_wrong_files_in_words(folde
 def test_what_is_missing_on_the_server_is_named(folder, tmp_path, broken, told):
     shutil.copytree(folder, tmp_path / "page")
     (tmp_path / "page" / broken).unlink()
-    with Browser(tmp_path / "chromium") as browser, serve(tmp_path / "page") as address:
+    with Browser(tmp_path / "chromium") as browser, served(tmp_path / "page") as address:
         browser.open(address)
         assert page_wait(browser, READY) == "error" and told in words(browser)
 

@@ -44,10 +44,15 @@ class Boxes:
         rows = np.flatnonzero(wanted if among is None else wanted & among)
         return rows[np.argsort(-iou[rows], kind="stable")]
 
-    def near(self, place, least, reach, among):
-        """As `of`, and after these, in order, the other rows of `among` with an IoU of at least `reach`."""
-        own = self.of(place, least, among)
-        rows = np.flatnonzero(self.valid & among & (self.iou(place) >= reach))
+    def near(self, place, seen, among):
+        """The object's own rows of `among` that match it, best first, then the others that reach it, in order.
+
+        Args:
+            place: int. seen: object with `least` and `reach`, the IoU from which a box matches and may match. among:
+                bool (n,), rows to look at.
+        """
+        own = self.of(place, seen.least, among)
+        rows = np.flatnonzero(self.valid & among & (self.iou(place) >= seen.reach))
         return np.concatenate([own, rows[~np.isin(rows, own)]])
 
 

@@ -18,9 +18,8 @@ from keras_maskrcnn.evaluation.lost_pairs import UNSURE, LostPairs
 from keras_maskrcnn.evaluation.lost_proposals import LostProposals
 from keras_maskrcnn.evaluation.matching import NONE
 
-_TRIED = (
-    8  # boxes of an object that are spared in each stage: those of the highest score, in the RPN of the highest IoU
-)
+# Boxes of an object that are spared in each stage: those of the highest score, in the RPN also of the highest IoU.
+_TRIED = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Judge:
         self.flow, self.seen, self.config, self.labels, self.least = flow, seen, config, seen.labels, seen.least
         objects, outputs, self.names = np.asarray(boxes, np.float32), flow.outputs, (*config.class_names, "background")
         self.lost_proposals = LostProposals(flow, objects, config)
-        self.lost_pairs = LostPairs(flow, objects, seen.labels, seen.least, self.names, seen.reach)
+        self.lost_pairs = LostPairs(flow, objects, seen, self.names)
         self.objects, self.proposals = objects, Boxes(flow.proposals, objects)
         self.found = Boxes(outputs["boxes"][0][outputs["valid"][0]], objects)
         self.found_labels = outputs["labels"][0][outputs["valid"][0]]
@@ -59,7 +58,7 @@ class Judge:
         known = {place: facts for place in missed if (facts := self._shared(place))}
         for spared in (self._spared_pairs, self._spared_proposals):
             known |= self._found_by(spared([place for place in missed if place not in known]))
-        stages = (known.get, self._mask, self._choice, self._heads, self.lost_proposals.last_stage)
+        stages = (known.get, self._mask, self.lost_pairs.last_stage, self._heads, self.lost_proposals.last_stage)
         return {place: next(facts for stage in stages if (facts := stage(place))) for place in missed}
 
     def _shared(self, place):
@@ -72,7 +71,7 @@ class Judge:
 
     def _detections_near(self, place):
         """Detections of the right class whose boxes reach the object, its own first."""
-        return self.found.near(place, self.least, self.seen.reach, self.found_labels == self.labels[place])
+        return self.found.near(place, self.seen, self.found_labels == self.labels[place])
 
     def _of_detection(self, row):
         score, box = self.flow.outputs["scores"][0][row], self.found.boxes[row]
@@ -108,7 +107,7 @@ class Judge:
         for number, (place, cause, row) in enumerate(jobs):
             among = (pairs["rows"] == number) & (pairs["labels"] == self.labels[place])
             among &= pairs["scores"] > self.flow.thresholds[self.labels[place]]
-            for pair in boxes.near(place, self.least, self.seen.reach, among):
+            for pair in boxes.near(place, self.seen, among):
                 chance = self._chance(place, pairs, pair, (lost.facts, cause, row))
                 if self.lost_pairs.survives(chance.box, chance.score, chance.label):
                     chances.append(chance)
@@ -151,9 +150,6 @@ class Judge:
             return None
         row = max(overlap, key=overlap.get)
         return {"cause": MASK, "iou": overlap[row], **self._of_detection(row)}
-
-    def _choice(self, place):
-        return self.lost_pairs.last_stage(place, self.seen.detections)
 
     def _heads(self, place):
         """Proposals reach the object, and the heads make no good pair of them."""

@@ -19,17 +19,15 @@ class LostPairs:
     """The pairs of an image beside its objects.
 
     Args:
-        flow: Flow. objects: float (G, 4), network pixels. labels: int (G,), the class of each. least: float, IoU of a
-            match. names: of the classes, background last. reach: float, IoU of boxes from which masks may match.
+        flow: Flow. objects: float (G, 4), network pixels. seen: as for `Judge`. names: of the classes, background last.
 
     Attributes:
         pairs: `flow.pairs`, by descending score. boxes: Boxes of them. kept: int, the pairs that NMS keeps, best first.
         likely: bool (n,), whether the box head sees the class at all: it prefers it, or gives it more than `UNSURE`.
     """
 
-    def __init__(self, flow, objects, labels, least, names, reach):
-        self.flow, self.pairs, self.labels, self.names = flow, flow.pairs, labels, names
-        self.least, self.reach = least, reach
+    def __init__(self, flow, objects, seen, names):
+        self.flow, self.pairs, self.seen, self.names = flow, flow.pairs, seen, names
         self.boxes = Boxes(self.pairs["boxes"], objects, self.pairs["passed"])
         num_classes = flow.model.config.num_classes
         self.agnostic = flow.model.config.class_agnostic_nms or num_classes == 1
@@ -65,24 +63,23 @@ class LostPairs:
 
     def of(self, place):
         """An object's pairs of the right class whose boxes match it, the one of the highest score first."""
-        return np.sort(self.boxes.of(place, self.least, self.pairs["labels"] == self.labels[place]))
+        return np.sort(self.boxes.of(place, self.seen.least, self._of_class(place)))
 
     def near(self, place):
         """All pairs of the right class whose boxes reach the object, the one of the highest score first."""
-        return np.sort(self.boxes.near(place, self.least, self.reach, self.pairs["labels"] == self.labels[place]))
+        return np.sort(self.boxes.near(place, self.seen, self._of_class(place)))
 
-    def last_stage(self, place, detections):
-        """The facts of the last stage that a pair of the object reached, or None: the box head has none for it.
+    def _of_class(self, place):
+        return self.pairs["labels"] == self.seen.labels[place]
 
-        Args:
-            place: int, of the object. detections: int, the object that each of the detections matches, or NONE.
-        """
+    def last_stage(self, place):
+        """The facts of the last stage that a pair of the object reached, or None: the box head has none for it."""
         rows = self.of(place)
         ranks = self._rank[rows]
         if ((ranks != NONE) & (ranks < self.flow.limits["max_detections"])).any():
             rank = ranks[ranks != NONE].min()
-            cause = SHARED if detections[rank] != NONE else BOX
-            return {"cause": cause, "limit": self.least, **self.numbers(self.kept[rank], place)}
+            cause = SHARED if self.seen.detections[rank] != NONE else BOX
+            return {"cause": cause, "limit": self.seen.least, **self.numbers(self.kept[rank], place)}
         for cause, among in self.stages():
             if among[rows].any():
                 return self.facts(cause, rows[among[rows]][0], place)

@@ -3,12 +3,12 @@
 import base64
 import http.server
 import json
-import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 from soak import encode, noise
+from web_servers import Quiet, answering
 
 pytestmark = pytest.mark.tensorflow
 
@@ -31,7 +31,7 @@ def server():
     """Answers every POST with ANSWER; `asked` holds (path, body)."""
     asked = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Quiet, http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
             data = json.dumps({"predictions": [ANSWER]}).encode()
@@ -40,13 +40,8 @@ def server():
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}", asked
-        running.shutdown()
+    with answering(Handler) as address:
+        yield address, asked
 
 
 def test_the_rest_client_sends_a_file_and_draws_the_answer(samples, server, tmp_path, capsys):

@@ -14,7 +14,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
 
@@ -23,6 +22,7 @@ import pytest
 import soak
 from PIL import Image
 from soak import as_text, compare_row
+from web_servers import Quiet, answering
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api: pip install -e '.[dev]'")
@@ -170,20 +170,15 @@ def test_load_measures_a_served_model_and_writes_its_figures(samples, server, ph
 def other_server():
     """Something that listens but is not TF Serving: it says hello to every POST."""
 
-    class Hello(http.server.BaseHTTPRequestHandler):
+    class Hello(Quiet, http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"hello")
 
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
+    with answering(Hello) as address:
+        yield address
 
 
 @pytest.fixture
