@@ -106,6 +106,9 @@ setup(
             "zarr>=3.1.6; python_version >= '3.11'",
             "shapely>=2.0",
             "npe2>=0.7",  # napari's plugin engine, without napari
+            "av>=12",
+            "openslide-python>=1.4",
+            "openslide-bin>=4.0",
         ],
         "openvino": ["openvino>=2024.4"],  # runs .onnx files on Intel's processors
         "onnx": ["tf2onnx>=1.17", "onnx>=1.17", "onnxruntime>=1.20"],  # writes .onnx files and runs them

@@ -305,7 +305,6 @@ def test_nuclei_takes_what_check_data_proposes(tmp_path):
     assert sample.read_proposal(report) == {"image_scale": 2.5, "max_detections": 470}
 
 
-@pytest.mark.slow  # `make demo` runs the same recipe
 def test_shapes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "NUM_TRAIN", 2 * demo.BATCH_SIZE)
     monkeypatch.setattr(demo, "NUM_VAL", 1)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pickle
 
 import numpy as np
 import pytest
@@ -290,6 +291,50 @@ def test_a_ray_that_does_not_start_is_told(monkeypatch):
     monkeypatch.setattr("os.environ", os.environ.copy())
     with pytest.raises(on_ray.RunStopped, match="Received: The current node timed out during .* Check RAY_ADDRESS and"):
         on_ray._connect(BusyRay())
+
+
+def test_the_actors_of_a_ray_get_what_its_reading_tasks_send(tmp_path, rows):
+    """As tables, one for each part of a unit: files as bytes, or decoded where actors run on GPUs."""
+    pyarrow = pytest.importorskip("pyarrow")
+    paths, predictor = make_images(tmp_path, 20), colour_predictor()
+    units = list_units([tmp_path], all_new)
+    tables = [pyarrow.table({"unit": [pickle.dumps(unit)]}) for unit in units]
+    for pixels in (None, on_ray._pixels_of(colour_predictor)):
+        sent = [part for table in tables for part in on_ray._reader(pixels)(table)]
+        assert {name for part in sent for name in part.column_names if part[name].null_count < len(part)} == (
+            {"path", "bytes"} if pixels is None else {"path", "pixels", "shape", "dtype", "error"}
+        )
+        check_rows([row for part in sent for row in rows(part).to_pylist()], paths, predictor)
+
+
+def test_a_ray_that_loses_rows_is_told_and_what_came_is_kept(tmp_path, rows):
+    pyarrow = pytest.importorskip("pyarrow")
+    paths, counts = make_images(tmp_path / "photos", 12), []
+    parts = [rows(pyarrow.table({"path": some})) for some in (paths[:4], paths[4:9])]
+    with ResultStore(tmp_path / "found", SETTINGS) as store:
+        with pytest.raises(on_ray.RunStopped, match="a row for each image. Received 9 rows for 12 images. Those in "):
+            on_ray._keep(parts, 12, store, counts.append)
+        on_ray._keep([rows(pyarrow.table({"path": paths[9:]}))], 3, store, counts.append)
+    with ResultStore(tmp_path / "found", SETTINGS) as store:
+        assert store.images == 12 and counts == [4, 9, 12]
+
+
+def test_the_reason_is_found_in_a_traceback_of_another_process():
+    text = """ray::RowPredictor() (pid=12)
+      File "rows.py", line 3, in __call__
+    ValueError: A model file must be whole. Received: half.
+    The above exception was the direct cause of the following exception:"""
+    assert on_ray._last_line(Exception(text)) == "ValueError: A model file must be whole. Received: half."
+    assert on_ray._last_line(Exception("no reason\nat all")) == "at all"
+    assert on_ray._last_line(KeyError()) == "KeyError"
+
+
+def test_results_on_a_ray_depend_on_the_model_the_score_and_the_tiles():
+    options = {"score_threshold": 0.5, "tile": None, "overlap": 0.2}
+    expected = {"model": "colour_predictor", "score_threshold": 0.5, "tile": None, "overlap": None}
+    assert on_ray._settings(colour_predictor, options) == expected  # no tiles, so their overlap says nothing
+    tiles = options | {"tile": 64}
+    assert on_ray._settings(colour_predictor, tiles) == expected | {"tile": 64, "overlap": 0.2}
 
 
 def test_predict_takes_addresses(capsys, tmp_path, monkeypatch):

@@ -73,7 +73,6 @@ def test_call_predict_and_the_reloaded_export_agree(model, served):
     assert answer["num_detections"].tolist() == [10, 10]
 
 
-@pytest.mark.slow  # the C program below shows the same without Python
 def test_a_new_process_answers_in_source_pixels(model, export):
     errors = compare_export(model, export, picture(33, 500)[None])
     assert errors["compared"] == 10
