@@ -104,6 +104,11 @@ def changed_text(data, home):
     os.utime(data, ns=(about.st_atime_ns, about.st_mtime_ns))  # of the same size and time
 
 
+def longer_text(data, home):
+    with data.open("a", encoding="utf-8") as file:
+        file.write(" \n")
+
+
 def added_image(data, home):
     Image.new("RGB", (32, 24)).save(data.parent / "images" / "missing.png")
 
@@ -133,7 +138,9 @@ def foreign(data, home):
 
 
 @pytest.mark.parametrize(
-    "change", [changed_text, added_image, removed_image, damaged, truncated, emptied, foreign], ids=lambda f: f.__name__
+    "change",
+    [changed_text, longer_text, added_image, removed_image, damaged, truncated, emptied, foreign],
+    ids=lambda f: f.__name__,
 )
 def test_after_a_change_the_file_is_read_anew_and_kept_again(change, home, data):
     before, _ = opened(data)
@@ -142,7 +149,7 @@ def test_after_a_change_the_file_is_read_anew_and_kept_again(change, home, data)
     after, read = opened(data)
     again, read_again = opened(data)
     assert read and not read_again and same(content(after), content(again))
-    assert same(content(after), before) == (change in (damaged, truncated, emptied, foreign))
+    assert same(content(after), before) == (change in (longer_text, damaged, truncated, emptied, foreign))
     assert len(list(home.iterdir())) == 1
 
 
