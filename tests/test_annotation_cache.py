@@ -302,6 +302,7 @@ def test_other_formats_are_kept_too(make, change, home, tmp_path, monkeypatch):
     monkeypatch.setattr(annotation_cache, "SMALLEST", 64)
     for name in ("a.png", "b.png"):
         Image.new("RGB", (32, 24)).save(tmp_path / name)
+    (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
     path, stores = make(tmp_path), []
     original = annotation_cache._store
     monkeypatch.setattr(annotation_cache, "_store", lambda *args: stores.append(1) or original(*args))

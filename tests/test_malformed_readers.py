@@ -310,8 +310,8 @@ def test_yolo_parts_may_be_called_valid(tmp_path):
     save_image(tmp_path / "later" / "c.png")
     write(tmp_path / "later" / "c.txt", GOOD_LINE)
     assert [record.source.name for record in open_dataset(tmp_path, part="val").records] == ["c.png"]
-    assert [record.source.name for record in open_dataset(tmp_path).records] == ["a.png", "b.png", "c.png"]
-    with pytest.raises(ValueError, match=r"part=... must be one of its parts, \['train', 'valid'\]. Received 'test'"):
+    assert [record.source.name for record in open_dataset(tmp_path).records] == ["a.png", "b.png"]
+    with pytest.raises(ValueError, match=r"part=... must be one of its parts, \['train', 'val'\]. Received 'test'"):
         open_dataset(tmp_path, part="test")
 
 
@@ -427,7 +427,7 @@ def test_via3_options_must_be_a_dictionary(tmp_path):
         r"via3.json: the options of the attribute 'animal' must be a dictionary. Received \['cat'\]. Save the project"
     )
     with pytest.raises(ValueError, match=told):
-        open_dataset(write(tmp_path / "via3.json", via3(attribute={"1": attribute})))
+        open_dataset(write(tmp_path / "via3.json", via3(attribute={"1": attribute})), format="via3")
 
 
 def via3(**changes):
