@@ -267,7 +267,7 @@ def test_images_that_a_model_would_take_for_others_are_found(images, others):
 
 
 def test_pixels_that_are_not_numbers_and_channels_without_content_are_found():
-    clean = np.stack([np.full((4, 4), 0.1), np.eye(4), np.full((4, 4), -3)], axis=2)
+    clean = np.stack([np.full((7, 7), 0.7), np.eye(7), np.full((7, 7), -3)], axis=2)  # the mean of 0.7 is not 0.7
     holes, infinite = clean.copy(), clean.copy()
     holes[1, 2, 1], infinite[0, 0, 0] = np.nan, -np.inf
     advice = "it contains NaN or infinity. Replace these values, for example by the channel's mean."
