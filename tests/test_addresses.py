@@ -1,5 +1,6 @@
 """Datasets and images at addresses: the same as those on a disk, and messages that name the address."""
 
+import http.server
 import pathlib
 import warnings
 
@@ -8,16 +9,20 @@ import pytest
 from PIL import Image
 from reader_tools import save_image, save_turned
 from remote_folders import STORES, elsewhere, in_memory
+from test_finding_files import touch
 from test_opener import MAKERS
-from web_servers import served
+from web_servers import Quiet, answering, served
 
 from keras_maskrcnn.checkup import inspect_dataset
 from keras_maskrcnn.data import generate_shapes, open_dataset, read_image
 from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.data.loading.choosing import choose_workers
 from keras_maskrcnn.data.loading.options import LoaderOptions
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation
+from keras_maskrcnn.data.readers.folders import common_folder
+from keras_maskrcnn.data.readers.image_finder import ImageFinder
 from keras_maskrcnn.host import remote_paths, remote_servers
-from keras_maskrcnn.host.addresses import as_path, is_address, walk
+from keras_maskrcnn.host.addresses import as_path, is_address, relative_name, walk
 
 pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
@@ -55,6 +60,8 @@ def test_a_path_elsewhere_has_the_methods_of_one_here(tmp_path, kind):
         assert as_path("http://h/a") / ".." / ".." / "b" == as_path("http://h/b")
         assert file.is_file() and not file.is_dir() and (root / "in").is_dir() and not (root / "in").is_file()
         assert not (root / "no").exists() and not (file / "no").exists() and not as_path(f"{address}/no").exists()
+        fresh = as_path(str(file))  # of a folder that was not listed
+        assert fresh.exists() and not fresh.is_dir() and repr(fresh) == f"RemotePath({str(file)!r})"
         assert file.read_bytes() == here.read_bytes() == file.open().read() == file.open_head().read()
         with file.open_head() as opened:
             assert opened.read(10) == bytes(range(10)) and opened.seek(-5, 2) == 255995
@@ -82,6 +89,8 @@ def test_cached_files_are_asked_for_once(tmp_path, cache):
     with served(tmp_path) as address:
         first = read_image(f"simplecache::{address}/a.png")
     assert np.array_equal(first, read_image(f"simplecache::{address}/a.png"))  # the server has ended
+    path = as_path(f"simplecache::{address}/a.png")
+    assert path.read_bytes() == path.open().read() == (tmp_path / "a.png").read_bytes()
     assert [path.suffix for path in cache.iterdir()] == [".png"]
 
 
@@ -104,6 +113,82 @@ def test_a_server_that_stumbles_is_asked_again(tmp_path, monkeypatch):
     monkeypatch.setattr(remote_servers, "_WAITS", ())
     with pytest.raises(OSError, match=r"within reach. Received memory://.*/a\.png: ConnectionResetError: stumbled"):
         path.read_bytes()
+
+
+class Refusing(Quiet, http.server.BaseHTTPRequestHandler):
+    """Answers every question with 403."""
+
+    asked = 0
+
+    def do_GET(self):  # noqa: N802
+        type(self).asked += 1
+        self.send_error(403, "for members")
+
+    do_HEAD = do_GET  # noqa: N815
+
+
+def test_a_server_that_refuses_is_not_asked_again():
+    with answering(Refusing) as address:
+        told = rf"{address}/a.png may not be read: the server refuses it: ClientResponseError: 403.*for members"
+        with pytest.raises(PermissionError, match=told):
+            as_path(f"{address}/a.png").read_bytes()
+        assert Refusing.asked == 1
+        with pytest.raises(ImageError, match=rf"must be readable. Received {address}/a.png: .*{told}"):
+            read_image(f"{address}/a.png")
+
+
+def test_a_server_that_shows_an_empty_list_may_hold_anything(tmp_path):
+    with served(tmp_path) as address:
+        assert as_path(address).names() is None and as_path(address).is_unlisted()
+        (tmp_path / "a.png").write_bytes(b"a")
+        assert as_path(address).names() == {"a.png": False}
+
+
+@pytest.mark.parametrize(
+    "file, folder, name",
+    [
+        ("memory://a/b/c.png", "memory://a", "b/c.png"),
+        ("memory://a/c.png", "memory://b", "memory://a/c.png"),
+        ("memory://a/c.png", "/a", "memory://a/c.png"),
+        ("http://h/a%20b/c.png", "http://h", "a b/c.png"),
+        ("http://h/a/c.png", "http://g/a", "http://h/a/c.png"),
+        ("/a/b/c.png", "/a/d", "../b/c.png"),
+    ],
+)
+def test_names_of_files_are_relative_to_their_folder_or_whole(file, folder, name):
+    assert relative_name(file, folder) == name
+
+
+@pytest.mark.parametrize(
+    "files, folder",
+    [
+        (["memory://a/b/x.png", "memory://a/c/d/y.png"], "memory://a"),
+        (["memory://a/x.png", "memory://a/b/y.png"], "memory://a"),
+        (["http://h/a/x.png", "http://g/a/x.png"], None),
+        (["http://h/a/x.png", "/a/x.png"], None),
+    ],
+)
+def test_the_common_folder_of_files_elsewhere(files, folder):
+    assert common_folder(files) == (folder and as_path(folder))
+
+
+def test_images_are_found_elsewhere_as_on_a_disk(tmp_path):
+    touch(tmp_path, "home/in/images/one/a.png", "home/in/images/two/a.png", "home/in/images/two/b.png", "other/c.png")
+    address = in_memory(tmp_path)
+    finder = ImageFinder(f"{address}/home/in/coco.json")
+    with pytest.raises(FaultyAnnotation, match=rf"fits several files: {address}/.*one/a.png, {address}/.*two/a.png"):
+        finder.find("a.png")
+    as_path(f"{address}/home/in/images/one/a.png").write_bytes(b"images/two/a.png")
+    as_path(f"{address}/home/in/images/two/a.png").write_bytes(b"images/two/a.png")
+    assert str(finder.find("a.png")) == f"{address}/home/in/images/one/a.png"
+    assert str(finder.find("images/two/b.png")) == f"{address}/home/in/images/two/b.png"  # there is no images/images
+    assert str(finder.find("../in/images/two/b.png")) == f"{address}/home/in/images/two/b.png"
+    assert str(finder.find("images/x/two/b.png")) == f"{address}/home/in/images/two/b.png"
+    assert str(finder.find("../../other/c.png")) == f"{address}/other/c.png"
+    assert [note.partition(": ")[0] for note in finder.notes] == [
+        "An image was found by the last part of its name",
+        f"An image was found outside {address}/home, where its name leads",
+    ]
 
 
 # Datasets --------------------------------------------------------------------------------------------------
@@ -211,6 +296,8 @@ def test_messages_name_the_address(tmp_path):
             open_dataset(f"{address}/no")
         with pytest.raises(ValueError, match=rf"Received the folder {address} with \['a.png'\]"):
             open_dataset(address)
+        with pytest.raises(ValueError, match=rf"A folder of images must exist. Received {address}/no, which is not a"):
+            ImageFinder(tmp_path / "coco.json", f"{address}/no")
     with pytest.raises(ValueError, match=r"a protocol that fsspec has.* Received s4://a/b: .*s4"):
         open_dataset("s4://a/b")
     with pytest.raises(ImageError, match=r"must be readable. Received s4://a/b.png: .*protocol"):

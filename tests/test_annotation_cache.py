@@ -104,6 +104,11 @@ def changed_text(data, home):
     os.utime(data, ns=(about.st_atime_ns, about.st_mtime_ns))  # of the same size and time
 
 
+def longer_text(data, home):
+    with data.open("a", encoding="utf-8") as file:
+        file.write(" \n")
+
+
 def added_image(data, home):
     Image.new("RGB", (32, 24)).save(data.parent / "images" / "missing.png")
 
@@ -133,7 +138,9 @@ def foreign(data, home):
 
 
 @pytest.mark.parametrize(
-    "change", [changed_text, added_image, removed_image, damaged, truncated, emptied, foreign], ids=lambda f: f.__name__
+    "change",
+    [changed_text, longer_text, added_image, removed_image, damaged, truncated, emptied, foreign],
+    ids=lambda f: f.__name__,
 )
 def test_after_a_change_the_file_is_read_anew_and_kept_again(change, home, data):
     before, _ = opened(data)
@@ -142,7 +149,7 @@ def test_after_a_change_the_file_is_read_anew_and_kept_again(change, home, data)
     after, read = opened(data)
     again, read_again = opened(data)
     assert read and not read_again and same(content(after), content(again))
-    assert same(content(after), before) == (change in (damaged, truncated, emptied, foreign))
+    assert same(content(after), before) == (change in (longer_text, damaged, truncated, emptied, foreign))
     assert len(list(home.iterdir())) == 1
 
 
@@ -295,6 +302,7 @@ def test_other_formats_are_kept_too(make, change, home, tmp_path, monkeypatch):
     monkeypatch.setattr(annotation_cache, "SMALLEST", 64)
     for name in ("a.png", "b.png"):
         Image.new("RGB", (32, 24)).save(tmp_path / name)
+    (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
     path, stores = make(tmp_path), []
     original = annotation_cache._store
     monkeypatch.setattr(annotation_cache, "_store", lambda *args: stores.append(1) or original(*args))

@@ -199,6 +199,14 @@ def test_small_images_are_not_blown_up_without_need(object_side, image_side, pro
     assert propose(squares(object_side, [(image_side, image_side)] * 2))["min_size"] == proposed
 
 
+def test_large_images_are_cut_into_crops():
+    """Objects of 8 pixels need a short side of 1024, so the long one has 1706: more than 1344."""
+    options = propose(squares(8, [(256, 512)] * 4))
+    assert (options["min_size"], options["crop"], options["batch_size"]) == (1024, 512, 4)
+    options = propose(squares(16, [(256, 512)] * 4))  # 640 and 1066 are enough
+    assert (options["min_size"], options["batch_size"]) == (640, 2) and "crop" not in options
+
+
 def test_one_scale_for_images_of_many_sizes_with_objects_of_one():
     options = propose(squares(16, [(128, 128), (128, 140), (256, 256), (400, 300)], count=5))
     assert options["image_scale"] == 2.0 and "min_size" not in options
@@ -207,6 +215,68 @@ def test_one_scale_for_images_of_many_sizes_with_objects_of_one():
         np.array([[0, 0, 16, 16]], float), np.array([2]), [(128, 128)] * 2 + [(256, 256)], config
     )
     assert boxes.tolist() == [[0, 0, 32, 32]] and sizes[2].tolist() == [512, 512]
+
+
+def pixel_findings(*images):
+    """(severity, kind, where, message) of the findings about the pixels of these arrays."""
+    found = inspect_dataset(ArrayDataset(images, [[] for _ in images]), workers=1).findings
+    kinds = ("images of another kind", "pixels that are not numbers", "channel without content")
+    return [(one.severity, one.kind, one.where, one.message) for one in found if one.kind in kinds]
+
+
+RGB8, RGB16 = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint16)
+GRAY1, GRAY8 = np.eye(4, dtype=bool), np.eye(4, dtype=np.uint8)
+GRAY16, GRAY32 = np.eye(4, dtype=np.uint16), np.eye(4, dtype=np.int32) * 65535
+
+
+@pytest.mark.parametrize(
+    "images, others",
+    [
+        ([RGB8, RGB8, GRAY8, GRAY1], []),  # all are read as RGB
+        ([GRAY8, GRAY8, RGB8], []),
+        (
+            [RGB8, RGB8, GRAY8, RGB16],
+            [("image 4", "1 have 3 channels of uint16, most have 3 channels of uint8: image 4")],
+        ),
+        ([GRAY8, GRAY8, GRAY1], []),  # 1 bit becomes 0 and 255
+        ([GRAY16, GRAY16, GRAY32], []),  # the same numbers
+        (
+            [GRAY16, GRAY16, GRAY16, GRAY32 * 2, GRAY8, GRAY32 * 3],
+            [
+                ("image 4", "2 have 1 channel of int32, most have 1 channel of uint16: image 4, image 6"),
+                ("image 5", "1 have 1 channel of uint8, most have 1 channel of uint16: image 5"),
+            ],
+        ),
+        (
+            [np.eye(4)] * 7 + [RGB8] * 6,
+            [
+                (
+                    "image 8",
+                    "6 have 3 channels of uint8, most have 1 channel of float64: "
+                    "image 8, image 9, image 10, image 11, image 12, ...",
+                )
+            ],
+        ),
+    ],
+)
+def test_images_that_a_model_would_take_for_others_are_found(images, others):
+    advice = ". A model takes one kind. Export all images in the same format."
+    assert pixel_findings(*images) == [
+        ("warning", "images of another kind", where, f"of the images {told}{advice}") for where, told in others
+    ]
+
+
+def test_pixels_that_are_not_numbers_and_channels_without_content_are_found():
+    clean = np.stack([np.full((7, 7), 0.7), np.eye(7), np.full((7, 7), -3)], axis=2)  # the mean of 0.7 is not 0.7
+    holes, infinite = clean.copy(), clean.copy()
+    holes[1, 2, 1], infinite[0, 0, 0] = np.nan, -np.inf
+    advice = "it contains NaN or infinity. Replace these values, for example by the channel's mean."
+    wrong = [("error", "pixels that are not numbers", f"image {k}", advice) for k in (2, 4)]
+    flat = "channels [1, 3] (counted from 1) are constant. Leave them out, or check the export."
+    empty = ("note", "channel without content", "all images", flat)
+    assert pixel_findings(clean, holes, clean, infinite) == [*wrong, empty]
+    assert pixel_findings(holes, infinite) == [(*wrong[0][:2], f"image {k}", advice) for k in (1, 2)]
+    assert pixel_findings(clean, clean + 1) == []  # constant in each image, not in all
 
 
 def test_a_dataset_without_objects_still_has_a_report():

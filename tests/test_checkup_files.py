@@ -117,9 +117,10 @@ def test_images_that_differ_in_the_ending_alone_are_told(tmp_path):
         ("warning", str(tmp_path / "c.png")),  # c.bmp is not listed: it may be the one that was meant
     ]
     assert found[0].message.startswith("a.jpg has the same name") and found[1].message.startswith("c.bmp has")
-    other = [annotation(1, 1), annotation(2, 2, segmentation=[[60, 60, 90, 60, 90, 90]])]
-    (found,) = of_kind(file_findings(opened(tmp_path, ["a.png", "a.jpg"], other)), "two images of one name")
-    assert found.severity == "note"
+    for changes in ({"segmentation": [[60, 60, 90, 60, 90, 90]]}, {"category_id": 2}):
+        other = [annotation(1, 1), annotation(2, 2, **changes)]
+        (found,) = of_kind(file_findings(opened(tmp_path, ["a.png", "a.jpg"], other)), "two images of one name")
+        assert found.severity == "note"
 
 
 def pages_of(path):
@@ -234,6 +235,13 @@ def test_of_very_many_images_headers_and_boxes_show_what_is_wrong(tmp_path, monk
     np.testing.assert_array_equal(part.areas, whole.areas)
     assert sum(one is not None for one in part.pixels) == 10  # sampled, doubtful, and the one of another size
     assert sum(one is not None for one in whole.pixels) == 39
+
+
+def test_of_very_many_images_those_without_a_file_are_examined_too(monkeypatch):
+    monkeypatch.setattr(inspection, "MOST_IMAGES", 3)
+    monkeypatch.setattr(inspection, "SAMPLE", 2)
+    part = inspect_dataset(ArrayDataset([np.full((9, 9, 3), 50 * k, np.uint8) for k in range(4)], [[]] * 4), workers=1)
+    assert [one.mean.tolist() for one in part.pixels] == [[50.0 * k] * 3 for k in range(4)]
 
 
 def test_each_copy_is_told_once_with_the_first_image_that_it_equals(tmp_path):

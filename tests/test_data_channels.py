@@ -12,6 +12,7 @@ from keras_maskrcnn.batch import check_batch
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import (
     ArrayDataset,
+    CocoDataset,
     ColorJitter,
     CopyPaste,
     DataLoader,
@@ -25,7 +26,8 @@ from keras_maskrcnn.data import (
     read_image,
 )
 from keras_maskrcnn.data.images import decoding
-from keras_maskrcnn.data.images.reading import image_size, is_mapped
+from keras_maskrcnn.data.images.reading import image_orientation, image_size, is_mapped
+from keras_maskrcnn.data.images.showing import as_picture
 from keras_maskrcnn.data.samples.view import View
 from keras_maskrcnn.data.transforms.effects import Blur, Noise, Recolor
 from keras_maskrcnn.geometry.resizing import resize_bilinear
@@ -99,6 +101,7 @@ def test_what_pillow_holds_is_kept_where_the_config_says_so(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.fromarray(rgba).save(tmp_path / "turned.png", exif=turned)
+    assert [image_orientation(source) for source in (tmp_path / "turned.png", tmp_path / "rgba.png", rgba)] == [6, 1, 1]
     np.testing.assert_array_equal(read_image(tmp_path / "turned.png", 4), np.rot90(rgba, -1))
     tifffile.imwrite(
         tmp_path / "t.tif", FIVE, photometric="minisblack", planarconfig="contig", extratags=[(274, 3, 1, 6)]
@@ -118,11 +121,31 @@ def test_what_pillow_holds_is_kept_where_the_config_says_so(tmp_path):
         (FIVE.astype(np.int32) * 2, 5, "uint16", "to 8.*float32"),
         (FIVE / np.float32(0.5) + np.nan, 5, "float32", "NaN"),
         (np.zeros((2, 2, 5, 5), np.uint16), 5, "uint16", "one image at a time"),
+        (np.zeros((2, 2, 5), complex), 5, "uint16", "holds numbers. Received .* of dtype complex128. Save one image"),
     ],
 )
 def test_what_does_not_fit_is_named(source, channels, dtype, message):
     with pytest.raises(ImageError, match=message):
         read_image(source, channels, dtype)
+
+
+def test_whole_numbers_of_any_size_are_taken_where_they_fit():
+    for dtype in (np.int32, np.uint32, np.int64):
+        image = read_image(FIVE.astype(dtype), 5, "uint16")
+        assert image.dtype == np.uint16
+        np.testing.assert_array_equal(image, FIVE)
+
+
+def test_one_bit_is_black_and_white(tmp_path):
+    """Shown, and written to a COCO file with five channels."""
+    bits = FIVE > 20000
+    np.testing.assert_array_equal(as_picture(bits), bits[..., :3] * np.uint8(255))
+    np.testing.assert_array_equal(as_picture(bits[..., :1]), np.repeat(bits[..., :1], 3, 2) * np.uint8(255))
+    mask = np.ones((20, 30), np.uint8)
+    ArrayDataset([bits], [[mask]]).to_coco(tmp_path / "a.json")
+    written = CocoDataset(tmp_path / "a.json", tmp_path / "a_images").load_image(0, None, None)
+    assert written.dtype == np.uint8
+    np.testing.assert_array_equal(written, bits * np.uint8(255))
 
 
 def test_a_file_that_does_not_fit_is_named_by_its_path(tmp_path):
@@ -178,6 +201,9 @@ def test_effects_act_on_wide_dtypes():
     gain = Recolor(np.concatenate([np.eye(5) * 0.5, np.full((5, 1), 100.0)], 1))
     np.testing.assert_array_equal(gain(FIVE), np.rint(FIVE * 0.5 + 100).astype(np.uint16))
     assert Recolor(np.eye(5, 6) * 3)(FIVE).max() == 65535  # clipped, not wrapped
+    of_rgb = Recolor(np.concatenate([np.eye(3) * 0.5, np.full((3, 1), 100.0)], 1))  # the same for each channel
+    for channels in (1, 5):
+        np.testing.assert_array_equal(of_rgb(FIVE[..., :channels]), gain(FIVE)[..., :channels])
     flat = np.full((40, 40, 5), 30000, np.uint16)
     np.testing.assert_array_equal(Blur(1.5)(flat), flat)
     noise = Noise((10.0, 100.0, 1000.0, 1.0, 0.0), 3)(np.repeat(flat, 4, 0)).astype(float) - 30000

@@ -10,7 +10,7 @@ from reader_tools import HEIGHT, WIDTH, picture
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.config import MaskRCNNConfig
-from keras_maskrcnn.data import CocoDataset, DataLoader, open_dataset
+from keras_maskrcnn.data import ArrayDataset, CocoDataset, DataLoader, open_dataset
 from keras_maskrcnn.data.classes import ClassesDiffer, ids_by_label, join_classes, with_classes
 from keras_maskrcnn.evaluation import coco_metrics, evaluate_coco
 
@@ -123,6 +123,27 @@ def test_a_loader_joins_by_name(train, swapped):
     assert with_classes(train, NAMES)[0] is train
     with pytest.raises(ClassesDiffer, match=r"expected: \['circle', 'square', 'disc'\]"):
         DataLoader(data, MaskRCNNConfig(num_classes=3, class_names=("circle", "square", "disc")), 1)
+
+
+def test_a_loader_tells_of_classes_that_one_side_lacks():
+    mask = np.zeros((1, 40, 60), np.uint8)
+    mask[0, 5:20, 5:20] = 1
+    data = ArrayDataset([picture()], [mask], [[1]], class_names=("shapes", "triangle"))
+    config = MaskRCNNConfig(num_classes=3, class_names=NAMES, image_scale=1.0)
+    with pytest.warns(UserWarning) as told:
+        batch = DataLoader(data, config, 1)[0]
+    assert batch["gt_labels"][0][batch["gt_valid"][0]].tolist() == [2]
+    assert [str(one.message).partition(": ")[2] for one in told] == [
+        "left out the classes ['shapes'], which no object has.",
+        "it does not list the classes ['circle', 'square']; no object has them.",
+    ]
+
+
+def test_an_evaluation_without_names_needs_a_category_for_each_label(tmp_path):
+    path = coco(tmp_path, [(1, "circle"), (2, "square")], classes=("circle", "square"))
+    told = r"model's 3 labels take the categories of .*a.json in order. Received 2 categories: .*'circle', 'square'"
+    with pytest.raises(ValueError, match=rf"{told}.*Open it with category_ids=config.category_ids."):
+        evaluate_coco(KnownModel(small_config(3), [([], [], [])] * 2), CocoDataset(path, tmp_path))
 
 
 def test_without_real_names_labels_are_in_the_order_of_ids(swapped):

@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from keras_maskrcnn.data import CocoDataset
+from keras_maskrcnn.data.readers import coco_polygons, outlines
 
 SQUARE = [2, 3, 8, 3, 8, 9, 2, 9]
 
@@ -250,6 +251,33 @@ def test_each_fault_is_raised_by_name_or_skipped_and_counted(write, name):
     assert len(dataset) == num_images and len(dataset.faults) == 1
     assert sum(len(record.instances) for record in dataset.records) == num_annotations
     assert words[0] in str(dataset.faults[0])
+
+
+@pytest.mark.parametrize(
+    "damage, told",
+    [
+        (None, "10000 x 10000. Received a file of 20 x 30. They belong to different versions of the image"),
+        (b"\x89PNG", "a.png: a PNG that is cut off"),
+    ],
+)
+def test_an_image_that_is_said_to_be_huge_is_compared_with_its_file_at_once(write, tmp_path, damage, told):
+    data = content()
+    data["images"][0] |= {"height": 10_000, "width": 10_000}
+    if damage:
+        (tmp_path / "a.png").write_bytes(damage)
+    with pytest.raises(ValueError, match=rf"Received 1:\n  image 7 \(a.png\): .*{told}.* Or remove it"):
+        write(data)
+    with pytest.warns(UserWarning, match="Left out 1 faulty"):
+        assert write(data, on_error="skip").image_ids == [9]
+
+
+def test_an_outline_of_too_many_points_is_a_fault(write, monkeypatch):
+    for module in (outlines, coco_polygons):
+        monkeypatch.setattr(module, "OUTLINE_POINTS", 3)
+    data = content()
+    data["annotations"] = [annotation(1), annotation(2, [SQUARE[:6]])]
+    with pytest.raises(ValueError, match="Received 1:\n  annotation 1 of .*3 points in an outline.*Received 4"):
+        write(data)
 
 
 def test_faults_are_listed_up_to_five(write):

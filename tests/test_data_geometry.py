@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reader_tools import network_instances
 
-from keras_maskrcnn.data import Instance, MaskWindow, Sample
+from keras_maskrcnn.data import Instance, MaskWindow, Polygons, Sample
 from keras_maskrcnn.data.samples.resampling import resample_mask
 from keras_maskrcnn.data.samples.view import View
 from keras_maskrcnn.geometry.resizing import resize_bilinear
@@ -138,6 +138,18 @@ def test_a_crop_drops_what_it_does_not_show():
     assert result.num_cut == 0
     # Shrunk to a tenth, the L is 0.4 pixels high.
     assert len(found(sample.with_view(sample.view.resized(1, 1))).boxes) == 0
+
+
+def test_an_object_without_a_pixel_is_dropped():
+    sliver = Instance(0, np.array([2, 2.4, 9, 9.6]), Polygons((np.array([[2, 2.4], [9, 9.4], [9, 9.6], [2, 2.6]]),)))
+    result = found(sample_of(sliver, l_shape()))  # between two diagonals of pixel centres
+    assert result.boxes.tolist() == [[3, 2, 8, 6]] and result.labels.tolist() == [1]
+    # The box ends at x = 8.4, the pixels at 8. Columns 8 to 12, four times as large: 1.6 pixels of the box, no mask.
+    square = Instance(0, np.array([3, 2, 8.4, 6]), Polygons((np.array([[3, 2], [8.4, 2], [8.4, 6], [3, 6]]),)))
+    sample = sample_of(square)
+    large = sample.view.resized(40, 48)
+    assert found(sample.with_view(large.cropped(32, 0, 40, 16))).boxes.shape == (0, 4)
+    assert found(sample.with_view(large.cropped(28, 0, 40, 20))).boxes.tolist() == [[0, 8, 4, 24]]
 
 
 def test_a_fractional_box_keeps_its_edges():

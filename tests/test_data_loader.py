@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import threading
 import tracemalloc
 import warnings
@@ -198,6 +199,37 @@ def test_not_one_batch_and_a_wrong_index_are_errors(shapes):
         DataLoader(shapes, config_of(shapes), 0)
     with pytest.raises(IndexError):
         DataLoader(shapes, config_of(shapes), 4)[3]
+
+
+def test_options_that_there_are_not_are_errors(shapes):
+    told = r"`options` of DataLoader is a LoaderOptions. Received: dict. Pass its fields as keywords: DataLoader\(..., "
+    with pytest.raises(ValueError, match=told):
+        DataLoader(shapes, config_of(shapes), 1, options={"shuffle": True})
+    with pytest.raises(ValueError, match=r"has the options .*'shuffle'.*. Received: shufle, worker. Correct the name."):
+        DataLoader(shapes, config_of(shapes), 1, worker=2, shufle=True)
+
+
+def test_the_last_batch_may_be_filled_with_nothing(shapes):
+    plain = DataLoader(shapes, config_of(shapes), 4)
+    filled = DataLoader(shapes, config_of(shapes), 4, fill_last=True)
+    assert len(plain) == len(filled) == 3
+    assert_same(filled[0], plain[0])
+    last = filled[2]
+    assert_same({key: value[:3] for key, value in last.items()}, plain[2])
+    assert {len(value) for value in last.values()} == {4} and not any(value[3].any() for value in last.values())
+
+
+def test_a_transform_that_exits_is_an_error(shapes):
+    """In one of Keras' threads an exit would end the thread, and `fit` would wait for ever."""
+
+    def leave(sample, rng):
+        sys.exit("enough")
+
+    loader = DataLoader(shapes, config_of(shapes), 2, transforms=[leave])
+    told = r"^A transform or dataset called sys.exit. Received: enough. Raise an error.$"
+    with pytest.raises(RuntimeError, match=told) as raised:
+        loader[1]
+    assert loader.failure is raised.value
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_maskrcnn.data import ArrayDataset, CocoDataset, DsbDataset, generate_shapes
+from keras_maskrcnn.data.shapes import draw_shapes
 
 
 def blobs(*boxes, shape=(20, 30)):
@@ -136,3 +137,12 @@ def test_shapes_have_the_masks_they_show(tmp_path):
 def test_shapes_that_cannot_be_drawn_are_errors(tmp_path):
     with pytest.raises(ValueError, match="image_size=16"):
         generate_shapes(tmp_path, 1, image_size=16)
+
+
+def test_a_shape_without_room_is_left_out():
+    """A later shape hides at most 60 % of an earlier one; the smallest is a triangle of a tenth of the image's side."""
+    smallest = 0.4 * (3 * np.sqrt(3) / 4) * 3.2**2
+    for seed, asked in ((1, 40), (2, 36), (3, 58)):
+        _, labels, masks = draw_shapes((32, 32), 60, np.random.default_rng(seed))
+        assert 10 <= len(masks) == len(labels) < asked
+        assert np.sum(masks, axis=0).max() == 1 and min(mask.sum() for mask in masks) >= smallest - 1

@@ -205,6 +205,10 @@ def test_the_environment_says_which_process_this_is(monkeypatch, environment, ex
             {"KERAS_BACKEND": "jax", "KERAS_DISTRIBUTION_PROCESS_ID": "2", "KERAS_DISTRIBUTION_NUM_PROCESSES": "2"},
             "from 0 to below KERAS_DISTRIBUTION_NUM_PROCESSES. Received '2' and '2'",
         ),
+        (
+            {"KERAS_BACKEND": "jax", "KERAS_DISTRIBUTION_PROCESS_ID": "one", "KERAS_DISTRIBUTION_NUM_PROCESSES": "2"},
+            "from 0 to below KERAS_DISTRIBUTION_NUM_PROCESSES. Received 'one' and '2'. Correct them",
+        ),
     ],
 )
 def test_an_environment_that_names_no_process_is_an_error(monkeypatch, environment, told):

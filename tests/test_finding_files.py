@@ -10,6 +10,7 @@ from PIL import Image
 from reader_tools import save_image
 
 from keras_maskrcnn.data import open_dataset
+from keras_maskrcnn.data.readers import image_finder, listings
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.image_finder import ImageFinder
 from keras_maskrcnn.data.readers.image_names import name_forms
@@ -117,6 +118,26 @@ def test_several_files_are_a_fault_that_names_them_unless_they_are_copies(tmp_pa
     assert found(tmp_path, "b.png", image_dir=tmp_path / "images")[0] == "images/b.png"
 
 
+def test_links_that_lead_nowhere_are_no_images(tmp_path):
+    touch(tmp_path, "images/two/a.png", "images/one/c.png")
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images" / "one" / name).symlink_to(tmp_path / "gone.png")
+    assert found(tmp_path, "a.png")[0] == "images/two/a.png"
+    with pytest.raises(FaultyAnnotation, match="the file does not exist. Looked for 'b.png' in"):
+        found(tmp_path, "b.png")
+
+
+def test_a_folder_of_too_many_files_is_not_searched_and_named(tmp_path, monkeypatch):
+    touch(tmp_path, "photos/a.png", "photos/b.png", "images/c.png")
+    for module in (listings, image_finder):
+        monkeypatch.setattr(module, "SEARCH_FILES", 4)
+    with pytest.raises(FaultyAnnotation) as caught:
+        found(tmp_path, "x/a.png")
+    assert f"and in sub-folders, but not of {tmp_path}: more than 4 files." in caught.value.args[0]
+    monkeypatch.setattr(listings, "SEARCH_FILES", 5)  # two folders and three files
+    assert found(tmp_path, "x/a.png")[0] == "photos/a.png"
+
+
 def test_two_names_never_share_a_file_that_neither_names(tmp_path):
     touch(tmp_path, "images/a.png")
     finder = ImageFinder(tmp_path / "coco.json")
@@ -168,8 +189,6 @@ def test_names_that_are_no_utf8_are_found(tmp_path):
 
 
 def test_a_large_folder_is_listed_once(tmp_path, monkeypatch):
-    from keras_maskrcnn.data.readers import listings
-
     touch(tmp_path, *(f"images/{number}.png" for number in range(2000)))
     listed, names = [], listings._file_names
     monkeypatch.setattr(listings, "_file_names", lambda folder: listed.append(folder) or names(folder))

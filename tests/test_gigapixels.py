@@ -15,6 +15,7 @@ import pytest
 import tifffile
 from disc_finder import DiscFinder, disc_picture
 
+from keras_maskrcnn.data import read_image
 from keras_maskrcnn.data.images.forms import ImageError
 from keras_maskrcnn.gigapixels import outputs, predict_large
 from keras_maskrcnn.gigapixels.sources import is_large, open_large
@@ -137,7 +138,7 @@ def test_another_image_or_another_setting_does_not_go_on(scene, tmp_path):
             predict_large(DiscFinder(), scene[0], tmp_path / "a", **{"tile": 600, "identity": "one"} | changed)
 
 
-def test_where_objects_overlap_the_surest_has_the_pixels(tmp_path):
+def test_where_objects_overlap_the_surest_has_the_pixels(tmp_path, monkeypatch):
     class Two(DiscFinder):
         """Two squares that overlap, the one that comes first is surer."""
 
@@ -149,6 +150,9 @@ def test_where_objects_overlap_the_surest_has_the_pixels(tmp_path):
 
     zarr.create_array(tmp_path / "a.zarr", shape=(60, 60, 3), chunks=(60, 60, 3), dtype="uint8")
     predict_large(Two(), tmp_path / "a.zarr", tmp_path / "out")
+    monkeypatch.setattr(outputs, "_AT_ONCE", 899)  # the two have 30 x 30 pixels: too many to be read at once
+    predict_large(Two(), tmp_path / "a.zarr", tmp_path / "apart")
+    assert (tmp_path / "apart" / "objects.csv").read_bytes() == (tmp_path / "out" / "objects.csv").read_bytes()
     rows, _, labels = results(tmp_path / "out")
     assert [(labels == k).sum() for k in (1, 2)] == [400, 300] and [row["area_px"] for row in rows] == ["400", "400"]
 
@@ -245,6 +249,81 @@ def test_zarr_of_all_kinds_of_axes(tmp_path):
         pixels_of(made("many", np.zeros((2, 3, 20, 30), np.uint8)))
 
 
+def test_a_group_may_hold_one_array_and_levels_may_have_no_size(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("pixels", shape=RGB.shape, chunks=RGB.shape, dtype="uint8")[:] = RGB
+    pixels, image = pixels_of(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(pixels, RGB)
+    assert image.pixel_size is None
+    for axes, transformations in (
+        (["y", "x", "c"], []),
+        ([{"name": "y"}, {"name": "x", "unit": "micrometer"}, {"name": "c"}], [{"type": "scale", "scale": [1, 1, 1]}]),
+    ):
+        datasets = [{"path": "pixels", "coordinateTransformations": transformations}]
+        group.attrs["multiscales"] = [{"axes": axes, "datasets": datasets}]
+        pixels, image = pixels_of(tmp_path / "a.zarr")
+        np.testing.assert_array_equal(pixels, RGB)
+        assert image.pixel_size is None
+
+
+FIVE = np.random.default_rng(2).integers(0, 256, (60, 90, 5), np.uint8)
+PLANES = np.ascontiguousarray(FIVE.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "array, options",
+    [
+        (FIVE, {}),  # without names of the axes: rows, columns, channels
+        (FIVE, {"metadata": {"axes": "ABC"}}),
+        (FIVE, {"planarconfig": "contig", "compression": "zlib", "tile": (32, 32)}),
+        (FIVE, {"planarconfig": "contig"}),
+        (PLANES, {}),
+        (PLANES, {"compression": "zlib"}),
+        (PLANES[None], {}),
+        (PLANES[:, None], {"imagej": True, "metadata": {"axes": "ZCYX"}}),
+        (PLANES, {"metadata": {"axes": "TYX"}}),
+        (PLANES[0], {"metadata": {"axes": "AB"}}),
+    ],
+)
+def test_axes_of_tiffs_are_those_of_images_that_are_read_whole(tmp_path, array, options):
+    tifffile.imwrite(tmp_path / "a.tif", array, **{"photometric": "minisblack"} | options)
+    expected = FIVE if array.ndim > 2 else FIVE[..., :1]
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", None, None), expected)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "a.tif")[0], expected)
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 3, 20, 30), np.uint8), np.zeros((2, 3, 4, 20, 30), np.uint8)])
+def test_tiffs_of_several_pictures_are_refused(tmp_path, array):
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack")
+    with pytest.raises(ImageError, match=r"must be one picture.*a.tif of shape \(2, 3.*Save one plane and one point"):
+        pixels_of(tmp_path / "a.tif")
+
+
+def test_blocks_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
+    from keras_maskrcnn.gigapixels import sources
+
+    zarr.create_array(tmp_path / "a.zarr", shape=(60, 60), chunks=(30, 60), dtype="uint16")
+    monkeypatch.setattr(sources, "LARGEST_BLOCK", 3599)
+    told = r"blocks of at most 3599 bytes. Received .*a.zarr with blocks of \(30, 60\), 3600 bytes. Save it in tiles"
+    with pytest.raises(ImageError, match=told):
+        pixels_of(tmp_path / "a.zarr")
+
+
+def test_missing_packages_are_named_with_the_remedy(scene, tmp_path, monkeypatch):
+    for name in ("zarr", "openslide"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "a.svs").write_bytes(b"slide")
+    assert is_large(tmp_path / "a.svs") and is_large(scene[0])
+    remedy = r"Install it: pip install 'keras-maskrcnn\[wsi\]'.$"
+    with pytest.raises(ImportError, match=rf"Reading .*a.svs needs OpenSlide. Received: .*openslide.*{remedy}"):
+        pixels_of(tmp_path / "a.svs")
+    with pytest.raises(ImportError, match=rf"Reading .*zarr in parts needs zarr. Received: it is not.*{remedy}"):
+        pixels_of(scene[0])
+    with pytest.raises(ImportError, match=rf"Large images need zarr, also to write labels.zarr. Received.*{remedy}"):
+        predict_large(DiscFinder(), scene[0], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_slides_are_read_by_openslide(tmp_path):
     pytest.importorskip("openslide", reason="openslide is not installed: pip install 'keras-maskrcnn[wsi]'")
     path = tmp_path / "a.svs"  # OpenSlide looks at the content: a generic TIFF
@@ -299,6 +378,8 @@ def test_large_images_are_those_that_do_not_fit_or_cannot_be_read_whole(scene, t
     monkeypatch.setattr(sources, "LARGE_PIXELS", 10_000)
     monkeypatch.setattr(sources, "_LOOKED_AT", 1000)
     assert is_large(tmp_path / "a.tif") and not is_large("s3://bucket/a.zarr")
+    (tmp_path / "damaged.tif").write_bytes(b"II*\0" + b"\xff" * 2000)
+    assert not is_large(tmp_path / "damaged.tif")  # reading its pixels says what is wrong
 
 
 def test_16_bits_are_scaled_alike_in_all_tiles(tmp_path):

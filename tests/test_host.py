@@ -7,8 +7,10 @@ import logging
 import multiprocessing
 import os
 import shutil
+import stat
 import tempfile
 import time
+import types
 
 import filelock
 import numpy as np
@@ -16,9 +18,10 @@ import pytest
 from kills import in_a_process, kill_this_process
 
 from keras_maskrcnn.geometry.groups import connected_groups
-from keras_maskrcnn.host import files
-from keras_maskrcnn.host.files import clean_up, write_atomically, write_json, write_text
-from keras_maskrcnn.host.memory import no_search_for_cycles
+from keras_maskrcnn.host import caches, files, memory, renaming
+from keras_maskrcnn.host.files import WriteError, clean_up, write_atomically, write_folder, write_json, write_text
+from keras_maskrcnn.host.locks import locked_file
+from keras_maskrcnn.host.memory import keep_freed_memory, no_search_for_cycles
 from keras_maskrcnn.host.messages import messages_shown, show_messages
 from keras_maskrcnn.host.tables import text_table
 from keras_maskrcnn.host.values import is_number
@@ -88,6 +91,60 @@ def test_a_new_folder_that_another_process_cleans_up_is_made_again(tmp_path, mon
     write_text(tmp_path / "a.txt", "whole")
     assert (tmp_path / "a.txt").read_text() == "whole" and len(calls) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("refusal", [filelock.Timeout("lock"), PermissionError(errno.EACCES, "denied")])
+def test_a_folder_that_cannot_be_locked_is_named_and_left_as_it_was(tmp_path, monkeypatch, refusal):
+    def refuse(lock, timeout):
+        raise refusal
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    told = rf"^A temporary folder in {tmp_path} must be locked. Received: 20 refusals. Try another folder.$"
+    with pytest.raises(WriteError, match=told):
+        write_text(tmp_path / "a.txt", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_files_are_written_and_what_may_be_in_use_stays(tmp_path, monkeypatch):
+    """On a file system without locks nothing tells which processes still run."""
+
+    def refuse(lock, timeout):
+        raise NotImplementedError("no locks here")
+
+    (tmp_path / ".partial-other" / "new").mkdir(parents=True)
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    write_text(tmp_path / "a.txt", "first")
+    told = f"The file system of {tmp_path / 'b.txt'} has no locks: do not let two processes write there."
+    with pytest.warns(UserWarning, match=told), locked_file(tmp_path / "b.txt") as path:
+        write_text(path, "second")
+    assert [(tmp_path / name).read_text() for name in ("a.txt", "b.txt")] == ["first", "second"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-other", "a.txt", "b.txt"]
+
+
+def test_what_a_disk_cannot_put_down_for_sure_is_an_error_unless_it_is_a_folder(tmp_path, monkeypatch):
+    """Some file systems cannot wait for folders, and say EINVAL."""
+
+    def failing(code, of_folders):
+        def fsync(handle):
+            if stat.S_ISDIR(os.fstat(handle).st_mode) == of_folders:
+                raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    failing(errno.EINVAL, of_folders=True)
+    write_text(tmp_path / "a.txt", "first")
+    failing(errno.EIO, of_folders=False)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_text(tmp_path / "a.txt", "second")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "first")]
+
+
+def test_folders_are_replaced_where_a_system_cannot_exchange_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(renaming, "sys", types.SimpleNamespace(platform="darwin"))
+    for names in ("ab", "bc"):
+        write_folder(tmp_path / "model", lambda new, names=names: [write_text(new / name, names) for name in names])
+    found = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"model/b": "bc", "model/c": "bc"} and [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_threads_that_write_into_a_new_folder_do_not_disturb_each_other(tmp_path, monkeypatch):
@@ -202,6 +259,31 @@ def test_groups_are_what_pairs_connect():
     assert connected_groups(7, [(5, 2), (2, 6), (1, 4)]) == [[0], [1, 4], [2, 5, 6], [3]]
     assert connected_groups(3, []) == [[0], [1], [2]] and connected_groups(0, []) == []
     assert connected_groups(2, [(0, 1), (1, 0), (0, 1)]) == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    "system",
+    [{"sys": types.SimpleNamespace(platform="win32")}, {"ctypes": types.SimpleNamespace(CDLL=lambda name: None)}],
+)
+def test_a_system_that_cannot_keep_freed_memory_is_left_alone(monkeypatch, system):
+    for name, module in system.items():
+        monkeypatch.setattr(memory, name, module)
+    assert keep_freed_memory() is False
+
+
+def test_a_cache_that_has_no_place_is_done_without_or_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
+    assert caches.compiled_folder() is None and caches.annotations_folder() is None
+    with pytest.raises(OSError, match=r"Received .*file/keras_maskrcnn: it cannot be created. Set .* KERAS_HOME to a"):
+        caches.need_writable(caches.cache_folder())
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    caches.need_writable(caches.cache_folder())
+    assert caches.compiled_folder().parent == tmp_path / "keras_maskrcnn" / "compiled"
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    assert caches.compiled_folder() is None and caches.annotations_folder() is None
+    with pytest.raises(OSError, match=rf"Received {tmp_path}/keras_maskrcnn: it is read-only for this user. Set the"):
+        caches.need_writable(caches.cache_folder())
 
 
 @pytest.mark.parametrize("was_on", [True, False])

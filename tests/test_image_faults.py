@@ -269,6 +269,33 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.any")):
         assert any(part in found for part in message.split("|")), (name, found)
 
 
+def test_a_jpeg_of_very_many_scans_is_refused():
+    data = encoded("JPEG", progressive=True)
+    scans = data.count(b"\xff\xda")
+    assert read_image(data + b"\xff\xda" * (100 - scans)).shape == (40, 60, 3)
+    told = r"at most 100 scans. Received <\d+ bytes> with 101. Save it again, as a baseline JPEG."
+    with pytest.raises(ImageError, match=told):
+        read_image(data + b"\xff\xda" * (101 - scans))
+    assert read_image(JPEG + b"\xff\xda" * 101).shape == (40, 60, 3)  # baseline: one scan, whatever follows
+
+
+def test_a_tiff_whose_planes_are_in_other_files_is_refused(tmp_path):
+    """An OME-TIFF of two channels, of which the second is in a file that is not there."""
+    plane = '<TiffData FirstC="{0}" IFD="0" PlaneCount="1"><UUID FileName="{0}.ome.tif">urn:uuid:{0}</UUID></TiffData>'
+    sizes = 'SizeX="60" SizeY="40" SizeC="2" SizeZ="1" SizeT="1" Type="uint8"'
+    text = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:0"><Image ID="Image:0">'
+        f'<Pixels ID="Pixels:0" DimensionOrder="XYCZT" {sizes}><Channel ID="Channel:0:0"/><Channel ID="Channel:0:1"/>'
+        f"{plane.format(0)}{plane.format(1)}</Pixels></Image></OME>"
+    )
+    path = tmp_path / "0.ome.tif"
+    tifffile.imwrite(path, picture()[..., 0], description=text, metadata=None, photometric="minisblack")
+    told = r"must hold its whole image. Received .*0.ome.tif, of which pages are missing or in other files. Save the"
+    for read in (lambda: read_image(path, None, None), lambda: image_size(path)):
+        with pytest.raises(ImageError, match=told):
+            read()
+
+
 def test_a_tiff_of_very_many_pages_is_refused(monkeypatch):
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as writer:

@@ -196,6 +196,14 @@ def write(dataset, path):
     "categories, note",
     [
         ([{"id": 1, "name": "dog", "keypoints": ["a", "a"]}], "keypoints of the category 'dog' were left out"),
+        (
+            [{"id": 1, "name": "dog", "keypoints": ["a", 2]}],
+            "'dog' were left out: `keypoints` must be a list of different",
+        ),
+        (
+            [{"id": 1, "name": "dog", "keypoints": "nose"}],
+            "'dog' were left out: `keypoints` must be a list of different",
+        ),
         ([{"id": 1, "name": "dog", "keypoints": ["a"], "skeleton": [[1, 2]]}], "pairs of their numbers"),
         (
             [{"id": 1, "name": "dog", "keypoints": ["a"]}, {"id": 2, "name": "cat", "keypoints": ["b"]}],
@@ -247,6 +255,13 @@ def test_figures_can_be_told_apart():
             assert common / (sum(areas) - common) <= 0.45, seed  # 0.4, before the later one hides a part of the earlier
             pairs += 1
     assert pairs >= 5
+
+
+def test_a_figure_without_room_is_left_out():
+    for seed in range(3):
+        _, masks, joints = draw_figures(64, 30, np.random.default_rng(seed))
+        assert 1 <= len(masks) == len(joints) < 10 and min(mask.sum() for mask in masks) > 0
+        assert np.sum(masks, axis=0).max() == 1  # the visible parts
 
 
 # The network's functions ------------------------------------------------------------------------------------------

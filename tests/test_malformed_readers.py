@@ -4,6 +4,7 @@ Each is a fault that names the file, found in bounded time and memory; on_error=
 """
 
 import base64
+import csv
 import io
 import json
 import time
@@ -16,6 +17,7 @@ from reader_tools import HEIGHT, WIDTH, save_image
 
 from keras_maskrcnn.data import open_dataset
 from keras_maskrcnn.data.limits import OUTLINE_POINTS
+from keras_maskrcnn.data.readers import label_images, tables
 from keras_maskrcnn.data.readers.fields import FaultyAnnotation
 from keras_maskrcnn.data.readers.folders import read_json, read_text
 from keras_maskrcnn.data.readers.label_images import label_masks
@@ -148,6 +150,18 @@ def test_tables_are_bounded(tmp_path):
     assert read_table(write(tmp_path / "t.csv", "")) == ({}, [])
 
 
+def test_a_cell_without_end_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "CSV_CELL", 1000)
+    before = csv.field_size_limit()
+    path = write(tmp_path / "t.csv", 'image,polygon\na.png,"1 2 3\n' + "b.png,4 5 6\n" * 100)
+    told = (
+        rf"A table must be CSV. Received {path}: line \d+: field larger than field limit \(1000\). Look for a quotation"
+    )
+    with pytest.raises(ValueError, match=told):
+        read_table(path)
+    assert csv.field_size_limit() == before
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -180,6 +194,26 @@ def test_polygons_that_are_none_are_refused_in_linear_time(text):
     with pytest.raises((FaultyAnnotation, ValueError)) as caught:
         outline_mask(text, HEIGHT, WIDTH)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("[[1, 2], [3]]", "flat list x1, y1, x2, y2, ..., or one of points [x, y]. Received a list of 2: [1, 2]"),
+        ("[[[1, 2, 3], [4, 5, 6], [7, 8, 9]]]", "or one of points [x, y]. Received a list of 3: [1, 2, 3]"),
+        ("POLYGON ((1 1, 9 1, 9, 1 9))", "a point of WKT must be x and y. Received '1 1, 9 1, 9, 1 9'"),
+        ("POLYGON ((1 1, 9 1, 9 9)", "the parentheses of WKT must match"),
+        ("POLYGON EMPTY", "a WKT polygon must have points. Received 'POLYGON EMPTY'"),
+        ("1 2 three", "a polygon must be numbers x1 y1 x2 y2 ..., a JSON list or WKT. Received '1 2 three'"),
+    ],
+)
+def test_polygons_that_are_none_are_told_with_what_was_expected(text, told):
+    with pytest.raises(FaultyAnnotation) as caught:
+        outline_mask(text, HEIGHT, WIDTH)
+    assert told in caught.value.args[0] and caught.value.args[1] in (
+        "Correct the cell.",
+        "Export the annotations again.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,6 +294,25 @@ def test_yolo_yaml_is_checked(tmp_path, yaml, words):
     with pytest.raises(ValueError) as caught:
         open_dataset(yolo(tmp_path, yaml=yaml))
     assert all(word in str(caught.value) for word in ["data.yaml", *words])
+
+
+def test_yolo_images_that_cannot_be_read_are_faults(tmp_path):
+    yolo(tmp_path)
+    (tmp_path / "images" / "c.png").symlink_to(tmp_path / "gone.png")
+    write(tmp_path / "images" / "d.png", b"\x89PNG")
+    told = faults_of(tmp_path, 2)
+    link = f"image {tmp_path / 'images' / 'c.png'}: the file does not exist. Check the image folder and the file name."
+    assert link in told and "image d.png: An image file must be complete" in told and "Or remove its annot" in told
+
+
+def test_yolo_parts_may_be_called_valid(tmp_path):
+    yolo(tmp_path, yaml="train: images\nvalid: later\nnames: [cat, dog]\n")
+    save_image(tmp_path / "later" / "c.png")
+    write(tmp_path / "later" / "c.txt", GOOD_LINE)
+    assert [record.source.name for record in open_dataset(tmp_path, part="val").records] == ["c.png"]
+    assert [record.source.name for record in open_dataset(tmp_path).records] == ["a.png", "b.png"]
+    with pytest.raises(ValueError, match=r"part=... must be one of its parts, \['train', 'val'\]. Received 'test'"):
+        open_dataset(tmp_path, part="test")
 
 
 def test_yolo_names_may_have_gaps(tmp_path):
@@ -358,6 +411,25 @@ def test_via_options_must_be_a_list(tmp_path):
     assert open_dataset(write(path, content), format="via").class_names == ("cat",)
 
 
+def test_via_options_without_a_name_are_left_out_with_a_note(tmp_path):
+    path = via(tmp_path, None)
+    content = {"_via_img_metadata": json.loads(path.read_text())}
+    content["_via_attributes"] = {"region": {"class": {"options": {"dog": "", " ": "", "cat": ""}}}}
+    with pytest.warns(
+        UserWarning, match="left out a class: the class must have a name: one line of text.*Received ' '"
+    ):
+        assert open_dataset(write(path, content), format="via").class_names == ("dog", "cat")
+
+
+def test_via3_options_must_be_a_dictionary(tmp_path):
+    attribute = {"aname": "animal", "anchor_id": "FILE1_Z0_XY1", "options": ["cat"]}
+    told = (
+        r"via3.json: the options of the attribute 'animal' must be a dictionary. Received \['cat'\]. Save the project"
+    )
+    with pytest.raises(ValueError, match=told):
+        open_dataset(write(tmp_path / "via3.json", via3(attribute={"1": attribute})), format="via3")
+
+
 def via3(**changes):
     content = {
         "project": {},
@@ -444,6 +516,10 @@ def png_of(size):
         ({"imagePath": ["a.png"]}, ["bad.json", "name of its file"]),
         ({"imagePath": "gone.png", "imageData": 7}, ["bad.json", "imageData is damaged"]),
         ({"imagePath": "gone.png", "imageData": png_of((60_000, 60_000))}, ["bad.json"]),
+        (
+            {"imagePath": "gone.png", "imageData": png_of((8, 9))},
+            ["imageData of bad.json: an image must have the size", "40 x 60. Received a file of 9 x 8. They belong"],
+        ),
     ],
 )
 def test_labelme_fields_are_checked(tmp_path, changes, words):
@@ -533,6 +609,16 @@ def test_label_images_and_mask_files_are_checked(tmp_path, name):
         Image.fromarray(LABELS).save(folder / layout / f"{label.replace('a', 'b', 1)}.png")
         told = faults_of(folder, format="label-images" if layout == "labels" else "instance-files")
         assert str(path) in told and len(told) < 1500
+
+
+def test_label_images_of_too_many_pixels_are_refused(tmp_path, monkeypatch):
+    for name, height in (("a", HEIGHT), ("b", HEIGHT + 1)):
+        save_image(tmp_path / "images" / f"{name}.png", height=height)
+        write(tmp_path / "labels" / f"{name}.png", b"")
+        Image.fromarray(np.pad(LABELS, ((0, height - HEIGHT), (0, 0)))).save(tmp_path / "labels" / f"{name}.png")
+    monkeypatch.setattr(label_images, "LABEL_PIXELS", HEIGHT * WIDTH)
+    told = faults_of(tmp_path, format="label-images")
+    assert "b.png: a label image may have 2400 pixels. Received 41 x 60 (height x width). Cut image and label" in told
 
 
 def test_two_files_of_one_name_are_a_fault(tmp_path):

@@ -192,6 +192,20 @@ def test_sizes_of_pixels_are_read_from_metadata(tmp_path):
     assert read_pixel_size(tmp_path / "a.png") is None and read_pixel_size(array) is None
 
 
+@pytest.mark.parametrize("text", ["<OME><Pixels</OME>", "<OME><Image/></OME>"])
+def test_where_ome_metadata_hold_no_size_the_resolution_counts(tmp_path, text):
+    path, size = tmp_path / "a.tif", {"resolution": (40000, 20000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, np.zeros((20, 30), np.uint8), description=text, metadata=None, **size)
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.ome_metadata == text
+    assert read_pixel_size(path) == (0.25, 0.5, "TIFF resolution")
+
+
+def test_a_damaged_file_has_no_size(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + b"\xff" * 60)
+    assert read_pixel_size(tmp_path / "a.tif") is None
+
+
 def test_a_file_is_measured_in_its_own_values_and_size(tmp_path):
     image = pixels(1, np.uint16)[..., 0]
     ome(tmp_path / "a.ome.tif", image, PhysicalSizeX=0.5, PhysicalSizeXUnit="µm")
@@ -253,6 +267,20 @@ def test_tables_have_the_channels_of_all_images(tmp_path, ending):
         np.testing.assert_allclose(float(row["area_px"]), expected["area_px"], rtol=1e-9)
         np.testing.assert_allclose(float(row["mean_0"]), expected["mean_0"], rtol=1e-9)
     assert [path.name for path in path.parent.iterdir() if not path.name.startswith(".")] == [path.name]
+
+
+def test_the_rows_of_a_csv_file_are_those_that_were_written(tmp_path):
+    rows = [rows_of(1)[0] | {"image": ""}, *rows_of(1, channels=3)]
+    with TableFile(tmp_path / "a.csv") as table:
+        table.add(rows)
+    for ending in ("csv", "parquet"):
+        with TableFile(tmp_path / f"b.{ending}") as table:
+            table.add_csv(tmp_path / "a.csv")
+    assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "a.csv").read_bytes()
+    read = parquet.read_table(tmp_path / "b.parquet").to_pylist()
+    assert [row["image"] for row in read] == ["", "a,b.png"] and [row["object"] for row in read] == [1, 1]
+    assert read[0]["mean_2"] is None and read[1]["mean_2"] == pytest.approx(rows[1]["mean_2"], rel=1e-9)
+    assert [row["area_um2"] for row in read] == [None, None] and read[0]["touches_border"] is False
 
 
 def test_a_table_is_written_also_when_the_work_stops_and_replaces_the_old_one(tmp_path):

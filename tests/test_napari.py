@@ -84,6 +84,24 @@ def test_drawn_objects_without_a_table_are_written(tmp_path):
         napari_layers.write_objects(str(path), np.zeros((2, 4, 4), int), {})
 
 
+def test_outlines_are_read_as_masks(engine, tmp_path):
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    square, tip = [10, 5, 30, 5, 30, 15, 10, 15], [40, 20, 50, 20, 50, 30, 40, 30]
+    content = {
+        "images": [{"id": 4, "file_name": "a.png", "height": 40, "width": 60}],
+        "annotations": [{"id": 1, "image_id": 4, "category_id": 7, "segmentation": [square, tip]}],
+        "categories": [{"id": 7, "name": "cell"}],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    (pixels, _, _), (labels, objects, _) = napari_layers.get_reader(str(path))(str(path))
+    expected = np.zeros((40, 60), int)
+    expected[5:15, 10:30] = expected[20:30, 40:50] = 1
+    np.testing.assert_array_equal(labels, expected)
+    assert pixels.shape == (40, 60, 3)
+    assert objects["features"] == {"index": [0, 1], "class": ["", "cell"], "score": [0.0, 1.0]}
+
+
 def test_other_files_are_left_to_other_readers(engine, tmp_path):
     (tmp_path / "other.json").write_text('{"a": 1}')
     assert napari_layers.get_reader(str(tmp_path / "other.json")) is None

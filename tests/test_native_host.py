@@ -42,7 +42,7 @@ def test_enlarged_views_have_pillows_bits(monkeypatch, seed):
     view = view.flipped_horizontally() if seed & 1 else view
     view = view.flipped_vertically() if seed & 2 else view
     matrix = rng.normal(0, 0.7, (3, 4)) * [1, 1, 1, 100]
-    for recolor in (None, Recolor(matrix)):
+    for recolor in (None, Recolor(matrix), Recolor(matrix * 2.0**20)):
         fast, slow = both_ways(monkeypatch, lambda recolor=recolor: view.pixels(image, recolor=recolor))
         np.testing.assert_array_equal(fast, slow)
     assert native.enlarge_rgb(image, view._box_in(image), (view.width, view.height)) is not None

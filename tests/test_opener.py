@@ -120,6 +120,10 @@ def test_what_no_format_fits_is_told_with_all_that_was_looked_for(tmp_path):
         assert all(f"  {name}: " in str(caught.value) for name in FORMATS) and str(source) in str(caught.value)
     with pytest.raises(ValueError, match=r"\['package.json', 'photo.png'\]"):
         open_dataset(tmp_path)
+    save_image(tmp_path / "bare" / "images" / "a.png")
+    (tmp_path / "bare" / "masks").mkdir()  # without a file
+    with pytest.raises(ValueError, match=r"bare with \['images/', 'masks/'\], which matches none of them"):
+        open_dataset(tmp_path / "bare")
     with pytest.raises(ValueError, match="which does not exist"):
         open_dataset(tmp_path / "gone")
     with pytest.raises(ValueError, match="format=... must be one of"):

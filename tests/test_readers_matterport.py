@@ -2,6 +2,7 @@
 
 import json
 import threading
+import types
 import warnings
 
 import numpy as np
@@ -210,6 +211,23 @@ def test_what_is_no_dataset_is_refused():
         from_matterport(Dataset())
     with pytest.raises(ValueError, match="at least one usable image. Received Boxes without any"):
         from_matterport(Boxes([]))
+
+
+def test_a_dataset_may_hold_no_more_than_its_interface():
+    """No `image_info`, whose paths and sizes messages and records take where they are there."""
+    mask = box(1, 2, 11, 12)[..., None]
+    image = np.full((HEIGHT, WIDTH, 3), 7, np.uint8)
+    plain = types.SimpleNamespace(
+        image_ids=np.array([0, 3]),
+        class_names=["BG", "cell"],
+        load_image=lambda key: image,
+        load_mask=lambda key: (mask, np.array([1 if key == 0 else 2])),
+    )
+    with pytest.warns(UserWarning, match=r"SimpleNamespace[^.]*image 3[^.]*class id"):
+        dataset = from_matterport(plain, on_error="skip")
+    assert dataset.class_names == ("cell",) and [len(record.instances) for record in dataset.records] == [1, 0]
+    assert dataset[0].instances[0].box.tolist() == [1, 2, 11, 12]
+    np.testing.assert_array_equal(dataset.load_image(0), image)
 
 
 def test_images_added_after_prepare_are_left_out_with_a_note():

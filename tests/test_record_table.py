@@ -134,10 +134,13 @@ def test_corners_of_polygons_are_not_clipped_and_those_of_other_masks_unknown():
     given = [
         Record(1, "a.png", 50, 60, tuple(instance(mask, {}) for mask in (far, MASKS["runs"], Polygons((PART,))))),
         Record(2, "b.png", 50, 60, (instance(Polygons((SQUARE,)), {}),)),
+        Record(3, "c.png", 50, 60, (instance(Polygons((PART + 20,)), {}),)),
     ]
-    expected = [[-18.5, -18, 1009.625, 1009.5], [np.nan] * 4, [5, 5, 9.125, 9], [1.5, 2, 30, 40.25]]
+    parts = [[-18.5, -18, 1009.625, 1009.5], [np.nan] * 4, [5, 5, 9.125, 9], [1.5, 2, 30, 40.25], [25, 25, 29.125, 29]]
+    expected = np.array(parts)
     np.testing.assert_array_equal(as_table(given).outline_corners(), expected)
-    np.testing.assert_array_equal(as_table(given).take([1]).outline_corners(), expected[3:])
+    np.testing.assert_array_equal(as_table(given).take([1]).outline_corners(), expected[[3]])
+    np.testing.assert_array_equal(as_table(given).take([2, 0, 2]).outline_corners(), expected[[4, 0, 1, 2, 4]])
 
 
 def test_a_part_of_a_table_is_the_table_of_these_records():

@@ -128,11 +128,15 @@ def test_copies_are_found_by_file_and_by_look(copied, tmp_path):
     assert duplicate_groups(arrays) == [[0, 2]]
 
 
-def test_an_unreadable_image_is_told_or_nobodys_copy(copied, tmp_path):
-    (tmp_path / "4.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="4.png"):
-        duplicate_groups(CocoDataset(copied, tmp_path))
-    assert duplicate_groups(CocoDataset(copied, tmp_path, on_error="skip")) == [[0, 10, 11]]
+@pytest.mark.parametrize(
+    "how, told", [("damaged", "4.png: "), ("gone", "must be readable. Received .*4.png: .*No such")]
+)
+def test_an_unreadable_image_is_told_or_nobodys_copy(copied, tmp_path, how, told):
+    strict, lenient = (CocoDataset(copied, tmp_path, on_error=on_error) for on_error in ("raise", "skip"))
+    (tmp_path / "4.png").unlink() if how == "gone" else (tmp_path / "4.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=told):
+        duplicate_groups(strict)
+    assert duplicate_groups(lenient) == [[0, 10, 11]]
 
 
 def test_the_command_splits_without_leaks_into_files_that_open(copied, tmp_path, capsys):

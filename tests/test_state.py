@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import zipfile
 
+import filelock
 import numpy as np
 import pytest
 from kills import in_a_process, leftovers, visible
@@ -16,7 +17,7 @@ from keras_maskrcnn import cli
 from keras_maskrcnn.cli.resume import options_of_run
 from keras_maskrcnn.data import ArrayDataset, CocoDataset, generate_shapes
 from keras_maskrcnn.data.split import split_dataset, write_parts
-from keras_maskrcnn.host import files
+from keras_maskrcnn.host import files, locks
 from keras_maskrcnn.host.files import WriteError, write_atomically, write_folder, write_text, write_together
 from keras_maskrcnn.host.locks import InUse, locked_file, locked_folder
 from keras_maskrcnn.runs.folder import COMMAND_LINE, Damaged, check_new_run, find_model, read_state, state_to_resume
@@ -139,6 +140,29 @@ def test_the_second_process_is_told_of_the_first(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_process_that_has_not_written_its_number_is_told_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "_PATIENCE", 0.02)
+    with (
+        filelock.FileLock(tmp_path / ".a.lock"),
+        pytest.raises(InUse, match=r"process \(number unknown\) is writing it"),
+    ):
+        locked_file(tmp_path / "a").__enter__()
+
+
+def test_a_folder_that_disappears_again_and_again_is_an_error(tmp_path, monkeypatch):
+    """What filelock raises if the folder disappears while it makes sure that there is one."""
+    tries = []
+
+    def disappear(lock, timeout):
+        tries.append(timeout)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(tmp_path / "run"))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", disappear)
+    with pytest.raises(WriteError, match=f"Writing {tmp_path / 'run'} needs a folder.* Received: File exists. Change"):
+        locked_folder(tmp_path / "run").__enter__()
+    assert tries == [0] * 20 and list(tmp_path.iterdir()) == []
+
+
 def test_a_lock_of_a_killed_process_is_taken_over(tmp_path):
     def killed():
         with locked_folder(tmp_path):
@@ -205,6 +229,11 @@ def test_images_of_an_older_coco_file_keep_their_content(tmp_path):
             np.testing.assert_array_equal(read.load_image(k), picture(seed))
     assert len(list((tmp_path / "all_images").iterdir())) == 4  # 1 stands at another place: it is written once more
     assert dataset_of([1, 1, 2]).to_coco(path) == newer and len(list((tmp_path / "all_images").iterdir())) == 4
+    place = min((tmp_path / "all_images").glob("*-*.png"))  # named by the content that is written to it
+    place.write_bytes(b"changed by hand")
+    told = f"{place} must hold the image that its name stands for. Received: other content. Remove the file."
+    with pytest.raises(ValueError, match=told):
+        dataset_of([1, 1, 2]).to_coco(path)
 
 
 def test_parts_with_images_in_memory_open_again(tmp_path):

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from worker_parts import FRAMEWORKS, Sums, Trouble, is_running, pictures, wait_until_gone
+from worker_parts import FRAMEWORKS, Sums, Trouble, Unmounted, is_running, pictures, wait_until_gone
 
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.data import ArrayDataset, CocoDataset, generate_shapes
@@ -266,6 +267,15 @@ def test_an_exception_comes_back_with_its_type_and_message(kind, error, message)
     maker.close()
 
 
+def test_a_worker_that_cannot_start_is_the_error_of_its_start():
+    maker = maker_of(transforms=[Unmounted()])
+    for index in range(2):
+        with pytest.raises(OSError, match="^the disk is not mounted$"):
+            maker[index]
+    assert wait_until_gone(maker._pool.process_ids) == []
+    maker.close()
+
+
 def test_an_image_that_cannot_be_read_is_the_same_error(damaged):
     dataset = CocoDataset(damaged / "annotations.json", damaged / "images")
     config = MaskRCNNConfig(len(dataset.class_names), image_scale=1.0)
@@ -454,12 +464,23 @@ def test_cores_are_those_of_affinity_and_quota(monkeypatch, tmp_path):
     assert counts == [12, 12, 5, 1, 12]
 
 
-def test_systems_without_worker_processes_use_threads_and_say_so(monkeypatch):
-    monkeypatch.setattr(choosing, "no_processes", lambda: "this system cannot hand open files to a new process")
+@pytest.mark.parametrize(
+    ("place", "changed", "why"),
+    [
+        (
+            choosing,
+            ("os", types.SimpleNamespace(name="nt", cpu_count=lambda: 8)),
+            "cannot hand open files to a new process",
+        ),
+        (sys, ("frozen", True), "has no Python interpreter of its own"),
+    ],
+)
+def test_systems_without_worker_processes_use_threads_and_say_so(monkeypatch, place, changed, why):
+    monkeypatch.setattr(place, *changed, raising=False)
     maker = maker_of(workers=8)
+    what = "this system" if place is choosing else "this program"
     assert str(maker.workers_chosen) == (
-        "2 threads make the batches: this system cannot hand open files to a new process, so that worker processes "
-        "cannot be used"
+        f"2 threads make the batches: {what} {why}, so that worker processes cannot be used"
     )
     assert colours(maker[1]) == [2, 3] and maker._pool is None
 

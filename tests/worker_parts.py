@@ -62,6 +62,22 @@ class Trouble:
         raise ValueError(f"modules: {sorted(name for name in sys.modules if '.' not in name)}")
 
 
+class Unmounted:
+    """A transform that another process cannot unpickle."""
+
+    def __init__(self):
+        self.process = os.getpid()
+
+    def __setstate__(self, state):
+        if os.getpid() != state["process"]:
+            raise OSError("the disk is not mounted")
+        self.__dict__.update(state)
+
+    def __call__(self, sample, rng):
+        """Returns the sample."""
+        return sample
+
+
 class Sums:
     """Fails unless the worker's dataset holds the arrays of test_workers."""
 

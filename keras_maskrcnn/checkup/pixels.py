@@ -150,21 +150,14 @@ def pixel_findings(measured, names):
         names: names of the images in messages.
     """
     kinds = by_kind(measured)
-    main, found = main_kind(kinds), []
-    if kinds and not (main is None and all(_fits_rgb(pixels) for pixels in kinds)):
-        usual = (main or kinds[0]).kind
-        others = collections.defaultdict(list)
-        for position, pixels in enumerate(measured):
-            if pixels is not None and pixels.kind != usual:
-                others[pixels.kind].append(position)
-        for kind, positions in others.items():
-            found.append(_other_kind(kind, usual, positions, names))
+    main = main_kind(kinds)
+    found = _other_kinds(measured, kinds, main, names) if kinds else []
     for position, pixels in enumerate(measured):
         if pixels is not None and not np.isfinite(pixels.mean).all():
             message = "it contains NaN or infinity. Replace these values, for example by the channel's mean."
             found.append(Finding(ERROR, "pixels that are not numbers", names[position], message, position))
-    if main is not None and (main.squares == 0).any():
-        flat = (np.flatnonzero(main.squares == 0) + 1).tolist()
+    if main is not None and (main.least == main.most).any():
+        flat = (np.flatnonzero(main.least == main.most) + 1).tolist()
         message = f"channels {flat} (counted from 1) are constant. Leave them out, or check the export."
         found.append(Finding(NOTE, "channel without content", "all images", message))
     return found
@@ -174,11 +167,35 @@ def _fits_rgb(pixels):
     return pixels.channels in (1, 3) and pixels.image_dtype == "uint8"
 
 
+def _other_kinds(measured, kinds, main, names):
+    """Findings about images whose numbers a model for the main kind would not take, or would take for others.
+
+    Kinds that such a model reads the same way are no findings: gray among RGB, 1-bit among 8-bit images, whole numbers
+    of 32 bits among those of 16.
+    """
+    joined, others = {pixels.kind: pixels for pixels in kinds}, collections.defaultdict(list)
+    for position, pixels in enumerate(measured):
+        if pixels is not None and not _fits(joined.get(pixels.kind, pixels), main):
+            others[pixels.kind].append(position)
+    return [_other_kind(kind, kinds[0].kind, positions, names) for kind, positions in others.items()]
+
+
+def _fits(pixels, main):
+    if main is None:
+        return _fits_rgb(pixels)
+    return (pixels.channels, pixels.image_dtype) == (main.channels, main.image_dtype)
+
+
 def _other_kind(kind, usual, positions, names):
     listed = ", ".join(names[position] for position in positions[:_NAMED])
     more = ", ..." if len(positions) > _NAMED else ""
     message = (
-        f"{len(positions)} images have {kind[0]} channels of {kind[1]}, most have {usual[0]} of {usual[1]}: "
-        f"{listed}{more}. A model takes one kind. Export all images in the same format."
+        f"of the images {len(positions)} have {_in_words(kind)}, most have {_in_words(usual)}: {listed}{more}. "
+        "A model takes one kind. Export all images in the same format."
     )
     return Finding(WARNING, "images of another kind", names[positions[0]], message, positions[0])
+
+
+def _in_words(kind):
+    channels, dtype = kind
+    return f"{channels} {'channel' if channels == 1 else 'channels'} of {dtype}"

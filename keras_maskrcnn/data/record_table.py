@@ -79,7 +79,7 @@ class RecordTable(collections.abc.Sequence):
         odd = self.odd["records"].get(position)
         if odd is not None:
             return dataclasses.replace(odd, instances=instances)
-        return Record(image_id, self.source(position), height, width, instances)
+        return Record(image_id, self._source(position), height, width, instances)
 
     # Columns -----------------------------------------------------------------------------------------------
 
@@ -127,11 +127,8 @@ class RecordTable(collections.abc.Sequence):
             sizes[position] = (record.height, record.width)
         return sizes
 
-    def source(self, position):
-        """`Record.source` of an image."""
-        odd = self.odd["records"].get(position)
-        if odd is not None:
-            return odd.source
+    def _source(self, position):
+        """`Record.source` of an image that is not odd."""
         kind = self.columns["source_kind"][position]
         if kind == OBJECT_SOURCE:
             return self.odd["sources"][position]

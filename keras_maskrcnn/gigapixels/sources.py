@@ -270,11 +270,16 @@ def _open_tiff(path, stack):
 
 
 def _tiff_axes(series):
-    """Letters of the axes; pages, planes or points in time of one picture count as channels."""
-    axes, shape = series.axes.replace("S", "C"), series.shape
-    if axes.count("Y") != 1 or axes.count("X") != 1:
-        return {2: "YX", 3: "CYX" if shape[0] < shape[-1] else "YXC"}.get(len(shape), axes)
-    return "".join(axis if axis in "YX" else "C" for axis in axes) if len(shape) == 3 else axes
+    """Letters of the axes, by the rules of `named_channels_last`; Q stands for one of length 1."""
+    axes, shape = series.axes, series.shape
+    kept = [k for k, (axis, side) in enumerate(zip(axes, shape, strict=True)) if side > 1 or axis in "YX"]
+    names = "".join(axes[k] for k in kept)
+    if not 2 <= len(kept) <= 3:
+        return axes  # refused by `_check_axes`
+    if "Q" in names or names.count("Y") != 1 or names.count("X") != 1:
+        names = "YX" if len(kept) == 2 else "CYX" if shape[kept[0]] < shape[kept[-1]] else "YXC"
+    letters = dict(zip(kept, (name if name in "YX" else "C" for name in names), strict=True))
+    return "".join(letters.get(k, "Q") for k in range(len(axes)))
 
 
 # OpenSlide -------------------------------------------------------------------------------------------------

@@ -152,6 +152,7 @@ def _new_staging(folder):
         place = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder))
         lock = _try_lock(place / _LOCK)
         if lock is None:
+            shutil.rmtree(place, ignore_errors=True)
             continue
         with contextlib.suppress(FileNotFoundError):
             (place / _NEW).mkdir()

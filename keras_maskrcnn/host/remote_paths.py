@@ -109,10 +109,6 @@ class RemotePath:
         """Its neighbour with another ending."""
         return self.parent / f"{self.stem}{suffix}"
 
-    def with_name(self, name):
-        """Its neighbour of another name."""
-        return self.parent / name
-
     def as_posix(self):
         """The address."""
         return str(self)
@@ -177,13 +173,14 @@ class RemotePath:
                 found[self._told(name.strip("/"))] = entry["type"] == "directory"
         if not found and self.protocol in _WEB:
             return None
-        if list(found) == [self.name] and not found[self.name] and self.is_file():
-            raise NotADirectoryError(f"{self} is a file")
         return found
 
     def is_unlisted(self):
         """Whether it may be a folder of a server that lists none."""
-        return self.names() is None and self.parent.names() is None
+        try:
+            return self.names() is None and self.parent.names() is None
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def _fs_path(self, path):
         return path.partition("?")[0] if self.protocol in _WEB else "/" + path.lstrip("/")

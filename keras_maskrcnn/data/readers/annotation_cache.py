@@ -202,10 +202,8 @@ def _load(place, path, image_dir):
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     os.utime(place)
     columns = {}
-    for name, (code, width) in COLUMNS.items():
+    for name, (code, _) in COLUMNS.items():
         offset, shape = header["columns"][name]
-        if len(shape) != (2 if width > 1 else 1) or shape[1:] not in ([], [width]):
-            raise ValueError(f"the shape {shape} of {name}")
         columns[name] = np.frombuffer(memory, np.dtype(code), int(np.prod(shape)), first + offset).reshape(shape)
     arguments = header["arguments"]
     return {

@@ -7,7 +7,7 @@ from keras_maskrcnn.data.classes import ClassesDiffer, check_unique, differing, 
 from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.data.limits import UNCHECKED_PIXELS
 from keras_maskrcnn.data.readers.annotation_cache import Reading
-from keras_maskrcnn.data.readers.fields import FaultyAnnotation, Notes, class_name
+from keras_maskrcnn.data.readers.fields import FaultyAnnotation, class_name
 from keras_maskrcnn.data.readers.folders import image_files_and_others
 from keras_maskrcnn.data.records import Fault, Instance, Record, size_message
 from keras_maskrcnn.data.table_builder import TableBuilder
@@ -52,7 +52,6 @@ class Collector:
         self.name = str(name)
         self.faults = []
         self.notes = []
-        self._counted = Notes()
         self._records = TableBuilder()
         self._given = None if class_names is None else list(class_names)
         self.default = class_names[0] if class_names is not None and len(class_names) == 1 else "object"
@@ -75,10 +74,6 @@ class Collector:
         for folder in sorted(set(folders)):
             _, note = image_files_and_others(folder, known=known)
             self.notes += [note] if note else []
-
-    def note(self, what, where):
-        """Count a decision that the user should know of, as `fields.Notes.add` does."""
-        self._counted.add(what, where)
 
     def fault(self, where, problem, remedy):
         """Record something that cannot be used for training."""
@@ -157,7 +152,7 @@ class Collector:
             "category_ids": ids,
             "name": self.name,
             "faults": self.faults,
-            "notes": [*self.notes, *self._counted.sentences(self.name)],
+            "notes": self.notes,
             "absent_classes": absent,
         }
 

@@ -178,7 +178,8 @@ class ImageFinder:
         """The file whose name is most like one of the forms."""
         for how, key in KEYS.items():
             for form in forms:
-                found = [path for path in self._index(key).get(key(form.rsplit("/", 1)[-1]), ())]
+                found = self._index(key).get(key(form.rsplit("/", 1)[-1]), ())
+                found = [path for path in found if path.is_file()]  # no link that leads to nothing
                 best = _most_alike(found, form)
                 if best:
                     path = _only(name, best)

@@ -218,7 +218,8 @@ def _coordinates(part, note):
         values = np.array(numbers_of, np.float64).reshape(values.shape)
     if values.ndim not in (1, 2) or values.ndim == 2 and values.shape[1] != 2:
         raise FaultyAnnotation(
-            f"a polygon must be a flat list x1, y1, x2, y2, ... Received {fields.shown(part)}.",
+            "a polygon must be a flat list x1, y1, x2, y2, ..., or one of points [x, y]. "
+            f"Received {fields.shown(part)}.",
             "Export the annotations again.",
         )
     check_count(values.size // 2, OUTLINE_POINTS, "points in an outline")

@@ -90,13 +90,16 @@ def _names(content, path):
     return {key: names[key] for key in sorted(names)}
 
 
+def _entries(content, part):
+    """What data.yaml says of a part. Some files call the part val "valid"."""
+    return content.get(part) or (content.get("valid") if part == "val" else None)
+
+
 def _images(collector, content, path, part):
     """(folders that were searched, image files of a part)."""
-    entries = content.get(part)
-    if part == "val" and not entries:
-        entries = content.get("valid")
+    entries = _entries(content, part)
     if not entries:
-        there = [name for name in PARTS if content.get(name)]
+        there = [name for name in PARTS if _entries(content, name)]
         raise ValueError(f"{path}: {argument('part')} must be one of its parts, {there}. Received {part!r}.")
     folders, images = [], []
     for entry in entries if isinstance(entries, list) else [entries]:
