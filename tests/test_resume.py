@@ -418,7 +418,7 @@ def test_a_best_file_of_an_earlier_epoch_is_replaced_if_damaged_and_kept_if_of_a
     with zipfile.ZipFile(tmp_path / "best.keras", "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    old = (tmp_path / "best.keras").read_bytes()  # without the state of a run, as versions before 1.0 wrote it
+    old = (tmp_path / "best.keras").read_bytes()  # without the state of a run
     assert train(resume=True)["segm_AP"] == 0.4
     assert (tmp_path / "best.keras").read_bytes() == old and len(rows_of(tmp_path)) == 3
 
