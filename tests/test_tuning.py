@@ -278,6 +278,7 @@ def test_thresholds_and_tables_of_classes_by_hand():
     assert chosen(select_detections, calibration=TABLES, class_thresholds=(0.0, 0.2)) == [(1, 0.35), (0, 0.28)]
     assert chosen(select_best_classes, calibration=TABLES) == [(1, 0.35), (0, 0.28)]
     assert chosen(select_best_classes, calibration=TABLES, class_thresholds=(0.3, 0.3)) == [(1, 0.35)]
+    assert chosen(select_best_classes, min_box_size=10.5) == [(1, 0.7)]  # the other box has sides of 10 pixels
 
 
 @pytest.mark.slow
