@@ -61,7 +61,7 @@ def test_other_initializers_stay_what_they_are(initializer):
 
 def test_axes_are_regarded_where_keras_has_them():
     initializer = keras.initializers.HeNormal()
-    initializer.input_axes = [0]  # `VarianceScaling` takes them from Keras 3.13 on
+    initializer.input_axes = [0]  # an argument of `VarianceScaling` in Keras 3.15
     assert drawn_by_numpy(initializer) is initializer
     del initializer.input_axes
     assert drawn_by_numpy(initializer) is not initializer

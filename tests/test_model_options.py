@@ -204,6 +204,7 @@ def test_a_layer_is_made_again_from_its_config_with_every_argument(kind):
     assert {name: getattr(again, name) for name in options} == options
 
 
+@ONCE
 def test_what_is_no_config_is_refused_and_a_second_build_changes_nothing():
     with pytest.raises(ValueError, match=r"takes a MaskRCNNConfig. Received: dict. Write MaskRCNN\(MaskRCNNConfig"):
         km.MaskRCNN({"num_classes": 3})

@@ -266,6 +266,7 @@ def test_a_branch_without_declarations_adds_nothing_to_batches_and_results():
     assert (Bare().found(more), Bare().torchvision_fields({})) == ({}, None)
 
 
+@pytest.mark.tensorflow  # the names are the same
 def test_torchvision_has_no_layers_for_it():
     model = km.MaskRCNN(tiny_config(num_classes=1, branches=(Orientation(),)))
     message = "Torchvision's Mask R-CNN has no branch `orientation`. Save and load the model as .keras or .weights.h5."

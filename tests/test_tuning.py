@@ -102,13 +102,10 @@ def test_a_wanted_precision_that_no_threshold_reaches_is_noted(found):
 @HOST
 @pytest.mark.usefixtures("eagerly")
 def test_a_tuned_model_is_tuned_as_if_it_were_not(found, data):
-    tuning, model = found
+    tuning, model = found[0], ruled_model()
     tuning.apply(model)
-    try:
-        again = km.tune(model, data, nms_thresholds=())
-        assert model.config.class_thresholds == tuple(tuning.fields["class_thresholds"]) and model.config.tuned
-    finally:
-        model.change_detection(class_thresholds=None, calibration=None, nms_threshold=0.5)
+    again = km.tune(model, data, nms_thresholds=())
+    assert model.config.class_thresholds == tuple(tuning.fields["class_thresholds"]) and model.config.calibration
     for name in ("class_thresholds", "calibration"):
         np.testing.assert_allclose(again.fields[name], tuning.fields[name], atol=1e-5)
     assert again.before["mean of classes"] == tuning.after["mean of classes"]  # what it had before is what was found
@@ -116,8 +113,8 @@ def test_a_tuned_model_is_tuned_as_if_it_were_not(found, data):
 
 @HOST
 @pytest.mark.usefixtures("eagerly")
-def test_arguments_and_data_of_which_no_threshold_follows_are_refused(found):
-    model = found[1]
+def test_arguments_and_data_of_which_no_threshold_follows_are_refused():
+    model = ruled_model()
     for given, message in (
         ({"precision": 1.5}, "precision must lie in 0..1. Received: 1.5. Leave it out for the best F1"),
         (
