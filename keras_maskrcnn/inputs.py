@@ -55,11 +55,10 @@ def as_inputs(inputs, config):
 
 
 def count_images(batch):
-    """The rows of a batch that hold an image, float32 scalar. `batch`: as `inputs` of `as_inputs`."""
-    if isinstance(batch, dict) and "image_sizes" in batch:
+    """The rows of a batch that hold an image, float32 scalar. `batch`: a dict, as `inputs` of `as_inputs`."""
+    if "image_sizes" in batch:
         return ops.sum(ops.cast(ops.convert_to_tensor(batch["image_sizes"])[:, 0] > 0, "float32"))
-    images = batch["images"] if isinstance(batch, dict) else batch
-    return ops.cast(ops.shape(images)[0], "float32")
+    return ops.cast(ops.shape(batch["images"])[0], "float32")
 
 
 def _whole_canvas(images):

@@ -383,14 +383,10 @@ class MaskRCNN(keras.Model):
         return super().predict_on_batch(x) if self._predict_here is None else self._predict_here(x)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Build what `fit` needs under a `tf.distribute` strategy: the optimizer. Layers are built with the model.
+        """Nothing: the constructor builds the layers, and `compile` the optimizer.
 
-        Keras builds from the mean of the replicas' first batches, which bool arrays do not have.
+        Keras would build them from the mean of the replicas' first batches, which bool arrays do not have.
         """
-        optimizer = self.optimizer
-        if optimizer is not None and not optimizer.built:
-            with self.distribute_strategy.scope():
-                optimizer.build(self.trainable_variables)
 
     def get_config(self):
         """Keras serialisation."""

@@ -158,8 +158,13 @@ def test_layers_by_name_in_any_order():
             None,
             "input_shape=.None, None, 3",
         ),
+        (
+            lambda: keras.Model(x := keras.Input((None, None, 3)), keras.layers.Reshape((32, 32, 3))(x)),
+            None,
+            r"any size whose sides are multiples of 32. Received a model that fails on \(128, 192\): .*Choose another",
+        ),
     ],
-    ids=["strides", "unknown", "twice", "sequential", "fixed"],
+    ids=["strides", "unknown", "twice", "sequential", "fixed", "fails"],
 )
 def test_errors_say_what_came_and_what_to_do(model, layers, message):
     model = model()
@@ -178,6 +183,12 @@ def test_strides_and_names_are_checked_when_the_model_is_made():
         tiny_config(backbone="resnet51")
     with pytest.raises(ValueError, match="Received: 'ConvNext'.*ConvNeXtTiny"):
         km.MaskRCNN(tiny_config(backbone="keras:ConvNext"))
+    with pytest.raises(ValueError, match="(?s)A ResNet is one of .*'resnet152'.*Received: 'resnet51'. .*from_keras"):
+        km.backbones.ResNet("resnet51")
+    three = OwnBackbone()
+    three.channels = three.channels[:3]
+    with pytest.raises(ValueError, match=r"takes 4 maps, of strides \(4, 8, 16, 32\). Received 3 maps of shapes "):
+        km.MaskRCNN(tiny_config(), backbone=three)
     with pytest.raises(ValueError, match="both|together"):
         km.backbones.from_keras(four_maps(preprocess=True), pixel_mean=127.5, pixel_std=127.5)
 
@@ -197,6 +208,18 @@ def test_stages_freeze_in_every_backbone():
     assert [v.shape[-1] for v in wrapped.backbone.trainable_variables] == [16] * 4 + [20] * 4
     km.freeze(wrapped, [])
     assert len(wrapped.backbone.trainable_variables) == 16
+
+
+def test_stages_of_a_model_in_a_model_cannot_be_told_apart():
+    inputs = keras.Input((None, None, 3))
+    inner = four_maps()
+    inner.name = "inner"
+    nested = km.backbones.from_keras(keras.Model(inputs, inner(inputs)))
+    model = km.MaskRCNN(tiny_config(trainable_layers=5), backbone=nested)
+    with pytest.raises(ValueError, match="Received maps of the nested model inner. Freeze 'backbone', or wrap the"):
+        km.freeze(model, ["stem"])
+    km.freeze(model, ["backbone"])
+    assert not model.backbone.trainable_variables and model.fpn.trainable_variables
 
 
 @keras.saving.register_keras_serializable("tests")

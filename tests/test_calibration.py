@@ -5,7 +5,7 @@ import pytest
 
 from keras_maskrcnn.config import MaskRCNNConfig
 from keras_maskrcnn.evaluation.calibration import METHODS, calibrated, isotonic_table
-from keras_maskrcnn.evaluation.class_thresholds import best_threshold
+from keras_maskrcnn.evaluation.class_thresholds import ClassDetections, best_threshold, class_thresholds, mean_goal
 from keras_maskrcnn.evaluation.curves import calibration_error
 from keras_maskrcnn.inference.arguments import thresholds_of
 
@@ -69,6 +69,18 @@ def test_best_thresholds_by_hand():
     # None reaches it: the highest precision there is, with the most detections.
     assert best_threshold(scores[1:], right[1:], 5, 0.9) == pytest.approx((0.2, 2 / 3, 2 / 5, 1 / 2))
     assert best_threshold(np.array([0.4]), np.array([True]), 0) == pytest.approx((0.2, 1, 0, 2))
+
+
+def test_classes_without_detections():
+    """The goal counts a class whose objects are all missed, and none without objects; its threshold is that of all."""
+    found = ClassDetections(np.array([0.9, 0.3]), np.array([True, False]), 1)
+    missed, absent = (ClassDetections(np.zeros(0), np.zeros(0, bool), objects) for objects in (4, 0))
+    assert mean_goal([found, missed, absent], None) == mean_goal([found, missed, absent], 0.9) == pytest.approx(0.5)
+    thresholds, notes = class_thresholds([found, missed], None, None, ("one", "two"))
+    assert thresholds == pytest.approx([0.6, 0.6]) and notes[0].startswith("two: no right detection in the first half")
+    thresholds, notes = class_thresholds([missed, absent], None, None, ("one", "two"))
+    assert thresholds == [0.5, 0.5]
+    assert notes[1] == "two: no detection of any class in the first half; the threshold stays at 0.5"
 
 
 def test_the_config_keeps_thresholds_and_tables():

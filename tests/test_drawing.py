@@ -51,11 +51,20 @@ def test_other_dtypes_are_those_asked_for():
         keras.initializers.Zeros(),
         keras.initializers.GlorotUniform(),
         keras.initializers.HeNormal(seed=keras.random.SeedGenerator(1)),
+        keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal"),
     ],
-    ids=["constant", "both fans", "generator"],
+    ids=["constant", "both fans", "generator", "not cut"],
 )
 def test_other_initializers_stay_what_they_are(initializer):
     assert drawn_by_numpy(initializer) is initializer
+
+
+def test_axes_are_regarded_where_keras_has_them():
+    initializer = keras.initializers.HeNormal()
+    initializer.input_axes = [0]  # an argument of `VarianceScaling` in Keras 3.15
+    assert drawn_by_numpy(initializer) is initializer
+    del initializer.input_axes
+    assert drawn_by_numpy(initializer) is not initializer
 
 
 def test_layers_draw_by_the_backend_and_keep_their_initializer_in_the_config():

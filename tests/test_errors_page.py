@@ -159,6 +159,11 @@ def test_a_part_is_around_the_boxes_and_inside_the_image():
     assert part_around([[-50, -50, 10, 10]], (100, 400)) == (0, 0, 25, 25)  # outside the image: its corner
 
 
+def test_an_object_beyond_the_part_leaves_no_outline():
+    gray, nothing = np.full((60, 60, 3), 90, np.uint8), np.zeros((60, 60), bool)
+    assert draw_part(gray, (0, 0, 60, 60), [nothing], nothing, 0) == draw_part(gray, (0, 0, 60, 60), [])
+
+
 def test_outlines_are_solid_for_objects_and_dashed_for_detections():
     gray = np.full((100, 100, 3), 90, np.uint8)
     masks = np.zeros((2, 100, 100), bool)
@@ -175,9 +180,7 @@ def test_outlines_are_solid_for_objects_and_dashed_for_detections():
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
     annotations, found = one_of_each()
     truth = write_data(tmp_path, annotations)
-    from keras_maskrcnn.data import CocoDataset
-
-    dataset = CocoDataset(tmp_path / "truth.json", tmp_path / "images")
+    dataset = dataset_in(tmp_path)
     (tmp_path / "images" / "photo 1.png").write_bytes(b"no image")
     page = Page(write_errors_page(tmp_path / "errors", analyse(truth, found), dataset, "Errors"))
     assert page.pictures == [] and page.text.count("(the image cannot be read)") == 8  # one is of a suspicious label
@@ -195,6 +198,19 @@ def test_without_errors_the_page_says_so(tmp_path):
     page, report, _ = errors_in(tmp_path, [square(10)], [square(10, score=0.9)])
     assert "There are no errors." in page.text and page.pictures == []
     assert report["metrics"]["segm_AP"] == pytest.approx(1) and report["confusion"]["counts"] == [[1, 0], [0, 0]]
+
+
+def test_without_objects_and_detections_there_are_no_curves(tmp_path):
+    truth = write_data(tmp_path, [])
+    page = Page(write_errors_page(tmp_path / "errors", analyse(truth, []), dataset_in(tmp_path), "Errors"))
+    assert "There are no errors." in page.text and "Precision over recall" not in page.text
+    assert ["masks", *"-" * 6] in page.rows
+
+
+def dataset_in(folder):
+    from keras_maskrcnn.data import CocoDataset
+
+    return CocoDataset(folder / "truth.json", folder / "images")
 
 
 def test_a_class_that_the_data_lack_is_shown_by_its_id(tmp_path):

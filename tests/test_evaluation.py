@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from keras_maskrcnn.data import ArrayDataset, ImageError, read_image
 from keras_maskrcnn.evaluation import CocoEvaluator, coco_metrics, evaluate_coco, format_metrics
-from keras_maskrcnn.evaluation.coco import iou_types_of
+from keras_maskrcnn.evaluation.coco import category_ids_of, iou_types_of
 
 TWO_KINDS = [
     [(10, 10, 30, 30, 0), (60, 60, 120, 120, 1)],
@@ -336,6 +336,19 @@ def test_evaluator_puts_its_figures_among_the_logs_when_due():
         seen.append(logs.get("val_segm_AP"))
     assert seen == [None, pytest.approx(1.0), None, pytest.approx(1.0), pytest.approx(1.0)]
     assert evaluator.metrics["segm_AP/kind 1"] == pytest.approx(1.0)
+
+
+def test_a_class_that_the_dataset_lacks_is_told():
+    dataset = KnownDataset([[(10, 10, 30, 30, 0)]], category_ids=(4,))
+    config = small_config(2, class_names=("kind 9", "kind 4"))
+    with pytest.warns(UserWarning, match="the dataset: it does not list the classes .*kind 9.*; no object has them"):
+        ids = category_ids_of(config, dataset, dataset.to_coco())
+    assert ids[1] == 4 and ids[0] not in dataset.category_ids
+
+
+def test_epochs_are_counted_from_one():
+    with pytest.raises(ValueError, match="every counts epochs and is at least 1. Received: 0. Pass 1 for each epoch"):
+        CocoEvaluator(KnownDataset([[]]), every=0)
 
 
 def test_a_cap_below_one_is_refused():

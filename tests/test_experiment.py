@@ -1,6 +1,7 @@
 """The run folder and its callbacks, on a model small enough to fit in a moment."""
 
 import csv
+import importlib.metadata
 import json
 import logging
 import platform
@@ -101,6 +102,9 @@ class keras_batches(keras.utils.PyDataset):
 def test_a_run_leaves_config_metrics_weights_curves_and_overlays(tmp_path):
     dataset = KnownDataset([[(10, 10, 30, 30, 0)], [(50, 50, 90, 80, 0)], [(5, 5, 25, 60, 0)]])
     model, data = line_and_data(dataset)
+    for name in ("07-100.png", "notes.png"):  # of an earlier run of more pictures, and the user's own
+        (tmp_path / "overlays").mkdir(exist_ok=True)
+        (tmp_path / "overlays" / name).write_bytes(b"")
     metrics = train_model(
         model, data, dataset, tmp_path, epochs=3, evaluate_every=2, num_overlays=2, settings={"a": 1}, verbose=0
     )
@@ -115,7 +119,10 @@ def test_a_run_leaves_config_metrics_weights_curves_and_overlays(tmp_path):
     assert saved["model"] == small_config().to_dict() and saved["settings"] == {"a": 1}
     assert json.loads((tmp_path / "metrics.json").read_text())["segm_AP/kind 1"] == pytest.approx(1.0)
     assert np.asarray(Image.open(tmp_path / "curves.png")).std() > 0
-    assert len(list((tmp_path / "overlays").glob("*.png"))) == 2
+    pictures = sorted(path.name for path in (tmp_path / "overlays").iterdir())
+    assert pictures == ["01-100.png", "02-102.png", "notes.png"]
+    experiment.draw_overlays(model, dataset, tmp_path / "overlays", 1)  # fewer: none of those before is left
+    assert sorted(path.name for path in (tmp_path / "overlays").iterdir()) == ["01-100.png", "notes.png"]
     assert not list(tmp_path.rglob(".partial*"))
     assert find_model(tmp_path) == tmp_path / "best.keras"
 
@@ -197,6 +204,24 @@ def test_rate_warms_up_and_follows_the_cosine_of_elapsed_time():
     assert budget.rate_at(99, 61) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("minutes", [0, -1, float("nan")])
+def test_a_budget_without_time_is_refused(minutes):
+    with pytest.raises(ValueError, match=f"must be a positive number of minutes. Received: {minutes}. Try 5."):
+        TimeBudget(minutes)
+
+
+def test_event_files_are_written_if_they_are_asked_for(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from test_tensorboard import values
+
+    model, data = line_and_data()
+    train_model(model, data, None, tmp_path, epochs=2, verbose=0, tensorboard=True)
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    written = values(tmp_path / "tensorboard")
+    assert [written["loss/loss", step].simple_value for step in (1, 2)] == pytest.approx(losses, rel=1e-5)
+
+
 def test_a_schedule_under_a_budget_is_refused():
     model, data = line_and_data(learning_rate=keras.optimizers.schedules.CosineDecay(0.1, 10))
     with pytest.raises(ValueError, match="learning_rate=<number>"):
@@ -275,14 +300,22 @@ def test_a_run_without_masks_keeps_and_reports_the_best_boxes(tmp_path, monkeypa
     assert "<b>0.750</b>box AP<" in page and "mask AP" not in page
 
 
-def test_options_are_an_object_keywords_or_both(tmp_path):
+def test_options_are_an_object_keywords_or_both(tmp_path, monkeypatch):
+    def without_tensorflow(name):
+        if name == "tensorflow":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.2"
+
+    monkeypatch.setattr(importlib.metadata, "version", without_tensorflow)
     model, data = line_and_data()
     seen = []
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
     options = RunOptions(epochs=3, callbacks=[note], verbose=0)
     train_model(model, data, None, tmp_path, options, epochs=2, settings={"a": 1})
     assert seen == [0, 1] and options.epochs == 3 and options.settings is None
-    assert json.loads((tmp_path / "config.json").read_text())["settings"] == {"a": 1}
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["settings"] == {"a": 1}
+    assert written["versions"] == {"keras": "1.2", "tensorflow": None, "numpy": "1.2"}  # as with JAX alone
     assert run_options(5, verbose=0) == RunOptions(epochs=5, verbose=0)  # where epochs stood before there were options
     assert run_options(minutes=0.5) == RunOptions(minutes=0.5)
 

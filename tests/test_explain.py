@@ -1,17 +1,21 @@
 """`km.explain`: every cause of a miss, forced on a model that finds all objects, is read back as that cause."""
 
 import collections
+import json
 
 import keras
 import numpy as np
 import pytest
 from ruled import ruled_image, ruled_model, ruled_truth
+from test_errors_page import Page
 
 import keras_maskrcnn as km
-from keras_maskrcnn.evaluation import causes
+from keras_maskrcnn.data.images.reading import ImageError
+from keras_maskrcnn.evaluation import analyse, causes
 from keras_maskrcnn.evaluation.causes import remedy, summary
 from keras_maskrcnn.evaluation.flow import Boxes, Flow, without_padding
 from keras_maskrcnn.evaluation.misses import Miss, MissTable, explain_dataset
+from keras_maskrcnn.pages.errors_page import write_errors_page
 
 pytestmark = pytest.mark.slow_on_jax  # each operator is compiled by itself
 
@@ -122,6 +126,63 @@ def test_classes_suppress_each_other_only_where_the_config_says_so():
     assert explanation.misses[0].remedy.startswith("set class_agnostic_nms=False")
 
 
+def test_where_no_single_limit_is_the_cause_it_is_the_last_stage_that_was_reached():
+    """What one limit lost is lost by a second one, too, or taken for background."""
+    first, unseen = (32, 32, 0, 9, 1.0), (96, 96, 0, 8, 0.0)
+    beside = [SIDE_BY_SIDE[0], (60, 48, 1, 8, 0.0)]
+    model = ruled_model()
+    own = model.config
+    for numbers, objects, cause, expected in [
+        ({"test_pre_nms": 1}, [first, unseen], causes.RANK, {"rank": 2, "limit": 1, "level": "P2"}),
+        ({"test_post_nms": 1}, [first, unseen], causes.PROPOSAL_CAP, {"rank": 2, "limit": 1}),
+        ({"rpn_nms_threshold": 0.1}, beside, causes.RPN_NMS, {"winner_box": (32, 32, 32, 32), "limit": 0.1}),
+        (
+            {"score_threshold": 0.9, "max_detections": 1},
+            [first, (96, 96, 1, 8, 0.7)],
+            causes.THRESHOLD,
+            {"limit": pytest.approx(0.9), "score": pytest.approx(0.76, abs=0.01)},
+        ),
+    ]:
+        model.config = km.MaskRCNNConfig.from_dict(own.to_dict() | numbers)
+        explanation = explained(model, objects)
+        assert told(explanation) == {1: cause}, numbers
+        assert {name: getattr(explanation.misses[0], name) for name in expected} == expected
+
+
+def test_an_object_of_another_shape_in_the_same_box_shares_its_detection():
+    frame = [[16, 16, 48, 16, 48, 22, 22, 22, 22, 48, 16, 48]]  # two bars along the sides: a third of the box
+    truth = [*ruled_truth(APART[:1]), ruled_truth(APART[:1])[0] | {"segmentation": frame}]
+    (miss,) = explained(ruled_model(), APART[:1], truth).misses
+    assert (miss.position, miss.cause, miss.limit, miss.iou) == (1, causes.SHARED, 0.5, pytest.approx(1))
+    assert miss.explanation == "its detection, IoU 1, matches another object"
+
+
+def test_boxes_are_compared_where_the_truth_has_no_masks():
+    truth = [{name: value for name, value in one.items() if name != "segmentation"} for one in ruled_truth(APART[:1])]
+    model = ruled_model(mask=-5.0)  # of masks without a pixel
+    (miss,) = explained(model, APART[:1], truth * 2).misses
+    assert (miss.position, miss.cause, miss.iou) == (1, causes.SHARED, pytest.approx(1))
+    (miss,) = explained(model, APART[:1], truth, score_threshold=0.995).misses
+    assert (miss.cause, miss.limit) == (causes.THRESHOLD, pytest.approx(0.995))
+
+
+def test_thresholds_of_classes_and_of_calibrated_scores():
+    model, objects = ruled_model(), [(32, 32, 0, 9, 0.7), (96, 96, 1, 8, 0.7)]
+    score = explained(model, objects).found.scores[1]
+    assert score == pytest.approx(0.7618, abs=1e-4)
+    model.change_detection(class_thresholds=(0.5, 0.95))
+    (miss,) = explained(model, objects).misses
+    assert (miss.class_name, miss.cause, miss.limit) == ("block", causes.THRESHOLD, pytest.approx(0.95))
+    assert miss.remedy == "lower class_thresholds from 0.95 to 0.761, or train longer"
+    miss = explained(model, objects, score_threshold=0.97).misses[1]  # in the place of those of the classes
+    assert miss.remedy == "lower score_threshold from 0.97 to 0.761, or train longer"
+    # The config's threshold is of scores before calibration: here the second class has half of them.
+    tables = (((0, 0), (1, 1)), ((0, 0), (1, 0.5)))
+    model.change_detection(class_thresholds=None, calibration=tables, score_threshold=0.9)
+    found = [(miss.limit, miss.score) for miss in explained(model, objects).misses]
+    assert found == [pytest.approx((0.9, score), abs=1e-4), pytest.approx((0.45, score / 2), abs=1e-4)]
+
+
 def test_the_numbers_are_those_of_the_rule():
     model = ruled_model(rpn_nms_threshold=0.1)
     (lost,) = explained(model, SIDE_BY_SIDE).misses
@@ -189,6 +250,10 @@ def test_mistakes_are_refused():
         explained(model, objects, iou=0)
     with pytest.raises(ValueError, match="score_threshold=... must lie between the model's own, 0.05, and 1"):
         explained(model, objects, score_threshold=0.01)
+    model.config = km.MaskRCNNConfig.from_dict(model.config.to_dict() | {"rpn_selection": "joint"})
+    received = 'Received: "tight", "joint" and "each_class". Explain a model with the default rules'
+    with pytest.raises(ValueError, match=received):
+        explained(model, objects)
 
 
 def test_the_picture_shows_the_object_in_red_and_what_it_was_lost_to_in_orange():
@@ -214,38 +279,80 @@ def test_the_summary_names_the_place_where_most_are_lost_and_a_remedy():
     flat = Miss(**{**flat.__dict__, "network_size": (320.0, 20.0)})
     assert remedy([flat], config) == "add an anchor ratio of 0.062 (anchor_ratios: 0.5, 1, 2)"
     assert summary([], config) == "No object is missed."
+    between = km.MaskRCNNConfig(num_classes=1, anchor_sizes=(16, 64, 128, 256, 512))
+    lost = [miss(causes.ANCHOR, 30.0)]
+    assert remedy(lost, between) == "add an anchor of 32 pixels (anchor_sizes: 16, 64, 128, 256, 512)"
+    assert remedy(lost, config).startswith("give the model larger images (image_scale or min_size): its anchors stand")
     small = miss(causes.PROPOSAL_BOX, iou=0.9, limit=0.5)
     assert remedy([small], config) == "lower rpn_min_size"
 
 
-class Drawn:
-    """A dataset of ruled images."""
+class Drawn(km.data.ArrayDataset):
+    """A dataset of ruled images, some of which cannot be read."""
 
-    category_ids, class_names, name = (1, 2), ("square", "block"), "drawn"
+    def __init__(self, images, unreadable=()):
+        truth = [ruled_truth(objects) for objects in images]
+        masks = [[box_mask(one["bbox"]) for one in each] for each in truth]
+        labels = [[one["category_id"] - 1 for one in each] for each in truth]
+        pixels = [ruled_image(objects) for objects in images]
+        super().__init__(pixels, masks, labels, class_names=("square", "block"))
+        self.unreadable = unreadable
 
-    def __init__(self, images):
-        self.objects = images
-        self.image_ids = [10 * k for k in range(len(images))]
-
-    def load_image(self, position, channels, dtype):
-        assert (channels, dtype) == (4, "float32")
-        return ruled_image(self.objects[position])
-
-    def to_coco(self):
-        annotations = [
-            entry | {"image_id": key}
-            for key, objects in zip(self.image_ids, self.objects, strict=True)
-            for entry in ruled_truth(objects)
-        ]
-        images = [{"id": key, "height": 160, "width": 160} for key in self.image_ids]
-        return {"images": images, "annotations": annotations, "categories": []}
+    def load_image(self, position, *pixels):
+        if position in self.unreadable:
+            raise ImageError("damaged")
+        return super().load_image(position, *pixels)
 
 
-def test_a_dataset_is_counted():
-    dataset = Drawn([APART, SIDE_BY_SIDE])
-    table = explain_dataset(ruled_model(nms_threshold=0.1, test_pre_nms=2), dataset)
+def box_mask(box):
+    mask, (x, y, width, height) = np.zeros((160, 160), bool), box
+    mask[y : y + height, x : x + width] = True
+    return mask
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """(a dataset of three images, the last of which cannot be read; the model; its MissTable; the counts told)."""
+    dataset, told = Drawn([APART, SIDE_BY_SIDE, APART], unreadable=(2,)), []
+    model = ruled_model(nms_threshold=0.1, test_pre_nms=2)
+    return dataset, model, explain_dataset(model, dataset, on_image=told.append), told
+
+
+def test_a_dataset_is_counted(counted):
+    dataset, model, table, told = counted
+    first, second, third = dataset.image_ids
     assert isinstance(table, MissTable) and table.num_images == 2
     assert collections.Counter(table.counts) == {**dict.fromkeys(causes.CAUSES, 0), causes.RANK: 2, causes.NMS: 1}
-    assert [(key, miss.position) for key, miss in table.misses] == [(0, 2), (0, 3), (10, 5)]
+    assert [(key, miss.position) for key, miss in table.misses] == [(first, 2), (first, 3), (second, 5)]
     assert table.summary.startswith("2 of 3 are lost before the heads: raise test_pre_nms from 2 to 4")
-    assert [key for key, _ in explain_dataset(ruled_model(nms_threshold=0.1), dataset, image_ids=[10]).misses] == [10]
+    assert table.remedies == {
+        causes.RANK: "raise test_pre_nms from 2 to 4, or train the RPN longer",
+        causes.NMS: "raise nms_threshold from 0.1 to 0.5",
+    }
+    assert table.unreadable == (third,) and told == [1, 2, 3]  # a progress bar ends at the number of images
+    assert [key for key, _ in explain_dataset(model, dataset, image_ids=[second]).misses] == [second]
+
+
+def test_the_page_of_errors_shows_each_cause_with_its_remedy_and_largest_objects(counted, tmp_path):
+    dataset, model, table, _ = counted
+    found = [
+        result
+        for position, key in enumerate(dataset.image_ids[:2])
+        for result in km.explain(model, dataset.load_image(position, 4, "float32"), []).found.to_coco(key)
+    ]
+    truth = dataset.to_coco()
+    page = Page(write_errors_page(tmp_path, analyse(truth, found), dataset, "Errors", table))
+    rows = {row[0]: row for row in page.rows if row and row[0] in causes.CAUSES}
+    assert list(rows) == list(causes.CAUSES)
+    assert rows[causes.RANK][1:] == ["2", "", causes.MEANING[causes.RANK], table.remedies[causes.RANK]]
+    assert rows[causes.ANCHOR][1:] == ["0", "", causes.MEANING[causes.ANCHOR], ""]
+    titles = [title for title, _ in page.pictures if title.startswith((causes.RANK, causes.NMS))]
+    ranks = [f"{causes.RANK}: {name}, 32 x 32 pixels: its best box ranks" for name in ("square", "block")]
+    assert [title[: len(start)] for title, start in zip(titles, ranks)] == ranks
+    assert titles[2].startswith(f"{causes.NMS}: square, 32 x 32 pixels: it was lost in the final NMS to square at (32")
+    told = json.loads((tmp_path / "report.json").read_text())["why_missed"]
+    assert (told["summary"], told["counts"], told["remedies"]) == (table.summary, table.counts, table.remedies)
+    assert told["unreadable_images"] == [dataset.image_ids[2]]
+    lost = told["objects"][2]
+    assert lost["image_id"] == dataset.image_ids[1] and lost["cause"] == causes.NMS and "rank" not in lost
+    assert lost["winner_box"] == [32, 32, 32, 32] and lost["annotation_id"] == truth["annotations"][5]["id"]

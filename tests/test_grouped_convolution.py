@@ -9,6 +9,8 @@ from keras_maskrcnn import backend
 from keras_maskrcnn.network.backbones.resnet import ResidualBlock
 
 CASES = [(32, 8, 8, 1), (8, 4, 4, 2), (4, 64, 64, 2), (2, 16, 48, 1), (16, 1, 2, 1), (3, 5, 2, 1), (6, 4, 8, 2)]
+# Too many channels to be computed as one dense convolution, as TensorFlow's version does.
+CASES += [pytest.param(2, 72, 8, 1, marks=pytest.mark.tensorflow)]
 
 
 @pytest.mark.usefixtures("path")

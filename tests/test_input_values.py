@@ -49,6 +49,21 @@ CONFIG = {"num_classes": 2, "backbone": "resnet18", "norm": "batch"}
         ("min_box_size", -1, "min_box_size must not be negative. Received: -1"),
         ("mask_samples", 0, "mask_samples must be at least 1. Received: 0"),
         ("mask_size", 0, "mask_size must be at least 1. Received: 0"),
+        ("box_convs", -1, "box_convs must not be negative. Received: -1. Correct it."),
+        ("max_box_growth", 0.5, "max_box_growth is a factor of at least 1. Received: 0.5. Correct it."),
+        ("image_scale", 0, "every image, and above 0. Received: 0. With None the sides decide: min_size and max_size"),
+        ("norm_epsilon", 1, "norm_epsilon must be at least 0 and below 1. Received: 1. Correct it."),
+        (
+            "canvas",
+            "square",
+            "multiple of 64, no image_scale, and mask_padding=False. Received: max_size=1333, image_scale=None, "
+            "mask_padding=True. Take the numbers of MaskRCNNConfig.matterport",
+        ),
+        (
+            "rpn_negative_iou",
+            0.8,
+            "rpn_negative_iou must not exceed rpn_positive_iou. Received: 0.8 and 0.7. The paper has 0.3 and 0.7.",
+        ),
         ("branches", 5, "branches is a sequence. Received: 5"),
         ("branches", [{"a": 1}], "with its class_name, as `describe` writes it. Received: {'a': 1}. Correct the file"),
     ],
@@ -56,6 +71,14 @@ CONFIG = {"num_classes": 2, "backbone": "resnet18", "norm": "batch"}
 def test_a_wrong_value_of_a_config_is_named(name, value, message):
     with pytest.raises(ValueError, match=message):
         MaskRCNNConfig.from_dict(CONFIG | {name: value})
+
+
+def test_a_rule_for_8_bit_images_is_refused_for_others():
+    other = {"image_dtype": "uint16", "pixel_mean": (9.0,), "pixel_std": (4.0,)}
+    for resize in ("opencv", "pillow"):
+        with pytest.raises(ValueError, match=f'resize="{resize}" is a rule for 8-bit .* Received: image_dtype="uint16'):
+            MaskRCNNConfig(**CONFIG | other, resize=resize)
+    assert MaskRCNNConfig(**CONFIG | other).resize == "bilinear"
 
 
 @pytest.mark.parametrize("values", [None, 3, [], {"backbone": "resnet18"}])
@@ -203,10 +226,28 @@ def test_tables_are_lists(table):
     truth, detections = tables()
     with pytest.raises(ValueError, match="detections must be a list. Received"):
         coco_metrics(truth, table)
+    with pytest.raises(ValueError, match="ground_truth must be a dictionary with images, .* Read a COCO instances"):
+        coco_metrics([table], detections)
     with pytest.raises(ValueError, match="ground_truth, images must be a list. Received"):
         coco_metrics(truth | {"images": table}, detections)
     with pytest.raises(ValueError, match="ids must be unique. Received 7 twice"):
         coco_metrics(truth | {"images": truth["images"] * 2}, detections)
+
+
+@pytest.mark.parametrize(
+    ("given", "received"), [([1, 2, 2] * 16, "48 numbers"), ([], "0 numbers"), ("x", "'x'"), (None, "None")]
+)
+def test_keypoints_are_those_of_a_person_unless_tolerances_are_given(given, received):
+    truth, detections = tables()
+    truth["annotations"][0] |= {"keypoints": [10, 9, 2] * 17, "num_keypoints": 17}
+    for entry, place in ((truth["annotations"][0], "ground_truth, annotations"), (detections[0], "detections")):
+        detections[0]["keypoints"] = [10, 9, 2] * 17
+        entry["keypoints"] = given
+        message = f"{place}\\[0\\]: `keypoints` must be .* each of 17 keypoints.* Received {received}.*keypoint_sigmas"
+        with pytest.raises(ValueError, match=message):
+            coco_metrics(truth, detections, iou_types=("keypoints",))
+        entry["keypoints"] = [10, 9, 2] * 17
+    assert coco_metrics(truth, detections, iou_types=("keypoints",))["keypoints_AP"] == pytest.approx(1.0)
 
 
 def test_fields_of_other_tools_and_numpy_do_not_disturb_the_count():

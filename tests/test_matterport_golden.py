@@ -157,6 +157,27 @@ def test_proposals_of_a_table(functions, before, after):
     assert kept.sum() == (np.abs(ours).sum(axis=1) > 0).sum() > 30
 
 
+def test_joint_proposals_leave_out_anchors_beyond_the_image_and_small_boxes():
+    corners = np.float32([[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 42, 9], [60, 0, 69, 9], [61, 0, 70, 9]])
+    found = select_proposals_jointly(
+        logits=[as_tensor(np.float32([[3, 2, 4]])), as_tensor(np.float32([[0, -1]]))],
+        deltas=[as_tensor(np.zeros((1, 3, 4), np.float32)), as_tensor(np.zeros((1, 2, 4), np.float32))],
+        anchors=[as_tensor(corners[:3]), as_tensor(corners[3:])],
+        anchors_valid=[as_tensor(np.array([[False, True, True]])), as_tensor(np.array([[True, True]]))],
+        image_sizes=np.full((1, 2), 100, np.int32),
+        pre_nms=5,
+        post_nms=4,
+        nms_threshold=0.5,
+        min_size=5.0,
+        box_weights=WEIGHTS,
+        max_log_scale=FREE,
+    )
+    kept, boxes, scores = (to_numpy(found[name])[0] for name in ("valid", "boxes", "scores"))
+    np.testing.assert_allclose(boxes[kept], corners[[1, 3]], atol=1e-5)  # the last one overlaps the one before
+    np.testing.assert_allclose(scores[kept], 1 / (1 + np.exp([-2.0, 0.0])), rtol=1e-6)
+    assert not boxes[~kept].any() and not scores[~kept].any()
+
+
 # The model -------------------------------------------------------------------------------------------------------
 
 

@@ -168,6 +168,11 @@ def test_a_midway_file_that_is_damaged_old_or_of_another_run_does_not_count(tmp_
     cut(midway)
     with pytest.warns(UserWarning, match="midway.keras is damaged: .* goes on after its last complete epoch"):
         resume(tmp_path / "damaged", 4)
+    flipped = bytearray(kept)
+    flipped[kept.index(b"model.weights.h5") + 200] ^= 1  # the state in it can be read
+    midway.write_bytes(flipped)
+    with pytest.warns(UserWarning, match="midway.keras is damaged: model.weights.h5 in it is not as it was written"):
+        assert state_to_resume(tmp_path / "run")[1] == tmp_path / "run" / "last.keras"
     for change in ({"midway": None}, {"epochs_done": 0}, {"run_id": "another"}):
         midway.write_bytes(kept)
         change_state(midway, change)
@@ -266,9 +271,15 @@ def test_the_loader_offers_the_rest_of_an_epoch():
 
 
 @pytest.mark.tensorflow
-def test_the_loaders_own_error_ends_the_run(tmp_path):
+@pytest.mark.parametrize("good", [0, 4])  # after the first batch TensorFlow raises an error of its own kind
+def test_the_loaders_own_error_ends_the_run(tmp_path, good):
+    samples = []
+
     def stop(sample, rng):
-        raise FileNotFoundError("a file server went away")
+        samples.append(sample)
+        if len(samples) > good:
+            raise FileNotFoundError("a file server went away")
+        return sample
 
     model, loader = start(km.choose_recipe(2, 4, epochs=1))
     loader.transforms.append(stop)

@@ -1,5 +1,6 @@
 """The model's options: precision, norms, heads, a foreign backbone, NMS across classes; learning; saving."""
 
+import inspect
 import subprocess
 import sys
 
@@ -8,10 +9,19 @@ import numpy as np
 import pytest
 from backend_tools import losses_and_gradients
 from keras import ops
-from tiny import images_only, random_batch, sample_everything, scatter_weights, tiny_config
+from tiny import images_only, plain_backbone, random_batch, sample_everything, scatter_weights, tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn import backend
+from keras_maskrcnn.branches.keypoint_head import KeypointHead
+from keras_maskrcnn.branches.mask_head import MaskHead
+from keras_maskrcnn.branches.pointrend_head import PointRendHead
+from keras_maskrcnn.inputs import count_images
+from keras_maskrcnn.network import layers
+from keras_maskrcnn.network.backbones import resnet
+from keras_maskrcnn.network.box_head import BoxHead, CascadeHead
+from keras_maskrcnn.network.fpn import FeaturePyramid
+from keras_maskrcnn.network.rpn import RPNHead
 
 SMALL = (80, 100)
 
@@ -146,6 +156,73 @@ def test_a_keras_model_serves_as_backbone():
     copy = km.MaskRCNN.from_config(model.get_config())
     copy.set_weights(model.get_weights())
     np.testing.assert_allclose(found(copy, batch)["boxes"], found(model, batch)["boxes"], atol=1e-5)
+
+
+NORM = {"norm": "group", "norm_epsilon": 1e-3, "norm_place": "after_relu"}
+BRANCH_HEAD = {"max_rois": 5, "roi_align": {"sampling_ratio": 3}}
+LAYERS = {  # every argument, with another value than its default
+    layers.FrozenBatchNorm: {"scale": 0.5, "epsilon": 1e-3},
+    resnet.ResidualBlock: {
+        "width": 8, "strides": 2, "bottleneck": True, "norm": "batch", "branch_scale": 0.5, "norm_epsilon": 1e-3,
+        "stride_in_1x1": True, "groups": (2, 16),
+    },
+    resnet.ResNet: {
+        "depth": "resnet18", "norm": "batch", "norm_epsilon": 1e-3, "stride_in_1x1": True, "stem_pool": "end"
+    },
+    FeaturePyramid: {"channels": 8, **NORM},
+    RPNHead: {"channels": 8, "num_anchors": 2, "num_convs": 2, "filters": 6},
+    BoxHead: {
+        "num_classes": 3, "channels": 8, "pool_size": 5, "num_convs": 1, "num_fcs": 1, "features": 16,
+        "class_agnostic": True, **NORM,
+    },
+    CascadeHead: {"num_stages": 2, "head": {"num_classes": 3, "channels": 8}},
+    MaskHead: {
+        "num_classes": 3, "channels_in": 8, "channels": 12, "pool_size": 7, "mask_size": 56, "num_convs": 1,
+        "target_rule": {"rounding": 1}, **NORM, **BRANCH_HEAD,
+    },
+    KeypointHead: {
+        "num_keypoints": 5, "channels_in": 8, "channels": 12, "num_convs": 1, "score": "probability",
+        "loss_normalizer": 9.0, "pool_size": 7, **BRANCH_HEAD,
+    },
+    PointRendHead: {
+        "num_classes": 3, "channels_in": 8, "coarse_size": 4, "coarse_features": 16, "coarse_fcs": 1, "channels": 12,
+        "num_fcs": 2, "steps": 3, "step_points": 40, "train_points": 16, "oversampling": 2, "importance": 0.5,
+        "pool_size": 6, "fading": True, "target_rule": {"rounding": 1}, "max_rois": 5,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.__name__)
+def test_a_layer_is_made_again_from_its_config_with_every_argument(kind):
+    options = LAYERS[kind]
+    parameters = inspect.signature(kind).parameters.values()
+    assert {each.name for each in parameters if each.kind != each.VAR_KEYWORD} <= set(options)
+    assert all(each.default != options[each.name] for each in parameters if each.name in options)
+    layer = kind(**options, name="one", dtype="mixed_bfloat16")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(again) is kind and (again.name, again.dtype_policy.name) == ("one", "mixed_bfloat16")
+    assert {name: getattr(again, name) for name in options} == options
+
+
+@ONCE
+def test_what_is_no_config_is_refused_and_a_second_build_changes_nothing():
+    with pytest.raises(ValueError, match=r"takes a MaskRCNNConfig. Received: dict. Write MaskRCNN\(MaskRCNNConfig"):
+        km.MaskRCNN({"num_classes": 3})
+    model = km.MaskRCNN(tiny_config(), backbone=plain_backbone())
+    before = [(weight, ops.convert_to_numpy(weight)) for weight in model.weights]
+    model.build((None, 64, 64, 3))
+    for (weight, values), now in zip(before, model.weights, strict=True):
+        assert now is weight
+        np.testing.assert_array_equal(ops.convert_to_numpy(now), values)
+    assert model.trainable_weights
+    model.trainable = False
+    assert not km.MaskRCNN.from_config(model.get_config()).trainable_weights
+
+
+def test_images_count_where_no_size_says_that_a_row_is_empty():
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    assert float(count_images({"images": images})) == 3
+    assert float(count_images({"images": images, "image_sizes": np.array([[8, 8], [0, 0], [4, 8]])})) == 2
 
 
 @pytest.mark.slow  # test_new_branch.py and test_compatibility.py load files in new processes, to 1e-5

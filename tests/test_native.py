@@ -1,11 +1,15 @@
 """The native RoIAlign against the stock operators and the reference, and where it must not be used."""
 
+import pathlib
+import shutil
+
 import numpy as np
 import pytest
 
 import keras_maskrcnn as km
 from keras_maskrcnn import backend
 from keras_maskrcnn.backend import generic
+from keras_maskrcnn.geometry import native as host
 
 tf = pytest.importorskip("tensorflow")
 native = pytest.importorskip("keras_maskrcnn.backend.native")
@@ -163,6 +167,23 @@ def test_a_library_that_does_not_load_is_told_and_done_without(tmp_path, monkeyp
     native.load.cache_clear()
     try:
         with pytest.warns(UserWarning, match="cannot be loaded.*Stock operators run instead"):
+            assert native.load() is None
+    finally:
+        native.load.cache_clear()
+
+
+@needs_library
+def test_a_library_without_the_newest_operator_is_told_and_done_without(tmp_path, monkeypatch):
+    other = next(pathlib.Path(host.__file__).parent.glob("_host*"), None)
+    if other is None:
+        pytest.skip("no other native library: was there a compiler?")
+    shutil.copy(other, tmp_path / "_operators.so")  # loads, and has none of the operators
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
+    native.load.cache_clear()
+    try:
+        with pytest.warns(
+            UserWarning, match="_operators.so do not find TensorFlow's C API, or are of an older version"
+        ):
             assert native.load() is None
     finally:
         native.load.cache_clear()

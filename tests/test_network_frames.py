@@ -37,6 +37,8 @@ def test_boxes_name_their_last_pixel_inside():
     limits = frame.image_limits(SIZES)
     corner = np.concatenate([limits["origins"], to_numpy(limits["origins"]) + limits["image_sizes"]], axis=1)
     np.testing.assert_array_equal(corner[:, [1, 0, 3, 2]], inside[:, 0])  # the box of the whole image
+    canvas = to_numpy(frame.canvas_limits(SIZES)["image_sizes"])
+    np.testing.assert_array_equal(canvas, np.full((2, 2), 63))  # the black border is a place for proposals
     assert TightFrame().enter(boxes, SIZES) is boxes
 
 

@@ -17,6 +17,7 @@ from serving_answers import export_one_signature
 from tiny import images_only, plain_backbone, tiny_config
 
 import keras_maskrcnn as km
+from keras_maskrcnn.branches import Branch, BranchHead
 from keras_maskrcnn.data.loading.batches import BatchMaker
 from keras_maskrcnn.inference.found import FoundInstances
 
@@ -222,6 +223,55 @@ def test_the_saved_model_has_it_among_its_outputs(trained, tmp_path, monkeypatch
 def test_a_wrong_branch_is_refused(branches, message):
     with pytest.raises(ValueError, match=message):
         km.MaskRCNNConfig(num_classes=1, branches=branches)
+
+
+class Bare(Branch):
+    """A branch that declares nothing but its name."""
+
+    name = "bare"
+
+
+class BareHead(BranchHead):
+    """A head of which only the parts of the base class are there."""
+
+
+def test_a_branch_that_lacks_a_method_is_told_which():
+    config = tiny_config(num_classes=1, branches=("mask", Bare()))
+    with pytest.raises(NotImplementedError, match=r"^Bare must define make_head\(config, dtype\)\."):
+        km.MaskRCNN(config, backbone=plain_backbone())
+    head = BareHead(7, **Bare().head_options(config, None))
+    for call, missing in (
+        (lambda: head.learn([], {}, {}, True), r"learn\(maps, rois, truth, training\)"),
+        (lambda: head.loss_values({}), r"loss_values\(learned\)"),
+        (lambda: head.detect([], {}), r"detect\(maps, detections\)"),
+    ):
+        with pytest.raises(NotImplementedError, match=f"^BareHead must define {missing}\\."):
+            call()
+    assert (head.name, head.align.name, head.max_rois) == ("bare_head", "bare_align", config.max_positive_rois)
+
+
+def test_a_branch_without_declarations_adds_nothing_to_batches_and_results():
+    images, masks = [np.full((64, 96, 3), 9, np.uint8)], [[np.ones((64, 96), bool)]]
+    dataset = km.data.ArrayDataset(images, masks, class_names=["arrow"])
+    plain = tiny_config(num_classes=1, class_names=["arrow"])
+    more = tiny_config(num_classes=1, class_names=["arrow"], branches=("mask", Bare()))
+    batches = [BatchMaker(dataset, config, 1, canvas=(128, 128))[0] for config in (plain, more)]
+    assert batches[0].keys() == batches[1].keys()
+    for name, values in batches[0].items():
+        np.testing.assert_array_equal(batches[1][name], values)
+    values = {"masks": np.ones((1, 28, 28), np.float32)}
+    boxes, scores, labels = np.array([[10, 10, 50, 30]], np.float32), np.array([0.9]), np.array([0])
+    found = [FoundInstances(boxes, scores, labels, values, (64, 96), config) for config in (plain, more)]
+    assert found[0].to_coco(1) == found[1].to_coco(1)
+    assert (Bare().found(more), Bare().torchvision_fields({})) == ({}, None)
+
+
+@pytest.mark.tensorflow  # the names are the same
+def test_torchvision_has_no_layers_for_it():
+    model = km.MaskRCNN(tiny_config(num_classes=1, branches=(Orientation(),)))
+    message = "Torchvision's Mask R-CNN has no branch `orientation`. Save and load the model as .keras or .weights.h5."
+    with pytest.raises(ValueError, match=message):
+        km.torchvision_state_dict(model)
 
 
 @pytest.mark.slow_on_jax  # compiles the stages of test_model.py once more

@@ -198,6 +198,12 @@ def test_equals_torchvision_index_for_index(threshold):
     assert kept == GOLDEN[f"batched_nms_{threshold}"].tolist()
 
 
+def test_the_most_boxes_must_be_told_where_their_number_is_not_known():
+    boxes, scores = keras.KerasTensor((None, 4)), keras.KerasTensor((None,))
+    with pytest.raises(ValueError, match=r"max_outputs=None and boxes \(None, 4\). Pass the most boxes to keep"):
+        km_ops.non_max_suppression(boxes, scores)
+
+
 @pytest.mark.parametrize(
     "boxes, scores, options, words",
     [

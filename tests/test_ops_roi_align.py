@@ -314,6 +314,16 @@ def test_no_boxes_and_boxes_of_no_size_have_finite_gradients(num_boxes, ratio):
     assert sum(each.sum() for each in gradients) == pytest.approx(54 * num_boxes, abs=1e-3)
 
 
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_the_reference_takes_no_boxes(ratio):
+    pyramid = [keras.ops.cast(level, "float16") for level in random_pyramid(np.random.default_rng(0), 2, 64, 64)]
+    none, rows = keras.ops.zeros((0, 4)), keras.ops.zeros((0,), "int32")
+    crops = backend.generic.multilevel_roi_align(
+        pyramid, none, rows, rows, (0.25,) * 4, (3, 5), ratio, False, "average"
+    )
+    assert tuple(crops.shape) == (0, 3, 5, 3) and keras.backend.standardize_dtype(crops.dtype) == "float16"
+
+
 def test_boxes_of_a_diverged_network_read_nothing_beyond_the_map():
     boxes = np.array([[np.nan] * 4, [np.inf] * 4, [-np.inf, 0, np.inf, 9], [-1e30, -1e30, 1e30, 1e30]])
     layer = MultiLevelRoIAlign(2)
@@ -423,3 +433,8 @@ def test_wrong_arrays_are_explained():
         km_ops.roi_align(ramp(4, 4), np.zeros((1, 2, 4)), np.zeros((1, 2)), 2, 1.0)
     with pytest.raises(ValueError, match="Leave out P6"):
         MultiLevelRoIAlign(2)([ramp(4, 4)] * 5, np.zeros((1, 1, 4), "float32"))
+    maps = [np.zeros((1, 4, 4, channels), "float32") for channels in (2, 2, 3, 2)]
+    with pytest.raises(ValueError, match=r"same number of channels. Received \[2, 3\]. Bring them to one number"):
+        MultiLevelRoIAlign(2)(maps, np.zeros((1, 1, 4), "float32"))
+    with pytest.raises(ValueError, match="sampling must be one of .* Received 'nearest'. The usual choice is"):
+        MultiLevelRoIAlign(2, sampling="nearest")

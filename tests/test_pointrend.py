@@ -1,6 +1,7 @@
 """PointRend: points, targets, the point head, subdivision, losses and their gradients; options; a tiny model."""
 
 import json
+import types
 
 import keras
 import numpy as np
@@ -248,6 +249,26 @@ def test_the_gradient_reaches_both_heads_and_the_map(head, p2):
 
 
 # Options and a model -----------------------------------------------------------------------------------------------
+
+
+def test_training_that_goes_on_draws_the_points_that_would_have_come():
+    def drawn(head):
+        return to_numpy(keras.random.uniform((4,), seed=head.seed_generator)).tolist()
+
+    head, other, kept = BRANCH.make_head(CONFIG, None), BRANCH.make_head(CONFIG, None), {}
+    first = drawn(head)
+    head.save_own_variables(kept)
+    assert drawn(other) == first
+    expected = drawn(head)
+    drawn(other), drawn(other)
+    other.load_own_variables(kept)
+    assert drawn(other) == expected != first
+
+
+def test_torchvision_has_no_such_model():
+    model = types.SimpleNamespace(config=CONFIG)
+    with pytest.raises(ValueError, match="no model with the branch `pointrend`. Received one. Save the model as"):
+        km.torchvision_state_dict(model)
 
 
 def test_a_branch_is_its_name_or_json():

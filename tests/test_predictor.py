@@ -9,6 +9,7 @@ from known_answers import KnownModel, small_config
 from PIL import Image
 from pycocotools import mask as rle
 
+from keras_maskrcnn.inference import opening
 from keras_maskrcnn.inference.predictor import Predictor
 
 
@@ -80,6 +81,19 @@ def test_scores_below_the_threshold_are_dropped():
 def test_a_threshold_below_the_models_is_refused():
     with pytest.raises(ValueError, match="never leave|lower threshold"):
         predictor_for([], score_threshold=0.01)
+
+
+def test_other_arguments_are_refused():
+    with pytest.raises(ValueError, match="nms_threshold must be in 0..1. Received: 1.5. Leave it out for the model's"):
+        Predictor(KnownModel(small_config(), []), nms_threshold=1.5)
+
+
+def test_of_a_path_it_is_what_opens_it(monkeypatch):
+    opened, asked = predictor_for([(1, 1, 9, 9)], score_threshold=0.7), []
+    monkeypatch.setattr(opening, "_openers", [lambda *given, **options: asked.append((given, options)) or opened])
+    predictor = Predictor("model.keras", 0.2, tile=64)
+    assert predictor is opened and asked == [(("model.keras", 0.2), {"tile": 64})]
+    assert (predictor.score_threshold, predictor.tile) == (0.7, None)  # it is not made a second time
 
 
 def test_nothing_found_gives_empty_arrays():

@@ -12,7 +12,8 @@ from tiny import scatter_weights, tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn import cli
-from keras_maskrcnn.evaluation.ranking import order_of, uncertainty_of
+from keras_maskrcnn.evaluation.ranking import RankedImage, order_of, uncertainty_of
+from keras_maskrcnn.pages.rank_page import write_rank_page
 
 
 def found_with(scores, masks=None):
@@ -90,6 +91,15 @@ def test_features_do_not_depend_on_the_padding():
     )
     assert alone.shape == (1, 96) and np.abs(alone).max() > 0
     np.testing.assert_allclose(alone, padded, atol=1e-4 * np.abs(alone).max())
+
+
+def test_the_page_names_an_image_that_is_gone(tmp_path):
+    results = [{"score": 0.9}, {"score": 0.4}]
+    ranked = RankedImage(0, tmp_path / "gone.png", 0.25, 1.0, (40, 60), results)
+    write_rank_page(tmp_path / "index.html", [ranked], tiny_config(), "To label")
+    page = (tmp_path / "index.html").read_text()
+    assert "1. gone.png: uncertainty 0.25, 1 of 2 detections shown" in page and "(the image cannot be read)" in page
+    assert "base64" not in page
 
 
 def test_wrong_counts_and_unreadable_images_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import types
+import zipfile
 
 import keras
 import numpy as np
@@ -330,6 +331,19 @@ def test_a_kill_before_the_report_leaves_a_run_whose_report_can_be_written(tmp_p
     with pytest.raises(ValueError, match="a run of 3 epochs without its report. Add resume=True"):
         train_model(model, loader, loader, tmp_path, epochs=3, verbose=0)
     (tmp_path / "metrics.csv").write_text("cut")
+    if values[1] == 0.4:  # the best epoch is not the last one: nothing else has its weights
+        whole = (tmp_path / "best.keras").read_bytes()
+        cut(tmp_path / "best.keras")
+        again, loader = start(recipe, seed=9)
+        with monkeypatch.context() as patch, pytest.warns(UserWarning) as told:
+            patch.setattr(again, "fit", None)
+            assert train_model(again, loader, loader, tmp_path, epochs=3, verbose=0, resume=True)["segm_AP"] == 0.4
+        told = [str(warning.message) for warning in told]
+        assert (
+            "The figures of the best epoch stay, its weights are lost." in told[0] and "last.keras is used" in told[1]
+        )
+        (tmp_path / "best.keras").write_bytes(whole)
+        (tmp_path / "index.html").unlink()
     again, loader = start(recipe, seed=9)
     monkeypatch.setattr(again, "fit", None)  # nothing is trained
     metrics = train_model(again, loader, loader, tmp_path, epochs=3, verbose=0, resume=True)
@@ -378,6 +392,35 @@ def put_back(run, kept):
     for name, content in kept.items():
         (run / name).write_bytes(content)
     (run / "index.html").unlink(missing_ok=True)
+
+
+@pytest.mark.tensorflow  # one backend is enough
+def test_a_best_file_of_an_earlier_epoch_is_replaced_if_damaged_and_kept_if_of_an_old_version(
+    tmp_path, measured, monkeypatch
+):
+    monkeypatch.setattr(Figures, "values", (0.4, 0.2, 0.3))
+    recipe = km.choose_recipe(2, 4, epochs=3, learning_rate=0.05)
+
+    def train(**options):
+        model, loader = start(recipe, seed=5)
+        return train_model(model, loader, loader, tmp_path, epochs=3, verbose=0, **options)
+
+    with pytest.raises(Killed):
+        train(callbacks=[Kill(2)])
+    kept = contents(tmp_path)
+    cut(tmp_path / "best.keras")
+    with pytest.warns(UserWarning, match="best.keras is damaged: .+. The best of the epochs to come replaces it"):
+        assert train(resume=True)["segm_AP"] == 0.3
+    assert read_state(tmp_path / "best.keras")["epochs_done"] == 3
+    put_back(tmp_path, kept)
+    with zipfile.ZipFile(tmp_path / "best.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist() if name != "run.json"}
+    with zipfile.ZipFile(tmp_path / "best.keras", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    old = (tmp_path / "best.keras").read_bytes()  # without the state of a run
+    assert train(resume=True)["segm_AP"] == 0.4
+    assert (tmp_path / "best.keras").read_bytes() == old and len(rows_of(tmp_path)) == 3
 
 
 @pytest.mark.tensorflow  # one backend is enough

@@ -1,12 +1,15 @@
 """Large runs without an engine: rows in and rows out, sources as units of work, results that outlive a kill."""
 
+import hashlib
 import json
 import os
 import pathlib
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
+from known_answers import small_config
 from PIL import Image
 from pycocotools.coco import COCO
 from remote_folders import in_memory
@@ -15,7 +18,7 @@ from web_servers import served
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.scale import on_ray
-from keras_maskrcnn.scale.models import check_options
+from keras_maskrcnn.scale.models import check_options, digest_of, open_predictor, read_fields
 from keras_maskrcnn.scale.rows import COLUMNS, RowPredictor, as_columns
 from keras_maskrcnn.scale.sources import Files, decoded, list_units
 from keras_maskrcnn.scale.store import ResultStore
@@ -117,6 +120,10 @@ def test_what_is_no_image_is_told(tmp_path):
         list_units([str(tmp_path / "empty")], all_new)
     (columns,) = list_units([str(tmp_path / "no.png")], all_new)[0].rows()
     assert columns["bytes"] == [None] and "must exist and be readable. Received" in columns["error"][0]
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")  # as a disk that fails: another error than a missing file
+    (columns,) = Files((str(tmp_path / "loop.png"),)).rows()
+    told = f"An image file must be readable. Received {tmp_path / 'loop.png'}: "
+    assert columns["bytes"] == [None] and columns["error"][0].startswith(told)
 
 
 def test_large_files_stay_where_they_are(tmp_path, monkeypatch):
@@ -192,6 +199,64 @@ def test_what_is_written_is_not_done_again(tmp_path, rows, kind):
         ValueError, match=r"one model with the same options. Received .*part-000001.parquet, where .*0.5"
     ):
         ResultStore(place, SETTINGS | {"score_threshold": 0.7}).__enter__()
+
+
+def test_rows_are_written_on_the_way(tmp_path, rows, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    monkeypatch.setattr("keras_maskrcnn.scale.store._MOST_ROWS", 4)
+    paths = make_images(tmp_path / "photos", 6)
+    with ResultStore(tmp_path / "found", SETTINGS) as store:
+        store.add(rows(pyarrow.table({"path": paths[:3]})))
+        assert store.parts() == []
+        store.add(rows(pyarrow.table({"path": paths[3:5]})))
+        (part,) = store.parts()  # what a kill leaves
+        assert [row["path"] for row in read_part(part)] == paths[:5]
+        store.add(rows(pyarrow.table({"path": pyarrow.array([], "string")})))
+    with ResultStore(tmp_path / "found", SETTINGS) as store:  # one part is without rows
+        assert len(store.parts()) == 2 and store.images == 5
+        assert [store.is_new(path) for path in paths] == [False] * 5 + [True]
+
+
+def test_what_a_file_says_of_its_model_is_read_without_the_model(tmp_path):
+    config = small_config(2, pixel_mean=(1.0,) * 4, pixel_std=(2.0,) * 4, class_thresholds=(0.5, 0.25))
+    exported = tmp_path / "exported"
+    for version in ("1", "2"):
+        (exported / version / "assets").mkdir(parents=True)
+        (exported / version / "saved_model.pb").write_bytes(b"")
+    (exported / "2" / "assets" / "config.json").write_text(json.dumps(config.to_dict()))
+    fields = read_fields(exported)
+    assert fields == config and (fields.num_channels, fields.tuned) == (4, True)
+    with pytest.raises(ValueError, match=f"must contain assets/config.json. Received: {exported / '1'}, without it"):
+        read_fields(exported / "1")
+    with zipfile.ZipFile(tmp_path / "model.tflite", "w") as archive:
+        archive.writestr("config", json.dumps(config.to_dict()))
+    assert read_fields(tmp_path / "model.tflite") == config
+    for opens in (open_predictor, read_fields):
+        with pytest.raises(ValueError, match="The .tflite file must exist. Received: .*none.tflite. Check its path"):
+            opens(tmp_path / "none.tflite")
+    with pytest.raises(ValueError, match="A model is a .keras file, or a run folder .* Received: .*none, where there"):
+        RowPredictor(tmp_path / "none", 0.5)
+
+
+def test_a_folder_that_is_no_export_for_openvino_is_told(tmp_path):
+    pytest.importorskip("openvino")
+    (tmp_path / "model.xml").write_text("<net/>")
+    for opens in (open_predictor, read_fields):
+        with pytest.raises(ValueError, match="that this package wrote for OpenVINO is needed.* Export the model again"):
+            opens(tmp_path)
+
+
+def test_the_digest_of_an_export_is_that_of_its_files_and_their_names(tmp_path):
+    def made(name, **files):
+        (tmp_path / name).mkdir()
+        for file, content in files.items():
+            (tmp_path / name / file.replace("_pb", ".pb")).write_bytes(content)
+        return digest_of(tmp_path / name)
+
+    first = made("a", saved_model_pb=b"graph", fingerprint_pb=b"1")
+    assert first == hashlib.sha256(b"fingerprint.pb\x001saved_model.pb\0graph").hexdigest()
+    assert made("b", fingerprint_pb=b"1", saved_model_pb=b"graph") == first
+    assert len({first, made("c", saved_model_pb=b"graph"), made("d", saved_model_pb=b"graph", other_pb=b"1")}) == 3
 
 
 def test_coco_files_of_a_run_are_those_that_pycocotools_reads(tmp_path, rows):

@@ -368,3 +368,17 @@ def test_a_state_that_no_run_writes_is_damage(tmp_path, name, value):
             assert read_state(last) == GOOD_STATE
     with pytest.raises(Damaged, match=f"{last} is damaged: `{name}` in its run.json is not what a run writes"):
         read_state(last)
+
+
+def test_files_of_a_run_that_hold_other_json_are_damage(tmp_path):
+    run = write_run(tmp_path / "run", best=False)
+    for content, problem in (
+        ([1], "it holds no JSON object"),
+        ({"run_id": "a", "settings": ["epochs"]}, "`settings` in it is no JSON object"),
+    ):
+        (run / "config.json").write_text(json.dumps(content))
+        assert check_new_run(run, overwrite=False).problem == f"{run / 'config.json'} is damaged: {problem}."
+    with zipfile.ZipFile(tmp_path / "last.keras", "w") as archive:
+        archive.writestr("run.json", "[2]")
+    with pytest.raises(Damaged, match="last.keras is damaged: the value in its run.json is not what a run writes"):
+        read_state(tmp_path / "last.keras")

@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from keras_maskrcnn.data import MaskWindow
+from keras_maskrcnn.data.images.reading import ImageError
 from keras_maskrcnn.data.samples.resampling import resample_mask
 from keras_maskrcnn.inference import predictor as predictor_module
 from keras_maskrcnn.inference.found import TiledInstances
@@ -305,6 +306,31 @@ def test_the_predictor_tiles_what_is_larger_and_nothing_else():
     assert not isinstance(whole, TiledInstances) and whole.boxes.tolist() == [[80, 10, 99, 30]]
     with pytest.raises(ValueError, match="overlap=1.5"):
         Predictor(model, tile=100, overlap=1.5)
+
+
+def test_a_tile_that_cannot_be_read_is_an_error_of_its_image_alone(tmp_path):
+    """A mapped image is not looked through before it is cut."""
+    image = np.zeros((100, 162, 3), np.float32)
+    image[50, 150] = np.nan
+    np.save(tmp_path / "a.npy", image)
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    pixels = {"image_dtype": "float32", "pixel_mean": (0.0,) * 3, "pixel_std": (1.0,) * 3}
+    predictor = Predictor(KnownModel(small_config(**pixels), [([], [], []), ([(1, 1, 9, 9)], [0.9], [0])]), tile=100)
+    broken, whole = predictor.stream([mapped, np.zeros((20, 20, 3), np.float32)])
+    assert isinstance(broken.error, ImageError) and "must be finite. Received an array with NaN" in str(broken.error)
+    assert (broken.result, whole.error, len(whole.result)) == (None, None, 1)
+    with pytest.raises(ImageError, match="must be finite"):
+        Predictor(KnownModel(small_config(**pixels), [([], [], [])]), tile=100)(mapped)
+
+
+def test_values_of_whole_boxes_are_lost_where_tiles_are_merged():
+    found = Predictor(KnownModel(small_config(), [([(5, 5, 20, 20)], [0.9], [0])] * 2), tile=100)(
+        np.zeros((100, 162, 3), np.uint8)
+    )
+    assert len(found) == 2 and repr(found) == "TiledInstances(2 in 162x100 pixels)"
+    assert not hasattr(found, "box_masks")
+    with pytest.raises(AttributeError, match="merged from tiles have no box_masks: take mask_windows, or masks"):
+        found.box_masks  # noqa: B018
 
 
 def test_no_object_gives_empty_arrays():

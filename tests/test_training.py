@@ -111,6 +111,20 @@ def test_roi_targets_by_hand():
     np.testing.assert_allclose(answer["deltas"][0, 1], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX has the variables elsewhere during an epoch")
+def test_epochs_are_measured_with_the_weights_at_their_end(monkeypatch):
+    model, measured = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)]), []
+    note = lambda model, *_: measured.append(model.get_weights()[0].item()) or {"segm_AP": 0.5}  # noqa: E731
+    monkeypatch.setattr("keras_maskrcnn.evaluation.coco.evaluate_coco", note)
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    at_the_start = model.get_weights()[0].item()
+    figures = [km.CocoEvaluator("the validation data")]
+    history = model.fit(np.ones((8, 1)), np.zeros((8, 1)), batch_size=8, epochs=3, callbacks=figures, verbose=0).history
+    expected = at_the_start * 0.8 ** np.arange(1, 4)  # w - 0.1 * 2 w
+    np.testing.assert_allclose(measured, expected, rtol=1e-5)
+    assert history["val_segm_AP"] == [0.5] * 3
+
+
 def test_rpn_losses_by_hand():
     logits = np.array([[0.0, 2.0, -1.0, 9.0]], "float32")
     deltas = np.zeros((1, 4, 4), "float32")
@@ -124,6 +138,8 @@ def test_rpn_losses_by_hand():
     expected = (np.log(2) + np.log1p(np.exp(2)) + np.log1p(np.exp(-1))) / 3
     assert float(objectness) == pytest.approx(expected, rel=1e-5)
     assert float(box) == pytest.approx(((1 - 1 / 18) + 0.5 * 0.05**2 * 9) / 3, rel=1e-5)
+    distance = losses.rpn_losses(logits, deltas, given, 0.0)["rpn_box_loss"]  # a beta of 0, as Detectron2's default
+    assert float(distance) == pytest.approx(1.05 / 3, rel=1e-5)
 
 
 def test_box_head_losses_by_hand():

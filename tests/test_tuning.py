@@ -100,6 +100,39 @@ def test_a_wanted_precision_that_no_threshold_reaches_is_noted(found):
 
 
 @HOST
+@pytest.mark.usefixtures("eagerly")
+def test_a_tuned_model_is_tuned_as_if_it_were_not(found, data):
+    tuning, model = found[0], ruled_model()
+    tuning.apply(model)
+    again = km.tune(model, data, nms_thresholds=())
+    assert model.config.class_thresholds == tuple(tuning.fields["class_thresholds"]) and model.config.calibration
+    for name in ("class_thresholds", "calibration"):
+        np.testing.assert_allclose(again.fields[name], tuning.fields[name], atol=1e-5)
+    assert again.before["mean of classes"] == tuning.after["mean of classes"]  # what it had before is what was found
+
+
+@HOST
+@pytest.mark.usefixtures("eagerly")
+def test_arguments_and_data_of_which_no_threshold_follows_are_refused():
+    model = ruled_model()
+    for given, message in (
+        ({"precision": 1.5}, "precision must lie in 0..1. Received: 1.5. Leave it out for the best F1"),
+        (
+            {"calibration": "platt"},
+            r"one of \('isotonic', 'temperature'\), or None. Received: 'platt'. None keeps the scores as they are",
+        ),
+        ({"nms_thresholds": (0.5, 2)}, "nms_thresholds must lie in 0..1. Received: 2. Leave them out for the usual"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            km.tune(model, None, **given)
+    with (
+        pytest.warns(UserWarning, match="Received 4 images with 0 objects"),
+        pytest.raises(ValueError, match="in both halves. Received: .* without any. Give more labelled images"),
+    ):
+        km.tune(model, dataset_of([]), nms_thresholds=())
+
+
+@HOST
 def test_the_graph_gives_what_the_table_says(tuned, found, data):
     model, _, fields = tuned
     image = data.load_image(0, 4, "float32")
@@ -242,6 +275,7 @@ def test_thresholds_and_tables_of_classes_by_hand():
     assert chosen(select_detections, calibration=TABLES, class_thresholds=(0.0, 0.2)) == [(1, 0.35), (0, 0.28)]
     assert chosen(select_best_classes, calibration=TABLES) == [(1, 0.35), (0, 0.28)]
     assert chosen(select_best_classes, calibration=TABLES, class_thresholds=(0.3, 0.3)) == [(1, 0.35)]
+    assert chosen(select_best_classes, min_box_size=10.5) == [(1, 0.7)]  # the other box has sides of 10 pixels
 
 
 @pytest.mark.slow

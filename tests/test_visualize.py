@@ -12,6 +12,7 @@ from keras_maskrcnn.inference.visualize import (
     draw_batch_row,
     draw_ground_truth,
     draw_instances,
+    draw_tracks,
     instance_color,
 )
 
@@ -126,6 +127,25 @@ def test_a_batch_row_is_drawn_at_scale_and_what_is_ignored_is_gray():
     np.testing.assert_allclose(picture[30, 20], 100 * 0.55 + np.array(instance_color(0)) * 0.45, atol=1)
     np.testing.assert_allclose(picture[50, 90], 100 * 0.55 + 150 * 0.45, atol=1)
     assert (picture[90:] == 100).all() and (picture[:8] == 100).all()
+
+
+def test_a_batch_of_boxes_alone_is_drawn_without_masks():
+    batch = empty_batch(1, (64, 96), 4, small_config(1, branches=()))
+    box = np.array([[10, 10, 40, 30]], np.float32)
+    fill_row(batch, 0, np.zeros((50, 80, 3), np.uint8), {"gt_boxes": box, "gt_labels": [0], "gt_crowd": [False]})
+    picture = draw_batch_row(batch, 0, ["a"], scale=2.0, captions=False)
+    assert (picture[20, 21:79] == instance_color(0)).all() and (picture[21:59, 20] == instance_color(0)).all()
+    assert not picture[24:56, 24:76].any() and not picture[:16].any()
+
+
+def test_a_track_keeps_its_colour_whatever_its_place():
+    image = np.zeros((64, 64, 3), np.uint8)
+    left, right = (4, 4, 20, 20), (30, 34, 60, 60)
+    first = draw_tracks(image, found_in((64, 64), [left, right], [0.9, 0.8]), [1], [7])
+    later = draw_tracks(image, found_in((64, 64), [right, left], [0.9, 0.8]), [0, 1], [7, 0])
+    np.testing.assert_allclose(first[50, 50], np.array(instance_color(7)) * 0.45, atol=1)
+    np.testing.assert_array_equal(later[40:60, 32:58], first[40:60, 32:58])
+    assert not first[:20, :28].any() and later[12, 12].any()  # an object that is not kept; one without a track
 
 
 def test_rows_of_a_sheet_stand_above_each_other():

@@ -29,6 +29,11 @@ def check_maps(maps, what):
                 f"{what} takes maps (B, H, W, C) with at least one row, one column and one channel. "
                 f"Received shape {shape}. Leave out levels that the image is too small for."
             )
+    check_channels(maps, what)
+
+
+def check_channels(maps, what):
+    """Check that maps (..., C) have one number of channels. Raises ValueError."""
     channels = {level.shape[-1] for level in maps} - {None}
     if len(channels) > 1:
         raise ValueError(

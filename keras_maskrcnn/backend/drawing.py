@@ -53,7 +53,7 @@ def _plan(initializer):
         return lambda rng, shape: mean + deviation * rng.standard_normal(shape, np.float32)
     if not isinstance(initializer, keras.initializers.VarianceScaling) or initializer.mode != "fan_in":
         return None
-    if initializer.input_axes is not None:
+    if getattr(initializer, "input_axes", None) is not None:  # Keras 3.12 has no axes
         return None
     deviation = lambda shape: np.float32(math.sqrt(initializer.scale / max(1, math.prod(shape[:-1]))))  # noqa: E731
     if initializer.distribution == "truncated_normal":

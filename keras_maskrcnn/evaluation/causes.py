@@ -75,7 +75,9 @@ def remedy(misses, config):
         return _class_remedy(misses)
     if cause == THRESHOLD:
         lowest = min(miss.score for miss in misses)
-        field = "score_threshold" if config.class_thresholds is None else "class_thresholds"
+        of_class = dict(zip(config.class_names, config.class_thresholds or ())).get(misses[0].class_name)
+        own = of_class is not None and math.isclose(of_class, misses[0].limit, rel_tol=1e-6)
+        field = "class_thresholds" if own else "score_threshold"
         return f"lower {field} from {limit} to {math.floor(lowest * 1000 - 1e-6) / 1000:g}, or train longer"
     if cause == CAP:
         field = "max_detections" if misses[0].limit == config.max_detections else "detection_candidates"

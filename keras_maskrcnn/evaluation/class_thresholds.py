@@ -88,6 +88,7 @@ def class_thresholds(classes, tables, precision, names):
         source = columns if usable else together
         if not len(source.scores):
             thresholds.append(USUAL_SCORE)
+            notes.append(f"{name}: no detection of any class in the first half; the threshold stays at {USUAL_SCORE}")
             continue
         threshold, reached, _, _ = best_threshold(source.scores, source.right, source.objects, precision)
         thresholds.append(round(threshold, _DIGITS))

@@ -210,11 +210,11 @@ def explain_dataset(model, dataset, image_ids=None, category_ids=None, iou=0.5, 
             image = dataset.load_image(position, model.config.num_channels, model.config.image_dtype)
         except ImageError:
             unreadable.append(image_id)
-            continue
-        rows, objects = zip(*groups[image_id], strict=True) if groups[image_id] else ((), ())
-        found = explain(model, image, objects, iou, lowest, ids).misses
-        misses += [(image_id, dataclasses.replace(miss, position=rows[miss.position])) for miss in found]
-        images |= {image_id} if found else set()
+        else:
+            rows, objects = zip(*groups[image_id], strict=True) if groups[image_id] else ((), ())
+            found = explain(model, image, objects, iou, lowest, ids).misses
+            misses += [(image_id, dataclasses.replace(miss, position=rows[miss.position])) for miss in found]
+            images |= {image_id} if found else set()
         if on_image is not None:
             on_image(count)
     return MissTable(misses, len(images), model.config, tuple(unreadable))

@@ -158,10 +158,10 @@ def _common(entry, iou_types, keypoints):
 def _keypoints(points, wanted):
     numbers = _items(points)
     if numbers is None or len(numbers) != 3 * wanted:
-        count = fields.shown(points) if numbers is None else len(numbers)
+        received = fields.shown(points) if numbers is None else f"{len(numbers)} numbers"
         raise FaultyAnnotation(
             f"`keypoints` must be [x, y, visibility] for each of {wanted} keypoints: COCO has tolerances for those of "
-            f"a person. Received {count} numbers.",
+            f"a person. Received {received}.",
             'For other objects give keypoint_sigmas, or leave "keypoints" out of iou_types.',
         )
     for value in numbers:

@@ -41,7 +41,7 @@ class FoundInstances:
         return len(self.boxes)
 
     def __repr__(self):
-        return f"FoundInstances({len(self)} in {self.image_size[1]}x{self.image_size[0]} pixels)"
+        return f"{type(self).__name__}({len(self)} in {self.image_size[1]}x{self.image_size[0]} pixels)"
 
     def __getattr__(self, name):
         # Only called for names that are not attributes yet: a view of a branch, computed once, or a branch's values.

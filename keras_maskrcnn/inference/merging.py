@@ -155,11 +155,12 @@ def _contains(rectangles, extent):
 
 
 def _agreement(a, b, strip):
-    """The intersection of two masks in the strip of both tiles: over their union, and over the smaller mask."""
+    """The intersection of two masks in the strip of both tiles: over their union, and over the smaller mask.
+
+    The boxes of the pieces meet, which can only be in the strip.
+    """
     parts = [strip.shared(piece.extent) for piece in (a, b)]
     common = parts[0].shared(parts[1])
-    if common.x2 <= common.x1 or common.y2 <= common.y1:
-        return 0.0, 0.0
     both = np.count_nonzero(a.within(common) & b.within(common))
     areas = [np.count_nonzero(piece.within(part)) for piece, part in zip((a, b), parts, strict=True)]
     return both / max(1, sum(areas) - both), both / max(1, min(areas))

@@ -20,7 +20,7 @@ import threading
 from PIL import Image
 
 from keras_maskrcnn import backend
-from keras_maskrcnn.data.images.reading import image_size
+from keras_maskrcnn.data.images.reading import ImageError, image_size
 from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.inference.planning import Member, plan_batches
 
@@ -208,7 +208,11 @@ class _Flow:
                 image, batch, row = read
                 batches.setdefault(id(batch), (batch, []))[1].append((member, row, image))
         for batch, images in batches.values():
-            batch.run()
+            try:
+                batch.run()
+            except ImageError as error:  # of a tile: an image that is not in memory is read while the model works
+                self.results |= {each.index: Answer(each.index, each.source, error=error) for each, _, _ in images}
+                continue
             for member, row, image in images:
                 future = self.pool.submit(self._finish, member.index, batch, row, image)
                 self.unfinished.append(future)

@@ -153,6 +153,7 @@ class MultiLevelRoIAlign(keras.layers.Layer):
                 f"{self.strides}. Received {len(pyramid)} maps. Leave out P6, which only the "
                 "region proposals use, or set `strides`."
             )
+        checks.check_channels(pyramid, "MultiLevelRoIAlign")
         boxes = ops.cast(boxes, "float32")
         num_images, num_boxes = backend.shape(boxes)[:2]
         options = {"sampling_ratio": self.sampling_ratio, "aligned": self.aligned, "aggregation": self.aggregation}

@@ -214,9 +214,10 @@ def _restore_best(run_dir, state):
     if number == state["epochs_done"]:
         copy_file(run_dir / LAST, best)
         return
-    warnings.warn(
-        f"{best} is damaged: {problem or 'it is of another epoch'}. The best of the epochs to come replaces it."
-    )
+    rest = "The best of the epochs to come replaces it."
+    if state["finished"]:
+        rest = "The figures of the best epoch stay, its weights are lost."
+    warnings.warn(f"{best} is damaged: {problem or 'it is of another epoch'}. {rest}")
     if not state["finished"]:
         state["best"] = {}
 

@@ -18,7 +18,6 @@ from keras_maskrcnn.host.addresses import as_path, held_by, is_address, open_fil
 from keras_maskrcnn.host.files import write_atomically
 from keras_maskrcnn.host.locks import locked_folder
 from keras_maskrcnn.host.messages import argument
-from keras_maskrcnn.scale.rows import arrow_schema
 
 RESULTS, IMAGES = "detections.json", "images.json"
 _SETTINGS = b"keras_maskrcnn"  # key of a part's metadata
@@ -235,8 +234,3 @@ def _number(name):
     stem, _, ending = name.partition(".")
     digits = stem.removeprefix("part-")
     return int(digits) if ending == "parquet" and stem.startswith("part-") and digits.isdigit() else 0
-
-
-def empty_table():
-    """A pyarrow.Table of results without a row."""
-    return arrow_schema().empty_table()

@@ -115,7 +115,10 @@ def _check_geometry(config):
             f"Received: mask_size={config.mask_size}, mask_pool_size={config.mask_pool_size}."
         )
     if config.image_scale is not None and not config.image_scale > 0:
-        raise ValueError(f"image_scale must be positive. Received: {config.image_scale}.")
+        raise ValueError(
+            f"image_scale is the factor that resizes every image, and above 0. Received: {config.image_scale}. "
+            "With None the sides decide: min_size and max_size."
+        )
     if config.trainable_layers not in range(6):
         raise ValueError(
             "trainable_layers counts the trained parts of the backbone (stem and four stages) and lies in 0..5. "
@@ -123,7 +126,7 @@ def _check_geometry(config):
         )
     for name in ("norm_epsilon", "head_norm_epsilon"):
         if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"{name} must lie in 0..1. Received: {getattr(config, name)!r}. Correct it.")
+            raise ValueError(f"{name} must be at least 0 and below 1. Received: {getattr(config, name)!r}. Correct it.")
     if config.canvas == "square" and (config.max_size % 64 or config.image_scale is not None or config.mask_padding):
         raise ValueError(
             'canvas="square" takes a max_size that is a multiple of 64, no image_scale, and mask_padding=False. '
@@ -138,7 +141,7 @@ def _check_geometry(config):
     if not config.rpn_negative_iou <= config.rpn_positive_iou:
         raise ValueError(
             "rpn_negative_iou must not exceed rpn_positive_iou. "
-            f"Received: {config.rpn_negative_iou} and {config.rpn_positive_iou}."
+            f"Received: {config.rpn_negative_iou} and {config.rpn_positive_iou}. The paper has 0.3 and 0.7."
         )
     for name in (
         "score_threshold", "nms_threshold", "rpn_nms_threshold", "roi_iou", "roi_positive_fraction",

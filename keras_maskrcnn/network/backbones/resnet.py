@@ -162,7 +162,10 @@ class ResNet(Backbone, keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if depth not in BLOCKS:
-            raise ValueError(f"A ResNet is one of {tuple(BLOCKS)}. Received: {depth!r}.")
+            raise ValueError(
+                f"A ResNet is one of {tuple(BLOCKS)}. Received: {depth!r}. Wrap other networks by "
+                "km.backbones.from_keras(model)."
+            )
         self.depth, self.norm, self.norm_epsilon = depth, norm, norm_epsilon
         self.stride_in_1x1, self.stem_pool = stride_in_1x1, stem_pool
         self.stem = ConvNorm(
