@@ -23,6 +23,7 @@ from keras_maskrcnn.weights.keras_files import open_weights
 from keras_maskrcnn.weights.limits import WeightFileError, reading
 from keras_maskrcnn.weights.loading import read_state
 from keras_maskrcnn.weights.pth import MAGIC, PROTOCOL, read_pth
+from keras_maskrcnn.weights.zoo import config_for_state
 
 safetensors = pytest.importorskip("safetensors.numpy")
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -294,7 +295,9 @@ def test_forged_tensors(tmp_path, fake_torch, storage, tensor, found):  # noqa: 
 
 
 def test_two_storages_under_one_key(tmp_path, fake_torch):  # noqa: F811
-    views = {name: Call(fake_torch, Storage("0", count), 0, (4,), (1,), False, {}) for name, count in (("a", 4), ("b", 5))}
+    views = {
+        name: Call(fake_torch, Storage("0", count), 0, (4,), (1,), False, {}) for name, count in (("a", 4), ("b", 5))
+    }
     with pytest.raises(WeightFileError, match="two different storages '0'"):
         read_pth(archive(tmp_path / "two.pth", views, {"0": bytes(16)}))
 
@@ -534,6 +537,14 @@ def test_a_good_file_loads(saved):
 
 def test_a_small_file_cannot_describe_a_large_model(tmp_path, saved):
     state = km.torchvision_state_dict(saved[0])
+    for name, shape, found in (
+        ("roi_heads.box_predictor.cls_score.weight", (4,), r"roi_heads.box_predictor.cls_score.weight \(4,\)"),
+        ("backbone.fpn.layer_blocks.1.0.weight", (32, 32), r"backbone.fpn.layer_blocks.1.0.weight \(32, 32\)"),
+        ("roi_heads.mask_predictor.conv5_mask.weight", None, "no roi_heads.mask_predictor.conv5_mask.weight"),
+    ):
+        changed = state | {name: None if shape is None else np.zeros(shape, "float32")}
+        with pytest.raises(ValueError, match=f"sizes that belong together.*Received {found}. The file is damaged"):
+            config_for_state({key: array for key, array in changed.items() if array is not None})
     state["backbone.fpn.inner_blocks.0.0.weight"] = np.zeros((300_000, 1, 1, 1), "float32")
     safetensors.save_file(state, tmp_path / "large.safetensors")
     with pytest.raises(ValueError, match="large.safetensors.*sizes that belong together"):

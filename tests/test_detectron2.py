@@ -15,6 +15,8 @@ from detectron2_parts import SMALL, expected, faults, random_state, small_model
 
 import keras_maskrcnn as km
 from keras_maskrcnn.families import detectron2 as recipe
+from keras_maskrcnn.weights.catalogue import FILES
+from keras_maskrcnn.weights.convert import build_model
 from keras_maskrcnn.weights.detectron2 import ZOO, read_config
 from keras_maskrcnn.weights.limits import WeightFileError
 from keras_maskrcnn.weights.loading import read_state
@@ -292,7 +294,9 @@ OF_FOUR_BYTES = b"(K\x01(%stDOUBT\x89U\x04abcdtb".replace(b"DOUBT", DTYPE)  # an
 def test_forged_arrays_are_refused(tmp_path, code, found):
     path = tmp_path / "a.pkl"
     path.write_bytes(b"\x80\x02}U\x01w" + code + b"s.")
-    with pytest.raises(WeightFileError, match=f"a.pkl was not read. Expected a pickle with only numpy.*Found: {found}. N"):
+    with pytest.raises(
+        WeightFileError, match=f"a.pkl was not read. Expected a pickle with only numpy.*Found: {found}. N"
+    ):
         read_pkl(path)
 
 
@@ -306,10 +310,17 @@ def test_a_forged_array_that_fits_is_read(tmp_path):
 def test_the_content_of_a_file_decides_how_it_is_read(tmp_path):
     model = small_model()
     state = random_state(model)
-    path = tmp_path / "model_final.pkl"
+    path = tmp_path / "model_final_f10217.pkl"
     path.write_bytes(pickle.dumps({"model": state, "__author__": "Detectron2 Model Zoo"}, 2))
     assert list(read_state(path)) == list(state)
     receipt = km.load_weights(model, path)
     assert faults(model, state) == [] and len(receipt.sha256) == 64 and receipt.sha256 in str(receipt)
     assert dataclasses.replace(receipt, sha256="", source="state dict") == km.load_weights(model, state)
     assert SMALL["fpn_channels"] == model.config.fpn_channels
+    # The model of the file is as wide as its tensors, and says where its weights come from.
+    built, told = build_model(read_state(path), path, architecture="mask_rcnn_R_50_FPN_3x")
+    assert faults(built, state) == [] and told.notes == (
+        "arithmetic of Detectron2's config mask_rcnn_R_50_FPN_3x, as asked",
+    )
+    origin = {"file": path.name, "family": "Detectron2", "licence": receipt.licence, "sha256": receipt.sha256}
+    assert built.origin == origin | {"url": FILES["detectron2/mask_rcnn_R_50_FPN_3x"].url} and told.sha256

@@ -1,12 +1,14 @@
 """Detectron2's config.yaml beside a user's weights: what it sets, what it refuses."""
 
 import copy
+import pickle
 import types
 
 import numpy as np
 import pytest
 import yaml
 
+from keras_maskrcnn.weights.convert import convert_file
 from keras_maskrcnn.weights.detectron2 import read_config
 from keras_maskrcnn.weights.detectron2_yaml import FIXED, fields_of, read_config_yaml
 from keras_maskrcnn.weights.limits import WeightFileError
@@ -141,7 +143,7 @@ def test_the_usual_config_of_tensors_without_a_config(state, tmp_path):
         assert config.stride_in_1x1 == stride_in_1x1
     assert read_config(deep | group, beside(tmp_path, changed("MODEL.RESNETS.DEPTH", 101)))[0].min_size == 512
     for tensors, found in (
-        (wide | group, "resnext101_32x8d, mask_rcnn_X_101_32x8d_FPN_3x_gn"),
+        (wide | group, "resnext101_32x8d, which would be mask_rcnn_X_101_32x8d_FPN_3x_gn"),
         (without(state, "backbone.bottom_up.res") | blocks(3, 8, 36, 3), "resnet152"),
     ):
         with pytest.raises(ValueError, match=f"zoo has models with .*Received one with {found}. Name .* architecture="):
@@ -235,11 +237,21 @@ def test_every_fixed_key_is_in_the_dump_or_new():
 def test_files_of_other_programs_and_hostile_ones(state, tmp_path):
     _, notes = read_config(state, beside(tmp_path, "task: segment\nmodel: yolo11n-seg.pt\n"))
     assert "usual one" in notes[0] and notes[1].endswith("is no config of Detectron2: it is not used")
-    for text in ("a: [1, 2\n", "x: !!python/object/apply:os.system ['touch hostile']\n", "\x00", "[" * 5000, f"a: {'[' * 17}{']' * 17}"):
+    for text in (
+        "a: [1, 2\n",
+        "x: !!python/object/apply:os.system ['touch hostile']\n",
+        "\x00",
+        "[" * 5000,
+        f"a: {'[' * 17}{']' * 17}",
+    ):
         with pytest.raises(WeightFileError, match="config.yaml was not read"):
             read_config(state, beside(tmp_path, text))
     with pytest.raises(WeightFileError, match="Found: more than 16 dictionaries or lists inside each other. Copy it"):
         read_config(state, tmp_path / "model_final.pth")
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps({"model": state}))
+    with pytest.raises(WeightFileError) as raised:  # named once, and not as the fault of the file of weights
+        convert_file(tmp_path / "model_final.pkl", tmp_path / "a.keras")
+    assert str(raised.value).startswith(f"{tmp_path / 'config.yaml'} was not read. Expected a config.yaml")
     (tmp_path / "config.yaml").write_bytes(b"# " + b"x" * (1 << 20))
     with pytest.raises(WeightFileError, match="more than 1,048,576 bytes"):
         read_config_yaml(tmp_path / "config.yaml")

@@ -15,6 +15,7 @@ from keras_maskrcnn.weights.loading import load_state, read_state, write_state
 from keras_maskrcnn.weights.matterport_files import is_layer_file
 from keras_maskrcnn.weights.models import load_model
 from keras_maskrcnn.weights.receipt import Receipt
+from keras_maskrcnn.weights.safetensors_files import library
 from keras_maskrcnn.weights.torchvision import is_classifier, torchvision_state_dict
 from keras_maskrcnn.weights.zoo import config_for_state
 
@@ -136,6 +137,7 @@ def _from_other(source, target, options):
 
 
 def _to_torch(source, target):
+    library()  # missing, it is told of before a model is loaded
     model = load_model(find_model(source))
     state = torchvision_state_dict(model)
     write_state(state, target)

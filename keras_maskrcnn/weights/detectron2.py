@@ -208,10 +208,11 @@ def _usual_config(found, state):
     names = [f"{kind}_rcnn_{trunk}_FPN_{end}" for trunk in trunks.get(found["backbone"], ())]
     usual = next((name for name in names if name in recipe.CONFIGS), None)
     if usual is None:
+        asked = f", which would be {names[0]}" if names else ""
         raise ValueError(
-            "Detectron2's zoo has models with a ResNet-50 or ResNet-101, and with a ResNeXt-101 of one box head without "
-            f"norms. Received one with {found['backbone']}{f', {names[0]}' if names else ''}. Name a config that has "
-            f"the same arithmetic: {argument('architecture')}."
+            "Detectron2's zoo has models with a ResNet-50 or ResNet-101, and some with a ResNeXt-101: of one box head, "
+            f"without norms. Received one with {found['backbone']}{asked}. Name a config that has the same arithmetic: "
+            f"{argument('architecture')}."
         )
     return usual
 
