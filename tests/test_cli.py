@@ -21,6 +21,7 @@ from keras_maskrcnn.cli.settling import settle
 from keras_maskrcnn.data import CocoDataset, generate_shapes
 from keras_maskrcnn.data.readers.opener import FORMATS
 from keras_maskrcnn.data.transforms.presets import PRESETS
+from keras_maskrcnn.evaluation.figures import coco_metrics
 from keras_maskrcnn_launcher import quiet_tensorflow
 
 COMMANDS = [
@@ -148,12 +149,26 @@ def test_train_fine_tunes_into_a_run_folder_that_the_others_read(shapes, one, mo
     assert {"best.keras", "last.keras", "metrics.csv", "curves.png"} <= {p.name for p in run.iterdir()}
     settings = json.loads((run / "config.json").read_text())["settings"]
     assert settings["training_recipe"]["steps"] == 2 and settings["freeze"] == ["backbone"]
-    figures = tmp_path / "ap.json"
-    assert cli.main(["evaluate", str(run), *dataset_arguments(one), "--json", str(figures)]) == cli.SUCCESS
+    figures, report = tmp_path / "ap.json", run / "errors"
+    command = ["evaluate", str(run), *dataset_arguments(one), "--json", str(figures), "--report", str(report)]
+    assert cli.main(command) == cli.SUCCESS
+    told = capsys.readouterr().out
+    assert f"what the errors are: {report / 'index.html'}" in told and f"linked in {run / 'index.html'}" in told
+    why = json.loads((report / "report.json").read_text())["why_missed"]
+    objects = len(json.loads((one / "annotations.json").read_text())["annotations"])
+    assert f"why objects were missed: {why['summary']}" in told and 0 < len(why["objects"]) <= objects
+    assert sum(why["counts"].values()) == len(why["objects"]) and {miss["image_id"] for miss in why["objects"]} == {1}
     measured, kept = json.loads(figures.read_text()), json.loads((run / "metrics.json").read_text())
     assert measured["segm_AP"] == pytest.approx(kept["segm_AP"], abs=1e-4)
     assert cli.main(["train", "--resume", "--run-dir", str(run)]) == cli.MISTAKE
     assert "finished after 1 epochs" in capsys.readouterr().err
+
+    # The page ends the run: without it there is nothing left but to write it.
+    (run / "index.html").unlink()
+    assert cli.main(["train", "--resume", "--run-dir", str(run), "--workers", "1"]) == cli.SUCCESS
+    told = capsys.readouterr().out
+    assert f"finishing the report of {run} after 1 epochs" in told and "epoch 1 of" not in told
+    assert 'href="errors/index.html"' in (run / "index.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -181,6 +196,8 @@ def test_resuming_takes_the_options_of_the_run_and_refuses_others(tmp_path, caps
     }
     settings |= {"seed": 3, "epochs": 4, "training_recipe": {"steps": 40, "learning_rate": 0.1}}
     (tmp_path / "config.json").write_text(json.dumps({"run_id": "x", "settings": settings}))
+    announce(tmp_path)
+    assert f"{tmp_path} has no complete epoch: the run begins again, with its options" in capsys.readouterr().out
     state = {"run_id": "x", "finished": False, "epochs_done": 2, "seconds": 90.0, "rows": [], "best": {}}
     with zipfile.ZipFile(tmp_path / "last.keras", "w") as archive:
         archive.writestr("run.json", json.dumps(state))
@@ -353,6 +370,69 @@ def test_convert_there_and_back_and_train_from_it(shapes, one, model_file, tmp_p
     name = "roi_heads.mask_head.0.0.weight"
     np.testing.assert_allclose(trained[name], state[name], atol=1e-6)
     assert not np.allclose(trained["roi_heads.box_head.fc6.weight"], 0)
+
+
+def test_the_demo_checks_what_it_reached(tmp_path, monkeypatch, capsys):
+    """How it gets there: test_overfit.py and test_samples.py, which train."""
+    metrics = coco_metrics({"images": [], "annotations": [], "categories": []}, []) | {"segm_AP50": 0.81}
+    good = {"metrics": metrics, "box_error": 2e-4, "score_error": 3e-6, "compared": 40}
+    asked = []
+    for changed, failed in (
+        ({}, []),
+        ({"metrics": metrics | {"segm_AP50": 0.65}}, ["FAIL segm AP50 0.650 (at least 0.7)"]),
+        (
+            {"score_error": 1e-3},
+            ["FAIL the export, loaded in a new process, gives the same 40 detections: boxes within "],
+        ),
+        ({"box_error": 0.5, "compared": 0}, ["FAIL the export, loaded", "FAIL the model detects something"]),
+    ):
+        monkeypatch.setattr(
+            "keras_maskrcnn.cli.demo.run_demo", lambda *given, c=changed: asked.append(given) or good | c
+        )
+        status = cli.main(["demo", "--directory", str(tmp_path), "--minutes", "3"])
+        assert status == (cli.CHECK_FAILED if failed else cli.SUCCESS)
+        lines = capsys.readouterr().out.splitlines()
+        found = [line for line in lines if line.startswith("FAIL")]
+        assert len(found) == len(failed) and all(map(str.startswith, found, failed))
+        assert len([line for line in lines if line.startswith("ok  ")]) == 3 - len(failed)
+        assert lines[-1] == f"pictures: {tmp_path / 'run' / 'overlays'}, curves: {tmp_path / 'run' / 'curves.png'}"
+    assert set(asked) == {(str(tmp_path), 3.0)}
+
+
+def test_published_weights_are_those_of_the_architecture(shapes, monkeypatch):
+    from keras_maskrcnn.weights import zoo
+
+    dataset = CocoDataset(shapes / "annotations.json", shapes / "images")
+    for name, weights in (("maskrcnn_resnet50_fpn", "imagenet"), ("maskrcnn_resnet50_fpn_v2", "coco")):
+        monkeypatch.setattr(zoo, name, lambda **given: given)
+        given = ["train", "--images", "x", "--val-images", "y", "--epochs", "1", "--seed", "4"]
+        args = settle(cli.build_parser().parse_args([*given, "--architecture", name, "--weights", weights]))
+        fields = train._model_to_train(args, dataset)
+        assert (fields["weights"], fields["seed"], fields["num_classes"]) == (weights, 4, 3)
+        assert fields["class_names"] == dataset.class_names and "backbone" not in fields
+
+
+def test_classes_that_nobody_has_are_left_out_of_a_new_model(shapes, tmp_path, capsys):
+    content = json.loads((shapes / "annotations.json").read_text())
+    categories = [{"id": 9, "name": "hexagon"}, *content["categories"]]
+    (tmp_path / "train.json").write_text(json.dumps(content | {"categories": categories}))
+    given = [
+        "train",
+        "--epochs",
+        "1",
+        "--images",
+        str(shapes / "images"),
+        "--annotations",
+        str(tmp_path / "train.json"),
+    ]
+    args = settle(cli.build_parser().parse_args([*given, *dataset_arguments(shapes, "val-")]))
+    names = CocoDataset(shapes / "annotations.json", shapes / "images").class_names
+    for part in sources.open_parts(args):
+        assert part.class_names == names and part.category_ids == (1, 2, 3)
+    told = "left out the classes ['hexagon']: no object has them, and the validation data lack them"
+    assert told in capsys.readouterr().out
+    args.val_annotations = args.annotations  # where these list it, it stays
+    assert [part.class_names for part in sources.open_parts(args)] == [(*names, "hexagon")] * 2
 
 
 def test_doctor_says_it_in_the_last_line(tmp_path, monkeypatch, capsys):

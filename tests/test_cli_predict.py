@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import json
+import sys
 import zipfile
 
 import numpy as np
@@ -205,6 +206,37 @@ def test_annotations_that_do_not_fit_are_refused_before_the_work(folder, model, 
     assert not (tmp_path / "found").exists() and model.batches == []
 
 
+def test_an_image_is_found_by_the_end_of_its_path(folder, tmp_path):
+    """Of two entries with its name it is the one with more of its folders; two images cannot be one entry."""
+    more = tmp_path / "more"
+    more.mkdir()
+    Image.fromarray(picture(7)).save(more / "a.png")
+    images = [{"id": 5, "file_name": "elsewhere/a.png"}, {"id": 6, "file_name": "photos/a.png"}]
+    tables = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "circle"}]}
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(tables))
+    assert result_files.read_known_images(path, [folder / "a.png"]).ids == {folder / "a.png": 6}
+    path.write_text(json.dumps(tables | {"images": [{"id": 5, "file_name": "a.png"}]}))
+    with pytest.raises(ValueError, match="an entry of its own.*Received 2 images for 1 entries of .*val.json. Predict"):
+        result_files.read_known_images(path, [folder / "a.png", more / "a.png"])
+
+
+def test_classes_of_the_annotations_that_the_model_lacks_are_told(folder, model, tmp_path):
+    path = truth(tmp_path / "val.json", names=(*NAMES, "star"))
+    with pytest.warns(UserWarning, match=r"val.json: left out the classes \['star'\], which no object has."):
+        status, results = run(folder, tmp_path / "found", "--annotations", str(path))
+    assert status == cli.SUCCESS and [one["category_id"] for one in results] == [9, 8, 7]
+
+
+def test_a_saved_model_leaves_all_names_to_the_images(folder, tmp_path):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"")
+    names = [str(folder / f"{name}.png") for name in "ab"]
+    given = cli.build_parser().parse_args(["predict", "--saved-model", str(tmp_path / "saved"), *names])
+    args = predict.check_predict(given)
+    assert args.model is None and [str(path) for path in args.images] == names
+
+
 def test_files_for_a_labelling_tool(folder, model, tmp_path, capsys):
     assert sorted(predict.TOOLS) == sorted(labelling.TOOLS)
     status, results = run(folder, tmp_path / "found", "--to", "labelme")
@@ -306,6 +338,15 @@ def test_any_tiff_is_read_in_parts_if_asked(colours, tmp_path, capsys):
     assert row["area_um2"] == str(12 * 19 // 4) and not (tmp_path / "found" / "detections.json").exists()
     assert cli.main([*command, "--gigapixel", "--engine", "ray"]) == cli.MISTAKE
     assert "--gigapixel works with the other engines." in capsys.readouterr().err
+
+
+def test_without_zarr_large_images_are_refused_before_the_work(folder, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    command = ["predict", "model.keras", str(folder / "a.png"), "--output", str(tmp_path / "found"), "--gigapixel"]
+    assert cli.main(command) == cli.MISTAKE and model.batches == []
+    told = capsys.readouterr().err
+    assert f"Reading {folder / 'a.png'} in parts needs zarr. Received: it is not installed." in told
+    assert "pip install 'keras-maskrcnn[wsi]'" in told and not (tmp_path / "found").exists()
 
 
 @pytest.mark.slow

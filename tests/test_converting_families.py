@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import keras_maskrcnn as km
 from keras_maskrcnn import cli
 from keras_maskrcnn.serving.folding import optimize_for_inference
 from keras_maskrcnn.weights.convert import convert_file
+from keras_maskrcnn.weights.loading import read_state
 from keras_maskrcnn.weights.models import load_model
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (50, 70, 3), np.uint8)
@@ -65,6 +67,29 @@ def test_options_of_other_programs_files_are_refused_elsewhere(tmp_path):
     for options, words in (({"architecture": "x"}, 'architecture="x"'), ({"warm_start": True}, "warm_start=True")):
         with pytest.raises(ValueError, match=f"converted as it is. Received {words}"):
             convert_file("model.keras", tmp_path / "a.safetensors", **options)
+
+
+def test_files_that_are_not_converted(tmp_path):
+    target, keras_3 = tmp_path / "a.keras", write_h5(tmp_path / "ours.weights.h5", {"conv/vars/0": np.zeros(2)})
+    with pytest.raises(FileNotFoundError, match="a file of weights at .*none.pth. There is none. Check its path"):
+        convert_file(tmp_path / "none.pth", target)
+    (tmp_path / "page.weights.h5").write_text("<html>404")
+    for source in (keras_3, tmp_path / "page.weights.h5"):
+        for name in (target, tmp_path / "a.safetensors"):  # whatever it shall become
+            with pytest.raises(
+                ValueError, match=f"from its .keras file or run.*Received: {source}, which holds weights"
+            ):
+                convert_file(source, name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.weights.h5", "page.weights.h5"]
+
+
+def test_without_safetensors_the_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    words = "needs the package safetensors. Received: it is not.*pip install 'keras-maskrcnn\\[safetensors\\]'"
+    with pytest.raises(ImportError, match=words):
+        read_state(tmp_path / "a.safetensors")
+    with pytest.raises(ImportError, match=words):  # before the model is looked for
+        convert_file(tmp_path / "none.keras", tmp_path / "a.safetensors")
 
 
 @pytest.mark.slow

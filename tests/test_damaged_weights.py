@@ -4,6 +4,7 @@ import collections
 import io
 import json
 import pathlib
+import pickle
 import shutil
 import zipfile
 
@@ -21,7 +22,8 @@ from keras_maskrcnn.weights.h5_files import array_shapes, read_array
 from keras_maskrcnn.weights.keras_files import open_weights
 from keras_maskrcnn.weights.limits import WeightFileError, reading
 from keras_maskrcnn.weights.loading import read_state
-from keras_maskrcnn.weights.pth import read_pth
+from keras_maskrcnn.weights.pth import MAGIC, PROTOCOL, read_pth
+from keras_maskrcnn.weights.zoo import config_for_state
 
 safetensors = pytest.importorskip("safetensors.numpy")
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -182,6 +184,7 @@ BOMB = b"]q\x000" + b"".join(b"](h%ch%ceq%c0" % (k - 1, k - 1, k) for k in range
 TUPLES = b")q\x000" + b"".join(b"h%ch%c\x86q%c0" % (k - 1, k - 1, k) for k in range(1, 61)) + b"h\x3c"
 DICTS = b"}q\x000" + b"".join(b"}(K\x01h%cK\x02h%cuq%c0" % (k - 1, k - 1, k) for k in range(1, 61)) + b"h\x3c"
 KEY = b"X\x01\x00\x00\x00a"
+WIDE = b"(" + b"N" * 1000 + b"lq\x00" + b"h\x00" * 100  # one list of a thousand values, a hundred times
 COPIES = b"](" + b"](K\x01K\x02e" * 5000 + b"eq\x000](" + b"ccollections\nOrderedDict\n(h\x00tR" * 5000 + b"e"
 
 
@@ -217,6 +220,12 @@ def forge(path, code):
         (b"I" + b"9" * 100_000 + b"\n.", "line of more"),
         (b"N.", "no dictionary"),
         (b"cos\nsystem\n.", "os.system"),
+        (b"NK\x01a.", "a pickle that appends to None"),
+        (b"K\x01K\x02\x93.", "a name that is not made of strings"),
+        (b"ccollections\nOrderedDict\n]R.", "a call of collections.OrderedDict with a list instead of arguments"),
+        (b"(" + KEY + b"d.", "a dictionary with a key and no value"),
+        (b"ccollections\nOrderedDict\n(](K\x01K\x02K\x03\x87etR.", "dictionary that is not made of pairs"),
+        (b"}" + KEY + b"(" + WIDE + b"ls.", "more than 100,000 values in dictionaries and lists"),
     ],
 )
 def test_forged_pickles(tmp_path, code, found):
@@ -224,6 +233,39 @@ def test_forged_pickles(tmp_path, code, found):
     with pytest.raises(WeightFileError, match=found) as raised:
         read_pth(path)
     assert str(path) in str(raised.value) and len(str(raised.value)) < 3000
+
+
+@pytest.mark.parametrize(
+    ("members", "found"),
+    [
+        ({"byteorder": b"big", "data.pkl": b"\x80\x02}."}, "tensors in big-endian order"),
+        ({"data.pkl": b"\x80\x02}" + b"N0" * 500 + b"."}, "a pickle of 1,004 bytes; at most 1,000"),
+    ],
+)
+def test_members_of_archives_that_are_not_read(tmp_path, monkeypatch, members, found):
+    monkeypatch.setattr("keras_maskrcnn.weights.pth.MOST_PICKLE_BYTES", 1000)
+    path = tmp_path / "members.pth"
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in members.items():
+            file.writestr(f"archive/{name}", data)
+    with pytest.raises(WeightFileError, match=f"members.pth was not read.*Found: {found}. Nothing in it was executed"):
+        read_pth(path)
+
+
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        ([{"a": 1}], "a pickle that torch.save did not write"),  # of pickle.dump, under another name
+        ([MAGIC, 1002, {"little_endian": True}, {}, []], "protocol 1002, of which only 1001 in little-endian order"),
+        ([MAGIC, PROTOCOL, {"little_endian": False}, {}, []], "protocol 1001, of which only 1001 in little-endian"),
+        ([MAGIC, PROTOCOL, {"little_endian": True}, {}, ["0"]], "storages that are not those of the tensors"),
+    ],
+)
+def test_plain_files_that_are_not_read(tmp_path, parts, found):
+    path = tmp_path / "plain.pth"
+    path.write_bytes(b"".join(pickle.dumps(part, 2) for part in parts))
+    with pytest.raises(WeightFileError, match=f"plain.pth was not read. Expected a PyTorch file.*Found: .*{found}"):
+        read_pth(path)
 
 
 def test_attributes_of_a_dictionary_are_passed_over(tmp_path):
@@ -250,6 +292,14 @@ def test_forged_tensors(tmp_path, fake_torch, storage, tensor, found):  # noqa: 
     content = {"a": Call(fake_torch, Storage(*storage), *tensor, False, {})}
     with pytest.raises(WeightFileError, match=found):
         read_pth(archive(tmp_path / "tensor.pth", content, {"0": bytes(16)}))
+
+
+def test_two_storages_under_one_key(tmp_path, fake_torch):  # noqa: F811
+    views = {
+        name: Call(fake_torch, Storage("0", count), 0, (4,), (1,), False, {}) for name, count in (("a", 4), ("b", 5))
+    }
+    with pytest.raises(WeightFileError, match="two different storages '0'"):
+        read_pth(archive(tmp_path / "two.pth", views, {"0": bytes(16)}))
 
 
 def test_tensors_that_share_storages_are_counted(tmp_path, fake_torch):  # noqa: F811
@@ -302,6 +352,16 @@ def test_archives_that_grow_or_overlap(tmp_path, monkeypatch):
         read_pth(overlapping)
 
 
+def test_a_long_directory_outside_the_file(tmp_path):
+    """The place of the 64-bit record of a directory is a number in the file."""
+    path = forge(tmp_path / "long.pth", b"}.")
+    data = path.read_bytes()
+    locator = b"PK\x06\x07" + bytes(4) + (1 << 40).to_bytes(8, "little") + (1).to_bytes(4, "little")
+    path.write_bytes(data[:-22] + locator + data[-22:])
+    with pytest.raises(WeightFileError, match="long.pth was not read"):
+        read_pth(path)
+
+
 # Forged .h5 files ----------------------------------------------------------------------------------------------------
 
 
@@ -332,9 +392,14 @@ def strings(file, folder):
     file["backbone/text"] = ["a", "b"]
 
 
+def nested(file, folder):
+    file["/".join("a" * 66)] = np.zeros(2, "float32")
+
+
 @pytest.mark.parametrize(
     ("forgery", "found"),
     [
+        (nested, "more than 100,000 objects, or groups nested too deeply"),
         (soft_loop, "loop, a SoftLink"),
         (external_link, "link, a ExternalLink"),
         (external_storage, "outside, whose numbers are in other files"),
@@ -402,6 +467,7 @@ def with_config(source, path, change):
         (lambda text: text[: len(text) // 2], "was not read"),
         (lambda text: "[" * 10**5, "was not read"),
         (lambda text: "[]", "was not read"),
+        (lambda text: text + " " * (1 << 24), "config.json of 16,.* bytes; at most 16,777,216"),
         (lambda text: text.replace('keras_maskrcnn>MaskRCNN"', 'keras_maskrcnn>Nothing"'), "was not read"),
     ],
 )
@@ -410,6 +476,17 @@ def test_forged_configs(tmp_path, saved, change, found):
     with pytest.raises(WeightFileError, match=found) as raised:
         models.load_model(path)
     assert "forged.keras" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "metadata.json", "model.weights.h5"])
+def test_archives_without_a_part_of_a_model(tmp_path, name):
+    path, weights = tmp_path / "part.keras", write_h5(tmp_path / "inner.weights.h5").read_bytes()
+    members = {"config.json": b"{}", "metadata.json": b"{}", "model.weights.h5": weights}
+    with zipfile.ZipFile(path, "w") as file:
+        for each in members.keys() - {name}:
+            file.writestr(each, members[each])
+    with pytest.raises(WeightFileError, match=f"part.keras was not read.*Found: an archive without {name}. Copy"):
+        models.load_model(path)
 
 
 @pytest.mark.parametrize(
@@ -460,6 +537,14 @@ def test_a_good_file_loads(saved):
 
 def test_a_small_file_cannot_describe_a_large_model(tmp_path, saved):
     state = km.torchvision_state_dict(saved[0])
+    for name, shape, found in (
+        ("roi_heads.box_predictor.cls_score.weight", (4,), r"roi_heads.box_predictor.cls_score.weight \(4,\)"),
+        ("backbone.fpn.layer_blocks.1.0.weight", (32, 32), r"backbone.fpn.layer_blocks.1.0.weight \(32, 32\)"),
+        ("roi_heads.mask_predictor.conv5_mask.weight", None, "no roi_heads.mask_predictor.conv5_mask.weight"),
+    ):
+        changed = state | {name: None if shape is None else np.zeros(shape, "float32")}
+        with pytest.raises(ValueError, match=f"sizes that belong together.*Received {found}. The file is damaged"):
+            config_for_state({key: array for key, array in changed.items() if array is not None})
     state["backbone.fpn.inner_blocks.0.0.weight"] = np.zeros((300_000, 1, 1, 1), "float32")
     safetensors.save_file(state, tmp_path / "large.safetensors")
     with pytest.raises(ValueError, match="large.safetensors.*sizes that belong together"):

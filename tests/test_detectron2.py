@@ -15,6 +15,8 @@ from detectron2_parts import SMALL, expected, faults, random_state, small_model
 
 import keras_maskrcnn as km
 from keras_maskrcnn.families import detectron2 as recipe
+from keras_maskrcnn.weights.catalogue import FILES
+from keras_maskrcnn.weights.convert import build_model
 from keras_maskrcnn.weights.detectron2 import ZOO, read_config
 from keras_maskrcnn.weights.limits import WeightFileError
 from keras_maskrcnn.weights.loading import read_state
@@ -267,13 +269,58 @@ def test_damaged_and_forged_pickles_are_refused(tmp_path):
         read_pkl(path)
 
 
+EMPTY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+DTYPE = b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R"
+OF_FOUR_BYTES = b"(K\x01(%stDOUBT\x89U\x04abcdtb".replace(b"DOUBT", DTYPE)  # an array's state: version, shape, ...
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        (b"K\x07Q", "a reference to 7"),
+        (DTYPE + b"(K\x03U\x01<N(U\x01at}tb", "a dtype that is not one of plain numbers"),
+        (DTYPE + b"(K\x03U\x01!NNNtb", "a dtype that is not one of plain numbers"),
+        (EMPTY + b"K\x07b", "an array without shape, dtype and bytes"),
+        (EMPTY + b"(K\x01)U\x02f4\x89U\x00tb", "an array without a dtype and a shape of few axes"),
+        (EMPTY + OF_FOUR_BYTES % (b"K\x01" * 9), "an array without a dtype and a shape of few axes"),
+        (EMPTY + OF_FOUR_BYTES % b"J\xff\xff\xff\xff", r"an array of shape \(-1\)"),
+        (EMPTY + OF_FOUR_BYTES % b"K\x02", r"4 bytes for an array of shape \(2,\) and dtype float32"),
+        (EMPTY + (OF_FOUR_BYTES % b"K\x01").replace(b"U\x04abcd", b"K\x04"), "the numbers of an array in 4"),
+        (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\ndtype\n\x85R", "an array of the class numpy.dtype"),
+        (b"c_codecs\nencode\nU\x01aU\x06base64\x86R", "bytes made of 'a' by 'base64'"),
+        (b"c__builtin__\nbytes\nJ\xff\xff\xff\x7f\x85R", "bytes made of 2147483647"),
+    ],
+)
+def test_forged_arrays_are_refused(tmp_path, code, found):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"\x80\x02}U\x01w" + code + b"s.")
+    with pytest.raises(
+        WeightFileError, match=f"a.pkl was not read. Expected a pickle with only numpy.*Found: {found}. N"
+    ):
+        read_pkl(path)
+
+
+def test_a_forged_array_that_fits_is_read(tmp_path):
+    """The forger above writes what numpy would."""
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"\x80\x02}U\x01w" + EMPTY + OF_FOUR_BYTES % b"K\x01" + b"s.")
+    assert read_pkl(path)["w"].tobytes() == b"abcd" and read_pkl(path)["w"].shape == (1,)
+
+
 def test_the_content_of_a_file_decides_how_it_is_read(tmp_path):
     model = small_model()
     state = random_state(model)
-    path = tmp_path / "model_final.pkl"
+    path = tmp_path / "model_final_f10217.pkl"
     path.write_bytes(pickle.dumps({"model": state, "__author__": "Detectron2 Model Zoo"}, 2))
     assert list(read_state(path)) == list(state)
     receipt = km.load_weights(model, path)
     assert faults(model, state) == [] and len(receipt.sha256) == 64 and receipt.sha256 in str(receipt)
     assert dataclasses.replace(receipt, sha256="", source="state dict") == km.load_weights(model, state)
     assert SMALL["fpn_channels"] == model.config.fpn_channels
+    # The model of the file is as wide as its tensors, and says where its weights come from.
+    built, told = build_model(read_state(path), path, architecture="mask_rcnn_R_50_FPN_3x")
+    assert faults(built, state) == [] and told.notes == (
+        "arithmetic of Detectron2's config mask_rcnn_R_50_FPN_3x, as asked",
+    )
+    origin = {"file": path.name, "family": "Detectron2", "licence": receipt.licence, "sha256": receipt.sha256}
+    assert built.origin == origin | {"url": FILES["detectron2/mask_rcnn_R_50_FPN_3x"].url} and told.sha256

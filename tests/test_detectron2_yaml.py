@@ -1,12 +1,14 @@
 """Detectron2's config.yaml beside a user's weights: what it sets, what it refuses."""
 
 import copy
+import pickle
 import types
 
 import numpy as np
 import pytest
 import yaml
 
+from keras_maskrcnn.weights.convert import convert_file
 from keras_maskrcnn.weights.detectron2 import read_config
 from keras_maskrcnn.weights.detectron2_yaml import FIXED, fields_of, read_config_yaml
 from keras_maskrcnn.weights.limits import WeightFileError
@@ -62,10 +64,13 @@ def state():
         f"{roi}.box_predictor.bbox_pred": (12, 24), f"{roi}.mask_head.mask_fcn1": (8, 16, 3, 3),
         f"{roi}.mask_head.deconv": (8, 8, 2, 2), f"{roi}.mask_head.predictor": (3, 8, 1, 1),
     }  # fmt: skip
-    for stage, blocks in {"res2": 3, "res3": 4, "res4": 6, "res5": 3}.items():
-        names = [f"backbone.bottom_up.{stage}.{n}.conv{c}" for n in range(blocks) for c in (1, 2, 3)]
-        shapes |= dict.fromkeys(names, (1, 64, 1, 1))
-    return {f"{name}.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    return {f"{name}.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()} | blocks(3, 4, 6, 3)
+
+
+def blocks(*counts, width=64):
+    """The convolutions of so many blocks in each stage; a group of the second one reads `width` channels."""
+    stages = [f"backbone.bottom_up.res{stage}.{n}" for stage, count in enumerate(counts, 2) for n in range(count)]
+    return {f"{block}.conv{c}.weight": np.zeros((1, width, 1, 1)) for block in stages for c in (1, 2, 3)}
 
 
 def beside(folder, content):
@@ -115,6 +120,38 @@ def test_the_users_word_and_the_zoos_digits_count_more(state, tmp_path):
     config, notes = read_config(state, zoo)
     assert config.min_size == 800 and "by the digits" in notes[0]
     assert "usual one" in read_config(state, tmp_path / "there_is_no_such.pth")[1][0]
+
+
+def test_the_usual_config_of_tensors_without_a_config(state, tmp_path):
+    """By the backbone, the box heads and the norms of the pyramid; where the zoo has no ResNet-101, its ResNet-50."""
+    deep, wide = state | blocks(3, 4, 23, 3), state | blocks(3, 4, 23, 3, width=8)
+    norm, rpn = "backbone.fpn_lateral2.norm", "proposal_generator.rpn_head.conv"
+    group = {f"{norm}.weight": np.ones(16)}
+    batch = group | {f"{norm}.running_mean": np.ones(16)}
+    two = {f"{rpn}.conv{k}.weight": np.zeros((16, 16, 3, 3)) for k in range(2)}
+    for tensors, backbone, usual, norms, stride_in_1x1 in (
+        (state, "resnet50", "mask_rcnn_R_50_FPN_3x", ("frozen_batch", None), True),
+        (wide, "resnext101_32x8d", "mask_rcnn_X_101_32x8d_FPN_3x", ("frozen_batch", None), False),
+        (state | group, "resnet50", "mask_rcnn_R_50_FPN_3x_gn", ("group", "group"), False),
+        (deep | group, "resnet101", "mask_rcnn_R_50_FPN_3x_gn", ("group", "group"), False),
+        (deep | batch, "resnet101", "mask_rcnn_R_50_FPN_3x_syncbn", ("batch", "batch"), True),
+        (without(deep, rpn) | batch | two, "resnet101", "mask_rcnn_R_101_FPN_100ep_LSJ", ("batch", "batch"), True),
+    ):
+        config, (note,) = read_config(tensors, "mine.pth")
+        assert f"from Detectron2's config {usual}, the usual one" in note
+        assert (config.backbone, config.norm, config.head_norm) == (backbone, *norms)
+        assert config.stride_in_1x1 == stride_in_1x1
+    assert read_config(deep | group, beside(tmp_path, changed("MODEL.RESNETS.DEPTH", 101)))[0].min_size == 512
+    for tensors, found in (
+        (wide | group, "resnext101_32x8d, which would be mask_rcnn_X_101_32x8d_FPN_3x_gn"),
+        (without(state, "backbone.bottom_up.res") | blocks(3, 8, 36, 3), "resnet152"),
+    ):
+        with pytest.raises(ValueError, match=f"zoo has models with .*Received one with {found}. Name .* architecture="):
+            read_config(tensors, "mine.pth")
+
+
+def without(state, start):
+    return {name: array for name, array in state.items() if not name.startswith(start)}
 
 
 def test_each_branch_has_keys_of_its_own(tmp_path):
@@ -200,9 +237,21 @@ def test_every_fixed_key_is_in_the_dump_or_new():
 def test_files_of_other_programs_and_hostile_ones(state, tmp_path):
     _, notes = read_config(state, beside(tmp_path, "task: segment\nmodel: yolo11n-seg.pt\n"))
     assert "usual one" in notes[0] and notes[1].endswith("is no config of Detectron2: it is not used")
-    for text in ("a: [1, 2\n", "x: !!python/object/apply:os.system ['touch hostile']\n", "\x00", "[" * 5000):
+    for text in (
+        "a: [1, 2\n",
+        "x: !!python/object/apply:os.system ['touch hostile']\n",
+        "\x00",
+        "[" * 5000,
+        f"a: {'[' * 17}{']' * 17}",
+    ):
         with pytest.raises(WeightFileError, match="config.yaml was not read"):
             read_config(state, beside(tmp_path, text))
+    with pytest.raises(WeightFileError, match="Found: more than 16 dictionaries or lists inside each other. Copy it"):
+        read_config(state, tmp_path / "model_final.pth")
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps({"model": state}))
+    with pytest.raises(WeightFileError) as raised:  # named once, and not as the fault of the file of weights
+        convert_file(tmp_path / "model_final.pkl", tmp_path / "a.keras")
+    assert str(raised.value).startswith(f"{tmp_path / 'config.yaml'} was not read. Expected a config.yaml")
     (tmp_path / "config.yaml").write_bytes(b"# " + b"x" * (1 << 20))
     with pytest.raises(WeightFileError, match="more than 1,048,576 bytes"):
         read_config_yaml(tmp_path / "config.yaml")

@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 import pytest
+from tiny import tiny_config
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.cli.export_int8 import calibrated, spread
@@ -111,6 +112,28 @@ def test_images_without_numbers_for_a_layer_are_refused():
         quantize(hand_made(), CONFIG, [])
     with pytest.raises(ValueError, match="no-such-image.png"):
         quantize(hand_made(), CONFIG, ["no-such-image.png"])
+    without = hand_made()
+    (places,) = (tensor for tensor in without.graph.initializer if tensor.name == "places_of_rois")
+    places.CopyFrom(onnx.numpy_helper.from_array(np.array([], np.int64), places.name))  # no boxes in any image
+    with pytest.raises(
+        ValueError, match="give every layer numbers.*Received images with which (hidden|rois) has none. C"
+    ):
+        quantize(without, CONFIG, images())
+
+
+@pytest.mark.tensorflow
+def test_an_export_in_int8_has_the_limits_and_says_what_it_is(tmp_path, monkeypatch):
+    """Of the graph by hand instead of a converted model's."""
+    from keras_maskrcnn.serving import onnx as writer
+
+    monkeypatch.setattr(writer, "trace", lambda *given, dtype: types.SimpleNamespace(graph=None))
+    monkeypatch.setattr(writer, "_convert", lambda graph, opset: hand_made())
+    model = types.SimpleNamespace(config=tiny_config(score_threshold=0.25), weights=[])
+    proto = onnx.load(writer.export_onnx(model, tmp_path / "int8.onnx", calibration=images()))
+    assert {entry.key: entry.value for entry in proto.metadata_props}["weights"] == "int8"
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    assert (tensors["score_threshold"], tensors["max_detections"]) == (0.25, 10)
+    assert tensors["w_stem_quantized"].dtype == np.int8 and tensors["w_scores"].dtype == np.float32
 
 
 def test_calibration_images_are_evenly_spread():
@@ -139,6 +162,9 @@ def test_the_report_has_sizes_and_the_precision_of_both(tmp_path, capsys, monkey
     assert "on 3 images of" in told
     rows = [line.split() for line in told.splitlines() if line.startswith("segm_")]
     assert rows == [["segm_AP", "0.5000", "0.4875", "-0.0125"], ["segm_AP50", "0.7500", "0.7500", "+0.0000"]]
+    with calibrated(types.SimpleNamespace(**vars(args) | {"val": None}), model) as (_, report):  # sizes alone
+        report(tmp_path / "model.onnx")
+    assert capsys.readouterr().out.splitlines()[-1] == "2.0 MB; weights in float32: 8.0 MB"
     with calibrated(types.SimpleNamespace(int8=False), model) as (images, report):
         assert images is None and report(tmp_path) is None
 

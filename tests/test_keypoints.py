@@ -577,3 +577,7 @@ def test_results_of_any_program_are_evaluated(tmp_path, capsys):
     metrics = json.loads(figures.read_text())
     assert metrics["keypoints_AP"] == metrics["bbox_AP"] == 1.0 and "segm_AP" not in metrics
     assert metrics["keypoints_AR20"] == 1.0 and "keypoints" in capsys.readouterr().out
+    # COCO counts 20 detections of keypoints and 100 others, unless a number is given for all.
+    assert cli.main([*command, "--annotations", str(annotations), "--json", str(figures), "--max-detections", "7"]) == 0
+    metrics = json.loads(figures.read_text())
+    assert metrics["bbox_AR7"] == metrics["keypoints_AR7"] == 1.0 and "keypoints_AR20" not in metrics

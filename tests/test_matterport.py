@@ -5,6 +5,7 @@ Its numbers are in test_matterport_golden.py.
 
 import dataclasses
 import re
+import string
 
 import h5py
 import numpy as np
@@ -14,8 +15,8 @@ from matterport_parts import write_h5
 import keras_maskrcnn as km
 from keras_maskrcnn.weights.limits import WeightFileError
 from keras_maskrcnn.weights.loading import read_state
-from keras_maskrcnn.weights.matterport import read_config
 from keras_maskrcnn.weights.matterport_files import is_layer_file
+from keras_maskrcnn.weights.zoo import config_for_state
 
 SMALL = {"fpn_channels": 16, "rpn_channels": 24, "box_features": 20, "mask_channels": 12}
 EPSILON = 1e-3
@@ -187,6 +188,8 @@ def test_missing_misshapen_and_unknown_tensors_are_refused_by_name(pair):
             with pytest.raises(ValueError, match=problem) as caught:
                 km.load_weights(model, wrong)
             assert layer in str(caught.value)
+    with pytest.raises(ValueError, match="unknown to the model:\n  iterations"):  # of no layer
+        km.load_weights(model, state | {"iterations": np.zeros(1)})
     assert faults(model, state) == []  # nothing was loaded
 
 
@@ -233,14 +236,26 @@ def test_damaged_files_are_refused(pair, tmp_path):
         read_state(write_h5(path, state))
 
 
-@pytest.mark.slow
-def test_the_config_of_a_file(whole):
-    _, state = whole
-    config, notes = read_config(state, "mine.h5", None, {"max_size": 512})
+def test_the_config_of_a_file():
+    def config_of(blocks=6, columns=4, **options):
+        kernels = [at(f"res4{letter}_branch2a", "kernel") for letter in string.ascii_lowercase[:blocks]]
+        state = dict.fromkeys(kernels, np.zeros((1, 1, 8, 8))) | {at("fpn_c5p5", "bias"): np.zeros(16)}
+        return config_for_state(state | {at("mrcnn_class_logits", "kernel"): np.zeros((20, columns))}, **options)
+
+    config, notes = config_of(overrides={"max_size": 512})
     assert (config.backbone, config.num_classes, config.min_size, config.max_size) == ("resnet50", 3, 800, 512)
     assert config.canvas == "square" and "IMAGE_MIN_DIM 800 and IMAGE_MAX_DIM 512 are not in the file" in notes[0]
-    with pytest.raises(ValueError, match="two columns or more.*Received 5 blocks"):
-        read_config({name: array for name, array in state.items() if not name.startswith("res4f")}, "mine.h5")
+    assert config_of(23, 81)[0].backbone == "resnet101" and config_of(23, 81)[0].class_names[79] == "toothbrush"
+    for wrong, received in (
+        ({"blocks": 5}, r"5 blocks in stage 4, class scores of shape \(20, 4\), architecture None"),
+        ({"columns": 1}, r"6 blocks in stage 4, class scores of shape \(20, 1\)"),
+        (
+            {"architecture": "resnet50"},
+            r"6 blocks .*, architecture resnet50. The first of 8 tensors are \['res4a_branch2a/",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"two columns or more.*Received {received}.*Name a whole model's file"):
+            config_of(**wrong)
     with pytest.raises(ValueError, match='must be "resnet50" or "resnet101".*resnet18'):
         km.MaskRCNNConfig.matterport("resnet18")
     with pytest.raises(ValueError, match="multiple of 64.*max_size=1000"):

@@ -213,6 +213,8 @@ def test_a_checkpoint_loads_into_a_model():
     assert receipt.complete and receipt.family == "MMDetection" and len(receipt.used) == len(rows)
     assert faults(rows, state) == []
     assert not receipt.notes and model.config.fpn_channels == SMALL["fpn_channels"]
+    with pytest.raises(ValueError, match=r"unknown to the model:\n  neck.fpn_convs.0.gn.weight \(16,\)"):
+        km.load_weights(model, state | {"neck.fpn_convs.0.gn.weight": np.ones(16)})
     for fields, words in (
         ({"cascade_ious": (0.5, 0.6, 0.7)}, r"cascade_ious=\(0.5, 0.6, 0.7\)"),
         ({"head_norm": "group", "norm": "group"}, "head_norm='group', norm='group'"),
@@ -222,3 +224,19 @@ def test_a_checkpoint_loads_into_a_model():
         with in_place_of(model, dataclasses.replace(model.config, **fields)):
             with pytest.raises(ValueError, match=f"MMDetection's weights fit.*Received {words}.*Take MaskRCNNConfig"):
                 km.load_weights(model, state)
+
+
+@pytest.mark.slow_on_jax
+def test_weights_of_version_1_for_images_of_four_channels():
+    """Background comes first. The kernel reads BGR: its channels are turned, and red follows blue again."""
+    four = {"pixel_mean": (100.0,) * 4, "pixel_std": (1.0,) * 4, "stride_in_1x1": True}
+    model, ((kernel, (stem,), _), *rows), state = FAMILIES["mmdetection 1"](**four)
+    state[stem] = bgr = state[stem][:, :3]
+    receipt = km.load_weights(model, state)
+    assert receipt.complete and receipt.family == "MMDetection 1" and faults(rows, state) == []
+    expected = np.moveaxis(bgr[:, [2, 1, 0, 2]] * np.float32(3 / 4), [0, 1], [3, 2])
+    np.testing.assert_allclose(to_numpy(kernel), expected, rtol=1e-6)
+    inflated, numbers = receipt.notes
+    assert inflated.startswith(f"{stem} inflated from 3 to 4 channels") and numbers.startswith(
+        "MMDetection 1 measures boxes to their last pixel and moves anchors by half a pixel"
+    )

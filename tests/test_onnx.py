@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -143,6 +144,35 @@ def test_a_predictor_of_the_file_finds_what_the_models_finds(model, export, tmp_
     np.testing.assert_allclose(predictor(tmp_path / "photo.png").boxes, ours(images[0]).boxes, atol=2e-3)
 
 
+def test_a_folder_for_triton_has_the_limits_in_the_graph(model, export, run, tmp_path, monkeypatch):
+    """The conversion is the one above, read back; the command does the rest."""
+    runtime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+    monkeypatch.setattr("keras_maskrcnn.serving.onnx.make_onnx", lambda *given: onnx.load(export))
+    folder = export_by_command(model, tmp_path / "nuclei", "--format", "triton", "--max-batch", "4")
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == {"config.pbtxt", "labels.txt", "1/model.onnx"}
+    assert (folder / "labels.txt").read_text() == "class 0\nclass 1\nclass 2\n"
+    config = (folder / "config.pbtxt").read_text()
+    assert config.startswith('backend: "onnxruntime"\nmax_batch_size: 4\n') and config.count("\ninput {") == 1
+    session = runtime.InferenceSession(str(folder / "1" / "model.onnx"))
+    inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
+    assert [one.name for one in inputs] == ["images"]  # what a config with batches may have
+    image = noise(96, 128)
+    for name, found in zip(OUTPUTS, session.run(list(OUTPUTS), {"images": image[None]})):
+        np.testing.assert_array_equal(found, run(image[None])[name])
+
+    # A predictor drops scores afterwards; what else is in the graph stays.
+    opened = km.serving.OnnxPredictor(folder / "1" / "model.onnx", score_threshold=0.38)
+    found, whole = opened(image), km.serving.OnnxPredictor(export)(image)
+    kept = whole.scores > 0.38
+    assert 0 < len(found) < len(whole)
+    np.testing.assert_array_equal(found.boxes, whole.boxes[kept])
+    with pytest.raises(ValueError, match="onnxruntime with a file for Triton, .* of the file, 0.5. Received: .*=0.1"):
+        km.serving.OnnxPredictor(folder / "1" / "model.onnx", nms_threshold=0.1)
+    with pytest.raises(ValueError, match="between the model's own, 0.37, and 1. Received: 0.2"):
+        km.serving.OnnxPredictor(folder / "1" / "model.onnx", score_threshold=0.2)
+
+
 @pytest.mark.slow  # a second conversion
 def test_float16_and_another_operator_set(model, run, tmp_path):
     runtime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
@@ -229,6 +259,26 @@ def test_what_the_predictor_refuses(export, tmp_path):
         opened(export, score_threshold=0.2, runtime="openvino")
     with pytest.raises(ValueError, match="device=... must be one of .*'AUTO'.* Received: 'TPU'"):
         opened(export, runtime="openvino", device="TPU")
+
+
+@pytest.mark.parametrize("name", ["saved_model", "onnx", "openvino", "litert", "triton", "web"])
+def test_rules_of_other_programs_are_refused_before_the_conversion(tmp_path, name):
+    for config, received, ours in (
+        (
+            km.MaskRCNNConfig.matterport("resnet50", 3),
+            "resize='skimage', canvas='square', size_rule='square', mask_pasting='matterport'",
+            "resize='bilinear', canvas='tight', size_rule='floor', mask_pasting='subpixel'",
+        ),
+        (km.MaskRCNNConfig.detectron2(num_classes=3), "resize='pillow', size_rule='round'", "resize='bilinear', size_"),
+        (km.MaskRCNNConfig.tensorpack(num_classes=3), "resize='opencv', box_scaling='mean'", "box_scaling='sides'"),
+    ):
+        with pytest.raises(ValueError, match="Exported models resize by the rules 'bilinear' and") as error:
+            getattr(km.serving, f"export_{name}")(
+                types.SimpleNamespace(config=config), tmp_path / "new", *([(9, 9)] if name == "litert" else [])
+            )
+        told, remedy = str(error.value).split(" If numbers may differ, ")
+        assert f"Received a model with {received}" in told and ours in remedy
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_written_is_refused_at_once(model, tmp_path, monkeypatch):

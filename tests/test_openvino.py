@@ -5,13 +5,13 @@ import sys
 
 import numpy as np
 import pytest
-from converter_models import export_by_command, noise, small_model
+from converter_models import FIXED, export_by_command, fixed_graph, noise, small_model
 from PIL import Image
 from test_int8 import hand_made
 
 import keras_maskrcnn as km
 from keras_maskrcnn import cli
-from keras_maskrcnn.scale.models import check_options, digest_of, read_fields
+from keras_maskrcnn.scale.models import check_options, digest_of, open_predictor, read_fields
 from keras_maskrcnn.serving import openvino as writer
 from keras_maskrcnn.serving.openvino_predictor import compiled
 
@@ -131,8 +131,19 @@ def test_the_precision_is_always_given():
         assert core.asked == ("graph", "GPU", {"INFERENCE_PRECISION_HINT": hint})
 
 
-@pytest.mark.slow
-def test_thresholds_that_the_folder_does_not_have(folder):
+def test_a_folder_opens_as_a_predictor_with_the_thresholds_that_it_has(model, tmp_path, monkeypatch, capsys):
+    """Of a graph that finds the same in every image; what real ones find is measured above."""
+    monkeypatch.setattr(writer, "make_onnx", lambda model, dtype, calibration, **more: fixed_graph(model, **more))
+    folder = export_by_command(model, tmp_path / "fixed", "--format", "openvino", "--bfloat16")
+    assert f"wrote {folder}; run it with keras-maskrcnn predict {folder} IMAGES" in capsys.readouterr().out
+    assert read_fields(folder) == model.config and facts(folder)["computed_in"] == "bfloat16"
+    for opened, count in ((km.Predictor(folder), 3), (km.Predictor(folder, 0.45), 2), (open_predictor(folder, 0.9), 0)):
+        assert isinstance(opened, km.serving.OpenVinoPredictor) and opened.config == model.config
+        images = [noise(50, 60), noise(50, 60, seed=1), noise(90, 40)]
+        for image, answer in zip(images, opened.stream(images, batch_size=2), strict=True):
+            for name, values in FIXED.items():
+                np.testing.assert_array_equal(getattr(answer.result, name), np.array(values)[:count])
+            assert answer.result.masks.shape == (count, *image.shape[:2])
     with pytest.raises(ValueError, match="NMS threshold of the file, 0.5. Received: nms_threshold=0.3"):
         km.Predictor(folder, nms_threshold=0.3)
     with pytest.raises(ValueError, match="between the model's own, 0.37, and 1. Received: 0.1"):

@@ -123,6 +123,14 @@ def test_published_names(monkeypatch):
         km.maskrcnn_resnet18_fpn(weights="coco")
     with pytest.raises(ValueError, match="load_weights"):
         km.maskrcnn_resnet18_fpn(weights="my.pth")
+    with pytest.raises(
+        ValueError, match="Received 'coco' for maskrcnn_resnet101_fpn with resnet101. For your own file"
+    ):
+        km.maskrcnn_resnet101_fpn(weights="coco")
+    with pytest.raises(
+        ValueError, match="Received 'persons' for keypointrcnn_resnet50_fpn with resnet50. For your own"
+    ):
+        km.keypointrcnn_resnet50_fpn(weights="persons")
 
 
 def serve_state(folder, state, monkeypatch, table, key):

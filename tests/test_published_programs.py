@@ -3,17 +3,18 @@
 import hashlib
 import logging
 import pickle
+import re
 
 import numpy as np
 import pytest
-from detectron2_parts import faults, random_state, small_model
+from detectron2_parts import SMALL, faults, random_state, small_model
 from web_servers import served
 
 import keras_maskrcnn as km
 from keras_maskrcnn import cli
 from keras_maskrcnn.families import detectron2 as recipe
 from keras_maskrcnn.families import tensorpack
-from keras_maskrcnn.weights import catalogue, published
+from keras_maskrcnn.weights import catalogue, published, zoo
 from keras_maskrcnn.weights.models import load_model
 
 NAME = "detectron2/mask_rcnn_R_50_FPN_3x"
@@ -100,7 +101,7 @@ def test_offline_says_from_where_and_to_where(cache_folder, monkeypatch):
 
 
 @pytest.mark.slow_on_jax
-def test_weights_by_name_in_python(cache_folder, server, caplog):
+def test_weights_by_name_in_python(cache_folder, server, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "keras_maskrcnn")
     folder, _ = server
     model = small_model()
@@ -112,6 +113,22 @@ def test_weights_by_name_in_python(cache_folder, server, caplog):
         km.maskrcnn_resnet50_fpn(weights="detectron2/mask_rcnn_R_101_FPN_3x")
     with pytest.raises(ValueError, match=r"of one with branches=\['keypoints'\]"):
         km.maskrcnn_resnet50_fpn(weights="detectron2/keypoint_rcnn_R_50_FPN_3x")
+    wanted = (
+        r"model with {'branches': \['keypoints'\], 'backbone': 'resnet50'}. Received .* one with branches=\['mask'\]"
+    )
+    with pytest.raises(ValueError, match=f"keypointrcnn_resnet50_fpn takes weights of a {wanted}"):
+        km.keypointrcnn_resnet50_fpn(weights=NAME)
+    # A builder, of the small model: its own classes leave the last layers as they were drawn.
+    monkeypatch.setitem(zoo.RESNET50, "backbone", SMALL["backbone"])
+    built = km.maskrcnn_resnet50_fpn(3, weights=NAME, **SMALL)
+    heads = r"roi_heads\.(box_predictor|mask_head\.predictor)\..*"
+    assert (
+        set(faults(built, state)) == {name for name in state if re.fullmatch(heads, name)}
+        and built.config.resize == "pillow"
+    )
+    assert built.origin["url"].endswith("137849600/model_final_f10217.pkl") and "CC-BY-SA" in built.origin["licence"]
+    assert built.origin["family"] == "Detectron2" and built.origin["sha256"] == receipt.sha256
+    assert str(built.weights_receipt) in caplog.text
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import types
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ from tiny import random_batch, scatter_weights, tiny_config
 
 import keras_maskrcnn as km
 from keras_maskrcnn import backend
-from keras_maskrcnn.cli.recipe import prepare_model, settle_precision
+from keras_maskrcnn.cli.recipe import prepare_model, recipe_of, settle_precision
 
 
 def rates(recipe, steps):
@@ -181,6 +182,29 @@ def test_the_arguments_freeze_parts_and_choose_the_precision(capsys):
         np.testing.assert_array_equal(ops.convert_to_numpy(after), ops.convert_to_numpy(before))
     prepare_model(arguments(freeze=["none"]), mixed)
     assert len(mixed.trainable_variables) == len(km.MaskRCNN(tiny_config()).trainable_variables)
+
+
+def test_the_command_line_cannot_rebuild_a_backbone_that_was_built_in_python():
+    model = types.SimpleNamespace(custom_backbone=True, dtype_policy=types.SimpleNamespace(name="float32"))
+    words = "Received such a model and --mixed-precision bfloat16. Build both with dtype='mixed_bfloat16' in Python."
+    with pytest.raises(ValueError, match=words):
+        prepare_model(arguments(mixed_precision="bfloat16"), model)
+
+
+@pytest.mark.parametrize(
+    ("given", "rate"),  # SGD's rates for 16 images
+    [
+        ({"weights": None}, 0.02),
+        ({"weights": "imagenet"}, 0.02),
+        ({"weights": "coco"}, 0.002),
+        ({"weights": None, "start_from": "run"}, 0.002),
+    ],
+)
+def test_the_rate_of_train_follows_from_the_weights_that_it_starts_from(given, rate, capsys):
+    rest = {"start_from": None, "learning_rate": None, "weight_decay": 1e-4, "ema": None}
+    args = arguments(**rest | {"batch_size": 16, "epochs": 3, "optimizer": "sgd", "accumulate": 1} | given)
+    assert recipe_of(args, range(50)).learning_rate == pytest.approx(rate)
+    assert f"peak learning rate {rate:g}" in capsys.readouterr().out
 
 
 def test_automatic_precision_is_that_of_the_device(monkeypatch, capsys):

@@ -154,6 +154,10 @@ def test_the_command_splits_without_leaks_into_files_that_open(copied, tmp_path,
     first = (out / "train.json").read_text()
     assert cli.main([*arguments, "--seed", "0"]) == cli.SUCCESS and (out / "train.json").read_text() == first
     assert cli.main([*arguments, "--names", "one"]) == cli.MISTAKE and "name of its own" in capsys.readouterr().err
+    for fraction in ("0", "1.5", "1"):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main([*arguments[:-1], fraction])
+        assert f"--fractions: must lie between 0 and 1, received {fraction}" in capsys.readouterr().err
 
 
 def test_convert_data_writes_coco_and_says_how_to_use_it(tmp_path, capsys):

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 from test_error_kinds import square, truth_of
-from test_errors_page import errors_in
+from test_errors_page import BAD, errors_in
 
 from keras_maskrcnn import cli
 from keras_maskrcnn.checkup import inspect_dataset
@@ -179,6 +179,33 @@ def test_models_look_at_the_folds_that_they_did_not_learn(tmp_path, monkeypatch,
         assert sorted(open_dataset(args.val_annotations, args.val_images).image_ids) == own
     assert "0 of 6 labels are suspicious" in capsys.readouterr().out
     assert cli.main(line) == cli.SUCCESS and len(learned) == 3
+
+
+def test_a_given_model_looks_at_all_images_and_the_worst_labels_are_listed(tmp_path, monkeypatch, capsys):
+    from keras_maskrcnn.cli import labels
+
+    truth = [square(10), square(60), *SURE]
+    found = [square(10, score=0.9), square(60, category=2, score=0.9), square(340, score=0.9), *FOUND]
+    errors_in(tmp_path, truth, [], images=41)
+
+    def detect(model, dataset, *rest):
+        assert model == "run" and len(dataset) == 41
+        return types.SimpleNamespace(truth=dataset.to_coco(), detections=found, iou_types=("bbox", "segm"))
+
+    monkeypatch.setattr(labels, "load_model", lambda path: path)
+    monkeypatch.setattr("keras_maskrcnn.evaluation.coco.detect_dataset", detect)
+    line = ["check-labels", tmp_path / "truth.json", "--images", tmp_path / "images", "--model", "run"]
+    assert cli.main([*map(str, line), "--output", str(tmp_path / "out")]) == cli.SUCCESS
+    first, *rows, last = capsys.readouterr().out.splitlines()[-4:]
+    assert first == "2 of 42 labels are suspicious"
+    # The detections are sure: s = 0.953, by the rules above.
+    assert rows == [
+        "  0.95  unlabelled, image 1: not labelled, detected dog 0.90",
+        f"  0.95  wrong class, image 1: labelled dog, detected {BAD} 0.90",
+    ]
+    assert last.startswith(f"with pictures: {tmp_path / 'out' / 'index.html'}; for a labelling tool: ")
+    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == found
+    assert len(json.loads((tmp_path / "out" / "suspicious.json").read_text())["images"]) == 1
 
 
 @pytest.mark.slow

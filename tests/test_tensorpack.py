@@ -160,7 +160,7 @@ def test_the_config_follows_from_the_tensors(parts):
         read_config({name: array for name, array in deep(state).items() if name != "rpn/conv0/W"}, "mine.npz")
 
 
-def test_hostile_and_damaged_files_are_refused(tmp_path):
+def test_hostile_and_damaged_files_are_refused(tmp_path, monkeypatch):
     path, touched = tmp_path / "a.npz", tmp_path / "touched"
 
     class Hostile:
@@ -179,6 +179,10 @@ def test_hostile_and_damaged_files_are_refused(tmp_path):
     with pytest.raises(WeightFileError, match="'w.pkl', which is no array"):
         read_state(path)
     assert not touched.exists()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.npy", b"\x93NUMPY\x04\x00" + bytes(100))
+    with pytest.raises(WeightFileError, match=r"Found: w.npy in version \(4, 0\) of numpy's format. "):
+        read_state(path)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)})
     with zipfile.ZipFile(path, "w") as archive:
@@ -193,6 +197,10 @@ def test_hostile_and_damaged_files_are_refused(tmp_path):
             read_state(path)
     path.write_bytes(good[:200] + bytes([good[200] ^ 255]) + good[201:])
     with pytest.raises(WeightFileError, match="a.npz was not read"):
+        read_state(path)
+    monkeypatch.setattr("keras_maskrcnn.weights.npz_files.MOST_ENTRIES", 9)
+    np.savez(path, **dict.fromkeys("abcdefghij", np.zeros(1)))
+    with pytest.raises(WeightFileError, match="a.npz was not read.*Found: an archive of 10 members; at most 9"):
         read_state(path)
 
 

@@ -49,11 +49,18 @@ def test_workers_are_a_number_or_auto(tmp_path, word, value):
     assert (args.workers, args.worker_type, args.save_minutes) == (value, "process", 2.5)
 
 
+@pytest.mark.parametrize(("word", "value"), [("all", "all"), ("2", 2)])
+def test_devices_are_a_number_or_all(word, value):
+    assert settle("--epochs", "1", "--devices", word).devices == value
+
+
 @pytest.mark.parametrize("word", ["0", "-2", "many", "1.5"])
-def test_other_workers_are_refused(capsys, word):
-    with pytest.raises(SystemExit):
-        settle("--epochs", "1", "--workers", word)
-    assert "--workers" in capsys.readouterr().err
+def test_other_workers_and_devices_are_refused(capsys, word):
+    for option in ("--workers", "--devices"):
+        with pytest.raises(SystemExit):
+            settle("--epochs", "1", option, word)
+        told = capsys.readouterr().err
+        assert option in told and word in told
 
 
 def test_the_file_of_config_sets_options_and_the_command_line_overrides_it(tmp_path):

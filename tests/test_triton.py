@@ -6,6 +6,7 @@ import json
 import pathlib
 import types
 
+import keras
 import numpy as np
 import pytest
 from converter_models import assert_same, export_by_command, noise, small_model
@@ -75,6 +76,27 @@ def test_wrong_arguments_are_refused_at_once(tmp_path):
         km.serving.export_triton(None, tmp_path / "mine")
     with pytest.raises(ValueError, match="which contains config.pbtxt. Received: .*mine, without it"):
         km.serving.export_triton(None, tmp_path / "mine", overwrite=True)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="of the other backends")
+def test_other_backends_name_the_command_that_converts(tmp_path):
+    for name, options in {
+        "savedmodel": (),
+        "onnx": (),
+        "openvino": (),
+        "litert": ((9, 9),),
+        "triton": (),
+        "web": (),
+    }.items():
+        export = getattr(km.serving, {"savedmodel": "export_saved_model"}.get(name, f"export_{name}"))
+        target, form = tmp_path / f"new.{name}", "" if name == "savedmodel" else f" --format {name}"
+        with pytest.raises(
+            ValueError, match="on the TensorFlow backend.*: backend (jax|torch). Save the model"
+        ) as error:
+            export(types.SimpleNamespace(config=tiny_config()), target, *options)
+        command = f"KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras {target}{form}."
+        assert str(error.value).replace("DIRECTORY", str(target)).endswith(command)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from backend_tools import jitted
+from PIL import Image
 from ruled import ruled_image, ruled_model, ruled_truth
 from tiny import scatter_weights, tiny_config
 
@@ -325,6 +326,34 @@ def test_the_command_hands_on_its_options_and_writes_what_was_found(found, tuned
     assert json.loads((tmp_path / "tune.json").read_text())["fields"] == found[0].fields
     assert read_fields(tmp_path / "new.keras").tuned and not read_fields(tuned[1]).tuned
     assert found[0].table() in capsys.readouterr().out
+
+
+@HOST
+def test_the_command_reads_the_data_with_the_classes_of_the_model(found, tuned, tmp_path, capsys, monkeypatch):
+    from keras_maskrcnn.cli import tune as command
+
+    opened = []
+    monkeypatch.setattr(command, "load_model", lambda path: found[1])
+    find = "keras_maskrcnn.evaluation.tuning.tune"
+    monkeypatch.setattr(find, lambda model, dataset, *given, **more: opened.append(dataset) or found[0])
+    path, folder = tmp_path / "labels" / "val.json", tmp_path / "photos"
+    images = [{"id": 1, "file_name": "a.png", "height": 40, "width": 40}]
+    box = {"id": 1, "image_id": 1, "bbox": [2, 2, 9, 9], "area": 81, "iscrowd": 0}
+    box["segmentation"] = [[2, 2, 11, 2, 11, 11, 2, 11]]
+    path.parent.mkdir()
+    folder.mkdir()
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(folder / "a.png")
+    for name in ("square", "block"):  # as the file has them: the other order, and one class alone
+        content = {"images": images, "annotations": [box | {"category_id": 8}], "categories": [{"id": 8, "name": name}]}
+        path.write_text(json.dumps(content))
+        line = ["tune", str(tuned[1]), "--val", str(path), "--output", str(tmp_path / "a.keras")]
+        assert main(line) == 2
+        told = capsys.readouterr().err
+        assert "a.png" in told and "--images" in told
+        line += ["--images", str(folder)]
+        assert main(line) == 0
+        assert opened[-1].class_names == ("square", "block")
+        assert [one.label for one in opened[-1].records[0].instances] == [("square", "block").index(name)]
 
 
 @HOST

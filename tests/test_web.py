@@ -22,6 +22,7 @@ from tiny import tiny_config
 from web_servers import served
 
 import keras_maskrcnn as km
+from keras_maskrcnn import cli
 from keras_maskrcnn.geometry.pasting import PASTING_RULES, paste_mask_windows, stack_windows
 from keras_maskrcnn.serving import web
 
@@ -54,6 +55,7 @@ def quick(monkeypatch):
     return made
 
 
+@pytest.mark.tensorflow
 def test_a_folder_holds_the_page_the_model_and_the_runtime(quick, package, tmp_path):
     folder = web.export_web(quick.model, tmp_path / "page", package)
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -69,6 +71,24 @@ def test_a_folder_holds_the_page_the_model_and_the_runtime(quick, package, tmp_p
     assert list(tmp_path.glob(".*")) == []  # neither locks nor temporary folders
 
 
+@pytest.mark.tensorflow
+def test_the_command_writes_the_folder_and_says_how_to_serve_it(quick, package, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("keras_maskrcnn.cli.export.load_model", {"run": quick.model}.get)
+    command = ["export", "run", str(tmp_path / "page"), "--format", "web", "--onnxruntime-web", str(package)]
+    assert cli.main(command) == cli.SUCCESS
+    assert (tmp_path / "page" / "model.onnx").read_bytes() == b"a graph"
+    assert f"serve it: python -m http.server --directory {tmp_path / 'page'}, and open" in capsys.readouterr().out
+    assert cli.main(command) == cli.MISTAKE
+    assert (
+        f"{tmp_path / 'page'}, which exists. Choose another name, or replace it: --overwrite."
+        in capsys.readouterr().err
+    )
+    quick.content = b"a chart"
+    assert cli.main([*command, "--overwrite"]) == cli.SUCCESS
+    assert (tmp_path / "page" / "model.onnx").read_bytes() == b"a chart"
+
+
+@pytest.mark.tensorflow
 def test_the_version_of_the_worker_is_that_of_the_content(quick, package, tmp_path):
     def version():
         folder = web.export_web(quick.model, tmp_path / "page", package, overwrite=True)
@@ -80,6 +100,7 @@ def test_the_version_of_the_worker_is_that_of_the_content(quick, package, tmp_pa
     assert version() != first
 
 
+@pytest.mark.tensorflow
 def test_the_runtime_comes_from_a_folder_or_from_the_cache(quick, package, tmp_path, cache_folder, monkeypatch):
     with tarfile.open(package) as archive:
         archive.extractall(tmp_path / "node_modules", filter="data")
@@ -93,6 +114,7 @@ def test_the_runtime_comes_from_a_folder_or_from_the_cache(quick, package, tmp_p
     assert wasm == [b"dist/ort-wasm-simd-threaded.wasm"] * 3
 
 
+@pytest.mark.tensorflow
 def test_what_cannot_be_written_is_refused_before_the_conversion(quick, package, tmp_path, cache_folder, monkeypatch):
     monkeypatch.setattr(web, "export_onnx", None)
     (tmp_path / "mine").mkdir()

@@ -11,8 +11,11 @@ from tiny import scatter_weights, tiny_config
 from torchvision_golden import VERSIONS, state_spec
 
 import keras_maskrcnn as km
+from keras_maskrcnn.weights import published, read_state
 from keras_maskrcnn.weights.coco import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from keras_maskrcnn.weights.convert import convert_file
 from keras_maskrcnn.weights.keras_files import write_backbone
+from keras_maskrcnn.weights.limits import WeightFileError
 from keras_maskrcnn.weights.torchvision import COUNTER, current_names, read_architecture, tensor_table
 
 SMALLEST = {"backbone": "resnet10"}  # torchvision has no such, Keras' files hold any
@@ -145,7 +148,7 @@ def test_names_of_old_versions():
     assert_equal_weights(model, tiny_model())
 
 
-def test_classifier_goes_into_the_backbone():
+def test_classifier_goes_into_the_backbone(tmp_path):
     model, source = tiny_model(seed=1), tiny_model()
     prefix = "backbone.body."
     state = {n.removeprefix(prefix): a for n, a in km.torchvision_state_dict(source).items() if n.startswith(prefix)}
@@ -157,6 +160,27 @@ def test_classifier_goes_into_the_backbone():
     for name, value in values_of(model).items():
         expected = wanted if name.startswith("backbone/") else before
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+    # The same as a file of Keras, of the backbone alone.
+    safetensors = pytest.importorskip("safetensors.numpy")
+    safetensors.save_file(state, tmp_path / "resnet18.safetensors")
+    target, narrow = tmp_path / "backbone.weights.h5", {"fpn_channels": 8, "box_features": 8, "mask_channels": 8}
+    converted = convert_file(tmp_path / "resnet18.safetensors", target, **narrow)
+    assert {name for name, _ in converted.left_over if COUNTER not in name} == {"fc.weight", "fc.bias"}
+    overwrite(model)
+    assert len(km.load_weights(model, target).used) == 20 * 5
+    found = values_of(model)
+    assert_equal_weights(*({n: a for n, a in each.items() if n.startswith("backbone/")} for each in (found, wanted)))
+    with pytest.raises(ValueError, match="resnet18.safetensors is a classifier.*Received: a.keras. Name a .weights.h5"):
+        convert_file(tmp_path / "resnet18.safetensors", tmp_path / "a.keras")
+    for options, given in (
+        ({"architecture": "R_50"}, 'architecture="R_50"'),
+        ({"warm_start": True}, "warm_start=True"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"Only weights of other.*Received {given} for weights of torchvision. Leave"
+        ):
+            convert_file(tmp_path / "resnet18.safetensors", tmp_path / "a.weights.h5", **options)
 
 
 def test_rows_of_cocos_real_categories():
@@ -181,8 +205,16 @@ def test_architecture_is_read_off_the_names():
         {"backbone": "resnet50", "head_norm": "batch", "rpn_convs": 2, "box_convs": 4, "box_fcs": 1},
     ):
         config = tiny_config(**overrides)
-        found = read_architecture(current_names(km.torchvision_state_dict(km.MaskRCNN(config))))
+        state = current_names(km.torchvision_state_dict(km.MaskRCNN(config)))
+        found = read_architecture(state)
         assert found == {name: getattr(config, name) for name in found} and len(found) == 11
+    for part, missing in (
+        ("roi_heads.mask", "every branch"),
+        ("roi_heads.box_predictor", r"\['roi_heads.box_predictor.cls_score.weight'\]"),
+    ):
+        rest = {name: array for name, array in state.items() if not name.startswith(part)}
+        with pytest.raises(ValueError, match=f"must have the tensors.*Missing: {missing}. Use a detector with masks"):
+            read_architecture(rest)
     with pytest.raises(ValueError, match="ResNet classifier"):
         read_architecture({"features.0.weight": np.zeros(3)})
 
@@ -314,12 +346,17 @@ def test_a_file_of_a_backbone_alone(tmp_path):
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-def test_safetensors(tmp_path):
+def test_safetensors(tmp_path, monkeypatch):
     safetensors = pytest.importorskip("safetensors.numpy")
     model, source = tiny_model(seed=1), tiny_model()
     safetensors.save_file(km.torchvision_state_dict(source), tmp_path / "model.safetensors")
-    assert km.load_weights(model, tmp_path / "model.safetensors").complete
+    receipt = km.load_weights(model, tmp_path / "model.safetensors")
+    assert receipt.complete and not receipt.notes
     assert_equal_weights(model, source)
+    monkeypatch.setitem(published.COCO_FILES, "this", "model.safetensors")  # a published file says what it lacks
+    monkeypatch.setitem(published.NORM_EPSILONS, "model.safetensors", 0.0)
+    (note,) = km.load_weights(model, tmp_path / "model.safetensors").notes
+    assert note == "these weights were published for norm_epsilon=0.0; this model has 1e-05"
 
 
 def test_files_of_other_kinds(tmp_path):
@@ -331,6 +368,15 @@ def test_files_of_other_kinds(tmp_path):
         km.load_weights(model, tmp_path / "missing.pth")
     with pytest.raises(FileNotFoundError, match="a folder"):
         km.load_weights(model, tmp_path)
+    with pytest.raises(FileNotFoundError, match="missing.npz"):  # not as a damaged file
+        read_state(tmp_path / "missing.npz")
+    (tmp_path / "page.weights.h5").write_text("<html>404")
+    with pytest.raises(WeightFileError, match="page.weights.h5 was not read. Expected a file that Keras saved, whole"):
+        km.load_weights(model, tmp_path / "page.weights.h5")
+    with pytest.raises(
+        ValueError, match=r"path of a file, .* or a state dict.*Received: a list. .*model.state_dict\(\)"
+    ):
+        km.load_weights(model, [np.zeros(3)])
 
 
 def test_what_torchvision_has_no_names_for():

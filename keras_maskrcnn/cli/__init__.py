@@ -145,7 +145,7 @@ def _demo(args):
     from keras_maskrcnn.evaluation import format_metrics
 
     result = run_demo(args.directory, args.minutes)
-    ap50 = result["metrics"].get("segm_AP50", 0.0)
+    ap50 = result["metrics"]["segm_AP50"]
     print(f"\nCOCO AP on validation shapes:\n{format_metrics(result['metrics'])}\n")
     checks = [
         (ap50 >= DEMO_AP50, f"segm AP50 {ap50:.3f} (at least {DEMO_AP50})"),

@@ -136,7 +136,7 @@ def _export_litert(args, model):
 
     size = None if args.image_size is None else tuple(args.image_size)
     written = export_litert(model, args.target, size, quantization=args.quantization, overwrite=args.overwrite)
-    return written, "run it with ai_edge_litert.interpreter.Interpreter"
+    return written, f"run it with keras-maskrcnn predict {written} IMAGES, or in ai_edge_litert.interpreter.Interpreter"
 
 
 FORMATS = {

@@ -39,7 +39,7 @@ def predict_arguments(command):
     command.add_argument(
         "model",
         nargs="?",
-        help="a .keras file, a run folder, an .onnx file or an export for OpenVINO; not with --saved-model",
+        help="a .keras file, a run folder, an .onnx or .tflite file or an export for OpenVINO; not with --saved-model",
     )
     command.add_argument(
         "images",

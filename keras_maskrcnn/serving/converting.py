@@ -60,9 +60,8 @@ def _detect(model, images, image_size, options):
     import tensorflow as tf
 
     from keras_maskrcnn.serving import sizes_in_graph
-    from keras_maskrcnn.serving.signatures import check_rules, in_image_frame, valid_options
+    from keras_maskrcnn.serving.signatures import in_image_frame, valid_options
 
-    check_rules(model.config)
     batch = tf.shape(images)[0]
     if image_size is None:
         source = tf.shape(images)[1:3]
@@ -116,7 +115,7 @@ def check_arguments(path, suffix, input_dtype, overwrite, config):
 
 
 def check_graph_arguments(path, name, input_dtype, config):
-    """Check the backend and the dtype of the input. Returns the dtype.
+    """Check the backend, the config and the dtype of the input. Returns the dtype.
 
     Args:
         path: file or folder to write. name: of the format, on the command line. input_dtype, config: as above.
@@ -135,6 +134,7 @@ def check_graph_arguments(path, name, input_dtype, config):
             f"A model can be exported as {name} if its converter has operators for all branches. Received a model with "
             f"the branch `{refused[0]}`. Export a SavedModel, or leave the branch out of the config."
         )
+    check_rules(config)
     dtypes = DTYPES[config.image_dtype]
     if input_dtype is not None and input_dtype not in dtypes:
         raise ValueError(
@@ -142,6 +142,31 @@ def check_graph_arguments(path, name, input_dtype, config):
             "Floats must have the range of the model's images: 0..255 for uint8."
         )
     return input_dtype or dtypes[0]
+
+
+# Field of the config -> the rules that the graphs have; the first is this package's own.
+_RULES = {
+    "resize": ("bilinear",),
+    "box_scaling": ("sides",),
+    "canvas": ("tight",),
+    "size_rule": ("floor",),
+    "mask_pasting": ("subpixel", "detectron2", "torchvision"),
+}
+
+
+def check_rules(config):
+    """Raise ValueError where an export would not do what Predictor does: it has its own resize and its own boxes."""
+    others = [name for name in _RULES if getattr(config, name) not in _RULES[name]]
+    if others:
+        received, ours = (
+            ", ".join(f"{name}={value!r}" for name, value in values.items())
+            for values in ({name: getattr(config, name) for name in others}, {name: _RULES[name][0] for name in others})
+        )
+        raise ValueError(
+            "Exported models resize by the rules 'bilinear' and 'floor', place the image at the top left and paste "
+            f"masks by one of {_RULES['mask_pasting']}. Received a model with {received}. If numbers may differ, load "
+            f"the weights into a model of dataclasses.replace(config, {ours}), and export that."
+        )
 
 
 def check_dtype(dtype, known, calibration):

@@ -14,6 +14,7 @@ from keras_maskrcnn.host.files import write_folder
 from keras_maskrcnn.host.locks import locked_folder
 from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.serving.assets import write_assets
+from keras_maskrcnn.serving.converting import check_rules
 from keras_maskrcnn.serving.folding import optimize_for_inference
 
 _LOG = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
         `serve_bytes` is missing if no image file format can hold the model's images; this is logged (INFO).
 
     Raises:
-        ValueError: the backend is not TensorFlow; the version is not a positive integer; or it exists and `overwrite`
-            is False.
+        ValueError: the backend is not TensorFlow; the model has rules of another program; the version is not a positive
+            integer; or it exists and `overwrite` is False.
         OSError: another process exports into this folder, or it cannot be written to.
     """
     if keras.backend.backend() != "tensorflow":
@@ -48,6 +49,7 @@ def export_saved_model(model, directory, version=None, overwrite=False, optimize
             f"Received: backend {keras.backend.backend()}. Save the model as .keras, then run "
             "KERAS_BACKEND=tensorflow keras-maskrcnn export MODEL.keras DIRECTORY."
         )
+    check_rules(model.config)
     directory = pathlib.Path(directory)
     _version_folder(directory, version, overwrite)  # wrong arguments make no folder
     with locked_folder(directory):  # TF Serving reads only numbered folders: neither locks nor temporary ones

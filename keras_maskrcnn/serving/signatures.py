@@ -57,7 +57,6 @@ def signatures(model):
     Returns:
         dict from name to (function of keyword tensors -> dict of tensors, dict from input name to tf.TensorSpec).
     """
-    check_rules(model.config)
     config, functions = model.config, GraphFunctions(model)
     dtype = INPUT_DTYPES[config.image_dtype]
     inputs = {"images": tf.TensorSpec((None, None, None, config.num_channels), dtype, name="images")}
@@ -71,24 +70,6 @@ def signatures(model):
     plain = {f"serve_{kind}": pair for kind, pair in kinds.items()}
     plain = {"serving_default": plain.pop("serve_images"), **plain}
     return plain | {f"serve_{kind}_options": (function, needs | options) for kind, (function, needs) in kinds.items()}
-
-
-def check_rules(config):
-    """Raise ValueError where an export would not do what Predictor does: it has its own resize and its own boxes."""
-    allowed = {
-        "resize": ("bilinear",),
-        "box_scaling": ("sides",),
-        "canvas": ("tight",),
-        "size_rule": ("floor",),
-        "mask_pasting": ("subpixel", "detectron2", "torchvision"),
-    }
-    faults = [f"{name}={getattr(config, name)!r}" for name in allowed if getattr(config, name) not in allowed[name]]
-    if faults:
-        raise ValueError(
-            "Exported models resize by the rules 'bilinear' and 'floor' and place the image at the top left. "
-            f"Received {', '.join(faults)}. If numbers may differ, load the weights into a model with other rules: "
-            "dataclasses.replace(config, resize='bilinear', size_rule='floor', box_scaling='sides')."
-        )
 
 
 def without_files(config):

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_maskrcnn.host.files import write_folder
 from keras_maskrcnn.host.locks import locked_file
-from keras_maskrcnn.serving.converting import INPUT, check_new_folder, describe, need
+from keras_maskrcnn.serving.converting import INPUT, check_graph_arguments, check_new_folder, describe, need
 from keras_maskrcnn.serving.onnx import export_onnx
 
 CONFIG, LABELS = "config.pbtxt", "labels.txt"
@@ -47,6 +47,7 @@ def export_triton(model, directory, max_batch=MAX_BATCH, input_dtype=None, overw
     if isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
         raise ValueError(f"max_batch must be a whole number above 0. Received: {max_batch!r}. For example {MAX_BATCH}.")
     check_new_folder(directory, CONFIG, overwrite)
+    check_graph_arguments(directory, "triton", input_dtype, model.config)
     with locked_file(directory):
         write_folder(directory, lambda folder: _fill(folder, model, max_batch, input_dtype))
     return directory

@@ -21,7 +21,7 @@ from keras_maskrcnn.host.downloads import digest, fetch
 from keras_maskrcnn.host.files import write_folder
 from keras_maskrcnn.host.locks import locked_file
 from keras_maskrcnn.host.messages import argument
-from keras_maskrcnn.serving.converting import check_new_folder, describe
+from keras_maskrcnn.serving.converting import check_graph_arguments, check_new_folder, describe
 from keras_maskrcnn.serving.onnx import export_onnx
 
 RUNTIME_VERSION = "1.30.0"  # of onnxruntime-web, with the integrity that `npm view onnxruntime-web dist` prints
@@ -55,6 +55,7 @@ def export_web(model, directory, onnxruntime_web=None, overwrite=False):
     directory = pathlib.Path(directory)
     _check_images(model.config)
     check_new_folder(directory, ABOUT, overwrite)
+    check_graph_arguments(directory, "web", "uint8", model.config)
     runtime = _read_runtime(onnxruntime_web)  # before the conversion, which takes longer
     with locked_file(directory):
         write_folder(directory, lambda folder: _fill(folder, model, runtime))

@@ -15,6 +15,7 @@ from keras_maskrcnn.weights.loading import load_state, read_state, write_state
 from keras_maskrcnn.weights.matterport_files import is_layer_file
 from keras_maskrcnn.weights.models import load_model
 from keras_maskrcnn.weights.receipt import Receipt
+from keras_maskrcnn.weights.safetensors_files import library
 from keras_maskrcnn.weights.torchvision import is_classifier, torchvision_state_dict
 from keras_maskrcnn.weights.zoo import config_for_state
 
@@ -48,6 +49,8 @@ def convert_file(source, target, all_rows=False, overwrite=False, architecture=N
     target = pathlib.Path(target)
     _check_new(target, overwrite)
     source = published.local_path(source)
+    if source.suffix in OTHERS and not source.is_file():
+        raise FileNotFoundError(f"There must be a file of weights at {source}. There is none. Check its path.")
     is_other = _is_other(source)
     endings = KERAS if is_other else (".safetensors",)
     if not target.name.endswith(endings):
@@ -62,8 +65,12 @@ def convert_file(source, target, all_rows=False, overwrite=False, architecture=N
 
 def _is_other(source):
     """Whether a file is another program's; `.weights.h5` may be of Keras 2."""
-    if source.name.endswith(".weights.h5"):
-        return source.is_file() and is_layer_file(source)
+    if source.name.endswith(".weights.h5") and not is_layer_file(source):
+        raise ValueError(
+            "The weights of a model of this package are converted from its .keras file or run folder, which say what "
+            f"model it is. Received: {source}, which holds weights alone, or is damaged. Load it by "
+            "keras_maskrcnn.load_weights into the model, and save that as .keras."
+        )
     return source.suffix in OTHERS
 
 
@@ -115,8 +122,6 @@ def build_model(state, source, all_rows=False, architecture=None, warm_start=Fal
 
 
 def _from_other(source, target, options):
-    if not source.is_file():
-        raise FileNotFoundError(f"There must be a file of weights at {source}. There is none.")
     state = read_state(source)
     if is_classifier(state) and target.suffix == ".keras":
         raise ValueError(
@@ -132,6 +137,7 @@ def _from_other(source, target, options):
 
 
 def _to_torch(source, target):
+    library()  # missing, it is told of before a model is loaded
     model = load_model(find_model(source))
     state = torchvision_state_dict(model)
     write_state(state, target)

@@ -197,19 +197,24 @@ def _with_options(branch):
 
 def _usual_config(found, state):
     """The config that such tensors are usually of."""
-    trunk = {"resnet50": "R_50", "resnet101": "R_101", "resnext101_32x8d": "X_101_32x8d"}.get(found["backbone"])
-    if trunk is None:
-        raise ValueError(
-            f"Detectron2's models have a ResNet-50, ResNet-101 or ResNeXt-101. Received one with {found['backbone']}. "
-            "Name a config that has the same arithmetic."
-        )
     if found["head_norm"] is None:
-        kind = _kind(found, state)
-        # The zoo's only cascade has an R50; that of an R101 differs in depth alone.
-        return f"{kind}_rcnn_{'R_50' if (kind, trunk) == ('cascade_mask', 'R_101') else trunk}_FPN_3x"
-    if _head_norm(state)["head_norm"] == "group":
-        return f"mask_rcnn_{trunk}_FPN_3x_gn"
-    return f"mask_rcnn_{trunk}_FPN_100ep_LSJ" if found["rpn_convs"] == 2 else f"mask_rcnn_{trunk}_FPN_3x_syncbn"
+        kind, end = _kind(found, state), "3x"
+    elif _head_norm(state)["head_norm"] == "group":
+        kind, end = "mask", "3x_gn"
+    else:
+        kind, end = "mask", "100ep_LSJ" if found["rpn_convs"] == 2 else "3x_syncbn"
+    # Where the zoo has no R101 (of cascades and norms), its R50 differs from it in depth alone.
+    trunks = {"resnet50": ["R_50"], "resnet101": ["R_101", "R_50"], "resnext101_32x8d": ["X_101_32x8d"]}
+    names = [f"{kind}_rcnn_{trunk}_FPN_{end}" for trunk in trunks.get(found["backbone"], ())]
+    usual = next((name for name in names if name in recipe.CONFIGS), None)
+    if usual is None:
+        asked = f", which would be {names[0]}" if names else ""
+        raise ValueError(
+            "Detectron2's zoo has models with a ResNet-50 or ResNet-101, and some with a ResNeXt-101: of one box head, "
+            f"without norms. Received one with {found['backbone']}{asked}. Name a config that has the same arithmetic: "
+            f"{argument('architecture')}."
+        )
+    return usual
 
 
 def _kind(found, state):

@@ -11,10 +11,6 @@ def _nothing(name):
     return False
 
 
-def _same(state):
-    return state
-
-
 def _no_notes(model):
     return ()
 
@@ -40,7 +36,7 @@ class Family:
     licence: str
     recognises: object
     table: object
-    prepare: object = _same
+    prepare: object
     left: object = _nothing
     notes: object = _no_notes
     config: object = None

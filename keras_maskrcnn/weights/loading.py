@@ -1,7 +1,7 @@
 """`load_weights`: load any supported weight file into a model, with a receipt."""
 
-import collections.abc
 import dataclasses
+import os
 import pathlib
 
 from keras_maskrcnn.host.files import write_atomically
@@ -53,11 +53,11 @@ def load_weights(model, source, heads=True, skip_mismatch=False):
         FileNotFoundError: the file does not exist.
         OSError: published weights could not be downloaded.
     """
-    if isinstance(source, collections.abc.Mapping):
+    if isinstance(source, str | os.PathLike):
+        receipt = _load_file(model, published.local_path(source), heads, skip_mismatch)
+    else:
         state = {name: tensor_to_numpy(value) for name, value in unwrapped(source).items()}
         receipt = load_state(model, state, "state dict", heads, skip_mismatch)
-    else:
-        receipt = _load_file(model, published.local_path(source), heads, skip_mismatch)
     model.weights_receipt = receipt
     return receipt
 

@@ -64,8 +64,7 @@ def read_pickle(file, names, calls, load_storage, most_bytes=MOST_PICKLE_BYTES, 
             raise ValueError(f"a pickle of more than {MOST_INSTRUCTIONS:,} instructions")
         if opcode.name == "STOP":
             return machine.pop()
-        machine.run(opcode.name, argument, position)
-    raise ValueError("a pickle without its end")
+        machine.run(opcode.name, argument, position)  # `genops` raises where the pickle ends without STOP
 
 
 class _Bounded:

@@ -32,6 +32,7 @@ def library():
         import safetensors.numpy
     except ImportError as error:
         raise ImportError(
-            "A .safetensors file needs the package safetensors: pip install keras-maskrcnn[safetensors]"
+            "A .safetensors file needs the package safetensors. Received: it is not installed. "
+            "Install it: pip install 'keras-maskrcnn[safetensors]'."
         ) from error
     return safetensors.numpy

@@ -8,8 +8,8 @@ def unwrapped(state):
     """The state dict inside a checkpoint of torchvision's reference scripts, Detectron2, Lightning or OpenMMLab."""
     if not isinstance(state, collections.abc.Mapping):
         raise ValueError(
-            "A state dict must be a dictionary of names to arrays. "
-            f"Received a {type(state).__name__}. Save model.state_dict()."
+            "Weights must be the path of a file, a name of published weights, or a state dict: a dictionary of names "
+            f"to arrays. Received: a {type(state).__name__}. Of a model of PyTorch take model.state_dict()."
         )
     for wrapping in ("model", "state_dict"):
         if isinstance(state.get(wrapping), dict):

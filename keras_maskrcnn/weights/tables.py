@@ -81,11 +81,6 @@ class Combination:
     reversed_channels: bool = False
     input_axis = 2
 
-    @property
-    def name(self):
-        """The first tensor's."""
-        return self.parts[0][0]
-
     def value(self, *arrays):
         """The weight's value from its tensors."""
         return self.combine(*arrays)
