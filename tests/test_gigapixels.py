@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import tifffile
 from disc_finder import DiscFinder, disc_picture
+from known_answers import KnownModel, small_config
 
 from keras_maskrcnn.data import read_image
 from keras_maskrcnn.data.images.forms import ImageError
 from keras_maskrcnn.gigapixels import outputs, predict_large
 from keras_maskrcnn.gigapixels.sources import is_large, open_large
+from keras_maskrcnn.inference.predictor import Predictor
 
 zarr = pytest.importorskip("zarr", reason="zarr is not installed: pip install 'keras-maskrcnn[wsi]'")
 SIDE = 800
@@ -65,6 +67,14 @@ def check(folder, picture, truth):
         level = int(np.median(picture[mask]))
         assert row["class"] == one["properties"]["classification"]["name"] == ("bright" if level > 150 else "dim")
     return rows
+
+
+def test_a_model_without_masks_is_refused_before_anything_is_written(tmp_path):
+    """The pieces of one object in several tiles could not be joined."""
+    predictor = Predictor(KnownModel(small_config(1, branches=()), []))
+    with pytest.raises(ValueError, match="Tiles are joined by masks.* Received the branches: none. Leave tile=... out"):
+        predict_large(predictor, tmp_path / "none.zarr", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_object_is_written_once_also_one_longer_than_all_tiles(scene, tmp_path):

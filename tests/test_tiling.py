@@ -308,6 +308,13 @@ def test_the_predictor_tiles_what_is_larger_and_nothing_else():
         Predictor(model, tile=100, overlap=1.5)
 
 
+def test_tiles_need_a_model_with_masks():
+    model = KnownModel(small_config(1, branches=("keypoints",)), [])
+    told = r"no branch of masks. Received the branches: keypoints. Leave tile=... out, and reduce images"
+    with pytest.raises(ValueError, match=told):
+        Predictor(model, tile=100)
+
+
 def test_a_tile_that_cannot_be_read_is_an_error_of_its_image_alone(tmp_path):
     """A mapped image is not looked through before it is cut."""
     image = np.zeros((100, 162, 3), np.float32)

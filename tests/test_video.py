@@ -130,6 +130,32 @@ def test_without_tracks_each_frame_is_alone(video, tmp_path):
     assert {row["track"] for row in rows} == {""}
 
 
+def test_objects_without_masks_are_followed_by_their_boxes(video, tmp_path):
+    """Of a model with boxes alone: the three discs keep their numbers, and are drawn as boxes."""
+
+    class BoxFinder(ChannelFinder):
+        def predict(self, pixels):
+            found = super().predict(pixels)
+            middles = [
+                (x + np.nonzero(disc)[1].mean(), y + np.nonzero(disc)[0].mean()) for disc, x, y in found.mask_windows
+            ]
+            found.boxes = [(x - RADIUS, y - RADIUS, x + RADIUS + 1, y + RADIUS + 1) for x, y in middles]
+            del found.mask_windows
+            return found
+
+    done = predict_video(BoxFinder(), video, tmp_path / "out", Tracker())
+    assert done[:3] == (FRAMES, 3 * FRAMES - 2, 3)
+    rows = list(csv.DictReader((tmp_path / "out" / "objects.csv").open(encoding="utf-8", newline="")))
+    assert {(row["area_px"], row["centroid_x_px"], row["centroid_y_px"]) for row in rows} == {("", "", "")}
+    for row in rows:
+        x, y = paths(int(row["frame"]))[int(row["track"]) - 1]
+        box = [float(row[side]) for side in ("x1", "y1", "x2", "y2")]
+        assert abs(np.subtract(box, [x - RADIUS, y - RADIUS, x + RADIUS + 1, y + RADIUS + 1])).max() < 2
+    plain, drawn = (next(iter(VideoFrames(path))).astype(int) for path in (video, tmp_path / "out" / "annotated.mp4"))
+    changed = abs(drawn - plain).max(axis=-1) > 60
+    assert changed[25:35, 7:10].any() and not changed[26:34, 14:26].any()  # the box's left side, not the disc
+
+
 def test_what_is_no_video_is_named_and_the_old_files_stay(video, tmp_path):
     predict_video(ChannelFinder(), video, tmp_path / "out")
     before = (tmp_path / "out" / "objects.csv").read_bytes()

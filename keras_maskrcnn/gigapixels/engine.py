@@ -21,7 +21,7 @@ from keras_maskrcnn.gigapixels.outputs import Outputs
 from keras_maskrcnn.gigapixels.sources import open_large
 from keras_maskrcnn.host.locks import locked_folder
 from keras_maskrcnn.inference.merging import Merger
-from keras_maskrcnn.inference.tiling import pieces_of, tile_grid
+from keras_maskrcnn.inference.tiling import check_masks, pieces_of, tile_grid
 from keras_maskrcnn.measuring.measurements import checked_pixel_size
 
 TILES = "tiles.jsonl"
@@ -68,11 +68,14 @@ def predict_large(
         LargeResult.
 
     Raises:
-        ValueError: an argument is invalid, the image cannot be read in parts, or the folder holds another run.
+        ValueError: an argument is invalid, the model finds no masks, the image cannot be read in parts, or the folder
+            holds another run.
         ImportError: zarr is not installed.
         InUse: another process writes there.
     """
     _check_zarr()
+    if hasattr(predictor, "stream"):
+        check_masks(predictor.config)
     size = checked_pixel_size(pixel_size)
     folder = pathlib.Path(output)
     with open_large(source) as image, locked_folder(folder):

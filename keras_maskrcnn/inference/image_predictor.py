@@ -10,7 +10,7 @@ from keras_maskrcnn.data.images.reading import read_image
 from keras_maskrcnn.inference.found import TiledInstances
 from keras_maskrcnn.inference.merging import Merger
 from keras_maskrcnn.inference.streaming import Streaming
-from keras_maskrcnn.inference.tiling import pieces_of, tile_grid
+from keras_maskrcnn.inference.tiling import check_masks, pieces_of, tile_grid
 
 
 class ImagePredictor(Streaming):
@@ -28,6 +28,8 @@ class ImagePredictor(Streaming):
     """
 
     def __init__(self, config, tile=None, overlap=0.2):
+        if tile is not None:
+            check_masks(config)
         self.config = config
         self.tile = tile
         self.overlap = overlap

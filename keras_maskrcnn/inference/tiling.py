@@ -11,6 +11,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from keras_maskrcnn.geometry.extents import filled_box
+from keras_maskrcnn.host.messages import argument
 from keras_maskrcnn.inference.frames import moved_values
 
 
@@ -102,6 +103,23 @@ def tile_grid(height, width, tile, overlap):
         )
     rows, columns = (_starts(side, tile, overlap) for side in (height, width))
     return [Tile(x, y, min(x + tile, width), min(y + tile, height)) for y in rows for x in columns]
+
+
+def check_masks(config):
+    """Check that a model finds masks, by which the pieces of one object in several tiles are joined.
+
+    Args:
+        config: MaskRCNNConfig, or what an export says of itself.
+
+    Raises:
+        ValueError: no branch finds masks.
+    """
+    if not any("mask_windows" in branch.views() for branch in config.branches):
+        names = ", ".join(branch.name for branch in config.branches) or "none"
+        raise ValueError(
+            "Tiles are joined by masks, and this model has no branch of masks. Received the branches: "
+            f"{names}. Leave {argument('tile')} out, and reduce images that are too large."
+        )
 
 
 def pieces_of(found, index, tile):

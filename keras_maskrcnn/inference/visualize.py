@@ -55,7 +55,7 @@ def draw_instances(image, found, min_score=0.0, captions=True, boxes=True, enlar
 
 
 def draw_tracks(image, found, kept, numbers):
-    """Draw the objects of a video's frame, each track in a colour of its own.
+    """Draw the objects of a video's frame, each track in a colour of its own: their masks, or boxes if they have none.
 
     Args:
         image: (H, W, C). found: FoundInstances.
@@ -64,12 +64,14 @@ def draw_tracks(image, found, kept, numbers):
     Returns:
         uint8 (H, W, 3).
     """
-    windows = found.mask_windows
+    windows = getattr(found, "mask_windows", None)
+    boxes = None if windows is not None else [found.boxes[k] for k in kept]
+    windows = windows if boxes is None else [_no_window(box) for box in found.boxes]
     texts = [f"{found.class_names[int(found.labels[k])]} {found.scores[k]:.2f}" for k in kept]
     return _draw(
         image,
         [windows[k] for k in kept],
-        None,
+        boxes,
         [f"#{number} {text}" if number else text for number, text in zip(numbers, texts, strict=True)],
         enlarge=1,
         colors=[instance_color(number or k) for number, k in zip(numbers, kept, strict=True)],

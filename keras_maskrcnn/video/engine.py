@@ -36,7 +36,7 @@ def predict_video(predictor, source, output, tracker=None, score=0.0, batch_size
 
     Args:
         predictor: Predictor or another ImagePredictor; or any object with `predict(pixels (h, w, 3))`, which returns
-            instances with `boxes`, `scores`, `labels`, `mask_windows` and `class_names`.
+            instances with `boxes`, `scores`, `labels`, `class_names` and, of a model with masks, `mask_windows`.
         source: path of a video. output: folder for objects.csv and annotated.mp4, made if it is missing.
         tracker: Tracker, to follow objects; None: frames are taken one by one. With it unsure objects without a track
             are left out.
@@ -61,11 +61,11 @@ def predict_video(predictor, source, output, tracker=None, score=0.0, batch_size
             writer.writerow(COLUMNS)
             pictures = stack.enter_context(VideoWriter(video, frames.rate, str(source)))
             for index, (image, found) in enumerate(_found(predictor, frames, batch_size)):
-                windows = found.mask_windows
-                numbers = _numbers(found, windows, tracker, score)
+                masks = getattr(found, "mask_windows", None)
+                numbers = _numbers(found, masks, tracker, score)
                 kept = [k for k, number in enumerate(numbers) if number is not None]
                 for k in kept:
-                    writer.writerow(_row(index, frames.times[index], numbers[k], found, k, windows[k]))
+                    writer.writerow(_row(index, frames.times[index], numbers[k], found, k, masks))
                 pictures.add(draw_tracks(image, found, kept, [numbers[k] for k in kept]))
                 tracks = max([counts["tracks"], *(numbers[k] for k in kept)])
                 counts.update(frames=index + 1, objects=counts["objects"] + len(kept), tracks=tracks)
@@ -93,17 +93,27 @@ def _found(predictor, frames, batch_size):
         yield answer.result
 
 
-def _numbers(found, windows, tracker, score):
-    """The track of each object, 0 without a tracker; None of those that are left out."""
+def _numbers(found, masks, tracker, score):
+    """The track of each object, 0 without a tracker; None of those that are left out. Without masks boxes overlap."""
     if tracker is not None:
+        windows = [_filled(box) for box in found.boxes] if masks is None else masks
         return tracker.update(windows, found.labels, found.scores)
     return [0 if one >= score else None for one in found.scores]
 
 
-def _row(index, seconds, number, found, k, place):
-    window, x, y = place
-    rows, columns = np.nonzero(window)
-    centre = (x + columns.mean() + 0.5, y + rows.mean() + 0.5) if len(rows) else ("", "")
-    numbers = [found.scores[k], *found.boxes[k], len(rows), *centre]
+def _filled(box):
+    x1, y1, x2, y2 = np.rint(box).astype(int).tolist()
+    return np.ones((max(1, y2 - y1), max(1, x2 - x1)), bool), x1, y1
+
+
+def _row(index, seconds, number, found, k, masks):
+    numbers = [found.scores[k], *found.boxes[k], *(["", "", ""] if masks is None else _place(*masks[k]))]
     cells = [f"{float(value):.10g}" if value != "" else "" for value in numbers]
     return [index, f"{seconds:.10g}", number or "", found.class_names[int(found.labels[k])], *cells]
+
+
+def _place(window, x, y):
+    """Area and centroid of a mask, pixels; no centroid of an empty one."""
+    rows, columns = np.nonzero(window)
+    centre = (x + columns.mean() + 0.5, y + rows.mean() + 0.5) if len(rows) else ("", "")
+    return [len(rows), *centre]
