@@ -179,8 +179,10 @@ def test_thresholds_of_classes_and_of_calibrated_scores():
     # The config's threshold is of scores before calibration: here the second class has half of them.
     tables = (((0, 0), (1, 1)), ((0, 0), (1, 0.5)))
     model.change_detection(class_thresholds=None, calibration=tables, score_threshold=0.9)
-    found = [(miss.limit, miss.score) for miss in explained(model, objects).misses]
+    misses = explained(model, objects).misses
+    found = [(miss.limit, miss.score) for miss in misses]
     assert found == [pytest.approx((0.9, score), abs=1e-4), pytest.approx((0.45, score / 2), abs=1e-4)]
+    assert {miss.remedy for miss in misses} == {"lower score_threshold from 0.9 to 0.761, or train longer"}
 
 
 def test_the_numbers_are_those_of_the_rule():

@@ -6,6 +6,8 @@ Comes in: records of `misses.py`. Goes out: text. Called by `misses.py` and by p
 import collections
 import math
 
+import numpy as np
+
 (
     ANCHOR, PROPOSAL_BOX, RANK, RPN_NMS, PROPOSAL_CAP, CLASS, BOX, THRESHOLD, NMS, CAP, MASK, SHARED
 ) = CAUSES = (
@@ -74,11 +76,7 @@ def remedy(misses, config):
     if cause == CLASS:
         return _class_remedy(misses)
     if cause == THRESHOLD:
-        lowest = min(miss.score for miss in misses)
-        of_class = dict(zip(config.class_names, config.class_thresholds or ())).get(misses[0].class_name)
-        own = of_class is not None and math.isclose(of_class, misses[0].limit, rel_tol=1e-6)
-        field = "class_thresholds" if own else "score_threshold"
-        return f"lower {field} from {limit} to {math.floor(lowest * 1000 - 1e-6) / 1000:g}, or train longer"
+        return _lower_threshold(misses, config)
     if cause == CAP:
         field = "max_detections" if misses[0].limit == config.max_detections else "detection_candidates"
         return f"raise {field} from {limit} to {most('rank')}"
@@ -92,6 +90,22 @@ def remedy(misses, config):
         MASK: "train longer or raise gt_mask_size, and check the outlines of such objects",
         SHARED: "look whether the object is labelled twice",
     }[cause]
+
+
+def _lower_threshold(misses, config):
+    """Which threshold to lower, and to what. `class_thresholds` are of calibrated scores, `score_threshold` is not."""
+    first = misses[0]
+    of_class = dict(zip(config.class_names, config.class_thresholds or ())).get(first.class_name)
+    own = of_class is not None and math.isclose(of_class, first.limit, rel_tol=1e-6)
+    tables = {} if own else dict(zip(config.class_names, config.calibration or ()))
+
+    def in_the_field(miss, score):
+        points = tables.get(miss.class_name)
+        return score if points is None else float(np.interp(score, *np.transpose(points)[::-1]))
+
+    lowest = min(in_the_field(miss, miss.score) for miss in misses)
+    field, limit = "class_thresholds" if own else "score_threshold", _number(in_the_field(first, first.limit))
+    return f"lower {field} from {limit} to {math.floor(lowest * 1000 - 1e-6) / 1000:g}, or train longer"
 
 
 def summary(misses, config):
