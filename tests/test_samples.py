@@ -1,5 +1,6 @@
 """The samples run: two steps each on made-up data in the layouts they are for, and leave behind what they should."""
 
+import contextlib
 import csv
 import importlib.util
 import json
@@ -40,12 +41,21 @@ pytestmark = pytest.mark.tensorflow
 def small(monkeypatch):
     """Few and narrow layers in every config.
 
-    The steps of the first sample are compiled and optimised, as they are for users. The others call the same
-    `train_model`, and run eagerly: two steps take a tenth of the time that tracing them takes.
+    The steps of the first samples are compiled and optimised, as they are for users. The others call the same
+    `train_model`: see `both_ways`.
     """
     real = km.MaskRCNNConfig
     for module in (km, zoo, demo):
         monkeypatch.setattr(module, "MaskRCNNConfig", lambda **fields: real(**(fields | SMALL)))
+
+
+@pytest.fixture(params=["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+def both_ways(request):
+    """In `make test` eagerly, since two steps take a tenth of the time that tracing them takes; else compiled."""
+    from backend_tools import without_graphs
+
+    with without_graphs() if request.param == "eager" else contextlib.nullcontext():
+        yield
 
 
 def load_sample(name):
@@ -209,7 +219,7 @@ def coco_folder(tmp_path):
     return folder
 
 
-def test_coco_trains_and_evaluates_on_a_handful_of_images(coco_folder, tmp_path, capsys, eagerly):
+def test_coco_trains_and_evaluates_on_a_handful_of_images(coco_folder, tmp_path, capsys, both_ways):
     sample = load_sample("coco/coco.py")
     data = ["--data", str(coco_folder), "--limit", "1", "--min-size", str(SIDE)]
     run = ["--weights", "random", "--steps", "2", "--batch-size", "1", "--output", str(tmp_path / "run")]
@@ -223,7 +233,7 @@ def test_coco_trains_and_evaluates_on_a_handful_of_images(coco_folder, tmp_path,
     assert measured["segm_AP"] == pytest.approx(kept["segm_AP"], abs=1e-6) and measured["segm_AP/car"] == -1
 
 
-def test_coco_evaluates_torchvisions_own_file_on_real_images(shared_data, tmp_path, capsys, eagerly):
+def test_coco_evaluates_torchvisions_own_file_on_real_images(shared_data, tmp_path, capsys, both_ways):
     safetensors = pytest.importorskip("safetensors.numpy")
     donor = zoo.maskrcnn_resnet50_fpn(90)
     safetensors.save_file(km.torchvision_state_dict(donor), tmp_path / "coco.safetensors")
@@ -239,7 +249,7 @@ def test_coco_evaluates_torchvisions_own_file_on_real_images(shared_data, tmp_pa
 # own_data --------------------------------------------------------------------------------------------------
 
 
-def test_ten_lines_from_a_folder_to_a_model_and_pictures(tmp_path, monkeypatch, capsys, eagerly):
+def test_ten_lines_from_a_folder_to_a_model_and_pictures(tmp_path, monkeypatch, capsys, both_ways):
     monkeypatch.chdir(tmp_path)
     write_balloons(tmp_path / "data" / "train", 4, list)
     write_balloons(tmp_path / "data" / "val", 1, list)
@@ -343,7 +353,7 @@ def test_the_notebook_holds_no_outputs():
     assert len({cell["id"] for cell in cells}) == len(cells)  # nbformat 4.5
 
 
-def test_the_notebook_walks_the_whole_path(tmp_path, monkeypatch, capsys, eagerly):
+def test_the_notebook_walks_the_whole_path(tmp_path, monkeypatch, capsys, both_ways):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
