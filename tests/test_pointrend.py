@@ -338,6 +338,6 @@ def test_it_trains_on_shapes(tmp_path):
     config = tiny_config(class_names=dataset.class_names, branches=(BRANCH,), norm="batch")
     model = km.MaskRCNN(config)
     model.compile(keras.optimizers.AdamW(2e-3, global_clipnorm=5.0))
-    history = model.fit(km.DataLoader(dataset, config, 4, canvas=(96, 96)), epochs=15, shuffle=False, verbose=0).history
-    for name in BRANCH.losses:
+    history = model.fit(km.DataLoader(dataset, config, 4, canvas=(96, 96)), epochs=40, shuffle=False, verbose=0).history
+    for name in BRANCH.losses:  # the points' loss begins to fall after 10 epochs
         assert 0 < history[name][-1] < 0.8 * history[name][0], name
