@@ -88,6 +88,7 @@ CASES = {
     "anchors of 2 pixels": Case(causes.ANCHOR, {"anchor_sizes": (2.0,) * 5}),
     "top-k 1": Case(causes.RANK, {"test_pre_nms": 1}),
     "top-k 5": Case(causes.RANK, {"test_pre_nms": 5}),
+    "RPN NMS 0.01": Case(causes.RPN_NMS, {"rpn_nms_threshold": 0.01}),
     "RPN NMS 0.1": Case(causes.RPN_NMS, {"rpn_nms_threshold": 0.1}),
     "RPN NMS 0.3": Case(causes.RPN_NMS, {"rpn_nms_threshold": 0.3}),
     "RPN cap 1": Case(causes.PROPOSAL_CAP, {"test_post_nms": 1}),

@@ -34,8 +34,11 @@ def test_a_forced_cause_is_read_back(known, counts, name):
     model, images, before = known
     cause, lost = CASES[name].cause, lost_in(model, CASES[name], images, before)
     told = [(one.image, one.place, one.miss.cause, sorted(one.lifted)) for one in lost]
-    # Another cause is right only if lifting its limit alone finds the object as well.
-    assert [row for row in told if row[2] != cause and row[2] not in row[3]] == []
+    # Another cause is right only if lifting its limit alone finds the object as well. Where no single limit does, it is
+    # the last stage that the object's boxes reached, which lies behind the forced one.
+    others = [row for row in told if row[2] != cause and row[2] not in row[3]]
+    assert [row for row in others if row[3] or CAUSES.index(row[2]) < CAUSES.index(cause)] == []
+    assert len(others) <= len(told) // 5
     counts[cause] += sum(row[2] == cause for row in told)
 
 

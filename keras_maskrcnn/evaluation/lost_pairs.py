@@ -14,6 +14,8 @@ from keras_maskrcnn.network.detections import suppress_pairs
 
 UNSURE = 0.05  # objects with a higher score are found, though with a low one: the least score in the paper's code
 
+_HIGHER = tuple(step / 20 for step in range(1, 20)) + (1.0,)  # limits of NMS that are tried, as the remedies name them
+
 
 class LostPairs:
     """The pairs of an image beside its objects.
@@ -42,6 +44,7 @@ class LostPairs:
         self._entered[candidates[flow.candidates["passed"]]] = True
         self._rank = np.full(len(own), NONE)
         self._rank[self.kept] = np.arange(len(self.kept))
+        self._at = {}  # limit of the final NMS -> what it would keep
         self._above = self.pairs["scores"] > flow.thresholds[self.pairs["labels"]]
 
     def _rows_of(self, candidates):
@@ -90,14 +93,14 @@ class LostPairs:
     def found_if_spared(self, cause, row, place):
         """Whether a pair that this stage lost would have become a detection of the object without that loss.
 
-        What NMS suppresses beside a good box of the same object is a duplicate, and no loss.
+        What NMS suppresses beside a good box of the same object is a duplicate, and no loss. With a higher limit of NMS
+        others are kept as well, and the cap may leave it out.
         """
         if cause == THRESHOLD:  # with a lower threshold others enter as well, and may suppress it
             return row in self._kept_below_threshold()
         if cause == NMS:
-            better = self.pairs["scores"][self.kept] >= self.pairs["scores"][row]
-            duplicate = self._suppressor(row)[0] in self.of(place)
-            return not duplicate and better.sum() < self.flow.limits["max_detections"]
+            winner, iou = self._suppressor(row)
+            return winner not in self.of(place) and any(row in self._kept_at(limit) for limit in _HIGHER if limit > iou)
         if self._rank[row] != NONE:  # beyond the cap
             return True
         return self.survives(*(self.pairs[name][row] for name in ("boxes", "scores", "labels")), entered=True)
@@ -124,14 +127,22 @@ class LostPairs:
             self._lifted = set(self._selected(wanted[: self.flow.limits["candidates"]]).tolist())
         return self._lifted
 
-    def _selected(self, rows):
-        """The rows that NMS and the cap keep."""
+    def _kept_at(self, nms_threshold):
+        """The pairs that become detections with another limit of the final NMS: a set."""
+        if nms_threshold not in self._at:
+            rows = np.flatnonzero(self._entered)
+            self._at[nms_threshold] = set(self._selected(rows, nms_threshold).tolist())
+        return self._at[nms_threshold]
+
+    def _selected(self, rows, nms_threshold=None):
+        """The rows that NMS, with its own limit or another, and the cap keep."""
+        limit = self._nms_threshold() if nms_threshold is None else nms_threshold
         count = max(len(rows), min(self.flow.limits["candidates"], len(self.likely)))  # JAX compiles each number
         padded = np.zeros(count, np.int64)
         padded[: len(rows)] = rows
         ranked = {name: ops.convert_to_tensor(self.pairs[name][padded][None]) for name in ("boxes", "scores", "labels")}
         ranked["passed"] = ops.convert_to_tensor(np.arange(count)[None] < len(rows))
-        kept, keep = suppress_pairs(ranked, self._nms_threshold(), self.agnostic, self.flow.limits["max_detections"])
+        kept, keep = suppress_pairs(ranked, limit, self.agnostic, self.flow.limits["max_detections"])
         return padded[ops.convert_to_numpy(kept)[0][ops.convert_to_numpy(keep)[0]]]
 
     # The numbers -------------------------------------------------------------------------------------------------

@@ -44,7 +44,24 @@ class LostProposals:
         limits = self.flow.model.proposal_limits()
         if better.sum() >= limits["post_nms"]:
             return False
-        return cause == RPN_NMS or not (self._rivals(row)[1] > limits["nms_threshold"]).any()
+        if cause == RPN_NMS:
+            return True
+        suppressed = (self._rivals(row)[1] > limits["nms_threshold"]).any()
+        return not suppressed and not self._newcomers(row, limits["nms_threshold"]).any()
+
+    def _newcomers(self, row, threshold):
+        """Bool: the boxes between the RPN's cut and a lower one that would suppress it, if a lower cut lets them in.
+
+        Those that a box above the cut suppresses are none.
+        """
+        decoded, kept = self.flow.decoded, self.flow.survivors
+        level = decoded["level"] == decoded["level"][row]
+        between = np.flatnonzero(
+            level & ~self.flow.ranked & self.boxes.valid & (decoded["rank"] < decoded["rank"][row])
+        )
+        rows = between[overlaps(decoded["boxes"][row][None], decoded["boxes"][between])[0] > threshold]
+        kept = kept[level[kept]]
+        return ~(overlaps(decoded["boxes"][rows], decoded["boxes"][kept]) > threshold).any(axis=1)
 
     def nearest(self, place, among, count):
         """The boxes that the heads may still move onto an object: those nearest to it, and those nearest to being kept.
