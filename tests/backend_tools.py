@@ -25,15 +25,15 @@ def without_graphs():
 
 
 @contextlib.contextmanager
-def without_optimiser(without=True):
-    """Leave out TensorFlow's graph optimiser, or have it inside such a part. Elsewhere, do nothing."""
+def graph_optimiser(used):
+    """Run with TensorFlow's graph optimiser, or without it. On other backends, do nothing."""
     if keras.backend.backend() != "tensorflow":
         yield
         return
     import tensorflow as tf
 
     kept = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": without})
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not used})
     try:
         yield
     finally:

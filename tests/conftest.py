@@ -181,18 +181,18 @@ def quick_graphs(request):
     if "tensorflow" not in sys.modules or request.path.name.startswith(OPTIMISED):
         yield
         return
-    from backend_tools import without_optimiser
+    from backend_tools import graph_optimiser
 
-    with without_optimiser():
+    with graph_optimiser(False):
         yield
 
 
 @pytest.fixture
 def unoptimised():
     """Leave out TensorFlow's graph optimiser in a test of a file of OPTIMISED."""
-    from backend_tools import without_optimiser
+    from backend_tools import graph_optimiser
 
-    with without_optimiser():
+    with graph_optimiser(False):
         yield
 
 

@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from backend_tools import losses_and_gradients, without_optimiser
+from backend_tools import graph_optimiser, losses_and_gradients
 from keras import ops
 from tiny import images_only, plain_backbone, random_batch, sample_everything, scatter_weights, tiny_config
 
@@ -246,7 +246,7 @@ for name, model in (("whole", whole), ("weights", weights)):
     np.savez(folder + f"/{name}.npz", **model.predict_on_batch(batch))
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=300)
-    with without_optimiser(False):  # as in the new process
+    with graph_optimiser(True):  # as in the new process
         expected = model.predict_on_batch(batch)
     for name in ("whole", "weights"):
         answer = np.load(tmp_path / f"{name}.npz")

@@ -4,6 +4,8 @@ Comes in: `Flow` and the objects of an image in network pixels. Goes out: for ea
 numbers that show it. Called by `judge.py`.
 """
 
+import functools
+
 import numpy as np
 from keras import ops
 
@@ -97,7 +99,7 @@ class LostPairs:
         others are kept as well, and the cap may leave it out.
         """
         if cause == THRESHOLD:  # with a lower threshold others enter as well, and may suppress it
-            return row in self._kept_below_threshold()
+            return row in self._kept_below_threshold
         if cause == NMS:
             winner, iou = self._suppressor(row)
             return winner not in self.of(place) and any(row in self._kept_at(limit) for limit in _HIGHER if limit > iou)
@@ -120,30 +122,27 @@ class LostPairs:
         counted = surer < limits["candidates"] and len(better) < limits["max_detections"]
         return bool(counted and not (iou > self._nms_threshold()).any())
 
+    @functools.cached_property
     def _kept_below_threshold(self):
         """The pairs that become detections if every likely one enters the final NMS: a set."""
-        if not hasattr(self, "_lifted"):
-            wanted = np.flatnonzero((self.likely | self._above) & self.pairs["passed"])
-            self._lifted = set(self._selected(wanted[: self.flow.limits["candidates"]]).tolist())
-        return self._lifted
+        wanted = np.flatnonzero((self.likely | self._above) & self.pairs["passed"])
+        return self._selected(wanted[: self.flow.limits["candidates"]], self._nms_threshold())
 
     def _kept_at(self, nms_threshold):
         """The pairs that become detections with another limit of the final NMS: a set."""
         if nms_threshold not in self._at:
-            rows = np.flatnonzero(self._entered)
-            self._at[nms_threshold] = set(self._selected(rows, nms_threshold).tolist())
+            self._at[nms_threshold] = self._selected(np.flatnonzero(self._entered), nms_threshold)
         return self._at[nms_threshold]
 
-    def _selected(self, rows, nms_threshold=None):
-        """The rows that NMS, with its own limit or another, and the cap keep."""
-        limit = self._nms_threshold() if nms_threshold is None else nms_threshold
+    def _selected(self, rows, nms_threshold):
+        """The rows that NMS with this limit and the cap keep: a set."""
         count = max(len(rows), min(self.flow.limits["candidates"], len(self.likely)))  # JAX compiles each number
         padded = np.zeros(count, np.int64)
         padded[: len(rows)] = rows
         ranked = {name: ops.convert_to_tensor(self.pairs[name][padded][None]) for name in ("boxes", "scores", "labels")}
         ranked["passed"] = ops.convert_to_tensor(np.arange(count)[None] < len(rows))
-        kept, keep = suppress_pairs(ranked, limit, self.agnostic, self.flow.limits["max_detections"])
-        return padded[ops.convert_to_numpy(kept)[0][ops.convert_to_numpy(keep)[0]]]
+        kept, keep = suppress_pairs(ranked, nms_threshold, self.agnostic, self.flow.limits["max_detections"])
+        return set(padded[ops.convert_to_numpy(kept)[0][ops.convert_to_numpy(keep)[0]]].tolist())
 
     # The numbers -------------------------------------------------------------------------------------------------
 

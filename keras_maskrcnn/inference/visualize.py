@@ -37,7 +37,7 @@ def draw_instances(image, found, min_score=0.0, captions=True, boxes=True, enlar
         uint8 (H * enlarge, W * enlarge, 3).
     """
     kept = [i for i in range(len(found)) if found.scores[i] >= min_score]
-    windows = getattr(found, "mask_windows", None) or [_no_window(box) for box in found.boxes]
+    windows = _windows_of(found)
 
     def draw_branches(pen, colors):
         for i, color in zip(kept, colors, strict=True):
@@ -64,14 +64,12 @@ def draw_tracks(image, found, kept, numbers):
     Returns:
         uint8 (H, W, 3).
     """
-    windows = getattr(found, "mask_windows", None)
-    boxes = None if windows is not None else [found.boxes[k] for k in kept]
-    windows = windows if boxes is None else [_no_window(box) for box in found.boxes]
+    windows = _windows_of(found)
     texts = [f"{found.class_names[int(found.labels[k])]} {found.scores[k]:.2f}" for k in kept]
     return _draw(
         image,
         [windows[k] for k in kept],
-        boxes,
+        None if hasattr(found, "mask_windows") else [found.boxes[k] for k in kept],
         [f"#{number} {text}" if number else text for number, text in zip(numbers, texts, strict=True)],
         enlarge=1,
         colors=[instance_color(number or k) for number, k in zip(numbers, kept, strict=True)],
@@ -195,6 +193,11 @@ def instance_color(index):
     hue = (0.02 + index * GOLDEN_RATIO) % 1
     lightness = (0.52, 0.62, 0.44)[index % 3]
     return tuple(round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, 0.9))
+
+
+def _windows_of(found):
+    """The masks of instances in their windows; of a model without masks, empty windows at the boxes' corners."""
+    return found.mask_windows if hasattr(found, "mask_windows") else [_no_window(box) for box in found.boxes]
 
 
 def _no_window(box):
